@@ -1,0 +1,308 @@
+"""Every knob, once, with its default and its unit.
+
+One river: the defaults here < a YAML file that holds only what differs < `--set audio.n_mels=96`. Loaded once, by the CLI;
+each function receives the part it needs. Credentials are not here: they belong to the storage SDK's own environment.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gatefold.errors import InvalidSettings
+
+
+class Section(BaseModel):
+    """Frozen, strangers forbidden."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change when any knob of this section does."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:12]
+
+
+class AudioSettings(Section):
+    """The ears: from bytes to log-mel windows. A model bundle carries these, so training and serving hear alike."""
+
+    sample_rate: int = Field(16_000, ge=8_000, le=192_000)
+    """hertz, after resampling to mono"""
+    n_fft: int = Field(1024, ge=64)
+    """samples"""
+    win_length: int = Field(1024, ge=64)
+    """samples"""
+    hop_length: int = Field(320, ge=16)
+    """samples; 20 ms at 16 kHz"""
+    n_mels: int = Field(80, ge=8, le=512)
+    """mel bands"""
+    f_min: float = Field(30.0, ge=0)
+    """hertz"""
+    f_max: float = Field(8_000.0, gt=0)
+    """hertz"""
+    window_s: float = Field(5.12, gt=0)
+    """seconds a window lasts"""
+    windows: int = Field(3, ge=1)
+    """windows spread over a song; a song shorter than one window has one, padded with silence"""
+    min_duration_s: float = Field(1.0, gt=0)
+    """seconds; anything shorter says too little"""
+    max_duration_s: float = Field(900.0, gt=0)
+    """seconds; anything longer is refused"""
+    max_bytes: int = Field(200_000_000, gt=0)
+    """bytes of the encoded file"""
+    silence_dbfs: float = Field(-60.0, lt=0)
+    """decibels below full scale; a song whose loudest sample stays under this is silent"""
+
+    @property
+    def window_length(self) -> int:
+        """samples"""
+        return round(self.window_s * self.sample_rate)
+
+    @property
+    def frames(self) -> int:
+        """spectrogram columns in a window"""
+        return self.window_length // self.hop_length
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "AudioSettings":
+        if self.f_max > self.sample_rate / 2:
+            raise ValueError(f"f_max {self.f_max} Hz lies above half the sample rate, {self.sample_rate / 2} Hz")
+        if self.f_min >= self.f_max:
+            raise ValueError(f"f_min {self.f_min} Hz must lie below f_max {self.f_max} Hz")
+        if self.win_length > self.n_fft:
+            raise ValueError(f"win_length {self.win_length} must not exceed n_fft {self.n_fft}")
+        return self
+
+
+class CoverSettings(Section):
+    """How pictures come in."""
+
+    size: int = Field(64, ge=16, le=1024)
+    """pixels a side, of the square the models see"""
+    max_bytes: int = Field(20_000_000, gt=0)
+    """bytes of the encoded picture"""
+    max_pixels: int = Field(40_000_000, gt=0)
+    """width times height; a bomb is refused before it is decoded"""
+
+
+class SplitSettings(Section):
+    """Shares of artists held out, by a stable hash."""
+
+    validation: float = Field(0.10, ge=0, lt=1)
+    """share of artists"""
+    test: float = Field(0.20, ge=0, lt=1)
+    """share of artists"""
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> "SplitSettings":
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation {self.validation} and test {self.test} leave no artist to train on")
+        return self
+
+
+class EncoderSettings(Section):
+    """The two towers and how they are trained."""
+
+    embed_dim: int = Field(128, ge=8)
+    """width of the joint space"""
+    width: int = Field(64, ge=8)
+    """channels of a tower's first block; the later ones are 2 and 4 times as wide"""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """probability"""
+    loss: Literal["infonce", "triplet"] = "infonce"
+    """symmetric InfoNCE, or the paper's triplet loss"""
+    temperature: float = Field(0.1, gt=0)
+    """initial temperature of InfoNCE; learned"""
+    margin: float = Field(0.2, gt=0)
+    """of the triplet loss, in cosine"""
+    epochs: int = Field(30, ge=1)
+    """passes over the training songs"""
+    batch_size: int = Field(64, ge=2)
+    """pairs a step, over all workers"""
+    lr: float = Field(1e-3, gt=0)
+    """peak learning rate"""
+    weight_decay: float = Field(0.05, ge=0)
+    """of AdamW"""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """share of all steps"""
+    seed: int = 0
+
+
+class IndexSettings(Section):
+    """The index of covers."""
+
+    kind: Literal["flat"] = "flat"
+    """exact search"""
+
+
+class GeneratorSettings(Section):
+    """The conditional diffusion model and how it is trained."""
+
+    patch_size: int = Field(8, ge=1)
+    """pixels a side of a token"""
+    hidden: int = Field(256, ge=32)
+    """width of the transformer"""
+    layers: int = Field(6, ge=1)
+    """transformer blocks"""
+    heads: int = Field(4, ge=1)
+    """attention heads"""
+    neighbours: int = Field(8, ge=1)
+    """nearest covers the picture is conditioned on, beside the song"""
+    num_train_timesteps: int = Field(1000, ge=10)
+    """noise levels in training"""
+    condition_dropout: float = Field(0.1, ge=0, lt=1)
+    """probability that training drops the condition, for classifier-free guidance"""
+    steps: int = Field(900, ge=1)
+    """optimizer steps"""
+    batch_size: int = Field(32, ge=1)
+    """covers a step, over all workers"""
+    lr: float = Field(1e-3, gt=0)
+    """peak learning rate"""
+    weight_decay: float = Field(0.01, ge=0)
+    """of AdamW"""
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """share of all steps"""
+    ema_decay: float = Field(0.995, ge=0, lt=1)
+    """of the weights that are published"""
+    num_inference_steps: int = Field(25, ge=1, le=1000)
+    """denoising steps of one picture"""
+    guidance_scale: float = Field(2.0, ge=0, le=20)
+    """classifier-free guidance; 1 is none"""
+    seed: int = 0
+
+
+class TrainSettings(Section):
+    """How Ray Train runs either model."""
+
+    num_workers: int = Field(1, ge=1)
+    """processes"""
+    use_gpu: bool = False
+    """one GPU for each worker"""
+    threads: int = Field(2, ge=1)
+    """CPU threads of a worker"""
+    max_failures: int = Field(3, ge=-1)
+    """lost workers that a run survives; -1 is any number"""
+    checkpoint_s: float = Field(20.0, gt=0)
+    """seconds between checkpoints, at most that much work is lost"""
+
+
+class EvaluationSettings(Section):
+    """What the reports measure."""
+
+    covers: int = Field(192, ge=8)
+    """new covers generated for held-out songs"""
+    ranking: int = Field(100, ge=2)
+    """songs among which a new cover's own song is ranked"""
+    sheet: int = Field(8, ge=1)
+    """rows of the contact sheet"""
+    seed: int = 0
+
+
+class BatchSettings(Section):
+    """How Ray Data cuts the catalogue."""
+
+    rows_per_block: int = Field(32, ge=1)
+    """songs a task; the unit that is committed, and lost in a crash"""
+    max_reject_share: float = Field(0.2, ge=0, le=1)
+    """share of a stage's inputs that may be rejected before the exit code is 3"""
+
+
+class SynthesisSettings(Section):
+    """The demo's catalogue of composed songs and drawn covers."""
+
+    songs: int = Field(1200, ge=1)
+    artists: int = Field(240, ge=1)
+    duration_s: float = Field(10.0, gt=0)
+    """seconds a song lasts"""
+    cover_size: int = Field(256, ge=32)
+    """pixels a side"""
+    seed: int = 0
+
+
+class ServeSettings(Section):
+    """Limits of the endpoint."""
+
+    upload_max_bytes: int = Field(50_000_000, gt=0)
+    """bytes of an uploaded song"""
+    upload_max_duration_s: float = Field(900.0, gt=0)
+    """seconds of an uploaded song"""
+    k_max: int = Field(1000, ge=1)
+    """matches a search may ask for"""
+    n_max: int = Field(8, ge=1)
+    """covers a job may ask for"""
+    size_max: int = Field(1024, ge=16)
+    """pixels a side an image may be asked for"""
+    steps_max: int = Field(100, ge=1)
+    """denoising steps a job may ask for"""
+    jobs_max: int = Field(64, ge=1)
+    """jobs queued or running; more are refused with 429"""
+    jobs_kept: int = Field(512, ge=1)
+    """finished jobs remembered"""
+    wait_max_s: float = Field(60.0, ge=0)
+    """seconds that `Prefer: wait` may hold a request"""
+
+
+class Settings(Section):
+    """All of it."""
+
+    workspace: str = "workspace"
+    """a folder, `file:///…` or `s3://bucket/prefix`"""
+    endpoint_url: str | None = None
+    """of an S3 store that is not AWS; the environment's AWS_ENDPOINT_URL when unset"""
+    audio: AudioSettings = AudioSettings()
+    cover: CoverSettings = CoverSettings()
+    split: SplitSettings = SplitSettings()
+    encoder: EncoderSettings = EncoderSettings()
+    index: IndexSettings = IndexSettings()
+    generator: GeneratorSettings = GeneratorSettings()
+    train: TrainSettings = TrainSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    batch: BatchSettings = BatchSettings()
+    synthesis: SynthesisSettings = SynthesisSettings()
+    serve: ServeSettings = ServeSettings()
+
+    @model_validator(mode="after")
+    def _patches_fit(self) -> "Settings":
+        if self.cover.size % self.generator.patch_size:
+            raise ValueError(f"cover.size {self.cover.size} is no multiple of generator.patch_size {self.generator.patch_size}")
+        return self
+
+
+def load(path: Path | None = None, overrides: list[str] | None = None) -> Settings:
+    """Settings from the defaults, then a YAML file, then `key.path=value` overrides (values are read as YAML).
+
+    Raises: InvalidSettings naming the field, its value and what is allowed.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(path.read_text()) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise InvalidSettings(f"config '{path}' cannot be read: {error}") from error
+        if not isinstance(values, dict):
+            raise InvalidSettings(f"config '{path}' must be a mapping of sections, not {type(values).__name__}")
+    for override in overrides or []:
+        _set(values, override)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise InvalidSettings("; ".join(_explain(e) for e in error.errors())) from error
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise InvalidSettings(f"--set '{override}' must read KEY=VALUE, as in audio.n_mels=96")
+    *sections, field = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise InvalidSettings(f"--set '{override}': '{section}' is a value, not a section")
+    values[field] = yaml.safe_load(text)
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "settings"
+    return f"{where} = {error['input']!r}: {error['msg']}" if error["loc"] else str(error["msg"])

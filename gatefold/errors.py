@@ -1,0 +1,178 @@
+"""Every error the house can raise, in three families that decide what happens next.
+
+`InputError` and `NotFound` are the caller's: in batch they become a row in the rejects table, online a 4xx. `Unavailable` is
+the world's and passes: it is retried. `Corrupt` is ours and does not pass: it stops the job, online it is a 500.
+
+A message says what, which value, and what is allowed or what to do. Every argument goes to `Exception.__init__` by position,
+because that is what survives pickling between Ray processes; no attribute is called `cause`, which Ray uses itself.
+"""
+
+from typing import ClassVar
+
+
+class GatefoldError(Exception):
+    """Root of the tree: a stable `code`, the HTTP `status` it maps to, and whether trying again can help."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *rest: object) -> None:
+        super().__init__(message, *rest)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+# ---- the caller's fault -----------------------------------------------------------------------------------------------
+
+
+class InputError(GatefoldError):
+    """Something handed to us cannot be used; the same input will fail again."""
+
+    code = "invalid_input"
+    status = 422
+
+
+class InvalidSettings(InputError):
+    code = "invalid_settings"
+    status = 400
+
+
+class InvalidManifest(InputError):
+    code = "invalid_manifest"
+
+
+class EmptyFile(InputError):
+    code = "empty_file"
+
+
+class UndecodableAudio(InputError):
+    code = "undecodable_audio"
+    status = 415
+
+
+class TruncatedAudio(InputError):
+    code = "truncated_audio"
+
+
+class SilentAudio(InputError):
+    code = "silent_audio"
+
+
+class AudioTooShort(InputError):
+    code = "audio_too_short"
+
+
+class AudioTooLong(InputError):
+    code = "audio_too_long"
+    status = 413
+
+
+class UndecodableCover(InputError):
+    code = "undecodable_cover"
+    status = 415
+
+
+class TooLarge(InputError):
+    """More bytes or pixels than the limit allows."""
+
+    code = "too_large"
+    status = 413
+
+
+class Unauthorized(InputError):
+    code = "unauthorized"
+    status = 401
+
+
+# ---- what was asked for is not there -------------------------------------------------------------------------------------
+
+
+class NotFound(GatefoldError):
+    code = "not_found"
+    status = 404
+
+
+class ObjectNotFound(NotFound):
+    code = "object_not_found"
+
+
+class UnknownTrack(NotFound):
+    code = "unknown_track"
+
+
+class UnknownJob(NotFound):
+    code = "unknown_job"
+
+
+class BundleNotFound(NotFound):
+    code = "bundle_not_found"
+
+
+class StageMissing(NotFound):
+    """A stage was asked to run before the one it reads from."""
+
+    code = "stage_missing"
+
+
+class TooManyRejects(GatefoldError):
+    """The job is done (or was stopped), but the share of rejected inputs is above the operator's limit: exit code 3."""
+
+    code = "too_many_rejects"
+
+
+# ---- the world's fault, and it passes ------------------------------------------------------------------------------------
+
+
+class Unavailable(GatefoldError):
+    code = "unavailable"
+    status = 503
+    retryable = True
+
+
+class StorageUnavailable(Unavailable):
+    code = "storage_unavailable"
+
+
+class IndexNotReady(Unavailable):
+    code = "index_not_ready"
+
+
+class Overloaded(Unavailable):
+    """The queue is full. `retry_after_s` becomes the Retry-After header."""
+
+    code = "overloaded"
+    status = 429
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message, retry_after_s)
+        self.retry_after_s = retry_after_s
+
+
+# ---- our fault, and it does not pass -------------------------------------------------------------------------------------
+
+
+class Corrupt(GatefoldError):
+    code = "corrupt"
+
+
+class BundleCorrupt(Corrupt):
+    code = "bundle_corrupt"
+
+
+class SchemaMismatch(Corrupt):
+    code = "schema_mismatch"
+
+
+class WrongModel(Corrupt):
+    """Vectors of one encoder met an index (or a generator) of another."""
+
+    code = "wrong_model"
+
+
+class StorageDenied(Corrupt):
+    """The account may not do this: every other object would fail alike, so the job stops."""
+
+    code = "storage_denied"

@@ -1,0 +1,94 @@
+"""The nouns: what a track is, what a match is, and the schema of every table in a workspace.
+
+Shape legend: M = mel bands, F = frames, S = pixels a side, D = width of the joint space.
+"""
+
+import hashlib
+from typing import Literal
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from gatefold.config import AudioSettings, CoverSettings, SplitSettings
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+TRACKS = pa.schema(
+    [
+        pa.field("song_id", pa.string(), nullable=False),
+        pa.field("audio_uri", pa.string(), nullable=False),
+        pa.field("cover_uri", pa.string()),
+        pa.field("title", pa.string()),
+        pa.field("artist", pa.string()),
+        pa.field("album", pa.string()),
+        pa.field("genre", pa.string()),
+        pa.field("split", pa.string(), nullable=False),
+    ]
+)
+"""The catalogue's own columns; what a manifest carries beyond them follows as it came."""
+
+REJECTS = pa.schema(
+    [
+        pa.field("song_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string()),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("code", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+        pa.field("attempt", pa.int32(), nullable=False),
+        pa.field("at", pa.timestamp("ms", tz="UTC"), nullable=False),
+    ]
+)
+
+
+def spectrogram_schema(audio: AudioSettings) -> pa.Schema:
+    """One row a window; log_mel is float16 [M, F], natural logarithm of mel power."""
+    log_mel = pa.fixed_shape_tensor(pa.float16(), [audio.n_mels, audio.frames])
+    return pa.schema([("song_id", pa.string()), ("window", pa.int16()), ("start_s", pa.float32()), ("log_mel", log_mel)])
+
+
+def cover_schema(cover: CoverSettings) -> pa.Schema:
+    """One row a song; pixels are uint8 [3, S, S], RGB."""
+    return pa.schema([("song_id", pa.string()), ("pixels", pa.fixed_shape_tensor(pa.uint8(), [3, cover.size, cover.size]))])
+
+
+def embedding_schema(embed_dim: int) -> pa.Schema:
+    """One row a song; each embedding is float32 [D] of unit length, or null where the song has no such side."""
+    vector = pa.list_(pa.float32(), embed_dim)
+    return pa.schema([("song_id", pa.string()), ("song_embedding", vector), ("cover_embedding", vector)])
+
+
+class Track(BaseModel):
+    """A song with its identity and metadata."""
+
+    model_config = ConfigDict(frozen=True)
+
+    song_id: str
+    title: str | None = None
+    artist: str | None = None
+    album: str | None = None
+    genre: str | None = None
+
+
+class Match(BaseModel):
+    """A track whose cover lies near a song; `score` is the cosine, at most 1."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rank: int
+    score: float
+    track: Track
+
+
+def split_of(shares: SplitSettings, *, artist: str | None, album: str | None, song_id: str) -> Split:
+    """The side of the split that this song is on, for ever: a stable hash of its artist (else album, else id).
+
+    Adding songs to a catalogue never moves one from one side to another, and no artist stands on two sides, which would let
+    the encoder recognise artists instead of music.
+    """
+    key = next(f"{kind}:{value.strip().casefold()}" for kind, value in
+               (("artist", artist), ("album", album), ("song", song_id)) if value and value.strip())
+    point = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    if point < shares.test:
+        return "test"
+    return "validation" if point < shares.test + shares.validation else "train"

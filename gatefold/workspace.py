@@ -1,0 +1,53 @@
+"""Where everything lies under one workspace URI. Names only: nothing here reads or writes."""
+
+from dataclasses import dataclass
+
+from gatefold.config import AudioSettings, CoverSettings
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of one workspace; `uri` is absolute, `file:///…` or `s3://…`, without a slash at the end."""
+
+    uri: str
+
+    @property
+    def catalogue(self) -> str:
+        return f"{self.uri}/catalogue"
+
+    def spectrograms(self, audio: AudioSettings) -> str:
+        return f"{self.uri}/spectrograms/{audio.fingerprint()}"
+
+    def covers(self, cover: CoverSettings) -> str:
+        return f"{self.uri}/covers/{cover.fingerprint()}"
+
+    def rejects(self, stage: str) -> str:
+        return f"{self.uri}/rejects/{stage}"
+
+    @property
+    def encoders(self) -> str:
+        return f"{self.uri}/encoders"
+
+    @property
+    def generators(self) -> str:
+        return f"{self.uri}/generators"
+
+    @property
+    def indexes(self) -> str:
+        return f"{self.uri}/indexes"
+
+    def embeddings(self, encoder_version: str) -> str:
+        return f"{self.uri}/embeddings/{encoder_version}"
+
+    @property
+    def runs(self) -> str:
+        """Checkpoints of training runs that are under way."""
+        return f"{self.uri}/runs"
+
+    @property
+    def releases(self) -> str:
+        return f"{self.uri}/releases"
+
+    @property
+    def reports(self) -> str:
+        return f"{self.uri}/reports"
