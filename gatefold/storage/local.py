@@ -1,0 +1,152 @@
+"""Objects on a disk. A reader sees a whole file or none: bytes go to a temporary file, which is moved in place.
+
+Knows paths and the operating system's errors; the door to all storage is `objects`, nothing else imports this.
+"""
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+from gatefold.errors import InputError, ObjectNotFound, StorageDenied, StorageUnavailable, TooLarge
+from gatefold.storage.uris import ObjectInfo, join, local_path, resolve
+
+TEMPORARY = ".gatefold-tmp-"
+"""How the names of unfinished files begin; listings leave them out."""
+
+
+def stat(uri: str) -> ObjectInfo:
+    with translated(uri):
+        path = _path(uri)
+        status = path.stat()
+        if path.is_dir():
+            raise ObjectNotFound(f"'{uri}' is a folder, not an object")
+        return _info(uri, status)
+
+
+def read(uri: str, max_bytes: int | None) -> bytes:
+    with translated(uri), _path(uri).open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if max_bytes is not None and size > max_bytes:
+            raise TooLarge(f"'{uri}' has {size:,} bytes, limit {max_bytes:,}")
+        return file.read()
+
+
+def read_range(uri: str, offset: int, length: int) -> bytes:
+    with translated(uri), _path(uri).open("rb") as file:
+        file.seek(offset)
+        return file.read(length)
+
+
+def list_objects(uri: str) -> Iterator[ObjectInfo]:
+    root = _path(uri)
+    found = []
+    for folder, _, names in os.walk(root, onerror=_refuse_unreadable):
+        inside = join(uri, os.path.relpath(folder, root)) if Path(folder) != root else uri
+        for file_name in names:
+            if file_name.startswith(TEMPORARY):
+                continue
+            try:
+                status = os.stat(f"{folder}/{file_name}")  # noqa: PTH116 - as a Path this takes thrice the time
+            except FileNotFoundError:  # gone since it was listed, or a link to nothing
+                continue
+            found.append(_info(join(inside, file_name), status))
+    yield from sorted(found, key=lambda info: info.uri)
+
+
+def put(uri: str, data: bytes) -> None:
+    with translated(uri), _written_beside(_path(uri), data) as temporary:
+        temporary.replace(_path(uri))
+
+
+def put_if_absent(uri: str, data: bytes) -> bool:
+    with translated(uri), _written_beside(_path(uri), data) as temporary:
+        try:
+            os.link(temporary, _path(uri))
+        except FileExistsError:
+            return False
+        return True
+
+
+def delete(uri: str) -> None:
+    with translated(uri):
+        _path(uri).unlink(missing_ok=True)
+
+
+def delete_tree(uri: str) -> None:
+    path = _path(uri)
+    if path == path.parent:
+        raise InputError(f"'{uri}' is the root of the disk and will not be deleted")
+    with translated(uri):
+        for _ in range(3):  # a writer may add a file while its folder is being emptied
+            try:
+                return shutil.rmtree(path)
+            except FileNotFoundError:
+                if not path.exists():
+                    return None
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:
+                    raise
+        return shutil.rmtree(path)
+
+
+@contextmanager
+def translated(uri: str) -> Iterator[None]:
+    """Turns the operating system's errors into the house's, naming the uri."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise ObjectNotFound(f"'{uri}' does not exist or is not a file") from error
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise StorageDenied(f"'{uri}': {error.strerror}; give this account the right to use it") from error
+        if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.EEXIST, errno.ELOOP):
+            raise InputError(f"'{uri}': {error.strerror}; choose another location") from error
+        raise StorageUnavailable(f"'{uri}': {error.strerror or error}") from error
+
+
+@contextmanager
+def _written_beside(path: Path, data: bytes) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """The new name, too, must outlive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    """A folder that may not be read must not pass for an empty one."""
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+        with translated(resolve(str(error.filename))):
+            raise error
+
+
+def _path(uri: str) -> Path:
+    path = local_path(uri)
+    if path is None:
+        raise InputError(f"'{uri}' is not canonical: resolve it first (file:///… or s3://bucket/…)")
+    return path
+
+
+def _info(uri: str, status: os.stat_result) -> ObjectInfo:
+    modified = datetime.fromtimestamp(status.st_mtime, timezone.utc)
+    return ObjectInfo(uri, status.st_size, modified, f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}")

@@ -1,0 +1,124 @@
+"""The one door to bytes in storage, on a local disk or in S3: read, list, put, delete. It knows no format and no table.
+
+Every function may be called from any thread and any process. A put is atomic: no reader ever sees half of an object.
+Errors are the same for both kinds of storage and name the uri: `ObjectNotFound`; `StorageDenied`, when the account may
+not (every other object would fail alike); `StorageUnavailable`, when trying again can help.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from pyarrow.fs import FileSystem, LocalFileSystem
+
+from gatefold.errors import InputError, ObjectNotFound, StorageDenied, StorageUnavailable
+from gatefold.storage import local
+from gatefold.storage.uris import ObjectInfo, bucket_and_key, join, local_path, name, parent, relative, resolve
+
+__all__ = ["ObjectInfo", "delete", "delete_tree", "exists", "filesystem", "join", "list_objects", "local_path", "name",
+           "parent", "put", "put_if_absent", "read", "read_range", "relative", "resolve", "stat", "translated"]
+
+
+_DENIED_WORDS = ("ACCESS_DENIED", "HTTP status 403", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH")
+"""By these alone can Arrow's errors be told apart, which carry no code."""
+
+
+class _Store(Protocol):
+    """What each kind of storage can do; its module is its implementation."""
+
+    def stat(self, uri: str) -> ObjectInfo: ...
+    def read(self, uri: str, max_bytes: int | None) -> bytes: ...
+    def read_range(self, uri: str, offset: int, length: int) -> bytes: ...
+    def list_objects(self, uri: str) -> Iterator[ObjectInfo]: ...
+    def put(self, uri: str, data: bytes) -> None: ...
+    def put_if_absent(self, uri: str, data: bytes) -> bool: ...
+    def delete(self, uri: str) -> None: ...
+    def delete_tree(self, uri: str) -> None: ...
+    def translated(self, uri: str) -> AbstractContextManager[None]: ...
+
+
+def stat(uri: str) -> ObjectInfo:
+    """Size, time and tag of an object. Raises: ObjectNotFound."""
+    return _store(uri).stat(uri)
+
+
+def exists(uri: str) -> bool:
+    """Whether there is such an object; a folder or prefix is none."""
+    try:
+        stat(uri)
+    except ObjectNotFound:
+        return False
+    return True
+
+
+def read(uri: str, max_bytes: int | None = None) -> bytes:
+    """The whole object. Raises: ObjectNotFound; TooLarge, before reading, when it has more than `max_bytes`."""
+    return _store(uri).read(uri, max_bytes)
+
+
+def read_range(uri: str, offset: int, length: int) -> bytes:
+    """At most `length` bytes from `offset` on: fewer at the end of the object, none behind it."""
+    if offset < 0 or length < 0:
+        raise InputError(f"'{uri}': range {offset}+{length} must not be negative")
+    return _store(uri).read_range(uri, offset, length)
+
+
+def list_objects(uri: str) -> Iterator[ObjectInfo]:
+    """All objects under a folder or prefix, at any depth, sorted by uri; nothing when there is no such folder."""
+    return _store(uri).list_objects(uri)
+
+
+def put(uri: str, data: bytes) -> None:
+    """Writes an object as a whole, in the place of what was there; folders are made as needed."""
+    _store(uri).put(uri, data)
+
+
+def put_if_absent(uri: str, data: bytes) -> bool:
+    """Writes an object unless there is one. True when this call wrote it: of many callers, one alone gets True."""
+    return _store(uri).put_if_absent(uri, data)
+
+
+def delete(uri: str) -> None:
+    """Removes an object, if it is there."""
+    _store(uri).delete(uri)
+
+
+def delete_tree(uri: str) -> None:
+    """Removes all under a folder or prefix, if it is there. Raises: InputError for the root of a disk or a bucket."""
+    _store(uri).delete_tree(uri)
+
+
+def filesystem(uri: str) -> tuple[FileSystem, str]:
+    """Arrow's filesystem for this uri and the path in it, for readers and writers of columns.
+
+    Made once in each process. Do not send it to another: pickled, it loses its retries; call this again over there.
+    """
+    path = local_path(uri)
+    if path is not None:
+        return LocalFileSystem(), str(path)
+    _store(uri)
+    from gatefold.storage import s3
+
+    return s3.filesystem(), "/".join(bucket_and_key(uri)).rstrip("/")
+
+
+@contextmanager
+def translated(uri: str) -> Iterator[None]:
+    """Around calls on `filesystem(uri)`: raises the house's errors in the place of Arrow's and the SDK's."""
+    try:
+        with _store(uri).translated(uri):
+            yield
+    except StorageUnavailable as error:
+        if any(word in str(error) for word in _DENIED_WORDS):
+            raise StorageDenied(f"{error}; check the AWS credentials and the rights on this bucket") from error
+        raise
+
+
+def _store(uri: str) -> _Store:
+    if uri.startswith("file:///"):
+        return local
+    if uri.startswith("s3://"):
+        from gatefold.storage import s3  # here, because the SDK costs a fifth of a second that local files need not pay
+
+        return s3
+    raise InputError(f"'{uri}' is not canonical: resolve it first (file:///… or s3://bucket/…)")
