@@ -87,6 +87,13 @@ class Unauthorized(InputError):
     status = 401
 
 
+class IdempotencyConflict(InputError):
+    """A key that stands for one request came back with another."""
+
+    code = "idempotency_conflict"
+    status = 409
+
+
 # ---- what was asked for is not there -------------------------------------------------------------------------------------
 
 

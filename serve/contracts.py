@@ -1,0 +1,302 @@
+"""What is said over HTTP: the bodies that may be sent and the bodies that come back, each with its range and its unit.
+
+Frozen, strangers forbidden. The endpoint's limits (`ServeSettings`) are no constants, so the request models receive them as
+pydantic's validation context. Nothing here knows of routes, of Ray or of models.
+"""
+
+from datetime import datetime
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from gatefold.config import AudioSettings, ServeSettings
+from gatefold.records import Match, Track
+
+SEED_MAX = 2**63 - 1
+DEFAULT_K = 100
+DEFAULT_N = 4
+DEFAULT_SIZE = 512
+THUMBNAIL_SIZE = 256
+
+JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+PictureFormat = Literal["png", "jpeg"]
+
+
+class Body(BaseModel):
+    """Frozen; a field nobody knows is refused, so that a misspelled option is never silently ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _limits(info: ValidationInfo) -> ServeSettings:
+    """The endpoint's own limits, else the defaults (where only the shape of a body matters, as in the documentation)."""
+    return info.context if isinstance(info.context, ServeSettings) else ServeSettings()
+
+
+def _at_most(value: int, limit: int, setting: str) -> int:
+    if value > limit:
+        raise ValueError(f"at most {limit} (serve.{setting})")
+    return value
+
+
+# ---- requests ----------------------------------------------------------------------------------------------------------
+
+
+class SearchFields(Body):
+    """What a search takes beside the song itself."""
+
+    k: int = Field(DEFAULT_K, ge=1)
+    """matches wanted; at most the endpoint's k_max"""
+    exclude_artists: list[str] = Field([], max_length=1000)
+    """artists whose covers are left out"""
+    exclude_song_ids: list[str] = Field([], max_length=1000)
+    """songs whose covers are left out"""
+    genres: list[str] = Field([], max_length=1000)
+    """only covers of these genres; any when empty"""
+
+    @field_validator("k")
+    @classmethod
+    def _k_in_range(cls, k: int, info: ValidationInfo) -> int:
+        return _at_most(k, _limits(info).k_max, "k_max")
+
+
+class SearchUpload(SearchFields):
+    """The fields of a multipart search, the file apart."""
+
+    spectrogram: bool = False
+    """whether the answer carries a picture of what was heard"""
+
+
+class SearchQuery(SearchFields):
+    """A search by a song of the catalogue, or by an embedding made by the same encoder."""
+
+    song_id: str | None = Field(None, min_length=1)
+    """a song of the catalogue"""
+    embedding: list[float] | None = Field(None, min_length=1, max_length=65_536)
+    """numbers, as many as the encoder's width"""
+    encoder: str | None = None
+    """fingerprint of the encoder that made the embedding"""
+
+    @model_validator(mode="after")
+    def _one_song(self) -> "SearchQuery":
+        if (self.song_id is None) == (self.embedding is None):
+            raise ValueError("give either song_id or embedding, or upload a song as multipart/form-data")
+        if (self.embedding is None) != (self.encoder is None):
+            raise ValueError("embedding and encoder (the fingerprint of the encoder that made it) go together")
+        return self
+
+
+class CoverFields(Body):
+    """What a job for new covers takes beside the song itself."""
+
+    n: int = Field(DEFAULT_N, ge=1)
+    """covers wanted; at most the endpoint's n_max"""
+    seed: int | None = Field(None, ge=0, le=SEED_MAX)
+    """of the first cover, the next has the next; drawn at random when absent"""
+    guidance_scale: float | None = Field(None, ge=0, le=20, allow_inf_nan=False)
+    """how closely the song is followed; 1 is no guidance"""
+    num_inference_steps: int | None = Field(None, ge=1)
+    """denoising steps; at most the endpoint's steps_max"""
+    size: int = Field(DEFAULT_SIZE, ge=16)
+    """pixels a side of the pictures handed out; at most the endpoint's size_max"""
+
+    @field_validator("n")
+    @classmethod
+    def _n_in_range(cls, n: int, info: ValidationInfo) -> int:
+        return _at_most(n, _limits(info).n_max, "n_max")
+
+    @field_validator("num_inference_steps")
+    @classmethod
+    def _steps_in_range(cls, steps: int | None, info: ValidationInfo) -> int | None:
+        return None if steps is None else _at_most(steps, _limits(info).steps_max, "steps_max")
+
+    @field_validator("size")
+    @classmethod
+    def _size_in_range(cls, size: int, info: ValidationInfo) -> int:
+        return _at_most(size, _limits(info).size_max, "size_max")
+
+    @model_validator(mode="after")
+    def _last_seed_in_range(self) -> "CoverFields":
+        if self.seed is not None and self.seed + self.n - 1 > SEED_MAX:
+            raise ValueError(f"seed {self.seed} leaves no room for {self.n} seeds up to {SEED_MAX}")
+        return self
+
+
+class CoverQuery(CoverFields):
+    """New covers for a song of the catalogue."""
+
+    song_id: str = Field(min_length=1)
+    """a song of the catalogue"""
+
+
+Asked = TypeVar("Asked", SearchUpload, SearchQuery, CoverFields, CoverQuery)
+
+
+def parse(model: type[Asked], values: dict[str, Any], limits: ServeSettings) -> Asked:
+    """The request that these fields make, within the endpoint's limits; a default above a limit shrinks to it.
+
+    Raises: pydantic's ValidationError.
+    """
+    defaults = {
+        "k": min(DEFAULT_K, limits.k_max),
+        "n": min(DEFAULT_N, limits.n_max),
+        "size": min(DEFAULT_SIZE, limits.size_max),
+    }
+    known = {name: value for name, value in defaults.items() if name in model.model_fields}
+    return model.model_validate(known | values, context=limits)
+
+
+# ---- answers -----------------------------------------------------------------------------------------------------------
+
+
+class Problem(Body):
+    """RFC 9457; `code` is stable, the rest is for people."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    instance: str
+
+
+class SongView(Body):
+    """How an uploaded song was heard."""
+
+    duration_s: float
+    """seconds"""
+    window_starts_s: list[float]
+    """seconds"""
+    spectrogram: str | None = None
+    """a data: URI of a PNG"""
+
+
+class MatchView(Body):
+    """A track whose cover lies near the song."""
+
+    rank: int
+    """1 is the nearest"""
+    score: float
+    """cosine, at most 1"""
+    track: Track
+    cover_url: str
+
+    @classmethod
+    def of(cls, match: Match) -> "MatchView":
+        return cls(rank=match.rank, score=match.score, track=match.track, cover_url=cover_url(match.track.song_id))
+
+
+class SearchResult(Body):
+    release: str
+    encoder: str
+    """fingerprint"""
+    song: SongView | None
+    """null when nothing was uploaded"""
+    matches: list[MatchView]
+
+
+class EmbeddingResult(Body):
+    release: str
+    encoder: str
+    """fingerprint"""
+    embedding: list[float]
+    """of unit length"""
+    song: SongView
+
+
+class CoverRequestView(Body):
+    """What a job was asked for, with every default filled in."""
+
+    n: int
+    seed: int
+    guidance_scale: float
+    num_inference_steps: int
+    size: int
+
+
+class ImageView(Body):
+    index: int
+    seed: int
+    url: str
+    closest: MatchView | None
+    """the cover of the catalogue most like this one"""
+
+
+class JobView(Body):
+    job_id: str
+    state: JobState
+    position: int | None
+    """jobs ahead of it while queued"""
+    progress: float
+    """share of the denoising steps done"""
+    created_at: datetime
+    finished_at: datetime | None
+    release: str
+    request: CoverRequestView
+    matches: list[MatchView]
+    """covers the new ones were conditioned on"""
+    images: list[ImageView]
+    problem: Problem | None
+
+
+class TrackView(Body):
+    track: Track
+    cover_url: str | None
+
+
+class PartView(Body):
+    version: str
+    fingerprint: str
+
+
+class ReleaseView(Body):
+    version: str
+    encoder: PartView
+    index: PartView
+    generator: PartView
+    covers: int
+    """covers in the index"""
+    audio: AudioSettings
+
+
+class Example(Body):
+    """A song the endpoint offers to try, with what its licence asks to be said."""
+
+    file: str
+    title: str
+    artist: str
+    genre: str
+    licence: str
+    attribution: str
+    url: str
+
+
+class NeighbourView(Body):
+    song_id: str
+    score: float
+
+
+class CoverManifest(Body):
+    """All that replays a job exactly."""
+
+    job_id: str
+    created_at: datetime
+    release: str
+    encoder: PartView
+    index: PartView
+    generator: PartView
+    song_embedding: list[float]
+    """what the encoder heard; of unit length"""
+    neighbours: list[NeighbourView]
+    seeds: list[int]
+    settings: CoverRequestView
+
+
+class Health(Body):
+    status: Literal["live", "ready"]
+
+
+def cover_url(song_id: str) -> str:
+    """Where a track's cover is served; the id is quoted whole, slashes too."""
+    return f"/v1/tracks/{quote(song_id, safe='')}/cover"

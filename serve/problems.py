@@ -1,0 +1,110 @@
+"""Every error as application/problem+json (RFC 9457): one shape, a stable `code`, no traceback.
+
+The detail is always our own message. An error that crossed a Ray handle is never turned into text here: its `str` is the
+remote traceback, addresses included; whoever called the handle has unwrapped it first (serve.handles).
+"""
+
+import logging
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from gatefold.errors import GatefoldError, Overloaded, Unauthorized, Unavailable
+from serve.contracts import Problem
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 5
+"""seconds; for what passes by itself and names no time of its own"""
+_CODES = {400: "invalid_input", 404: "not_found", 405: "method_not_allowed", 415: "unsupported_media_type", 416: "invalid_range"}
+_SHOWN = 80
+"""characters of a refused value that are repeated to the caller"""
+
+
+def problem_of(error: GatefoldError, instance: str) -> Problem:
+    """The problem that this error is. Errors of our own making keep their details to the log.
+
+    Args:
+        instance: path of the request, or of the job that failed.
+    """
+    title = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).capitalize()
+    if type(error) is GatefoldError:
+        title = "Internal error"
+    return Problem(title=title, status=error.status, detail=error.message, code=error.code, instance=instance)
+
+
+def internal_error() -> GatefoldError:
+    """What a caller is told when the fault is ours and unforeseen."""
+    return GatefoldError("something failed inside the endpoint; the log has it under this request's X-Request-Id")
+
+
+def respond(error: GatefoldError, instance: str) -> Response:
+    """The answer to a request that ended in this error."""
+    headers: dict[str, str] = {}
+    if isinstance(error, Overloaded):
+        headers["Retry-After"] = str(error.retry_after_s)
+    elif isinstance(error, Unavailable):
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    elif isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    return _response(problem_of(error, instance), headers)
+
+
+def explain(errors: list[Any]) -> str:
+    """Each refused field with its value and what is allowed, in one sentence."""
+    return "; ".join(_explain(error) for error in errors)
+
+
+def install(app: FastAPI) -> None:
+    """Makes every error of this app a problem."""
+
+    @app.exception_handler(GatefoldError)
+    async def ours(request: Request, error: GatefoldError) -> Response:
+        if error.status >= 500 and not error.retryable:
+            logger.error("%s %s: %s: %s", request.method, request.url.path, error.code, error.message)
+        return respond(error, request.url.path)
+
+    @app.exception_handler(RequestValidationError)
+    async def refused_by_framework(request: Request, error: RequestValidationError) -> Response:
+        return _response(_invalid(explain(list(error.errors())), request))
+
+    @app.exception_handler(ValidationError)
+    async def refused_by_contract(request: Request, error: ValidationError) -> Response:
+        return _response(_invalid(explain(list(error.errors())), request))
+
+    @app.exception_handler(HTTPException)
+    async def by_status(request: Request, error: HTTPException) -> Response:
+        phrase = HTTPStatus(error.status_code).phrase.capitalize()
+        detail = f"{request.method} {request.url.path}: {error.detail}"
+        code = _CODES.get(error.status_code, phrase.lower().replace(" ", "_"))
+        problem = Problem(
+            title=phrase, status=error.status_code, detail=detail, code=code, instance=request.url.path
+        )
+        return _response(problem, error.headers)
+
+
+def _invalid(detail: str, request: Request) -> Problem:
+    return Problem(title="Invalid input", status=422, detail=detail, code="invalid_input", instance=request.url.path)
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"] if part not in ("body", "query", "path", "header"))
+    said = error["msg"].removeprefix("Value error, ")
+    if not where:
+        return str(said)
+    value = "nothing" if error["type"] == "missing" else repr(error.get("input"))
+    shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
+    return f"{where} = {shown}: {said}"
+
+
+def _response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse(problem.model_dump(), status_code=problem.status, headers=headers, media_type=MEDIA_TYPE)

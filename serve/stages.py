@@ -1,0 +1,163 @@
+"""The three things the API stands on - an encoder of songs, a retriever of covers, a painter of covers - and the plain data
+that passes between them.
+
+Interfaces only. In production they are Ray deployments behind handles (serve.handles); in a test they are a few lines each.
+Everything here crosses process boundaries as plain data: numbers, strings, bytes, numpy arrays.
+
+Shape legend: N = neighbours, n = new covers, S = pixels a side, D = width of the joint space.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gatefold.config import AudioSettings
+from gatefold.records import Match, Track
+
+Vector = npt.NDArray[np.float32]
+Pictures = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A song as the encoder heard it."""
+
+    embedding: Vector
+    """float32 [D], of unit length"""
+    duration_s: float
+    window_starts_s: list[float]
+    spectrogram_png: bytes | None
+
+
+@dataclass(frozen=True)
+class Query:
+    """A song looking for covers."""
+
+    embedding: Vector
+    """float32 [D], of unit length"""
+    encoder: str
+    """fingerprint of the encoder that made the embedding"""
+    k: int
+    exclude_song_ids: frozenset[str] = frozenset()
+    exclude_artists: frozenset[str] = frozenset()
+    genres: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class KnownTrack:
+    """What the index knows of a track."""
+
+    track: Track
+    cover_uri: str | None
+    song_embedding: Vector | None
+    """float32 [D], of unit length"""
+
+
+@dataclass(frozen=True)
+class Commission:
+    """All that a painter needs: the same commission gives the same covers."""
+
+    song_embedding: Vector
+    """float32 [D]"""
+    neighbour_embeddings: Vector
+    """float32 [N, D], the covers it takes its style from"""
+    seeds: list[int]
+    num_inference_steps: int
+    guidance_scale: float
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    audio: AudioSettings
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class IndexFacts:
+    covers: int
+    embed_dim: int
+
+
+@dataclass(frozen=True)
+class PainterFacts:
+    neighbours: int
+    num_inference_steps: int
+    guidance_scale: float
+
+
+class SongEncoding(Protocol):
+    """Ears, and an eye for new covers."""
+
+    async def hear(self, data: bytes, name: str, spectrogram: bool) -> Heard:
+        """The song in these bytes. Raises: InputError where they cannot be heard."""
+
+    async def embed_covers(self, pixels: Pictures) -> Vector:
+        """float32 [n, D] of pictures uint8 [n, 3, S, S]."""
+
+    async def describe(self) -> EncoderFacts: ...
+
+
+class CoverRetrieval(Protocol):
+    """The index of covers."""
+
+    async def search(self, query: Query) -> list[Match]:
+        """At most k matches, the nearest first. Raises: WrongModel for an embedding of another encoder."""
+
+    async def track(self, song_id: str) -> KnownTrack:
+        """Raises: UnknownTrack."""
+
+    async def cover_embeddings(self, song_ids: list[str]) -> Vector:
+        """float32 [N, D]. Raises: UnknownTrack."""
+
+    async def describe(self) -> IndexFacts: ...
+
+
+class CoverPainting(Protocol):
+    """The generator."""
+
+    def paint(self, commission: Commission) -> AsyncIterator[float | Pictures]:
+        """The share of steps done, 0.0 when it begins, then again and again; last the covers, uint8 [n, 3, S, S].
+
+        Closing the iterator early stops the painting within a step.
+        """
+
+    async def describe(self) -> PainterFacts: ...
+
+
+class Readiness(Protocol):
+    """Whether requests can be answered."""
+
+    async def check(self) -> None:
+        """Raises: IndexNotReady, saying what is missing."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One bundle of the release that is served."""
+
+    version: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class ServedRelease:
+    """The release every stage was built from."""
+
+    version: str
+    encoder: Part
+    index: Part
+    generator: Part
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Everything the API stands on."""
+
+    release: ServedRelease
+    encoder: SongEncoding
+    retriever: CoverRetrieval
+    painter: CoverPainting
+    readiness: Readiness

@@ -1,0 +1,127 @@
+"""Bodies of requests: a multipart song, or JSON; never more bytes than the limit, however many are sent.
+
+The limit is held twice: by the Content-Length before a byte is read, and while the body streams in, so that a body without a
+length (or with a false one) is dropped when it crosses the limit and not when it ends. Knows nothing of audio.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import Message, Receive
+
+from gatefold.errors import InputError, TooLarge
+
+FORM_SLACK_BYTES = 262_144
+"""bytes of a multipart body that are not the song: boundaries, part headers, the other fields"""
+JSON_MAX_BYTES = 2_097_152
+"""bytes; an embedding of some tens of thousands of numbers"""
+_NAME_MAX = 80
+_MULTIPART = "multipart/form-data"
+_JSON = "application/json"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A song as it was sent: its bytes, and its file name fit to be shown in a message."""
+
+    data: bytes
+    name: str
+
+
+@dataclass(frozen=True)
+class RequestBody:
+    """The fields of a request, and the song if one was uploaded. A field sent more than once is a list."""
+
+    fields: dict[str, Any]
+    song: Upload | None
+
+
+async def read_body(request: Request, *, song_max_bytes: int, lists: frozenset[str] = frozenset()) -> RequestBody:
+    """The body of a request that may be multipart or JSON.
+
+    Args:
+        song_max_bytes: bytes of the uploaded song.
+        lists: names of the form fields that may be repeated.
+
+    Raises: TooLarge (413); InputError (422) for a body that is no form, no JSON object, or has no song;
+        HTTPException 415 for any other content type.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == _MULTIPART:
+        return await _read_form(request, song_max_bytes, lists)
+    if kind == _JSON:
+        return RequestBody(await _read_json(request), None)
+    raise HTTPException(415, f"content type '{kind[:_NAME_MAX]}' is not taken; send {_MULTIPART} or {_JSON}")
+
+
+def shown_name(filename: str | None) -> str:
+    """A file name that is safe to repeat: no folders, no control characters, at most 80 characters."""
+    name = re.split(r"[/\\]", filename or "")[-1]
+    name = "".join(character if character.isprintable() else "_" for character in name).strip()
+    return name[:_NAME_MAX] or "song"
+
+
+async def _read_form(request: Request, song_max_bytes: int, lists: frozenset[str]) -> RequestBody:
+    limited = _limited(request, song_max_bytes + FORM_SLACK_BYTES, f"an uploaded song may have {song_max_bytes:,} (serve.upload_max_bytes)")
+    async with limited.form(max_files=1, max_fields=256) as form:
+        song: Upload | None = None
+        fields: dict[str, Any] = {}
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                song = await _song(name, value, song_max_bytes)
+            elif name in lists:
+                fields.setdefault(name, []).append(value)
+            elif name in fields:
+                raise InputError(f"form field '{name[:_NAME_MAX]}' was sent more than once; send it once")
+            else:
+                fields[name] = value
+    if song is None:
+        raise InputError("the form has no file in its field 'song'; upload one, or send a song_id as application/json")
+    return RequestBody(fields, song)
+
+
+async def _song(field: str, file: UploadFile, max_bytes: int) -> Upload:
+    name = shown_name(file.filename)
+    if field != "song":
+        raise InputError(f"file '{name}' came in the form field '{field[:_NAME_MAX]}'; the song goes in the field 'song'")
+    if (file.size or 0) > max_bytes:
+        raise TooLarge(f"song '{name}': {file.size:,} bytes, at most {max_bytes:,} (serve.upload_max_bytes)")
+    return Upload(await file.read(), name)
+
+
+async def _read_json(request: Request) -> dict[str, Any]:
+    limited = _limited(request, JSON_MAX_BYTES, f"a JSON body may have {JSON_MAX_BYTES:,}")
+    try:
+        values = json.loads(await limited.body())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the body is no JSON: {str(error)[:_NAME_MAX]}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"the body must be a JSON object, not {type(values).__name__}")
+    return values
+
+
+def _limited(request: Request, max_bytes: int, allowed: str) -> Request:
+    """The same request, whose body may not grow beyond `max_bytes`."""
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > max_bytes:
+        raise TooLarge(f"the body has {int(length):,} bytes; {allowed}")
+    return Request(request.scope, _counting(request.receive, max_bytes, allowed))
+
+
+def _counting(receive: Receive, max_bytes: int, allowed: str) -> Receive:
+    received = 0
+
+    async def counted() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > max_bytes:
+            raise TooLarge(f"the body was dropped after {received:,} bytes; {allowed}")
+        return message
+
+    return counted
