@@ -3,9 +3,14 @@
 It knows nothing of what the columns mean; the schemas stand in `records`.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from gatefold.errors import Corrupt, SchemaMismatch, StageMissing
@@ -67,3 +72,37 @@ def read_part(uri: str, columns: list[str] | None = None) -> pa.Table:
                 return pq.ParquetFile(file, pre_buffer=True).read(columns=columns)
         except pa.ArrowInvalid as error:
             raise Corrupt(f"part '{uri}' is not a whole Parquet file: {error}; delete it and make it anew") from error
+
+
+def read_rows(folder: str, song_ids: Sequence[str], columns: list[str], stage: str | None = None) -> pa.Table:
+    """The rows of these songs, in no particular order. Parts that cannot hold any of them are skipped unread.
+
+    Raises: StageMissing when there is no part.
+    """
+    if not (uris := parts(folder)):
+        raise StageMissing(f"'{folder}' holds no Parquet part" + (f"; run `gatefold {stage}` first" if stage else ""))
+    filesystem, _ = objects.filesystem(folder)
+    paths = [objects.filesystem(uri)[1] for uri in uris]
+    wanted = pa.array(song_ids, pa.string())
+    with objects.translated(folder):
+        dataset = pyarrow.dataset.dataset(paths, filesystem=filesystem, format="parquet")
+        among = pyarrow.dataset.field("song_id").isin(wanted)
+        if len(wanted):  # the range is what row-group statistics can prune by
+            among &= (pyarrow.dataset.field("song_id") >= min(song_ids)) & (pyarrow.dataset.field("song_id") <= max(song_ids))
+        return dataset.to_table(columns=columns, filter=among)
+
+
+def tensor_column(arrays: Sequence[npt.NDArray[Any]], tensor: pa.FixedShapeTensorType) -> pa.ExtensionArray:
+    """Arrays of one shape -> a column of the given fixed-shape tensor type; without arrays, a column without rows."""
+    dtype = tensor.value_type.to_pandas_dtype()
+    flat = np.concatenate([np.ravel(array) for array in arrays]) if len(arrays) else np.zeros(0, dtype)
+    values = pa.array(flat.astype(dtype, copy=False), tensor.value_type)
+    return pa.ExtensionArray.from_storage(tensor, pa.FixedSizeListArray.from_arrays(values, int(np.prod(tensor.shape))))
+
+
+def tensors(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """A fixed-shape tensor column -> one array [rows, *shape]."""
+    tensor = column.type
+    values = [chunk.storage.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    flat = np.concatenate(values) if values else np.zeros(0, tensor.value_type.to_pandas_dtype())
+    return flat.reshape(-1, *tensor.shape)

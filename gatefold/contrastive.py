@@ -1,0 +1,53 @@
+"""The losses that pull a song and its own cover together and push the others away, over the batch of all workers.
+
+Shape legend: B = pairs on this worker, D = width of the joint space. Embeddings are of unit length.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.nn.functional import all_gather
+from torch.nn import functional as fn
+
+from gatefold.config import EncoderSettings
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def gathered(features: Tensor) -> Tensor:
+    """[B, D] of this worker -> [workers * B, D] of all, in rank order, with gradients; itself where there is one worker."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return features
+    return torch.cat(all_gather(features))
+
+
+def loss_for(settings: EncoderSettings) -> Loss:
+    """The loss that the settings name: (song embeddings [B, D], cover embeddings [B, D], logit scale []) -> []."""
+    if settings.loss == "infonce":
+        return info_nce
+    return lambda song, cover, _: triplet(song, cover, settings.margin)
+
+
+def info_nce(song: Tensor, cover: Tensor, logit_scale: Tensor) -> Tensor:
+    """Symmetric InfoNCE: each song must pick its cover among all covers, each cover its song.
+
+    Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", figure 3.
+    """
+    logits = logit_scale * gathered(song) @ gathered(cover).T
+    own = torch.arange(len(logits), device=logits.device)
+    return (fn.cross_entropy(logits, own) + fn.cross_entropy(logits.T, own)) / 2
+
+
+def triplet(song: Tensor, cover: Tensor, margin: float) -> Tensor:
+    """Triplet loss with the hardest stranger of the batch, in both directions; `margin` is in cosine.
+
+    Source: Apolo & Mendoza 2023 (the loss); Faghri et al. 2018, "VSE++", equation 6 (the hardest negative).
+    """
+    cosine = gathered(song) @ gathered(cover).T
+    own = cosine.diagonal()
+    strangers = cosine.masked_fill(torch.eye(len(cosine), dtype=torch.bool, device=cosine.device), -torch.inf)
+    by_song = fn.relu(margin + strangers.amax(1) - own)
+    by_cover = fn.relu(margin + strangers.amax(0) - own)
+    return (by_song + by_cover).mean() / 2

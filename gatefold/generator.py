@@ -1,0 +1,199 @@
+"""The hand: noise becomes a cover, steered by a song's embedding and by the embeddings of the covers nearest to it.
+
+A flow-matching transformer on pixel patches, built from diffusers' own blocks: the song enters through adaptive layer norm,
+song and neighbours together as a sequence that every patch attends to. Classifier-free guidance makes the condition count.
+Knows embeddings and pixels; not where they come from.
+
+Shape legend: B = batch, K = neighbours, D = width of the joint space, S = pixels a side, n = pictures of one song.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from torch import Tensor
+
+from gatefold.config import CoverSettings, GeneratorSettings
+from gatefold.covers import to_pixels
+from gatefold.errors import WrongModel
+
+_SIGMA_FLOOR = 0.05  # below this noise level the division by sigma would only amplify rounding
+
+
+def build_transformer(settings: GeneratorSettings, cover: CoverSettings, embed_dim: int) -> SD3Transformer2DModel:
+    """An untrained denoiser. It predicts the clean picture, which lies on far fewer dimensions than a patch has pixels.
+
+    Source: Esser et al. 2024 (the blocks); Li & He 2025, "Back to Basics: Let Denoising Generative Models Denoise".
+    """
+    return SD3Transformer2DModel(
+        sample_size=cover.size,
+        patch_size=settings.patch_size,
+        in_channels=3,
+        out_channels=3,
+        num_layers=settings.layers,
+        attention_head_dim=settings.hidden // settings.heads,
+        num_attention_heads=settings.heads,
+        joint_attention_dim=embed_dim,
+        caption_projection_dim=settings.hidden,
+        pooled_projection_dim=embed_dim,
+        pos_embed_max_size=cover.size // settings.patch_size,
+        qk_norm="rms_norm",
+    )
+
+
+def denoise(transformer: SD3Transformer2DModel, noisy: Tensor, sigma: Tensor, song: Tensor, neighbours: Tensor) -> Tensor:
+    """The clean picture [B, 3, S, S] expected behind a noisy one.
+
+    Args:
+        noisy: (1 - sigma) * picture + sigma * noise, [B, 3, S, S].
+        sigma: noise level [B], in (0, 1].
+        song: embeddings [B, D], unit length, or zeros for "no condition".
+        neighbours: embeddings [B, K, D], likewise.
+    """
+    scale = math.sqrt(song.shape[-1])  # entries of about unit size, as the projections expect
+    tokens = torch.cat([song[:, None], neighbours], dim=1) * scale
+    clean: Tensor = transformer(
+        hidden_states=noisy,
+        encoder_hidden_states=tokens,
+        pooled_projections=song * scale,
+        timestep=sigma * 1000,
+        return_dict=False,
+    )[0]
+    return clean
+
+
+def flow_loss(
+    transformer: SD3Transformer2DModel,
+    pixels: Tensor,
+    song: Tensor,
+    neighbours: Tensor,
+    *,
+    dropout: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Mean squared error of the velocity, [] for pictures [B, 3, S, S] in [-1, 1].
+
+    Noise levels are drawn from a logit-normal that leans towards noise; with probability `dropout` a picture's condition is
+    dropped, which is what guidance needs.
+
+    Source: Lipman et al. 2023, equation 23 (flow matching); Ho & Salimans 2022, algorithm 1 (dropping the condition).
+    """
+    size = len(pixels)
+    sigma = torch.sigmoid(torch.randn(size, generator=generator) * 0.8 + 0.6).to(pixels)
+    noise = torch.randn(pixels.shape, generator=generator).to(pixels)
+    keep = (torch.rand(size, generator=generator) >= dropout).to(pixels)
+    level = sigma[:, None, None, None]
+    noisy = (1 - level) * pixels + level * noise
+    clean = denoise(transformer, noisy, sigma, song * keep[:, None], neighbours * keep[:, None, None])
+    return ((clean - pixels) / level.clamp(min=_SIGMA_FLOOR)).square().mean()
+
+
+class CoverPipeline(DiffusionPipeline):
+    """What a generator bundle holds: transformer, scheduler and the defaults it was published with.
+
+    `save_pretrained` and `from_pretrained` carry it whole. The same arguments and seeds give the same picture.
+    """
+
+    model_cpu_offload_seq = "transformer"
+
+    def __init__(
+        self,
+        transformer: SD3Transformer2DModel,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        neighbours: int,
+        num_inference_steps: int,
+        guidance_scale: float,
+        encoder_fingerprint: str,
+    ) -> None:
+        super().__init__()
+        self.register_modules(transformer=transformer, scheduler=scheduler)
+        self.register_to_config(
+            neighbours=neighbours,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            encoder_fingerprint=encoder_fingerprint,
+        )
+
+    @property
+    def size(self) -> int:
+        """pixels a side"""
+        return int(self.transformer.config.sample_size)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        song_embedding: Tensor,
+        neighbour_embeddings: Tensor,
+        *,
+        seeds: Sequence[int],
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Pictures [B, 3, S, S] in [-1, 1], one for each row of the conditions.
+
+        Args:
+            song_embedding: float32 [B, D], unit length.
+            neighbour_embeddings: float32 [B, K, D], nearest first.
+            seeds: one for each picture; its noise is drawn on the CPU, so it does not depend on the device or the batch.
+            num_inference_steps: the pipeline's own when None.
+            guidance_scale: the pipeline's own when None; 1 is no guidance and costs half.
+            on_step: told (steps done, steps in all); raises to stop.
+        """
+        steps = num_inference_steps or self.config.num_inference_steps
+        guidance = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.scheduler.config)  # own state: requests run side by side
+        scheduler.set_timesteps(steps, device=self.device)
+        song, neighbours = song_embedding.to(self.device), neighbour_embeddings.to(self.device)
+        shape = (3, self.size, self.size)
+        pictures = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(self.device)
+        for done, timestep in enumerate(scheduler.timesteps, start=1):
+            sigma = (timestep / 1000).expand(len(pictures))
+            clean = self._guided(pictures, sigma, song, neighbours, guidance).clamp(-1, 1)
+            velocity = (pictures - clean) / sigma[:, None, None, None]
+            pictures = scheduler.step(velocity, timestep, pictures, return_dict=False)[0]
+            if on_step is not None:
+                on_step(done, steps)
+        return pictures.clamp(-1, 1)
+
+    def _guided(self, noisy: Tensor, sigma: Tensor, song: Tensor, neighbours: Tensor, guidance: float) -> Tensor:
+        """Source: Ho & Salimans 2022, equation 6, with guidance = w + 1."""
+        if guidance == 1:
+            return denoise(self.transformer, noisy, sigma, song, neighbours)
+        both = [torch.cat([x, x]) for x in (noisy, sigma)]
+        songs, contexts = (torch.cat([x, torch.zeros_like(x)]) for x in (song, neighbours))
+        conditional, unconditional = denoise(self.transformer, both[0], both[1], songs, contexts).chunk(2)
+        return unconditional + guidance * (conditional - unconditional)
+
+    def paint(
+        self,
+        song_embedding: npt.NDArray[np.float32],
+        neighbour_embeddings: npt.NDArray[np.float32],
+        *,
+        seeds: Sequence[int],
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> npt.NDArray[np.uint8]:
+        """n pictures uint8 [n, 3, S, S] of one song: its embedding float32 [D] and its neighbours' float32 [K, D].
+
+        Raises: WrongModel when the embeddings are not as wide as those it was trained on.
+        """
+        width = int(self.transformer.config.joint_attention_dim)
+        if song_embedding.shape != (width,) or neighbour_embeddings.ndim != 2 or neighbour_embeddings.shape[1] != width:
+            raise WrongModel(
+                f"song {song_embedding.shape} and neighbours {neighbour_embeddings.shape}: this generator takes [{width}] and [K, {width}]"
+            )
+        n = len(seeds)
+        pictures = self(
+            torch.from_numpy(song_embedding).expand(n, -1),
+            torch.from_numpy(neighbour_embeddings).expand(n, -1, -1),
+            seeds=seeds,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            on_step=on_step,
+        )
+        return to_pixels(pictures).cpu().numpy()

@@ -1,0 +1,70 @@
+"""How good: arrays in, numbers out. Retrieval by rank and by genre, generation by distance between sets of features.
+
+Shape legend: Q = songs asked, T = covers in the gallery, N = pictures, C = feature width.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating]
+
+
+def ranks_of_own(similarity: Floats) -> npt.NDArray[np.int64]:
+    """Rank [Q], from 1, of each song's own cover (on the diagonal of [Q, Q]); a tie counts against it."""
+    own = np.diagonal(similarity)[:, None]
+    return (similarity >= own).sum(1)
+
+
+def recall_at_k(ranks: npt.NDArray[np.int64], k: int) -> float:
+    """Share of songs whose own cover is among the first k."""
+    return float((ranks <= k).mean())
+
+
+def median_rank(ranks: npt.NDArray[np.int64]) -> float:
+    return float(np.median(ranks))
+
+
+def precision_at_k(similarity: Floats, labels: npt.NDArray[np.str_], k: int) -> tuple[float, float]:
+    """Share of the first k covers with the song's label, its own cover left out; and the same for covers drawn at random.
+
+    Args:
+        similarity: [Q, Q], songs against covers, own covers on the diagonal.
+        labels: [Q], of song and cover alike.
+    """
+    others = similarity.astype(np.float64, copy=True)
+    np.fill_diagonal(others, -np.inf)
+    k = min(k, len(labels) - 1)
+    nearest = np.argpartition(-others, k - 1, axis=1)[:, :k]
+    same = labels[:, None] == labels[None, :]
+    chance = (same.sum(1) - 1) / (len(labels) - 1)
+    return float(np.take_along_axis(same, nearest, axis=1).mean()), float(chance.mean())
+
+
+def frechet_distance(a: Floats, b: Floats) -> float:
+    """Between Gaussians fitted to features [N, C]. Biased upward for small N: compare only at equal N.
+
+    Source: Heusel et al. 2017, equation 6.
+    """
+    mean_a, mean_b = a.mean(0), b.mean(0)
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    # trace of the root of a product of two positive matrices, by the eigenvalues of a symmetric one with the same spectrum
+    values, vectors = np.linalg.eigh(cov_a)
+    root_a = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+    cross = np.sqrt(np.clip(np.linalg.eigvalsh(root_a @ cov_b @ root_a), 0, None)).sum()
+    return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+
+
+def kernel_distance(a: Floats, b: Floats) -> float:
+    """KID: squared maximum mean discrepancy with the cubic kernel, unbiased, so it can be compared at any N.
+
+    Source: Binkowski et al. 2018, equation 4 and section 3.
+    """
+    width = a.shape[1]
+
+    def kernel(x: Floats, y: Floats) -> Floats:
+        return (x @ y.T / width + 1) ** 3
+
+    n, m = len(a), len(b)
+    within_a = (kernel(a, a).sum() - np.trace(kernel(a, a))) / (n * (n - 1))
+    within_b = (kernel(b, b).sum() - np.trace(kernel(b, b))) / (m * (m - 1))
+    return float(within_a + within_b - 2 * kernel(a, b).mean())

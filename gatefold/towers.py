@@ -1,0 +1,124 @@
+"""Two towers into one space: a song's log-mel windows and a cover's pixels become unit vectors that can be compared.
+
+Knows tensors and settings; nothing of files, losses or Ray. The paper's networks are not published in detail (Apolo &
+Mendoza, HCII 2023); these are ours: small residual convolutional towers that train on a laptop.
+
+Shape legend: B = batch, W = windows, M = mel bands, F = frames, S = pixels a side, C = channels, D = width of the joint space.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as fn
+
+from gatefold.config import AudioSettings, CoverSettings, EncoderSettings
+from gatefold.covers import to_model
+from gatefold.errors import WrongModel
+
+
+class ResidualBlock(nn.Module):
+    """Halve the resolution, change the width, then refine: [B, C, H, W] -> [B, C', H/2, W/2]."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+        self.norm = nn.GroupNorm(8, outputs)  # per sample: a song's embedding must not depend on its batch
+        self.refine = nn.Conv2d(outputs, outputs, 3, padding=1, groups=outputs)
+        self.mix = nn.Conv2d(outputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = fn.silu(self.norm(self.down(x)))
+        return x + self.mix(fn.silu(self.refine(x)))
+
+
+class Tower(nn.Module):
+    """Residual blocks, statistics over what is left of the picture, and a projection to [B, D]."""
+
+    def __init__(self, channels: int, settings: EncoderSettings, *, stem: int, blocks: int) -> None:
+        super().__init__()
+        widths = [min(settings.width * 2**i, settings.width * 4) for i in range(blocks)]
+        self.stem = nn.Conv2d(channels, settings.width // 2, stem, stride=2, padding=stem // 2)
+        pairs = zip([settings.width // 2, *widths], widths, strict=False)
+        self.blocks = nn.Sequential(*[ResidualBlock(a, b) for a, b in pairs])
+        self.project = nn.Sequential(
+            nn.LayerNorm(widths[-1] * 2),
+            nn.Dropout(settings.dropout),
+            nn.Linear(widths[-1] * 2, widths[-1]),
+            nn.SiLU(),
+            nn.Linear(widths[-1], settings.embed_dim),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(fn.silu(self.stem(x))).flatten(2)  # [B, C, H * W]
+        return self.project(torch.cat([x.mean(-1), x.std(-1)], dim=1))
+
+
+class SongTower(Tower):
+    """log_mel [B, M, F] -> features [B, D], not normalised. Each window is standardised first, so loudness does not count."""
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        super().__init__(1, settings, stem=5, blocks=4)
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        mean, std = log_mel.mean((1, 2), keepdim=True), log_mel.std((1, 2), keepdim=True)
+        return super().forward(((log_mel - mean) / (std + 1e-3))[:, None])
+
+
+class CoverTower(Tower):
+    """pixels [B, 3, S, S] in [-1, 1] -> features [B, D], not normalised."""
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        super().__init__(3, settings, stem=3, blocks=3)
+
+
+class DualEncoder(nn.Module):
+    """Both towers, the temperature, and the ears and eyes they were trained with.
+
+    `fingerprint` names the published weights; it is empty until they are loaded from a bundle.
+    """
+
+    def __init__(self, settings: EncoderSettings, audio: AudioSettings, cover: CoverSettings) -> None:
+        super().__init__()
+        self.settings, self.audio, self.cover = settings, audio, cover
+        self.fingerprint = ""
+        self.song_tower = SongTower(settings)
+        self.cover_tower = CoverTower(settings)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / settings.temperature)))
+
+    def encode_song(self, log_mel: Tensor, *, normalize: bool = True) -> Tensor:
+        """[B, M, F] -> [B, D], one vector a window."""
+        features = self.song_tower(log_mel)
+        return fn.normalize(features, dim=-1) if normalize else features
+
+    def encode_cover(self, pixels: Tensor, *, normalize: bool = True) -> Tensor:
+        """[B, 3, S, S] in [-1, 1] -> [B, D]."""
+        features = self.cover_tower(pixels)
+        return fn.normalize(features, dim=-1) if normalize else features
+
+    def forward(self, log_mel: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Song embeddings [B, D], cover embeddings [B, D], logit scale [] (clamped to 100, as CLIP does)."""
+        return self.encode_song(log_mel), self.encode_cover(pixels), self.logit_scale.exp().clamp(max=100)
+
+    @torch.inference_mode()
+    def embed_song(self, log_mel: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
+        """One song's windows float16 [W, M, F] -> its embedding float32 [D]: the mean of its windows', of unit length."""
+        expected = (self.audio.n_mels, self.audio.frames)
+        if log_mel.ndim != 3 or log_mel.shape[1:] != expected:
+            raise WrongModel(f"log_mel of shape {log_mel.shape}, this encoder hears [windows, {expected[0]}, {expected[1]}]")
+        windows = self.encode_song(torch.from_numpy(log_mel).to(self._device, torch.float32))
+        return fn.normalize(windows.mean(0), dim=-1).cpu().numpy()
+
+    @torch.inference_mode()
+    def embed_covers(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """uint8 [B, 3, S, S] -> float32 [B, D], of unit length."""
+        expected = (3, self.cover.size, self.cover.size)
+        if pixels.ndim != 4 or pixels.shape[1:] != expected:
+            raise WrongModel(f"pixels of shape {pixels.shape}, this encoder sees [covers, 3, {expected[1]}, {expected[2]}]")
+        return self.encode_cover(to_model(torch.from_numpy(pixels).to(self._device))).cpu().numpy()
+
+    @property
+    def _device(self) -> torch.device:
+        return self.logit_scale.device

@@ -1,0 +1,110 @@
+"""Map the catalogue in blocks: tracks in, one Parquet part of rows and one of rejects out, whatever the stage does between.
+
+A block is the unit of work and of loss: its part appears whole or not at all, and a song whose row or reject exists is not
+processed again, so a killed stage goes on where it stopped. Ray Data schedules the blocks; it carries only tracks and counts.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+
+from gatefold.config import BatchSettings
+from gatefold.storage import tables
+from gatefold.workspace import Workspace
+from pipelines.quarantine import Reject, check_share, read_rejects, write_rejects
+from pipelines.report import OnProgress, Report, write_report
+
+BlockMapper = Callable[[pa.Table], tuple[pa.Table, list[Reject]]]
+"""Tracks of one block -> (rows for the table, rejects). Made once in each worker."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a stage's rows and rejects go."""
+
+    name: str
+    target: str
+    workspace: Workspace
+
+    def finished_ids(self) -> pa.ChunkedArray:
+        """song_id of every song that has a row or a reject."""
+        rows = tables.read_table(self.target, ["song_id"])["song_id"] if tables.has_parts(self.target) else []
+        rejects = read_rejects(self.workspace, self.name)["song_id"]
+        return pa.chunked_array([*getattr(rows, "chunks", []), *rejects.chunks], pa.string())
+
+    def rejected_ids(self) -> pa.ChunkedArray:
+        return read_rejects(self.workspace, self.name)["song_id"]
+
+
+class _Block:
+    """The Ray Data mapper: runs the stage's own mapper on a block and writes what comes out."""
+
+    def __init__(self, make_mapper: Callable[[], BlockMapper], stage: Stage) -> None:
+        self._mapper, self._stage = make_mapper(), stage
+
+    def __call__(self, tracks: pa.Table) -> pa.Table:
+        rows, rejects = self._mapper(tracks)
+        name = hashlib.sha256("\n".join(tracks["song_id"].to_pylist()).encode()).hexdigest()[:32]
+        if rows.num_rows:
+            tables.write_part(self._stage.target, name, rows)
+        write_rejects(self._stage.workspace, self._stage.name, name, rejects)
+        return pa.table({"songs": [tracks.num_rows]})
+
+
+def map_tracks(
+    stage: Stage,
+    tracks: pa.Table,
+    make_mapper: Callable[[], BlockMapper],
+    settings: BatchSettings,
+    *,
+    on_progress: OnProgress,
+) -> Report:
+    """Run a stage over the tracks that it has not finished yet.
+
+    Raises: TooManyRejects when all is done and more than the allowed share of the stage's songs was rejected.
+    """
+    began = time.monotonic()
+    pending = tracks.filter(pc.invert(pc.is_in(tracks["song_id"], value_set=stage.finished_ids().combine_chunks())))
+    done = total = tracks.num_rows
+    done -= pending.num_rows
+    on_progress(done, total)
+    for songs in _run(stage, pending, make_mapper, settings.rows_per_block):
+        done += songs
+        on_progress(done, total)
+    rejected = pc.sum(pc.is_in(tracks["song_id"], value_set=stage.rejected_ids().combine_chunks())).as_py() or 0
+    report = Report(
+        stage=stage.name,
+        done=pending.num_rows,
+        skipped=total - pending.num_rows,
+        rejected=rejected,
+        seconds=time.monotonic() - began,
+        details={"target": stage.target, "songs": total},
+    )
+    write_report(stage.workspace, report)
+    check_share(stage.workspace, stage.name, rejected, total, settings.max_reject_share)
+    return report
+
+
+def _run(stage: Stage, pending: pa.Table, make_mapper: Callable[[], BlockMapper], rows_per_block: int) -> Iterator[int]:
+    """Songs finished, block by block, as the workers finish them."""
+    if not pending.num_rows:
+        return
+    by_id = pending.sort_by("song_id")  # parts then cover ranges of ids, and a reader of few songs can skip the others
+    blocks = [by_id.slice(start, rows_per_block) for start in range(0, by_id.num_rows, rows_per_block)]
+    workers = max(1, min(len(blocks), int(ray.cluster_resources().get("CPU", 1))))
+    counts = ray.data.from_arrow(blocks).map_batches(
+        _Block,
+        fn_constructor_args=(make_mapper, stage),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
+        num_cpus=1,
+    )
+    for row in counts.iter_rows():
+        yield int(row["songs"])

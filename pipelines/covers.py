@@ -1,0 +1,51 @@
+"""Pictures to square pixels, over the whole catalogue."""
+
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gatefold.config import CoverSettings, Settings
+from gatefold.covers import decode_cover
+from gatefold.errors import InputError, NotFound
+from gatefold.records import cover_schema
+from gatefold.storage.catalogues import read_tracks
+from gatefold.storage.pictures import read_cover
+from gatefold.storage.tables import tensor_column
+from gatefold.workspace import Workspace
+from pipelines.blocks import BlockMapper, Stage, map_tracks
+from pipelines.quarantine import Reject, reject_of
+from pipelines.report import OnProgress, Report, silent
+
+STAGE = "covers"
+
+
+def extract_covers(settings: Settings, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
+    """Rows of `cover_schema` for every song with a cover that can be seen, a reject for every cover that cannot."""
+    stage = Stage(STAGE, workspace.covers(settings.cover), workspace)
+    tracks = read_tracks(workspace, ["song_id", "cover_uri"])
+    with_cover = tracks.filter(pc.is_valid(tracks["cover_uri"]))
+    return map_tracks(stage, with_cover, partial(_make_mapper, settings.cover), settings.batch, on_progress=on_progress)
+
+
+def _make_mapper(cover: CoverSettings) -> BlockMapper:
+    return partial(_look_at_block, cover)
+
+
+def _look_at_block(cover: CoverSettings, tracks: pa.Table) -> tuple[pa.Table, list[Reject]]:
+    ids: list[str] = []
+    pixels: list[npt.NDArray[np.uint8]] = []
+    rejects: list[Reject] = []
+    for song_id, uri in zip(tracks["song_id"].to_pylist(), tracks["cover_uri"].to_pylist(), strict=True):
+        try:
+            picture = decode_cover(read_cover(uri, cover.max_bytes), cover)
+        except (InputError, NotFound) as error:
+            rejects.append(reject_of(error, song_id=song_id, uri=uri, stage=STAGE))
+            continue
+        ids.append(song_id)
+        pixels.append(picture)
+    schema = cover_schema(cover)
+    columns = [pa.array(ids, pa.string()), tensor_column(pixels, schema.field("pixels").type)]
+    return pa.Table.from_arrays(columns, schema=schema), rejects

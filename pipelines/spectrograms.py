@@ -1,0 +1,57 @@
+"""Songs to log-mel windows, over the whole catalogue."""
+
+from functools import partial
+
+import pyarrow as pa
+import torch
+
+from gatefold.audio import Song, listen
+from gatefold.config import AudioSettings, Settings
+from gatefold.errors import InputError, NotFound
+from gatefold.records import spectrogram_schema
+from gatefold.storage import objects
+from gatefold.storage.catalogues import read_tracks
+from gatefold.storage.tables import tensor_column
+from gatefold.workspace import Workspace
+from pipelines.blocks import BlockMapper, Stage, map_tracks
+from pipelines.quarantine import Reject, reject_of
+from pipelines.report import OnProgress, Report, silent
+
+STAGE = "spectrograms"
+
+
+def extract_spectrograms(settings: Settings, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
+    """Rows of `spectrogram_schema` for every song of the catalogue that can be heard, a reject for every other."""
+    stage = Stage(STAGE, workspace.spectrograms(settings.audio), workspace)
+    tracks = read_tracks(workspace, ["song_id", "audio_uri"])
+    return map_tracks(stage, tracks, partial(_make_mapper, settings.audio), settings.batch, on_progress=on_progress)
+
+
+def _make_mapper(audio: AudioSettings) -> BlockMapper:
+    torch.set_num_threads(1)  # one worker a core; threads within would only fight
+    return partial(_listen_to_block, audio)
+
+
+def _listen_to_block(audio: AudioSettings, tracks: pa.Table) -> tuple[pa.Table, list[Reject]]:
+    songs: list[tuple[str, Song]] = []
+    rejects: list[Reject] = []
+    for song_id, uri in zip(tracks["song_id"].to_pylist(), tracks["audio_uri"].to_pylist(), strict=True):
+        try:
+            data = objects.read(uri, max_bytes=audio.max_bytes)
+            songs.append((song_id, listen(data, audio, name=f"song '{song_id}'")))
+        except (InputError, NotFound) as error:
+            rejects.append(reject_of(error, song_id=song_id, uri=uri, stage=STAGE))
+    return _rows(songs, audio), rejects
+
+
+def _rows(songs: list[tuple[str, Song]], audio: AudioSettings) -> pa.Table:
+    schema = spectrogram_schema(audio)
+    windows = [(song_id, w, song.starts_s[w], song.log_mel[w]) for song_id, song in songs for w in range(len(song.starts_s))]
+    ids, numbers, starts, log_mel = zip(*windows, strict=True) if windows else ([], [], [], [])
+    columns = [
+        pa.array(ids, schema.field("song_id").type),
+        pa.array(numbers, schema.field("window").type),
+        pa.array(starts, schema.field("start_s").type),
+        tensor_column(log_mel, schema.field("log_mel").type),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
