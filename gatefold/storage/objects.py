@@ -108,10 +108,12 @@ def translated(uri: str) -> Iterator[None]:
     try:
         with _store(uri).translated(uri):
             yield
-    except StorageUnavailable as error:
+    except FileNotFoundError as error:
+        raise ObjectNotFound(f"'{uri}' does not exist") from error
+    except OSError as error:
         if any(word in str(error) for word in _DENIED_WORDS):
-            raise StorageDenied(f"{error}; check the AWS credentials and the rights on this bucket") from error
-        raise
+            raise StorageDenied(f"'{uri}': {error}; check the AWS credentials and the rights on this bucket") from error
+        raise StorageUnavailable(f"'{uri}': {error}; try again") from error
 
 
 def _store(uri: str) -> _Store:
