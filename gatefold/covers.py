@@ -1,0 +1,100 @@
+"""Pictures: from the bytes of any cover to the square the models see, and from a generated square to a file.
+
+Shape legend: S = pixels a side. It knows Pillow, and no place where covers are kept.
+"""
+
+import io
+import struct
+import zlib
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from gatefold.config import CoverSettings
+from gatefold.errors import EmptyFile, TooLarge, UndecodableCover
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, struct.error, zlib.error)
+"""All that Pillow's decoders raise on bytes that are not what they claim."""
+_BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+
+def decode_cover(data: bytes, cover: CoverSettings) -> NDArray[np.uint8]:
+    """The square in the middle of a picture, as the models see it.
+
+    EXIF orientation is honoured, transparency lies over white, of an animation the first frame counts.
+
+    Args:
+        data: an encoded JPEG, PNG, WebP, GIF or BMP.
+
+    Returns: uint8 [3, S, S], RGB.
+    Raises: EmptyFile; TooLarge, before decoding, for bytes or pixels above the limits; UndecodableCover.
+    """
+    if not data:
+        raise EmptyFile("cover: the file is empty; replace it by a JPEG, PNG, WebP, GIF or BMP")
+    if len(data) > cover.max_bytes:
+        raise TooLarge(f"cover: {len(data):,} bytes, limit {cover.max_bytes:,}; shrink it or raise cover.max_bytes")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+            pixels = picture.width * picture.height
+            if pixels > cover.max_pixels:
+                raise TooLarge(f"cover: {picture.width} x {picture.height} pixels, limit {cover.max_pixels:,} in all; "
+                               "shrink it or raise cover.max_pixels")
+            picture.draft(None, (2 * cover.size, 2 * cover.size))  # a JPEG decoder skips what nobody will see
+            square = _square(_over_white(ImageOps.exif_transpose(picture)), cover.size)
+    except _BOMB as error:
+        raise TooLarge(f"cover: {error}; limit {cover.max_pixels:,} pixels (cover.max_pixels)") from error
+    except UnidentifiedImageError as error:
+        raise UndecodableCover(f"cover: {len(data):,} bytes beginning {data[:8]!r} are no picture; "
+                               "allowed: JPEG, PNG, WebP, GIF, BMP") from error
+    except _BROKEN as error:
+        raise UndecodableCover(f"cover: the picture is damaged or cut short ({error}); replace it") from error
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def to_model(pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 [..., 3, S, S] as float32 of the same shape in [-1, 1], which is what the models see."""
+    return pixels.to(torch.float32) / 127.5 - 1.0
+
+
+def to_pixels(values: torch.Tensor) -> torch.Tensor:
+    """Floats [..., 3, S, S] in [-1, 1], clipped to that, as uint8 of the same shape. Inverse of `to_model`."""
+    return ((values.to(torch.float32).clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
+
+
+def encode_picture(pixels: NDArray[np.uint8], size: int, format: Literal["png", "jpeg"]) -> bytes:
+    """A picture file of `size` pixels a side; the same pixels always give the same bytes.
+
+    Args:
+        pixels: uint8 [3, S, S], RGB.
+        size: pixels a side, larger or smaller than S.
+    """
+    picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    if picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.LANCZOS)
+    sink = io.BytesIO()
+    if format == "png":
+        picture.save(sink, "PNG")
+    else:
+        picture.save(sink, "JPEG", quality=92, subsampling=0)
+    return sink.getvalue()
+
+
+def _over_white(picture: Image.Image) -> Image.Image:
+    """Any mode as RGB."""
+    if picture.mode.startswith("I"):  # 16 bits of grey, which convert() would clip instead of scale
+        grey = np.asarray(picture).astype(np.int64).clip(0, 65_535) >> 8
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _square(picture: Image.Image, size: int) -> Image.Image:
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    return picture.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
