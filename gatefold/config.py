@@ -218,6 +218,8 @@ class SynthesisSettings(Section):
     """seconds a song lasts"""
     cover_size: int = Field(256, ge=32)
     """pixels a side"""
+    cover_noise: float = Field(0.22, ge=0)
+    """standard deviation between a song's traits, each 0 to 1, and what its cover shows of them"""
     seed: int = 0
 
 

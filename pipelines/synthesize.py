@@ -1,0 +1,204 @@
+"""The demo's catalogue on storage: songs in several formats, covers beside them, and last of all the manifest.
+
+Files are named after their songs and put whole, so a run that was killed goes on where it stopped, and a finished
+one is not done again. A note beside the manifest says which settings it was made with; what was made with others is
+removed first. It knows nothing of how music or pictures are made.
+"""
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import ray.data
+import soundfile
+from numpy.typing import NDArray
+from PIL import Image
+
+from gatefold.composition import render_song
+from gatefold.config import Settings, SynthesisSettings
+from gatefold.drawing import draw_cover
+from gatefold.instruments import SAMPLE_RATE
+from gatefold.storage.objects import delete, delete_tree, exists, join, list_objects, put, read, resolve
+from gatefold.synthesis import TRAIT_NAMES, SyntheticTrack, compose_catalogue
+from pipelines.report import OnProgress, Report, silent
+
+MANIFEST = "manifest.parquet"
+NOTE = "synthesis.json"
+
+_EDITION = 1  # raise it when the same settings begin to sound or look different
+
+_FORMATS = {
+    "wav": ("WAV", "PCM_16"),
+    "flac": ("FLAC", "PCM_16"),
+    "ogg": ("OGG", "VORBIS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+}
+_FORMAT_BOUNDS = (("wav", 0.30), ("flac", 0.80), ("ogg", 0.92), ("mp3", 1.0))
+_PNG_SHARE = 0.2
+
+
+def synthesize(settings: Settings, target: str, on_progress: OnProgress = silent) -> Report:
+    """Writes the catalogue under a folder: `audio/`, `covers/`, `manifest.parquet` and `synthesis.json`.
+
+    Args:
+        target: a folder, `file:///…` or `s3://…`; what it holds under these names and of other settings is replaced.
+        on_progress: called with the number of songs that are there and that there will be.
+
+    Returns: songs written and songs that were there already.
+    Raises: StorageUnavailable, StorageDenied.
+    """
+    began = time.monotonic()
+    folder, synthesis = resolve(target), settings.synthesis
+    if _is_finished(folder, synthesis):
+        return _report(0, synthesis.songs, began, folder)
+    _claim(folder, synthesis)
+    tracks = compose_catalogue(synthesis)
+    present = {found.uri for found in list_objects(folder)}
+    missing = [
+        n
+        for n, track in enumerate(tracks)
+        if not {join(folder, audio_path(track)), join(folder, cover_path(track))} <= present
+    ]
+    there = len(tracks) - len(missing)
+    for written in _write_songs(missing, synthesis, folder, settings.batch.rows_per_block):
+        there += written
+        on_progress(there, len(tracks))
+    put(join(folder, MANIFEST), _parquet(_manifest(tracks)))
+    return _report(len(missing), len(tracks) - len(missing), began, folder)
+
+
+def audio_path(track: SyntheticTrack) -> str:
+    """Where a song lies in the folder; its format is a stable choice."""
+    point = _point(track.song_id, "audio")
+    suffix = next(suffix for suffix, bound in _FORMAT_BOUNDS if point < bound)
+    return f"audio/{track.song_id}.{suffix}"
+
+
+def cover_path(track: SyntheticTrack) -> str:
+    """Where a cover lies in the folder."""
+    return f"covers/{track.song_id}.{'png' if _point(track.song_id, 'cover') < _PNG_SHARE else 'jpg'}"
+
+
+def _point(song_id: str, purpose: str) -> float:
+    return int.from_bytes(hashlib.sha256(f"{purpose}:{song_id}".encode()).digest()[:8], "big") / 2**64
+
+
+# ---- what is there -----------------------------------------------------------------------------------------------
+
+
+def _is_finished(folder: str, synthesis: SynthesisSettings) -> bool:
+    return _note_agrees(folder, synthesis) and exists(join(folder, MANIFEST))
+
+
+def _note_agrees(folder: str, synthesis: SynthesisSettings) -> bool:
+    note = join(folder, NOTE)
+    return exists(note) and read(note) == _note(synthesis)
+
+
+def _note(synthesis: SynthesisSettings) -> bytes:
+    note = {"edition": _EDITION, "fingerprint": synthesis.fingerprint(), "settings": synthesis.model_dump(mode="json")}
+    return json.dumps(note, indent=2, sort_keys=True).encode()
+
+
+def _claim(folder: str, synthesis: SynthesisSettings) -> None:
+    """Leaves in the folder only what these settings made; the note comes after the clearing, so a crash between
+    clears again.
+    """
+    if _note_agrees(folder, synthesis):
+        return
+    delete(join(folder, MANIFEST))
+    for name in ("audio", "covers"):
+        delete_tree(join(folder, name))
+    put(join(folder, NOTE), _note(synthesis))
+
+
+# ---- songs -------------------------------------------------------------------------------------------------------
+
+
+def _write_songs(numbers: list[int], synthesis: SynthesisSettings, folder: str, rows_per_block: int) -> Iterator[int]:
+    """Renders and stores the numbered songs in parallel; yields how many, as blocks finish."""
+    if not numbers:
+        return
+    blocks = -(-len(numbers) // rows_per_block)
+    rows = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=blocks)
+    written = rows.map_batches(_write_block, batch_size=None, fn_kwargs={"synthesis": synthesis, "folder": folder})
+    for batch in written.iter_batches(batch_size=None, prefetch_batches=0):
+        yield int(batch["written"].sum())
+
+
+@lru_cache(maxsize=1)
+def _tracks(synthesis: SynthesisSettings) -> list[SyntheticTrack]:
+    """Composed once in each worker: it costs less than sending the tracks there."""
+    return compose_catalogue(synthesis)
+
+
+def _write_block(batch: dict[str, Any], synthesis: SynthesisSettings, folder: str) -> dict[str, Any]:
+    tracks = _tracks(synthesis)
+    for number in batch["number"]:
+        track = tracks[int(number)]
+        put(join(folder, cover_path(track)), encode_cover(draw_cover(track, synthesis.cover_size), cover_path(track)))
+        put(join(folder, audio_path(track)), encode_song(render_song(track, synthesis.duration_s), audio_path(track)))
+    return {"written": np.array([len(batch["number"])])}
+
+
+def encode_song(waveform: NDArray[np.float32], path: str) -> bytes:
+    """The bytes of an audio file in the format that the path names."""
+    kind, subtype = _FORMATS[path.rsplit(".", 1)[1]]
+    buffer = io.BytesIO()
+    soundfile.write(buffer, waveform, SAMPLE_RATE, format=kind, subtype=subtype)
+    return buffer.getvalue()
+
+
+def encode_cover(pixels: NDArray[np.uint8], path: str) -> bytes:
+    """The bytes of an image file in the format that the path names."""
+    buffer = io.BytesIO()
+    if path.endswith(".png"):
+        Image.fromarray(pixels).save(buffer, format="PNG", compress_level=3)
+    else:
+        Image.fromarray(pixels).save(buffer, format="JPEG", quality=92)
+    return buffer.getvalue()
+
+
+# ---- the manifest ------------------------------------------------------------------------------------------------
+
+
+def _manifest(tracks: list[SyntheticTrack]) -> pa.Table:
+    """The contract's columns, and after them the traits: `latent_*` as heard, `seen_*` as drawn."""
+    texts = {name: [getattr(track, name) for track in tracks] for name in ("title", "artist", "album", "genre")}
+    latent = np.stack([track.trait_vector() for track in tracks])
+    seen = np.stack([track.seen_vector() for track in tracks])
+    return pa.table(
+        {
+            "song_id": [track.song_id for track in tracks],
+            "audio_uri": [audio_path(track) for track in tracks],
+            "cover_uri": [cover_path(track) for track in tracks],
+            **texts,
+            **{f"latent_{name}": latent[:, i] for i, name in enumerate(TRAIT_NAMES)},
+            **{f"seen_{name}": seen[:, i] for i, name in enumerate(TRAIT_NAMES)},
+        }
+    )
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink)
+    return bytes(sink.getvalue())
+
+
+def _report(done: int, skipped: int, began: float, folder: str) -> Report:
+    manifest = join(folder, MANIFEST)
+    return Report(
+        stage="synthesize",
+        done=done,
+        skipped=skipped,
+        rejected=0,
+        seconds=time.monotonic() - began,
+        details={"manifest": manifest},
+    )
