@@ -1,7 +1,7 @@
 """What is said over HTTP: the bodies that may be sent and the bodies that come back, each with its range and its unit.
 
-Frozen, strangers forbidden. The endpoint's limits (`ServeSettings`) are no constants, so the request models receive them as
-pydantic's validation context. Nothing here knows of routes, of Ray or of models.
+Frozen, strangers forbidden. The endpoint's limits (`ServeSettings`) are no constants, so the request models receive
+them as pydantic's validation context. Nothing here knows of routes, of Ray or of models.
 """
 
 from datetime import datetime
@@ -30,7 +30,8 @@ class Body(BaseModel):
 
 
 def _limits(info: ValidationInfo) -> ServeSettings:
-    """The endpoint's own limits, else the defaults (where only the shape of a body matters, as in the documentation)."""
+    """The endpoint's own limits, else the defaults (where only the shape of a body matters, as in the
+    documentation)."""
     return info.context if isinstance(info.context, ServeSettings) else ServeSettings()
 
 
@@ -40,7 +41,7 @@ def _at_most(value: int, limit: int, setting: str) -> int:
     return value
 
 
-# ---- requests ----------------------------------------------------------------------------------------------------------
+# ---- requests ----------------------------------------------------------------------------------------------------
 
 
 class SearchFields(Body):
@@ -147,7 +148,7 @@ def parse(model: type[Asked], values: dict[str, Any], limits: ServeSettings) -> 
     return model.model_validate(known | values, context=limits)
 
 
-# ---- answers -----------------------------------------------------------------------------------------------------------
+# ---- answers -----------------------------------------------------------------------------------------------------
 
 
 class Problem(Body):

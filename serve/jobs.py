@@ -1,8 +1,9 @@
-"""The table of jobs: what was ordered, how far it is, what came of it; with a history that can be followed and replayed.
+"""The table of jobs: what was ordered, how far it is, what came of it; with a history that can be followed and
+replayed.
 
-`JobTable` is the interface; `InProcessJobs` keeps it in the memory of one process, so one process may serve it, and what it
-holds is lost with that process. Bounded on both sides: so many jobs under way, so many finished ones remembered. It knows
-nothing of HTTP, of Ray, or of how a cover is painted.
+`JobTable` is the interface; `InProcessJobs` keeps it in the memory of one process, so one process may serve it, and
+what it holds is lost with that process. Bounded on both sides: so many jobs under way, so many finished ones
+remembered. It knows nothing of HTTP, of Ray, or of how a cover is painted.
 
 Shape legend: n = new covers, S = pixels a side, D = width of the joint space.
 """
@@ -122,7 +123,8 @@ class JobTable(Protocol):
         """The job when it has ended, or as it is after so many seconds. Raises: UnknownJob."""
 
     def events(self, job_id: str, after: int) -> AsyncIterator[tuple[int, Job]]:
-        """Every change of a job, numbered from 1, those after number `after`; ends when the job does. Raises: UnknownJob."""
+        """Every change of a job, numbered from 1, those after number `after`; ends when the job does. Raises:
+        UnknownJob."""
 
 
 class InProcessJobs:
@@ -145,7 +147,7 @@ class InProcessJobs:
         under_way = len(self._histories) - len(self._finished)
         if under_way >= self._under_way_max:
             raise Overloaded(
-                f"{under_way} jobs are queued or running, at most {self._under_way_max} (serve.jobs_max); try again later",
+                f"{under_way} jobs are under way, at most {self._under_way_max} (serve.jobs_max); try again later",
                 RETRY_AFTER_S,
             )
 
@@ -212,7 +214,8 @@ class InProcessJobs:
     def _history(self, job_id: str) -> list[Job]:
         if job_id not in self._histories:
             raise UnknownJob(
-                f"job '{job_id[:64]}' is not known; the last {self._kept_max} finished jobs are kept, and none over a restart"
+                f"job '{job_id[:64]}' is not known; "
+                f"the last {self._kept_max} finished jobs are kept (serve.jobs_kept), and none over a restart"
             )
         return self._histories[job_id]
 

@@ -1,7 +1,7 @@
 """Who may call: API keys, known here only by their SHA-256.
 
-The environment variable GATEFOLD_API_KEYS holds the hashes, comma separated; unset or empty, the endpoint is open. A key is
-compared in constant time with every hash, so that the time taken tells nothing. Knows nothing of routes.
+The environment variable GATEFOLD_API_KEYS holds the hashes, comma separated; unset or empty, the endpoint is open. A
+key is compared in constant time with every hash, so that the time taken tells nothing. Knows nothing of routes.
 """
 
 import hashlib
@@ -24,15 +24,16 @@ class Keys:
     def from_environment(cls, environment: Mapping[str, str]) -> "Keys":
         """The keys that GATEFOLD_API_KEYS names.
 
-        Raises: InvalidSettings where an entry is no SHA-256 in hexadecimal; the entry itself is not repeated, since it may be
+        Raises: InvalidSettings where an entry is no SHA-256 in hexadecimal; the entry itself is not repeated, since
+        it may be
             a key that somebody forgot to hash.
         """
         hashes = [part.strip().lower() for part in environment.get(VARIABLE, "").split(",") if part.strip()]
         for position, value in enumerate(hashes, start=1):
             if not re.fullmatch(r"[0-9a-f]{64}", value):
                 raise InvalidSettings(
-                    f"{VARIABLE}: entry {position} has {len(value)} characters and is no SHA-256; each must be 64 hexadecimal "
-                    "digits: printf %s KEY | sha256sum"
+                    f"{VARIABLE}: entry {position} has {len(value)} characters and is no SHA-256; "
+                    "each must be 64 hexadecimal digits: printf %s KEY | sha256sum"
                 )
         return cls(frozenset(hashes))
 
@@ -51,6 +52,7 @@ class Keys:
         if not key:
             raise Unauthorized("this endpoint needs an API key; send it as 'Authorization: Bearer KEY'")
         shown = hashlib.sha256(key.encode()).hexdigest()
-        if not any([hmac.compare_digest(shown, known) for known in self._hashes]):  # a list: all are compared, always
-            raise Unauthorized("the API key shown in 'Authorization: Bearer KEY' is not known here; ask the operator for one")
+        matches = [hmac.compare_digest(shown, known) for known in self._hashes]  # all of them, always
+        if not any(matches):
+            raise Unauthorized("this API key ('Authorization: Bearer KEY') is not known here; ask the operator for one")
         return shown

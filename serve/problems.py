@@ -1,7 +1,7 @@
 """Every error as application/problem+json (RFC 9457): one shape, a stable `code`, no traceback.
 
-The detail is always our own message. An error that crossed a Ray handle is never turned into text here: its `str` is the
-remote traceback, addresses included; whoever called the handle has unwrapped it first (serve.handles).
+The detail is always our own message. An error that crossed a Ray handle is never turned into text here: its `str` is
+the remote traceback, addresses included; whoever called the handle has unwrapped it first (serve.handles).
 """
 
 import logging
@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5
 """seconds; for what passes by itself and names no time of its own"""
-_CODES = {400: "invalid_input", 404: "not_found", 405: "method_not_allowed", 415: "unsupported_media_type", 416: "invalid_range"}
+_CODES = {400: "invalid_input"}
+"""where the code is not simply the status in words"""
 _SHOWN = 80
 """characters of a refused value that are repeated to the caller"""
 

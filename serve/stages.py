@@ -1,8 +1,8 @@
-"""The three things the API stands on - an encoder of songs, a retriever of covers, a painter of covers - and the plain data
-that passes between them.
+"""The three things the API stands on - an encoder of songs, a retriever of covers, a painter of covers - and the
+plain data that passes between them.
 
-Interfaces only. In production they are Ray deployments behind handles (serve.handles); in a test they are a few lines each.
-Everything here crosses process boundaries as plain data: numbers, strings, bytes, numpy arrays.
+Interfaces only. In production they are Ray deployments behind handles (serve.handles); in a test they are a few lines
+each. Everything here crosses process boundaries as plain data: numbers, strings, bytes, numpy arrays.
 
 Shape legend: N = neighbours, n = new covers, S = pixels a side, D = width of the joint space.
 """
@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gatefold.config import AudioSettings
-from gatefold.records import Match, Track
+from gatefold.records import Match
+from gatefold.retrieval import IndexedTrack
 
 Vector = npt.NDArray[np.float32]
 Pictures = npt.NDArray[np.uint8]
@@ -44,16 +45,6 @@ class Query:
     exclude_song_ids: frozenset[str] = frozenset()
     exclude_artists: frozenset[str] = frozenset()
     genres: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class KnownTrack:
-    """What the index knows of a track."""
-
-    track: Track
-    cover_uri: str | None
-    song_embedding: Vector | None
-    """float32 [D], of unit length"""
 
 
 @dataclass(frozen=True)
@@ -106,7 +97,7 @@ class CoverRetrieval(Protocol):
     async def search(self, query: Query) -> list[Match]:
         """At most k matches, the nearest first. Raises: WrongModel for an embedding of another encoder."""
 
-    async def track(self, song_id: str) -> KnownTrack:
+    async def track(self, song_id: str) -> IndexedTrack:
         """Raises: UnknownTrack."""
 
     async def cover_embeddings(self, song_ids: list[str]) -> Vector:

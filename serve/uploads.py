@@ -1,7 +1,8 @@
 """Bodies of requests: a multipart song, or JSON; never more bytes than the limit, however many are sent.
 
-The limit is held twice: by the Content-Length before a byte is read, and while the body streams in, so that a body without a
-length (or with a false one) is dropped when it crosses the limit and not when it ends. Knows nothing of audio.
+The limit is held twice: by the Content-Length before a byte is read, and while the body streams in, so that a body
+without a length (or with a false one) is dropped when it crosses the limit and not when it ends. Knows nothing of
+audio.
 """
 
 import json
@@ -67,7 +68,8 @@ def shown_name(filename: str | None) -> str:
 
 
 async def _read_form(request: Request, song_max_bytes: int, lists: frozenset[str]) -> RequestBody:
-    limited = _limited(request, song_max_bytes + FORM_SLACK_BYTES, f"an uploaded song may have {song_max_bytes:,} (serve.upload_max_bytes)")
+    allowed = f"an uploaded song may have {song_max_bytes:,} (serve.upload_max_bytes)"
+    limited = _limited(request, song_max_bytes + FORM_SLACK_BYTES, allowed)
     async with limited.form(max_files=1, max_fields=256) as form:
         song: Upload | None = None
         fields: dict[str, Any] = {}
@@ -88,7 +90,7 @@ async def _read_form(request: Request, song_max_bytes: int, lists: frozenset[str
 async def _song(field: str, file: UploadFile, max_bytes: int) -> Upload:
     name = shown_name(file.filename)
     if field != "song":
-        raise InputError(f"file '{name}' came in the form field '{field[:_NAME_MAX]}'; the song goes in the field 'song'")
+        raise InputError(f"file '{name}' came in the field '{field[:_NAME_MAX]}'; put the song in the field 'song'")
     if (file.size or 0) > max_bytes:
         raise TooLarge(f"song '{name}': {file.size:,} bytes, at most {max_bytes:,} (serve.upload_max_bytes)")
     return Upload(await file.read(), name)

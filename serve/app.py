@@ -1,0 +1,70 @@
+"""The application that infra/serve.yaml names: what deployments there are and how they hang together.
+
+The release is looked up once, here, and pinned: a replica that starts later loads what its siblings loaded, whatever
+has been released meanwhile. Resources, replicas, batching and autoscaling are not said here but in the YAML.
+"""
+
+from pydantic import BaseModel, ConfigDict
+from ray import serve
+from ray.serve import Application
+
+from gatefold.config import ServeSettings
+from gatefold.storage import objects, releases
+from gatefold.workspace import Workspace
+from serve import replica
+from serve.api import Api
+from serve.cover_generator import CoverGenerator
+from serve.cover_retriever import CoverRetriever
+from serve.song_encoder import SongEncoder
+from serve.stages import Part, ServedRelease
+
+
+class ServeArgs(BaseModel):
+    """`args:` in infra/serve.yaml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    workspace: str
+    """an absolute path, `file:///…` or `s3://bucket/prefix`"""
+    release: str | None = None
+    """version to serve; the workspace's current one when unset"""
+    limits: ServeSettings = ServeSettings()
+    examples: str | None = None
+    """folder of songs the page offers to try, with an ATTRIBUTION.csv; none when unset"""
+    endpoint_url: str | None = None
+    """of an S3 store that is not AWS; the environment's AWS_ENDPOINT_URL when unset"""
+
+
+def build(args: ServeArgs) -> Application:
+    """The application for these arguments. Ray reads the annotation and validates `args:` against it.
+
+    Raises: BundleNotFound where the workspace has no such release.
+    """
+    if not isinstance(args, ServeArgs):  # what Ray hands over when it cannot read the annotation
+        raise TypeError(f"build takes ServeArgs, not {type(args).__name__}; is the annotation still a class?")
+    replica.use_endpoint(args.endpoint_url)
+    workspace = Workspace(objects.resolve(args.workspace))
+    release = releases.current(workspace) if args.release is None else releases.get(workspace, args.release)
+
+    def uri(part: releases.Part) -> str:
+        return objects.join(workspace.uri, part.uri)
+
+    encoder = serve.deployment(SongEncoder).bind(uri(release.encoder), args.limits, args.endpoint_url)
+    retriever = serve.deployment(CoverRetriever).bind(uri(release.index), args.endpoint_url)
+    generator = serve.deployment(CoverGenerator).bind(
+        uri(release.generator), release.encoder.fingerprint, args.endpoint_url
+    )
+    return serve.deployment(serve.ingress()(Api)).bind(
+        _served(release),
+        encoder,
+        retriever,
+        generator,
+        limits=args.limits,
+        examples=args.examples,
+        endpoint_url=args.endpoint_url,
+    )
+
+
+def _served(release: releases.Release) -> ServedRelease:
+    parts = (Part(part.version, part.fingerprint) for part in (release.encoder, release.index, release.generator))
+    return ServedRelease(release.version, *parts)

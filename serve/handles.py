@@ -1,0 +1,151 @@
+"""The stages behind Ray handles: calls that survive the death of a replica, and errors that arrive as they were raised.
+
+A call that changes nothing is made again, up to three times, when the replica that held it dies. An error of ours that
+crossed a handle comes back wrapped in Ray's own; what is raised here is the one inside, since the text of the wrapper
+is the remote traceback. Any other remote error goes to the log, and the caller learns only that something failed.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from gatefold.errors import GatefoldError, IndexNotReady, Overloaded, Unavailable
+from gatefold.records import Match
+from gatefold.retrieval import IndexedTrack
+from serve.problems import RETRY_AFTER_S, internal_error
+from serve.stages import Commission, EncoderFacts, Heard, IndexFacts, PainterFacts, Pictures, Query, Vector
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+REMOTE_ERRORS = (RayActorError, RayTaskError, BackPressureError, DeploymentUnavailableError)
+
+
+class EncoderHandle:
+    """SongEncoding, by the deployment SongEncoder."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+        self._facts: EncoderFacts | None = None
+
+    async def hear(self, data: bytes, name: str, spectrogram: bool) -> Heard:
+        heard: Heard = await call(self._handle.hear, data, name, spectrogram)
+        return heard
+
+    async def embed_covers(self, pixels: Pictures) -> Vector:
+        embeddings: Vector = await call(self._handle.embed_covers, pixels)
+        return embeddings
+
+    async def describe(self) -> EncoderFacts:
+        self._facts = self._facts or await call(self._handle.describe)
+        return self._facts
+
+
+class RetrieverHandle:
+    """CoverRetrieval, by the deployment CoverRetriever."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+        self._facts: IndexFacts | None = None
+
+    async def search(self, query: Query) -> list[Match]:
+        matches: list[Match] = await call(self._handle.search, query)
+        return matches
+
+    async def track(self, song_id: str) -> IndexedTrack:
+        track: IndexedTrack = await call(self._handle.track, song_id)
+        return track
+
+    async def cover_embeddings(self, song_ids: list[str]) -> Vector:
+        embeddings: Vector = await call(self._handle.cover_embeddings, song_ids)
+        return embeddings
+
+    async def describe(self) -> IndexFacts:
+        self._facts = self._facts or await call(self._handle.describe)
+        return self._facts
+
+
+class PainterHandle:
+    """CoverPainting, by the deployment CoverGenerator."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+        self._streaming = handle.options(stream=True)
+        self._facts: PainterFacts | None = None
+
+    async def paint(self, commission: Commission) -> AsyncIterator[float | Pictures]:
+        for attempt in range(1, ATTEMPTS + 1):
+            response = self._streaming.paint.remote(commission)
+            finished = False
+            try:
+                async for item in response:
+                    yield item
+                finished = True
+                return
+            except RayActorError as error:  # painted anew: the seeds are part of the commission
+                finished = True
+                if attempt == ATTEMPTS:
+                    raise ours(error) from None
+            except REMOTE_ERRORS as error:
+                finished = True
+                raise ours(error) from None
+            finally:
+                if not finished:
+                    response.cancel()
+
+    async def describe(self) -> PainterFacts:
+        """Asked once: the replica that is painting answers nothing else meanwhile, and a release never changes."""
+        self._facts = self._facts or await call(self._handle.describe)
+        return self._facts
+
+
+class ServeReadiness:
+    """Readiness, as Serve's controller sees it: every deployment of this application has a running replica."""
+
+    def __init__(self, application: str) -> None:
+        self._application = application
+
+    async def check(self) -> None:
+        status = await asyncio.to_thread(serve.status)
+        application = status.applications.get(self._application)
+        deployments = application.deployments if application else {}
+        missing = sorted(name for name, state in deployments.items() if not state.replica_states.get("RUNNING"))
+        if missing or not deployments:
+            raise IndexNotReady(f"no replica is running yet of: {', '.join(missing) or 'any deployment'}")
+
+
+async def call(method: Any, *arguments: object) -> Any:
+    """The answer of a deployment's method, asked again when its replica dies.
+
+    Raises: the GatefoldError that the method raised; Unavailable, Overloaded; a bare GatefoldError for anything
+    unforeseen.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return await method.remote(*arguments)
+        except RayActorError as error:
+            if attempt == ATTEMPTS:
+                raise ours(error) from None
+        except REMOTE_ERRORS as error:
+            raise ours(error) from None
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def ours(error: Exception) -> GatefoldError:
+    """The error of ours that a failed call means."""
+    inner = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(inner, GatefoldError):
+        return inner
+    if isinstance(inner, BackPressureError):
+        return Overloaded("too many requests are waiting; try again later", RETRY_AFTER_S)
+    if isinstance(inner, RayActorError | DeploymentUnavailableError):
+        logger.error("no replica answered: %s", inner)
+        return Unavailable("the replica that worked on this was lost, three times over; try again later")
+    logger.error("a replica failed: %s", error)  # the remote traceback belongs here and nowhere else
+    return internal_error()

@@ -1,0 +1,68 @@
+"""What a browser gets: the page, its files, and the songs it offers to try. Knows nothing of the API beside it."""
+
+import csv
+from pathlib import Path
+from urllib.parse import quote
+
+from fastapi import APIRouter, FastAPI
+from starlette.responses import FileResponse
+from starlette.staticfiles import StaticFiles
+
+from gatefold.errors import InvalidSettings, NotFound
+from serve.contracts import Example
+
+STATIC = Path(__file__).parent / "static"
+ATTRIBUTION = "ATTRIBUTION.csv"
+_COLUMNS = ("file", "title", "artist", "genre", "licence", "attribution")
+
+
+class Examples:
+    """Songs in a folder, those that its ATTRIBUTION.csv names and no others: nothing is offered without its licence."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._examples = {} if folder is None else {example.file: example for example in _read(folder)}
+
+    def router(self) -> APIRouter:
+        router = APIRouter(prefix="/examples", tags=["examples"])
+        router.add_api_route("", self.list)
+        router.add_api_route("/{file}", self.file, response_class=FileResponse)
+        return router
+
+    async def list(self) -> list[Example]:
+        """Songs to try, with what their licences ask to be said."""
+        return [*self._examples.values()]
+
+    async def file(self, file: str) -> FileResponse:
+        """The audio file."""
+        if self._folder is None or file not in self._examples:
+            raise NotFound(f"there is no example '{file[:80]}'; see /examples")
+        return FileResponse(self._folder / file, headers={"Cache-Control": "public, max-age=86400"})
+
+
+def install_page(app: FastAPI) -> None:
+    """The page at `/`, what it loads under `/static`."""
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(STATIC / "index.html")
+
+
+def _read(folder: Path) -> list[Example]:
+    """Raises: InvalidSettings for a list that is absent, incomplete, or names what is not in the folder."""
+    path = folder / ATTRIBUTION
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise InvalidSettings(f"examples '{folder}' cannot be offered: {error.strerror} ({ATTRIBUTION})") from error
+    for row in rows:
+        missing = [column for column in _COLUMNS if row.get(column) is None]
+        if missing:
+            raise InvalidSettings(f"'{path}' lacks the column {', '.join(missing)}; it needs {', '.join(_COLUMNS)}")
+        if Path(row["file"]).name != row["file"] or not (folder / row["file"]).is_file():
+            raise InvalidSettings(f"'{path}' names '{row['file']}', which is no file of that folder")
+    return [
+        Example(**{column: row[column] for column in _COLUMNS}, url=f"/examples/{quote(row['file'])}") for row in rows
+    ]

@@ -1,0 +1,24 @@
+"""What a replica asks before it loads anything: where storage is, which device Ray gave it, and on which threads it
+may work."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import ray
+import torch
+
+
+def use_endpoint(endpoint_url: str | None) -> None:
+    """Points this process at an S3 store that is not AWS; None leaves the environment as it is."""
+    if endpoint_url is not None:
+        os.environ["AWS_ENDPOINT_URL"] = endpoint_url
+
+
+def granted_device() -> str:
+    """The torch device of this replica: "cuda" if Ray granted it a GPU, else "cpu"."""
+    return "cuda" if ray.get_runtime_context().get_accelerator_ids().get("GPU") else "cpu"
+
+
+def workers(count: int, threads: int) -> ThreadPoolExecutor:
+    """Threads for work that would block the event loop, each of which may use so many threads of torch."""
+    return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(threads,))

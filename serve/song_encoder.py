@@ -1,0 +1,64 @@
+"""The encoder as a deployment: hears songs, and looks at new covers. Decoding and torch run on threads of their own,
+so that the replica's event loop stays free for health checks and for the next request. Knows nothing of HTTP or of
+the index."""
+
+import asyncio
+import io
+
+import numpy as np
+from PIL import Image
+
+from gatefold.audio import Song, listen, spectrogram_picture
+from gatefold.config import ServeSettings
+from gatefold.storage.models import load_encoder
+from serve import replica
+from serve.stages import EncoderFacts, Heard, Pictures, Vector
+
+
+class SongEncoder:
+    """One encoder bundle.
+
+    Args:
+        bundle_uri: of the encoder.
+        limits: an upload may be stricter than the ears that came with the bundle, never laxer.
+    """
+
+    def __init__(self, bundle_uri: str, limits: ServeSettings, endpoint_url: str | None) -> None:
+        replica.use_endpoint(endpoint_url)
+        self._model = load_encoder(bundle_uri, replica.granted_device())
+        ears = self._model.audio
+        longest_s = min(ears.max_duration_s, limits.upload_max_duration_s)
+        self._ears = ears.model_copy(update={"max_duration_s": longest_s, "max_bytes": limits.upload_max_bytes})
+        self._workers = replica.workers(1, 1)
+
+    def reconfigure(self, tuning: dict[str, int]) -> None:
+        """`user_config`: songs heard at once, and threads of torch for each."""
+        self._workers = replica.workers(tuning["songs"], tuning["threads"])
+
+    async def hear(self, data: bytes, name: str, spectrogram: bool) -> Heard:
+        """The song in these bytes. Raises: InputError where they cannot be heard."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._workers, self._hear, data, name, spectrogram)
+
+    async def embed_covers(self, pixels: Pictures) -> Vector:
+        """float32 [n, D] of pictures uint8 [n, 3, S, S]."""
+        writable = np.array(pixels)  # what Ray hands over is read-only, which torch warns about
+        return await asyncio.get_running_loop().run_in_executor(self._workers, self._model.embed_covers, writable)
+
+    async def describe(self) -> EncoderFacts:
+        return EncoderFacts(self._model.audio, self._model.fingerprint)
+
+    def _hear(self, data: bytes, name: str, spectrogram: bool) -> Heard:
+        song = listen(data, self._ears, name=f"song '{name}'")
+        return Heard(
+            embedding=self._model.embed_song(song.log_mel),
+            duration_s=song.duration_s,
+            window_starts_s=song.starts_s.tolist(),
+            spectrogram_png=_png(song) if spectrogram else None,
+        )
+
+
+def _png(song: Song) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(spectrogram_picture(song)).save(sink, "PNG")
+    return sink.getvalue()

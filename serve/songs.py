@@ -1,0 +1,194 @@
+"""Routes round songs and tracks: search, embed, look up, fetch a cover; and what serves, and whether it does."""
+
+import asyncio
+import base64
+import hashlib
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from gatefold.config import CoverSettings, ServeSettings
+from gatefold.covers import decode_cover, encode_picture
+from gatefold.errors import InputError, NotFound, ObjectNotFound, UnknownTrack
+from gatefold.retrieval import IndexedTrack
+from gatefold.storage.pictures import read_cover
+from serve import contracts, stages
+from serve.contracts import (
+    THUMBNAIL_SIZE,
+    EmbeddingResult,
+    MatchView,
+    PartView,
+    ReleaseView,
+    SearchResult,
+    SongView,
+    TrackView,
+)
+from serve.stages import Heard, Stages, Vector
+from serve.uploads import read_body
+
+LISTS = frozenset({"exclude_artists", "exclude_song_ids", "genres"})
+COVER_MAX_AGE_S = 3600
+"""seconds a browser may keep a cover of the catalogue before it asks again"""
+
+
+class SongRoutes:
+    """Handlers of the routes; thin, around the stages."""
+
+    def __init__(self, stages: Stages, limits: ServeSettings, *, cache: str) -> None:
+        self._stages = stages
+        self._limits = limits
+        self._cache = f"{cache}, max-age={COVER_MAX_AGE_S}"
+
+    def router(self) -> APIRouter:
+        router = APIRouter(tags=["songs"])
+        either = body_of(contracts.SearchUpload, contracts.SearchQuery)
+        router.add_api_route("/searches", self.search, methods=["POST"], openapi_extra=either)
+        router.add_api_route("/embeddings", self.embed, methods=["POST"], openapi_extra=body_of(contracts.Body))
+        # ids may hold slashes, hence `path`; the longer route comes first
+        router.add_api_route("/tracks/{song_id:path}/cover", self.cover, response_class=Response)
+        router.add_api_route("/tracks/{song_id:path}", self.track)
+        router.add_api_route("/releases/current", self.release)
+        return router
+
+    async def search(self, request: Request) -> SearchResult:
+        """The covers nearest to an uploaded song, to a song of the catalogue, or to an embedding."""
+        body = await read_body(request, song_max_bytes=self._limits.upload_max_bytes, lists=LISTS)
+        wanted: contracts.SearchFields
+        heard: Heard | None = None
+        if body.song is not None:
+            wanted = upload = contracts.parse(contracts.SearchUpload, body.fields, self._limits)
+            heard = await self._stages.encoder.hear(body.song.data, body.song.name, upload.spectrogram)
+            embedding = heard.embedding
+        else:
+            wanted = asked = contracts.parse(contracts.SearchQuery, body.fields, self._limits)
+            embedding = await self._embedding(asked)
+        encoder = self._stages.release.encoder.fingerprint
+        query = stages.Query(
+            embedding,
+            encoder,
+            wanted.k,
+            exclude_song_ids=frozenset(wanted.exclude_song_ids),
+            exclude_artists=frozenset(wanted.exclude_artists),
+            genres=frozenset(wanted.genres),
+        )
+        matches = await self._stages.retriever.search(query)
+        return SearchResult(
+            release=self._stages.release.version,
+            encoder=encoder,
+            song=song_view(heard) if heard else None,
+            matches=[MatchView.of(match) for match in matches],
+        )
+
+    async def embed(self, request: Request) -> EmbeddingResult:
+        """The embedding of an uploaded song."""
+        body = await read_body(request, song_max_bytes=self._limits.upload_max_bytes)
+        if body.song is None:
+            raise InputError("there is no song; upload one as multipart/form-data, in the field 'song'")
+        if body.fields:
+            raise InputError(f"field '{next(iter(body.fields))[:80]}' is not known here; send the field 'song' alone")
+        heard = await self._stages.encoder.hear(body.song.data, body.song.name, False)
+        release = self._stages.release
+        return EmbeddingResult(
+            release=release.version,
+            encoder=release.encoder.fingerprint,
+            embedding=heard.embedding.tolist(),
+            song=song_view(heard),
+        )
+
+    async def track(self, song_id: str) -> TrackView:
+        """A track of the catalogue."""
+        known = await self._stages.retriever.track(song_id)
+        return TrackView(track=known.track, cover_url=contracts.cover_url(song_id) if known.cover_uri else None)
+
+    async def cover(
+        self, request: Request, song_id: str, size: Annotated[int, Query(ge=16)] = THUMBNAIL_SIZE
+    ) -> Response:
+        """A track's cover: JPEG, square."""
+        check_size(size, self._limits)
+        known = await self._stages.retriever.track(song_id)
+        data = await asyncio.to_thread(_thumbnail, known, size)
+        headers = {"Cache-Control": self._cache, "ETag": f'"{hashlib.sha256(data).hexdigest()[:32]}"'}
+        if request.headers.get("if-none-match") == headers["ETag"]:
+            return Response(status_code=304, headers=headers)
+        return Response(data, media_type="image/jpeg", headers=headers)
+
+    async def release(self) -> ReleaseView:
+        """What is being served."""
+        ears, index = await asyncio.gather(self._stages.encoder.describe(), self._stages.retriever.describe())
+        release = self._stages.release
+        return ReleaseView(
+            version=release.version,
+            encoder=part_view(release.encoder),
+            index=part_view(release.index),
+            generator=part_view(release.generator),
+            covers=index.covers,
+            audio=ears.audio,
+        )
+
+    async def _embedding(self, asked: contracts.SearchQuery) -> Vector:
+        """float32 [D], of unit length."""
+        if asked.song_id is not None:
+            return song_embedding(await self._stages.retriever.track(asked.song_id))
+        serving = self._stages.release.encoder.fingerprint
+        if asked.encoder != serving:
+            raise InputError(f"embedding of encoder '{asked.encoder}', here serves '{serving}'; embed the song again")
+        embedding = np.asarray(asked.embedding, np.float32)
+        length = float(np.linalg.norm(embedding))
+        if not (np.isfinite(length) and length > 0):
+            raise InputError(f"embedding of length {length} has no direction; its numbers must be finite, not all zero")
+        return embedding / np.float32(length)
+
+
+def song_embedding(known: IndexedTrack) -> Vector:
+    """float32 [D] of a track's song. Raises: UnknownTrack where only its cover is known."""
+    if known.song_embedding is None:
+        raise UnknownTrack(f"track '{known.track.song_id}' has no usable song in this release; upload the song instead")
+    return known.song_embedding
+
+
+def song_view(heard: Heard) -> SongView:
+    """How an uploaded song was heard."""
+    picture = heard.spectrogram_png
+    return SongView(
+        duration_s=heard.duration_s,
+        window_starts_s=heard.window_starts_s,
+        spectrogram=None if picture is None else f"data:image/png;base64,{base64.b64encode(picture).decode()}",
+    )
+
+
+def part_view(part: stages.Part) -> PartView:
+    """One bundle of the release."""
+    return PartView(version=part.version, fingerprint=part.fingerprint)
+
+
+def check_size(size: int, limits: ServeSettings) -> None:
+    """Raises: InputError for a picture larger than the endpoint gives out."""
+    if size > limits.size_max:
+        raise InputError(f"size = {size}: at most {limits.size_max} pixels a side (serve.size_max)")
+
+
+def body_of(form: type[contracts.Body], query: type[contracts.Body] | None = None) -> dict[str, Any]:
+    """The OpenAPI description of a body that is a multipart song with these fields or, where there is one, a JSON
+    object."""
+    schema = form.model_json_schema()
+    schema["properties"] = {"song": {"type": "string", "format": "binary"}, **schema.get("properties", {})}
+    schema["required"] = ["song"]
+    content = {"multipart/form-data": {"schema": schema}}
+    if query is not None:
+        content["application/json"] = {"schema": query.model_json_schema()}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _thumbnail(known: IndexedTrack, size: int) -> bytes:
+    """JPEG of the cover that stands in the index: never of a URI that a caller names."""
+    song_id = known.track.song_id
+    if known.cover_uri is None:
+        raise NotFound(f"track '{song_id}' has no cover")
+    settings = CoverSettings(size=size)
+    try:
+        data = read_cover(known.cover_uri, settings.max_bytes)
+    except ObjectNotFound:  # its message names the place in our storage
+        raise NotFound(f"the cover of track '{song_id}' has gone from storage; index the catalogue again") from None
+    return encode_picture(decode_cover(data, settings), size, "jpeg")
