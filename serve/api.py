@@ -68,7 +68,7 @@ class Api:
         examples: str | None,
         endpoint_url: str | None,
     ) -> None:
-        replica.use_endpoint(endpoint_url)  # covers of the catalogue are read here
+        replica.enter(endpoint_url)  # covers of the catalogue are read here
         readiness = ServeReadiness(serve.get_replica_context().app_name)
         self._stages = Stages(
             release, EncoderHandle(encoder), RetrieverHandle(retriever), PainterHandle(generator), readiness

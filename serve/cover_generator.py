@@ -25,7 +25,7 @@ class CoverGenerator:
     """
 
     def __init__(self, bundle_uri: str, encoder_fingerprint: str, endpoint_url: str | None) -> None:
-        replica.use_endpoint(endpoint_url)
+        replica.enter(endpoint_url)
         self._pipeline = load_generator(bundle_uri, replica.granted_device())
         trained_on = self._pipeline.config.encoder_fingerprint
         if trained_on != encoder_fingerprint:

@@ -20,7 +20,7 @@ class CoverRetriever:
     """One index bundle."""
 
     def __init__(self, bundle_uri: str, endpoint_url: str | None) -> None:
-        replica.use_endpoint(endpoint_url)
+        replica.enter(endpoint_url)
         self._index = load_index(bundle_uri)
 
     def reconfigure(self, tuning: dict[str, float]) -> None:

@@ -1,11 +1,26 @@
 """What a replica asks before it loads anything: where storage is, which device Ray gave it, and on which threads it
 may work."""
 
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 
 import ray
 import torch
+
+
+def enter(endpoint_url: str | None) -> None:
+    """What every replica does first: point the storage SDK at its endpoint, and let the house's logs join Serve's.
+
+    Args:
+        endpoint_url: of an S3 store that is not AWS; None leaves the environment as it is.
+    """
+    use_endpoint(endpoint_url)
+    for name in ("gatefold", "serve"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.handlers = logging.getLogger("ray.serve").handlers  # they add replica, route and request id
+        logger.propagate = False
 
 
 def use_endpoint(endpoint_url: str | None) -> None:

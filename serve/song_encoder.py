@@ -24,7 +24,7 @@ class SongEncoder:
     """
 
     def __init__(self, bundle_uri: str, limits: ServeSettings, endpoint_url: str | None) -> None:
-        replica.use_endpoint(endpoint_url)
+        replica.enter(endpoint_url)
         self._model = load_encoder(bundle_uri, replica.granted_device())
         ears = self._model.audio
         longest_s = min(ears.max_duration_s, limits.upload_max_duration_s)

@@ -1,0 +1,203 @@
+"""From infra/serve.yaml to a URL that answers: check the file, fill in what the command line knows, deploy, wait.
+
+Does what `serve run CONFIG` does, and what it leaves out: a key that nobody knows is refused (Ray would ignore it), a
+port that is taken is named before anything starts, and the call returns only when requests are answered.
+"""
+
+import logging
+import socket
+import time
+import types
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from ray import serve
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ApplicationStatus, ServeDeploySchema
+
+from gatefold.config import ServeSettings
+from gatefold.errors import GatefoldError, InvalidSettings, Unavailable
+from gatefold.storage import objects, releases
+from gatefold.workspace import Workspace
+from serve.app import ServeArgs
+
+logger = logging.getLogger(__name__)
+
+START_WITHIN_S = 600.0
+"""seconds; models may come from far away"""
+ANSWER_WITHIN_S = 60.0
+"""seconds from running to answering"""
+_POLL_S = 0.3
+
+
+def deploy(
+    config_path: str | Path,
+    *,
+    workspace: str,
+    examples: str | None,
+    host: str,
+    port: int,
+    limits: ServeSettings | None = None,
+    endpoint_url: str | None = None,
+) -> str:
+    """URL of the endpoint, which answers by now; deployed to the Ray this process is connected to.
+
+    Args:
+        workspace: its current release is served, unless the file names another under `args: release`.
+        examples: folder of songs to try, with an ATTRIBUTION.csv.
+        limits, endpoint_url: None leaves them to the file.
+
+    Raises: InvalidSettings for a file with unknown or wrong keys, or a port that is taken; BundleNotFound where the
+    workspace
+        has no release; Unavailable with the deployments' own words where they do not start.
+    """
+    config = load_config(Path(config_path))
+    application = config["applications"][0]
+    application["args"] = _arguments(application.get("args") or {}, workspace, examples, limits, endpoint_url)
+    config.setdefault("http_options", {}).update(host=host, port=port)
+    schema = _validated(config, config_path)
+    _start(schema)
+    _get_global_client().deploy_apps(schema)
+    _wait_until_running(schema.applications[0].name)
+    url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
+    _wait_until_answering(url)
+    return url
+
+
+def stop() -> None:
+    """Ends the endpoint; Ray goes on."""
+    serve.shutdown()
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """The file, every key of which is known to Ray Serve. Raises: InvalidSettings."""
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InvalidSettings(f"'{path}' cannot be read: {error}") from error
+    if not isinstance(config, dict) or len(config.get("applications") or []) != 1:
+        raise InvalidSettings(f"'{path}' must hold one application, in `applications:`, as infra/serve.yaml does")
+    unknown = unknown_keys(ServeDeploySchema, config)
+    if unknown:
+        raise InvalidSettings(f"'{path}' has keys that Ray Serve does not know: {', '.join(unknown)}; mind the spelling")
+    _validated(config, path)
+    return config
+
+
+def unknown_keys(model: type[BaseModel], values: dict[str, Any], where: str = "") -> list[str]:
+    """Paths of the keys in `values`, however deep, that no field of `model` stands for."""
+    unknown = []
+    for key, value in values.items():
+        path = f"{where}.{key}" if where else str(key)
+        field = model.model_fields.get(key)
+        if field is None:
+            unknown.append(path)
+            continue
+        items = [(f"{path}[{i}]", item) for i, item in enumerate(value)] if isinstance(value, list) else [(path, value)]
+        for inner in _models(field.annotation):
+            for place, item in items:
+                if isinstance(item, dict):
+                    unknown += unknown_keys(inner, item, place)
+    return unknown
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Pydantic models inside an annotation such as `list[X] | None`."""
+    if isinstance(annotation, type) and not get_origin(annotation):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    if get_origin(annotation) in (Union, types.UnionType, list):
+        return [model for argument in get_args(annotation) for model in _models(argument)]
+    return []
+
+
+def _arguments(
+    written: dict[str, Any],
+    workspace: str,
+    examples: str | None,
+    limits: ServeSettings | None,
+    endpoint_url: str | None,
+) -> dict[str, Any]:
+    """`args:` for the builder, the release named in full: deploying again after a new release then changes
+    something."""
+    given = {
+        "workspace": objects.resolve(workspace),
+        "examples": None if examples is None else str(Path(examples).resolve()),
+        "limits": None if limits is None else limits.model_dump(),
+        "endpoint_url": endpoint_url,
+    }
+    arguments = written | {name: value for name, value in given.items() if value is not None}
+    if arguments.get("release") is None:
+        arguments["release"] = releases.current(Workspace(arguments["workspace"])).version
+    try:
+        return ServeArgs.model_validate(arguments).model_dump()
+    except ValidationError as error:
+        raise InvalidSettings(f"args: {_explain(error)}") from error
+
+
+def _validated(config: dict[str, Any], path: str | Path) -> ServeDeploySchema:
+    try:
+        return ServeDeploySchema.model_validate(config)
+    except ValidationError as error:
+        raise InvalidSettings(f"'{path}': {_explain(error)}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
+
+
+def _start(schema: ServeDeploySchema) -> None:
+    """Serve, listening where the schema says. Raises: InvalidSettings where it cannot."""
+    host, port = schema.http_options.host, schema.http_options.port
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        _refuse_taken_port(host, port)
+        serve.start(http_options=schema.http_options.model_dump(), proxy_location=schema.proxy_location)
+    elif (client.http_config.host, client.http_config.port) != (host, port):
+        running = f"{client.http_config.host}:{client.http_config.port}"
+        raise InvalidSettings(f"this Ray serves on {running} already, not {host}:{port}; ask for that, or stop it")
+
+
+def _refuse_taken_port(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InvalidSettings(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+
+
+def _wait_until_running(name: str) -> None:
+    """Raises: Unavailable with the application's and its deployments' messages."""
+    deadline = time.monotonic() + START_WITHIN_S
+    said = ""
+    while True:
+        application = serve.status().applications.get(name)
+        if application is not None:
+            if application.status == ApplicationStatus.RUNNING:
+                return
+            waiting = [f"{key}: {d.message}" for key, d in application.deployments.items() if d.message]
+            message = "; ".join([application.message, *waiting] if application.message else waiting)
+            if application.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+                raise GatefoldError(f"the endpoint did not start: {message}")
+            if message != said:
+                logger.info("%s: %s", application.status.value.lower(), message)
+                said = message
+        if time.monotonic() > deadline:
+            raise Unavailable(f"the endpoint did not start within {START_WITHIN_S:.0f} s: {said or 'no word from it'}")
+        time.sleep(_POLL_S)
+
+
+def _wait_until_answering(url: str) -> None:
+    deadline = time.monotonic() + ANSWER_WITHIN_S
+    while True:
+        try:
+            with urllib.request.urlopen(f"{url}/v1/health/ready", timeout=10):
+                return
+        except (urllib.error.URLError, OSError) as error:
+            if time.monotonic() > deadline:
+                raise Unavailable(f"the endpoint runs, but {url}/v1/health/ready does not answer: {error}") from error
+        time.sleep(_POLL_S)
