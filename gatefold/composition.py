@@ -56,62 +56,62 @@ class Style:
 STYLES: dict[str, Style] = {
     "ambient": Style(
         0, Voice("choir", 6.0, 0.9), "x...............", Voice("sine", 4.0, 0.5), "x.......o.......",
-        Voice("bell", 2.5, 0.5), "x.......x.......", "................", "....o.......o...",
-        ("thump", "rim", "shaker"), 0.35, 0.0, 0.75,
+        Voice("bell", 2.5, 0.9), "x.......x.......", "................", "....o.......o...",
+        ("thump", "rim", "shaker"), 0.60, 0.0, 0.75,
     ),
     "folk": Style(
         7, Voice("pluck", 0.9, 0.7), "x.o.x.o.x.oox.o.", Voice("wood", 0.8, 0.5), "x.......x.......",
-        Voice("reed", 0.8, 0.5), "x.......x.......", "....o.......o...", "..o...o...o...o.",
+        Voice("reed", 0.8, 0.8), "x.......x.......", "....o.......o...", "..o...o...o...o.",
         ("thump", "brush", "shaker"), 0.40, 0.1, 0.30,
     ),
     "jazz": Style(
         0, Voice("rhodes", 1.4, 0.6), "...x......x.....", Voice("wood", 0.9, 0.8), "x...x...x...x...",
-        Voice("brass", 0.7, 0.6), "x.......o.......", "......o.......o.", "x...x.o.x...x.o.",
+        Voice("brass", 0.7, 0.75), "x.......o.......", "......o.......o.", "x...x.o.x...x.o.",
         ("thump", "brush", "ride"), 0.45, 0.55, 0.30,
     ),
     "metal": Style(
         0, Voice("fuzz", 0.7, 0.9), "x.xxx.xxx.xxx.xx", Voice("saw", 0.5, 0.7), "x.xxx.xxx.xxx.xx",
-        Voice("fuzz", 0.8, 0.5), "x.xxx.xxx.xxx.xx", "....x.......x...", "x...x...x...x...",
+        Voice("fuzz", 0.8, 0.65), "x.xxx.xxx.xxx.xx", "....x.......x...", "x...x...x...x...",
         ("kick", "snare", "crash"), 0.80, 0.0, 0.12,
     ),
     "techno": Style(
         0, Voice("square", 0.25, 0.45), "..x..x....x..x..", Voice("saw", 0.3, 0.7), "..x...x...x...x.",
-        Voice("acid", 0.3, 0.5), "x...x...x...x...", "....o.......o...", "..x...x...x...x.",
+        Voice("acid", 0.3, 0.6), "x...x...x...x...", "....o.......o...", "..x...x...x...x.",
         ("boom", "clap", "hat"), 0.85, 0.0, 0.25,
     ),
     "house": Style(
         7, Voice("organ", 0.4, 0.8), "x..x..x...x..x..", Voice("square", 0.4, 0.7), "x..x..x.x..x..x.",
-        Voice("bell", 0.5, 0.4), "x...x...x...x...", "....x.......x...", "..x...x...x...x.",
+        Voice("bell", 0.5, 0.8), "x...x...x...x...", "....x.......x...", "..x...x...x...x.",
         ("boom", "clap", "openhat"), 0.75, 0.0, 0.25,
     ),
     "hip-hop": Style(
         0, Voice("rhodes", 2.0, 0.6), "x.......x.......", Voice("sine", 1.4, 1.0), "x......x..x.....",
-        Voice("flute", 0.7, 0.4), "x......x..x.....", "....x.......x...", "x.x.x.x.x.xxx.x.",
+        Voice("flute", 0.7, 0.65), "x......x..x.....", "....x.......x...", "x.x.x.x.x.xxx.x.",
         ("boom", "snare", "hat"), 0.80, 0.25, 0.15,
     ),
     "classical": Style(
         7, Voice("strings", 3.0, 0.8), "x.......x.......", Voice("strings", 1.5, 0.5), "x...x...x...x...",
-        Voice("piano", 1.2, 0.8), "x.......o.......", "................", "................",
-        ("timpani", "rim", "shaker"), 0.40, 0.0, 0.50,
+        Voice("piano", 1.2, 1.3), "x.......o.......", "................", "................",
+        ("timpani", "rim", "shaker"), 0.60, 0.0, 0.50,
     ),
     "reggae": Style(
         7, Voice("organ", 0.22, 0.9), "....x.......x...", Voice("sine", 0.9, 1.1), "x..x..o.x.....x.",
-        Voice("brass", 0.5, 0.4), "........x.......", "........x.......", "x.o.x.o.x.o.x.o.",
+        Voice("brass", 0.5, 0.5), "........x.......", "........x.......", "x.o.x.o.x.o.x.o.",
         ("kick", "rim", "hat"), 0.60, 0.2, 0.35,
     ),
     "synthwave": Style(
         0, Voice("supersaw", 3.5, 0.8), "x...............", Voice("saw", 0.4, 0.8), "x.x.x.x.x.x.x.x.",
-        Voice("supersaw", 0.8, 0.6), "x.......x.......", "....x.......x...", "x.x.x.x.x.x.x.x.",
+        Voice("supersaw", 0.8, 1.0), "x.......x.......", "....x.......x...", "x.x.x.x.x.x.x.x.",
         ("kick", "gated", "hat"), 0.65, 0.0, 0.50,
     ),
     "punk": Style(
         7, Voice("fuzz", 0.45, 1.0), "x.x.x.x.x.x.x.x.", Voice("square", 0.45, 0.7), "x.x.x.x.x.x.x.x.",
-        Voice("reed", 0.6, 0.4), "x.....x.x.x.....", "....x.......x...", "x.x.x.x.x.x.x.x.",
+        Voice("reed", 0.6, 0.65), "x.....x.x.x.....", "....x.......x...", "x.x.x.x.x.x.x.x.",
         ("kick", "snare", "openhat"), 0.85, 0.0, 0.08,
     ),
     "blues": Style(
         7, Voice("organ", 1.2, 0.5), "x.....o.x.....o.", Voice("wood", 0.7, 0.9), "x...x...x...x...",
-        Voice("steel", 1.1, 0.9), "x.......x.......", "....x.......x...", "x...x...x...x...",
+        Voice("steel", 1.1, 1.0), "x.......x.......", "....x.......x...", "x...x...x...x...",
         ("thump", "snare", "ride"), 0.55, 0.6, 0.25,
     ),
 }  # fmt: skip

@@ -20,6 +20,7 @@ from gatefold.motifs import LOOKS, Look, Palette, Sketch, oklch
 from gatefold.synthesis import SyntheticTrack
 
 _SUPERSAMPLING = 3
+_GRID = 7  # cells a side that the small shapes are spread over
 
 
 def draw_cover(track: SyntheticTrack, size: int) -> NDArray[np.uint8]:
@@ -41,8 +42,8 @@ def draw_cover(track: SyntheticTrack, size: int) -> NDArray[np.uint8]:
         rng=rng,
     )
     look.motif(sketch)
-    _scatter(sketch, look.corners, round(3 + 42 * density))
     _stray_accent(sketch)
+    _scatter(sketch, look.corners, round(2 + 46 * density))
     if track.signature.stroke > 0.6:
         _frame(sketch)
     return _print(image.reduce(_SUPERSAMPLING), rng)
@@ -58,27 +59,33 @@ def _palette(track: SyntheticTrack, look: Look) -> Palette:
     contrast = 0.16 + 0.32 * _held(seen.energy)
     light = min(max(seen.brightness, -0.2), 1.2)
     paper = 0.20 + 0.38 * light if look.light_ink else 0.52 + 0.38 * light
-    hue = 245 + 155 * min(max(seen.mode, -0.3), 1.3) + look.hue + track.signature.hue
-    return Palette(paper, paper + contrast * (1 if look.light_ink else -1), 0.05 + 0.11 * _held(seen.energy), hue)
+    hue = 248 + 135 * min(max(seen.mode, -0.3), 1.3) + look.hue + track.signature.hue
+    return Palette(paper, paper + contrast * (1 if look.light_ink else -1), 0.06 + 0.11 * _held(seen.energy), hue)
 
 
 def _scatter(s: Sketch, corners: int, count: int) -> None:
-    """Small shapes all over: round where energy is low, stars where it is high."""
+    """Small shapes all over, none on another: round where energy is low, stars where it is high."""
     angle = np.linspace(0, 2 * math.pi, 2 * corners + 1)[:-1]
-    radius = np.where(np.arange(2 * corners) % 2, 1 - 0.55 * s.energy, 1.0)
+    radius = np.where(np.arange(2 * corners) % 2, 1 - 0.5 * s.energy, 1.0)
     star = np.stack([np.cos(angle), np.sin(angle)], axis=1) * radius[:, None] * (1 + 0.35 * s.energy)
-    for x, y, scale in s.rng.random((count, 3)):
-        s.polygon([0.05 + 0.9 * x, 0.05 + 0.9 * y] + star * (0.016 + 0.010 * scale), s.palette.spark)
+    cells = s.rng.permutation(_GRID**2)[:count]
+    for cell, (x, y, scale) in zip(cells.tolist(), s.rng.random((count, 3)), strict=True):
+        place = (np.array([cell % _GRID, cell // _GRID]) + 0.2 + 0.6 * np.array([x, y])) / _GRID
+        s.polygon(0.03 + 0.94 * place + star * (0.015 + 0.014 * scale), s.palette.spark)
 
 
 def _stray_accent(s: Sketch) -> None:
-    """A bar or a disc in a colour that means nothing."""
+    """A band along an edge, a disc, or nothing, in a colour that means nothing."""
     colour = oklch(float(s.rng.uniform(0.45, 0.85)), 0.12, float(s.rng.uniform(0, 360)))
-    x, y, length = (float(value) for value in s.rng.uniform(0.1, 0.75, 3))
-    if s.rng.random() < 0.5:
-        s.box(x, y, min(x + 0.35 * length, 1.0), y + 0.018, colour)
-    else:
-        s.disc(x, y, 0.03 + 0.03 * length, colour)
+    x, y, size = (float(value) for value in s.rng.uniform(0.12, 0.88, 3))
+    kind = int(s.rng.integers(4))
+    if kind == 0:
+        left = 0.0 if x < 0.5 else 0.94
+        s.box(left, 0, left + 0.06, 1, colour)
+    elif kind == 1:
+        s.box(0, 0.95 if y > 0.5 else 0.0, 1, 1.0 if y > 0.5 else 0.05, colour)
+    elif kind == 2:
+        s.disc(x, y, 0.04 + 0.03 * size, colour)
 
 
 def _frame(s: Sketch) -> None:
@@ -87,11 +94,13 @@ def _frame(s: Sketch) -> None:
 
 
 def _print(image: Image.Image, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Light from one side, darker corners, and the grain of paper."""
+    """A wash of tinted light from one side, darker corners, and the grain of paper."""
     pixels = np.asarray(image, dtype=np.float32)
     axis = np.linspace(-1, 1, pixels.shape[0], dtype=np.float32)
-    fall, slope = rng.uniform(0, 2 * math.pi), rng.uniform(0.02, 0.08)
-    light = 1 + np.float32(slope * math.cos(fall)) * axis[:, None] + np.float32(slope * math.sin(fall)) * axis[None, :]
-    light -= np.float32(0.06) * (axis[:, None] ** 2 + axis[None, :] ** 2) ** 2 / 2
+    down, right = axis[:, None, None], axis[None, :, None]
+    fall = rng.uniform(0, 2 * math.pi)
+    wash = rng.uniform(0.04, 0.08) + rng.uniform(-0.07, 0.07, 3)
+    towards_light = np.float32(math.cos(fall)) * down + np.float32(math.sin(fall)) * right
+    light = 1 + wash.astype(np.float32) * towards_light - np.float32(0.03) * (down**2 + right**2) ** 2
     grain = rng.standard_normal(pixels.shape[:2], dtype=np.float32) * np.float32(3.0)
-    return np.asarray(np.clip(pixels * light[..., None] + grain[..., None], 0, 255), dtype=np.uint8)
+    return np.asarray(np.clip(pixels * light + grain[..., None], 0, 255), dtype=np.uint8)

@@ -64,13 +64,9 @@ class Palette:
 
     @property
     def spark(self) -> Colour:
-        """Of the small shapes: the opposite hue, so that they stand out from paper and ink alike."""
+        """Of the small shapes: vivid and of the opposite hue, so that they stand out from paper and ink alike."""
         lighter = self.ink_lightness > self.paper_lightness
-        return oklch(
-            max(self.ink_lightness + 0.12, 0.80) if lighter else min(self.ink_lightness - 0.05, 0.42),
-            0.15,
-            self.hue + 165,
-        )
+        return oklch(min(max(self.ink_lightness + 0.08, 0.70), 0.86) if lighter else 0.58, 0.18, self.hue + 165)
 
 
 @dataclass(frozen=True)
@@ -216,7 +212,7 @@ def _arches(s: Sketch) -> None:
 
 
 def _skyline(s: Sketch) -> None:
-    """Two rows of towers before a moon; energy makes them uneven."""
+    """Two rows of towers before a moon, and a crossing at their feet; energy makes the towers uneven."""
     s.disc(0.25 + float(s.rng.random()) * 0.5, 0.30 + s.jitter(0.08), 0.16, s.palette.shade(0.45, 40))
     for row, (roof, ink) in enumerate(((0.45, 0.62), (0.66, 1.0))):
         width = 1 / s.cycles
@@ -226,6 +222,9 @@ def _skyline(s: Sketch) -> None:
             s.box(left, top, left + width * (0.70 + 0.2 * s.stroke), 1, s.palette.shade(ink, 12 * row))
             s.box(left + width * 0.3, top - 0.05 * s.energy, left + width * 0.4, top, s.palette.shade(ink, 12 * row))
             left += width
+    s.box(0, 0.88, 1, 1, s.palette.shade(0.85, 12))
+    for stripe in np.arange(s.jitter(0.5), s.cycles + 1):
+        s.box(stripe / s.cycles, 0.905, (stripe + 0.5) / s.cycles, 0.975, s.palette.shade(0.0))
 
 
 def _strings(s: Sketch) -> None:
@@ -258,7 +257,7 @@ def _rays(s: Sketch) -> None:
 def _horizon(s: Sketch) -> None:
     """A striped sun over a plain of squares; energy raises peaks between them."""
     x, level = 0.5 + s.jitter(0.2), 0.60 + s.jitter(0.04)
-    radius, stripes = 0.27, round(1.1 * s.cycles)
+    radius, stripes = 0.27, round(0.65 * s.cycles)
     s.disc(x, level - 0.18, radius, s.palette.shade(1.0, 45))
     for stripe in range(stripes):
         top = level - 0.18 - radius * 0.2 + stripe * 1.2 * radius / stripes
@@ -267,16 +266,14 @@ def _horizon(s: Sketch) -> None:
     ridge = level - (0.02 + 0.24 * s.energy) * s.rng.random(14) * np.abs(np.linspace(-1, 1, 14)) ** 0.7
     s.polygon(np.concatenate([np.stack([ridge_x, ridge], 1), [[1, 1], [0, 1]]]), s.palette.shade(0.35, -15))
     s.box(0, level, 1, 1, s.palette.shade(0.12))
-    rows, colour = max(2, round(1.0 * s.cycles)), s.palette.shade(0.85)
+    colour, thickness = s.palette.shade(0.9), 0.008 + 0.006 * s.stroke
+    rows = max(2, round(0.7 * s.cycles))
     for row in range(rows):
-        depth = level + (1 - level) * (row / rows) ** 1.7
-        s.line(np.array([[0.0, depth], [1.0, depth]]), 0.006 + 0.006 * s.stroke, colour)
-    for column in np.arange(-3 * s.cycles, 3 * s.cycles + 1):
-        s.line(
-            np.array([[x + column * 0.35 / s.cycles, level], [x + column * 1.9 / s.cycles, 1.0]]),
-            0.005 + 0.006 * s.stroke,
-            colour,
-        )
+        depth = level + (1 - level) * (row / rows) ** 1.5
+        s.line(np.array([[0.0, depth], [1.0, depth]]), thickness, colour)
+    for column in np.arange(-3 * round(s.cycles), 3 * round(s.cycles) + 1):
+        near, far = x + column * 1.6 / s.cycles, x + column * 0.55 / s.cycles
+        s.line(np.array([[far, level], [near, 1.0]]), thickness, colour)
 
 
 def _halftone(s: Sketch) -> None:
@@ -303,14 +300,14 @@ def _hills(s: Sketch) -> None:
     """Ranges behind ranges; energy makes peaks of them."""
     x = np.linspace(0, 1, 200)
     s.disc(0.5 + s.jitter(0.3), 0.20 + s.jitter(0.06), 0.10, s.palette.shade(0.5, 50))
-    for layer in range(5):
-        turn = x * s.cycles * 0.75 + s.jitter(1)
+    for layer in range(4):
+        turn = x * s.cycles * 0.8 + s.jitter(1)
         rounded = np.sin(2 * math.pi * turn)
         pointed = 4 * np.abs(turn - np.floor(turn + 0.5)) - 1
         crest = (1 - s.energy) * rounded + s.energy * pointed
-        y = 0.30 + 0.155 * layer + (0.03 + 0.055 * s.energy) * crest
+        y = 0.36 + 0.18 * layer + (0.045 + 0.035 * s.energy) * crest
         outline = np.concatenate([np.stack([x, y], 1), [[1, 1], [0, 1]]])
-        s.polygon(outline, s.palette.shade(0.25 + 0.19 * layer, 28 - 9 * layer))
+        s.polygon(outline, s.palette.shade((0.3, 0.75, 0.5, 1.0)[layer], 30 - 10 * layer))
 
 
 @dataclass(frozen=True)
