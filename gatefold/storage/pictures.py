@@ -7,7 +7,7 @@ import base64
 import binascii
 import io
 from contextlib import suppress
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import mutagen
 from mutagen.flac import FLAC, Picture
@@ -29,6 +29,7 @@ class RangedFile(io.RawIOBase):
 
     def __init__(self, uri: str, size_bytes: int) -> None:
         super().__init__()
+        self.name = objects.name(uri)  # mutagen knows a bare MP3 stream by its name alone
         self._uri = uri
         self._size = size_bytes
         self._place = 0
@@ -91,8 +92,9 @@ def open_audio(uri: str) -> BinaryIO:
     """A stored audio file, seekable, read as far as needed. Raises: ObjectNotFound."""
     path = objects.local_path(uri)
     if path is None:
-        return RangedFile(uri, objects.stat(uri).size_bytes)  # type: ignore[return-value]  # all of it that mutagen asks for
-    return io.BytesIO(objects.read(uri)) if not path.exists() else path.open("rb")
+        return cast(BinaryIO, RangedFile(uri, objects.stat(uri).size_bytes))
+    with objects.translated(uri):
+        return path.open("rb")
 
 
 def tags_of(file: BinaryIO, uri: str) -> mutagen.FileType:

@@ -1,0 +1,221 @@
+"""The catalogue: which songs there are, from a manifest or a folder of audio files, brought up to date in a workspace.
+
+Called again it does only what changed: rows that stand in the catalogue as they would be written now are neither opened
+nor looked up. Nothing is decoded here; whether a file can be heard or seen is for the next stages to find out.
+"""
+
+import hashlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import JsonValue
+
+from gatefold.config import Settings, SplitSettings
+from gatefold.errors import InputError, NotFound, StageMissing
+from gatefold.records import SPLITS, TRACKS, split_of
+from gatefold.storage import catalogues, objects
+from gatefold.storage.catalogues import Catalogue
+from gatefold.storage.pictures import FRAGMENT
+from gatefold.workspace import Workspace
+from pipelines import scanning
+from pipelines.manifests import SUFFIXES, read_manifest
+from pipelines.quarantine import Reject, check_share, write_rejects
+from pipelines.report import OnProgress, Report, silent, write_report
+from pipelines.rows import map_rows
+
+STAGE = "catalogue"
+_ROWS_PER_PART = 65_536
+_LOOK_UPS_PER_TASK = 1024
+_LOOKERS = 16
+_FAULTS = pa.schema([("row", pa.int64()), ("column", pa.string()), ("uri", pa.string()), ("code", pa.string()),
+                     ("message", pa.string())])
+"""What is wrong with a row of the source: a fault in audio_uri costs the song, one in cover_uri only its cover."""
+
+
+def build_catalogue(settings: Settings, source: str, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
+    """Bring the workspace's catalogue in line with a manifest (.parquet, .csv, .jsonl, .ndjson) or a folder of audio.
+
+    Raises: InvalidManifest naming row and value; TooManyRejects, when all is done; storage errors.
+    """
+    began = time.monotonic()
+    uri = objects.resolve(source)
+    standing = _standing(workspace)
+    is_manifest = uri.lower().endswith(SUFFIXES)
+    read = _from_manifest if is_manifest else _from_folder
+    rows, faults, opened = read(uri, standing, on_progress)
+    tracks = _finished(_without_faulty(rows, faults), settings.split)
+    _replace_if_changed(workspace, uri, tracks, standing)
+    _write_faults(workspace, rows, faults, numbered=is_manifest)
+    report = Report(
+        stage=STAGE,
+        done=opened,
+        skipped=rows.num_rows - opened,
+        rejected=faults.num_rows,
+        seconds=time.monotonic() - began,
+        details={"source": uri, "songs": tracks.num_rows, **_changes(tracks, standing), **_counts(tracks)},
+    )
+    write_report(workspace, report)
+    check_share(workspace, STAGE, faults.num_rows, rows.num_rows, settings.batch.max_reject_share)
+    return report
+
+
+def with_splits(tracks: pa.Table, shares: SplitSettings) -> pa.ChunkedArray:
+    """The split of every track: the given one, else `records.split_of`, asked once for each artist, album or song."""
+    split, open_rows = tracks["split"], pc.is_null(tracks["split"])
+    for column in ("artist", "album", "song_id"):
+        keys = tracks[column]
+        wanted = pc.and_(open_rows, pc.is_valid(keys))
+        names = pc.unique(keys.filter(wanted))
+        sides = pa.array([_side_of(shares, column, name) for name in names.to_pylist()], pa.string())
+        made = pc.take(sides, pc.index_in(keys, value_set=names))
+        split = pc.if_else(wanted, made, split)
+        open_rows = pc.and_not(open_rows, wanted)
+    return split
+
+
+def _side_of(shares: SplitSettings, column: str, name: str) -> str:
+    artist, album = (name if column == kind else None for kind in ("artist", "album"))
+    return split_of(shares, artist=artist, album=album, song_id=name)
+
+
+def _from_folder(uri: str, standing: pa.Table | None, on_progress: OnProgress) -> tuple[pa.Table, pa.Table, int]:
+    return scanning.tagged(scanning.list_songs(uri), standing, on_progress)
+
+
+def _from_manifest(uri: str, standing: pa.Table | None, on_progress: OnProgress) -> tuple[pa.Table, pa.Table, int]:
+    """The rows with canonical uris, the faults found, and how many rows were looked up."""
+    rows = read_manifest(uri)
+    rows = rows.add_column(0, "row", pa.array(range(rows.num_rows), pa.int64()))
+    faults = []
+    for column in ("audio_uri", "cover_uri"):
+        resolved, refused = _resolved(rows, column, objects.parent(uri))
+        rows = rows.set_column(rows.column_names.index(column), column, resolved)
+        faults.append(refused)
+    fresh = rows.filter(pc.and_(pc.is_valid(rows["audio_uri"]), pc.invert(_stands(rows, standing))))
+    found = map_rows(fresh.select(["row", "audio_uri", "cover_uri"]), _look_up, _LOOK_UPS_PER_TASK, on_progress)
+    faults.append(found.filter(pc.is_valid(found["code"])))
+    return rows, pa.concat_tables(faults).sort_by("row"), fresh.num_rows
+
+
+def _resolved(rows: pa.Table, column: str, base: str) -> tuple[pa.Array, pa.Table]:
+    """A column of uris made canonical, null where that fails, and the faults."""
+    made: list[str | None] = []
+    faults = []
+    for row, value in enumerate(rows[column].to_pylist()):
+        try:
+            made.append(value and _canonical(value, base))
+        except InputError as error:
+            made.append(None)
+            faults.append({"row": row, "column": column, "uri": value, "code": error.code, "message": error.message})
+    return pa.array(made, pa.string()), pa.Table.from_pylist(faults, schema=_FAULTS)
+
+
+def _canonical(value: str, base: str) -> str:
+    inside = FRAGMENT if value.endswith(FRAGMENT) else ""  # of an audio file, whose own '#' would be encoded
+    return objects.resolve(value.removesuffix(FRAGMENT), base) + inside
+
+
+def _stands(rows: pa.Table, standing: pa.Table | None) -> pa.ChunkedArray:
+    if standing is None:
+        return pa.chunked_array([pa.array([False] * rows.num_rows)])
+    return pc.is_in(_identity(rows), value_set=_identity(standing).combine_chunks())
+
+
+def _identity(rows: pa.Table) -> pa.ChunkedArray:
+    keys = [pc.fill_null(rows[name], "") for name in ("song_id", "audio_uri", "cover_uri")]
+    return pc.binary_join_element_wise(*keys, "\0")
+
+
+def _look_up(rows: pa.Table) -> pa.Table:
+    """For each row what is missing of its files; a fault with no code is none."""
+    columns = (rows[name].to_pylist() for name in ("row", "audio_uri", "cover_uri"))
+    with ThreadPoolExecutor(_LOOKERS) as pool:
+        found = list(pool.map(_look_up_one, *columns))
+    return pa.Table.from_pylist(found, schema=_FAULTS)
+
+
+def _look_up_one(row: int, audio_uri: str, cover_uri: str | None) -> dict[str, object]:
+    for column, uri in (("audio_uri", audio_uri), ("cover_uri", cover_uri)):
+        try:
+            if uri:
+                objects.stat(uri.removesuffix(FRAGMENT))
+        except (InputError, NotFound) as error:
+            return {"row": row, "column": column, "uri": uri, "code": error.code, "message": error.message}
+    return {"row": row}
+
+
+def _without_faulty(rows: pa.Table, faults: pa.Table) -> pa.Table:
+    songless, uncovered = (
+        pc.is_in(rows["row"], value_set=faults.filter(pc.equal(faults["column"], name))["row"].combine_chunks())
+        for name in ("audio_uri", "cover_uri")
+    )
+    covers = pc.if_else(uncovered, pa.scalar(None, pa.string()), rows["cover_uri"])
+    rows = rows.set_column(rows.column_names.index("cover_uri"), "cover_uri", covers)
+    return rows.filter(pc.invert(songless)).drop_columns(["row"])
+
+
+def _finished(rows: pa.Table, shares: SplitSettings) -> pa.Table:
+    """The table as it is kept: the catalogue's own columns in their order, then those that were carried."""
+    rows = rows.set_column(rows.column_names.index("split"), "split", with_splits(rows, shares))
+    carried = [field.remove_metadata() for field in rows.schema if field.name not in TRACKS.names]
+    return rows.select([*TRACKS.names, *(field.name for field in carried)]).cast(pa.schema([*TRACKS, *carried]))
+
+
+def _standing(workspace: Workspace) -> pa.Table | None:
+    try:
+        return catalogues.read_tracks(workspace)
+    except StageMissing:
+        return None
+
+
+def _replace_if_changed(workspace: Workspace, source: str, tracks: pa.Table, standing: pa.Table | None) -> None:
+    current = catalogues.current(workspace)
+    if current is None or standing is None or current.source != source or not tracks.equals(standing):
+        sink = pa.BufferOutputStream()
+        pq.write_table(tracks, sink)
+        fingerprint = hashlib.sha256(sink.getvalue()).hexdigest()[:16]
+        catalogues.replace(workspace, Catalogue(fingerprint, tracks.num_rows, source), tracks, _ROWS_PER_PART)
+
+
+def _changes(tracks: pa.Table, standing: pa.Table | None) -> dict[str, JsonValue]:
+    if standing is None:
+        return {"added": tracks.num_rows, "updated": 0, "removed": 0}
+    ids_before = standing["song_id"].combine_chunks()
+    kept = tracks.filter(pc.is_in(tracks["song_id"], value_set=ids_before))
+    before = standing.take(pc.index_in(kept["song_id"], value_set=ids_before))
+    return {
+        "added": tracks.num_rows - kept.num_rows,
+        "updated": _count_differing(kept, before),
+        "removed": standing.num_rows - kept.num_rows,
+    }
+
+
+def _count_differing(after: pa.Table, before: pa.Table) -> int:
+    """Rows, paired by position, that differ in any text column."""
+    differing = pa.chunked_array([pa.array([False] * after.num_rows)])
+    for name in (name for name in after.column_names if pa.types.is_string(after[name].type)):
+        if name in before.column_names:
+            one, other = (pc.fill_null(table[name].cast(pa.string()), "\0") for table in (after, before))
+            differing = pc.or_(differing, pc.not_equal(one, other))
+    return int(pc.sum(differing).as_py() or 0)
+
+
+def _write_faults(workspace: Workspace, rows: pa.Table, faults: pa.Table, *, numbered: bool) -> None:
+    """The rejects of this run, in the place of those of the run before."""
+    at = datetime.now(timezone.utc)
+    rejects = []
+    for fault, song_id in zip(faults.to_pylist(), rows["song_id"].take(faults["row"]).to_pylist(), strict=True):
+        where = f"row {fault['row'] + 1}, {fault['column']}: " if numbered else ""
+        rejects.append(Reject(song_id, fault["uri"], STAGE, fault["code"], where + fault["message"], 1, at))
+    if write_rejects(workspace, STAGE, "rejects", rejects) is None:
+        objects.delete_tree(workspace.rejects(STAGE))
+
+
+def _counts(tracks: pa.Table) -> dict[str, JsonValue]:
+    splits = tracks["split"].to_pylist()
+    covered = len(tracks) - tracks["cover_uri"].null_count
+    return {"covers": covered, **{split: splits.count(split) for split in SPLITS}}

@@ -1,0 +1,107 @@
+"""A manifest, as an operator hands it in, read and checked as a whole.
+
+What is wrong with the manifest itself is refused here, naming row (the first is 1) and value. What is wrong with one of
+the songs it names is not looked for here.
+"""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from gatefold.errors import InvalidManifest
+from gatefold.records import SPLITS, TRACKS
+from gatefold.storage import objects
+
+SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
+_REQUIRED = ("song_id", "audio_uri")
+_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_integer, pa.types.is_null)
+
+
+def read_manifest(uri: str) -> pa.Table:
+    """The manifest's rows in their order: all columns of `records.TRACKS` as strings, then its own.
+
+    Null stands where there is no value, so too for a `split` that the operator did not give; uris are as written.
+    Raises: InvalidManifest naming row and value; ObjectNotFound.
+    """
+    return checked(_parse(uri), uri)
+
+
+def checked(table: pa.Table, uri: str) -> pa.Table:
+    """A parsed manifest with every rule held. Raises: InvalidManifest."""
+    missing = [column for column in _REQUIRED if column not in table.column_names]
+    if missing:
+        raise InvalidManifest(f"manifest '{uri}' lacks the columns {missing}; it has {table.column_names}")
+    if table.num_rows == 0:
+        raise InvalidManifest(f"manifest '{uri}' has no rows")
+    columns = {name: _text(table, name, uri) for name in TRACKS.names}
+    for name in _REQUIRED:
+        _refuse(pc.is_null(columns[name]), columns[name], uri, f"{name} is empty; every row needs one")
+    split = columns["split"]
+    known = pc.is_in(split, value_set=pa.array([*SPLITS, None], pa.string()))
+    _refuse(pc.invert(known), split, uri, f"is no split; allowed: {', '.join(SPLITS)}, or empty")
+    _refuse_duplicates(columns["song_id"], uri)
+    carried = {name: _known_type(table[name]) for name in table.column_names if name not in columns}
+    return pa.table({**columns, **carried})
+
+
+def _parse(uri: str) -> pa.Table:
+    data = pa.py_buffer(objects.read(uri))
+    try:
+        if uri.endswith(".parquet"):
+            return pq.read_table(pa.BufferReader(data))
+        if uri.endswith(".csv"):
+            # an id such as 007 and a title such as NA are text, whatever they look like
+            types = dict.fromkeys(TRACKS.names, pa.string())
+            return pyarrow.csv.read_csv(
+                pa.BufferReader(data),
+                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+                convert_options=pyarrow.csv.ConvertOptions(column_types=types),
+            )
+        block = min(max(data.size + 1, 1 << 20), 2**31 - 1)  # one block: errors then count rows from the first
+        return pyarrow.json.read_json(pa.BufferReader(data), pyarrow.json.ReadOptions(block_size=block))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError) as error:
+        raise InvalidManifest(f"manifest '{uri}' cannot be read: {error}; mend it there") from error
+
+
+def _text(table: pa.Table, name: str, uri: str) -> pa.ChunkedArray:
+    """A column as strings, blank ones null; all null where the manifest has no such column."""
+    if name not in table.column_names:
+        return pa.chunked_array([pa.nulls(table.num_rows, pa.string())])
+    column = table[name]
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if not any(is_kind(column.type) for is_kind in _TEXTS):
+        raise InvalidManifest(f"manifest '{uri}': column '{name}' is {column.type}; allowed: text or whole numbers")
+    text = column.cast(pa.string())
+    trimmed = pc.utf8_trim_whitespace(text)
+    kept = text if name in ("song_id", "audio_uri", "cover_uri") else trimmed  # a file's name may end in a blank
+    return pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), kept)
+
+
+def _known_type(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(pa.string()) if pa.types.is_null(column.type) else column
+
+
+def _refuse(faulty: pa.ChunkedArray, values: pa.ChunkedArray, uri: str, why: str) -> None:
+    count = pc.sum(faulty).as_py()
+    if count:
+        row = pc.index(faulty, True).as_py()
+        value = values[row].as_py()
+        said = "" if value is None else f"'{value}' "
+        more = f" ({count:,} such rows)" if count > 1 else ""
+        raise InvalidManifest(f"manifest '{uri}', row {row + 1}: {said}{why}{more}")
+
+
+def _refuse_duplicates(ids: pa.ChunkedArray, uri: str) -> None:
+    if pc.count_distinct(ids).as_py() == len(ids):
+        return
+    counts = pa.table({"song_id": ids}).group_by("song_id", use_threads=False).aggregate([([], "count_all")])
+    twice = counts.filter(pc.greater(counts["count_all"], 1))
+    song_id = twice["song_id"][0].as_py()
+    rows = [row + 1 for row in pc.indices_nonzero(pc.equal(ids, song_id)).to_pylist()]
+    raise InvalidManifest(
+        f"manifest '{uri}', row {rows[1]}: song_id '{song_id}' stands in row {rows[0]} already; ids must be unique "
+        f"({twice.num_rows:,} are not)"
+    )

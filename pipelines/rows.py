@@ -1,0 +1,49 @@
+"""Map the rows of a table in parallel, for work that waits on storage. What is done to a row is the caller's."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pyarrow as pa
+import ray.data
+import ray.exceptions
+
+from gatefold.errors import GatefoldError
+from pipelines.report import OnProgress
+
+
+def map_rows(
+    table: pa.Table, mapper: Callable[[pa.Table], pa.Table], rows_per_task: int, on_progress: OnProgress
+) -> pa.Table:
+    """What the mapper makes of the rows, in any order; it is called with at most `rows_per_task` of them.
+
+    Args:
+        mapper: a function of a module; it must give as many rows as it gets.
+
+    Raises: the mapper's own GatefoldError, as it was raised.
+    """
+    if not table.num_rows:
+        return mapper(table)
+    blocks = [table.slice(start, rows_per_task) for start in range(0, table.num_rows, rows_per_task)]
+    made: list[pa.Table] = []
+    with own_errors():
+        mapped = ray.data.from_arrow(blocks).map_batches(mapper, batch_size=None, batch_format="pyarrow", num_cpus=1)
+        for batch in mapped.iter_batches(batch_size=None, batch_format="pyarrow"):
+            made.append(batch)
+            on_progress(sum(part.num_rows for part in made), table.num_rows)
+    return pa.concat_tables(made)
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Around a Ray Data job: an error of ours in one of its tasks arrives as itself, not wrapped in Ray's."""
+    context = ray.data.DataContext.get_current()
+    before = context.raise_original_map_exception
+    context.raise_original_map_exception = True
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, GatefoldError):
+            raise error.cause from error
+        raise
+    finally:
+        context.raise_original_map_exception = before
