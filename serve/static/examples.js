@@ -1,0 +1,68 @@
+/** @module The songs one can borrow: their makers' names, their licences, a listen before choosing. */
+
+import { Problem, examples } from "/static/api.js";
+import { build, byId } from "/static/dom.js";
+import { hush } from "/static/player.js";
+
+const preview = byId("preview");
+let sounding = null;
+
+function silence() {
+  preview.pause();
+  sounding?.setAttribute("aria-pressed", "false");
+  sounding = null;
+}
+
+function listen(button, example) {
+  const again = sounding === button;
+  silence();
+  if (again) return;
+  hush();
+  sounding = button;
+  button.setAttribute("aria-pressed", "true");
+  preview.src = example.url;
+  preview.play().catch(silence);
+}
+
+async function borrow(example, onSong, onProblem) {
+  silence();
+  try {
+    const response = await fetch(example.url);
+    if (!response.ok) throw new Problem({ status: response.status, detail: `${example.title} could not be fetched. Choose another.` });
+    const song = new File([await response.blob()], example.file);
+    onSong(song, example);
+  } catch (problem) {
+    onProblem(problem instanceof Problem ? problem : new Problem({ detail: "The example could not be fetched. Check the connection, then try again." }));
+  }
+}
+
+function line(example, onSong, onProblem) {
+  const listenButton = build("button", {
+    type: "button", className: "listen", "aria-pressed": "false", "aria-label": `Listen to ${example.title}`,
+    on: { click: (event) => listen(event.currentTarget, example) },
+  });
+  const choose = build("button", { type: "button", className: "borrow", on: { click: () => borrow(example, onSong, onProblem) } },
+    build("span", { className: "borrow-title" }, example.title),
+    build("span", { className: "borrow-artist" }, `${example.artist}, ${example.genre}`));
+  return build("li", {}, listenButton,
+    build("div", {}, choose, build("p", { className: "licence" }, credit(example))));
+}
+
+/** @returns {string} attribution, with the licence once */
+export function credit(example) {
+  const licence = example.licence.replaceAll("-", " ");
+  const named = example.attribution.replaceAll("-", " ").includes(licence.split(" ").slice(0, 2).join(" "));
+  return named ? example.attribution : `${example.attribution}. ${licence}`;
+}
+
+/**
+ * Fills the track list.
+ * @param {(song: File, example: Object) => void} onSong
+ * @param {(problem: Problem) => void} onProblem
+ */
+export async function offer(onSong, onProblem) {
+  const songs = await examples();
+  byId("tracklist").replaceChildren(...songs.map((example) => line(example, onSong, onProblem)));
+  byId("examples").hidden = songs.length === 0;
+  preview.addEventListener("ended", silence);
+}

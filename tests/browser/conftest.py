@@ -1,0 +1,112 @@
+"""Chromium and a house to visit: the fake one on a free loopback port, or the endpoint that GATEFOLD_TEST_URL names."""
+
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.browser.fake_api import create_app
+
+MUSIC = Path(__file__).parents[1] / "data" / "music"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+
+
+class House:
+    """A fake API in a thread of its own."""
+
+    def __init__(self, step_s: float, key: str | None = None) -> None:
+        with socket.socket() as door:
+            door.bind(("127.0.0.1", 0))
+            self.port = door.getsockname()[1]
+        app = create_app(MUSIC, step_s, key)
+        config = uvicorn.Config(app, "127.0.0.1", self.port, log_level="warning", timeout_graceful_shutdown=1)
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> "House":
+        self.thread.start()
+        deadline = time.monotonic() + 10
+        while not self.server.started:
+            assert time.monotonic() < deadline, "the fake API did not start within 10 s"
+            time.sleep(0.02)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.should_exit = True
+        self.thread.join()
+
+
+class Visit:
+    """A page with its complaints: errors of scripts, of the console and of the security policy."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("console", lambda message: self.complaints.append(message.text) if message.type == "error" else None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def fake_url() -> Iterator[str]:
+    """A fast fake house."""
+    with House(step_s=0.03) as house:
+        yield house.url
+
+
+@pytest.fixture(scope="session")
+def slow_url() -> Iterator[str]:
+    """A fake house whose covers take half a minute: there is time to change one's mind."""
+    with House(step_s=1.2) as house:
+        yield house.url
+
+
+@pytest.fixture(scope="session")
+def locked_url() -> Iterator[str]:
+    """A fake house that asks for the key 'open sesame'."""
+    with House(step_s=0.03, key="open sesame") as house:
+        yield house.url
+
+
+@pytest.fixture(scope="session")
+def site_url(request: pytest.FixtureRequest) -> str:
+    """The endpoint that GATEFOLD_TEST_URL names, else the fast fake house."""
+    return os.environ.get("GATEFOLD_TEST_URL") or str(request.getfixturevalue("fake_url"))
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    context = browser.new_context(viewport={"width": 1280, "height": 860}, accept_downloads=True)
+    context.set_default_timeout(10_000)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def visit(context: BrowserContext) -> Visit:
+    return Visit(context.new_page())
+
+
+@pytest.fixture
+def song() -> Path:
+    """A real song, 15 s of jazz."""
+    return MUSIC / "02_jazz.ogg"
