@@ -6,7 +6,7 @@ has been released meanwhile. Resources, replicas, batching and autoscaling are n
 
 from pydantic import BaseModel, ConfigDict
 from ray import serve
-from ray.serve import Application
+from ray.serve import Application, Deployment
 
 from gatefold.config import ServeSettings
 from gatefold.storage import objects, releases
@@ -17,6 +17,9 @@ from serve.cover_generator import CoverGenerator
 from serve.cover_retriever import CoverRetriever
 from serve.song_encoder import SongEncoder
 from serve.stages import Part, ServedRelease
+
+CONSTRUCTOR_RETRIES = 2
+"""times a replica that does not start is tried again before its deployment fails; the YAML has no option for it"""
 
 
 class ServeArgs(BaseModel):
@@ -49,12 +52,13 @@ def build(args: ServeArgs) -> Application:
     def uri(part: releases.Part) -> str:
         return objects.join(workspace.uri, part.uri)
 
-    encoder = serve.deployment(SongEncoder).bind(uri(release.encoder), args.limits, args.endpoint_url)
-    retriever = serve.deployment(CoverRetriever).bind(uri(release.index), args.endpoint_url)
-    generator = serve.deployment(CoverGenerator).bind(
-        uri(release.generator), release.encoder.fingerprint, args.endpoint_url
-    )
-    return serve.deployment(serve.ingress()(Api)).bind(
+    def deployment(cls: type) -> Deployment:
+        return serve.deployment(cls, max_constructor_retry_count=CONSTRUCTOR_RETRIES)
+
+    encoder = deployment(SongEncoder).bind(uri(release.encoder), args.limits, args.endpoint_url)
+    retriever = deployment(CoverRetriever).bind(uri(release.index), args.endpoint_url)
+    generator = deployment(CoverGenerator).bind(uri(release.generator), release.encoder.fingerprint, args.endpoint_url)
+    return deployment(serve.ingress()(Api)).bind(
         _served(release),
         encoder,
         retriever,

@@ -1,7 +1,7 @@
 """Round every request: headers that a browser obeys, and a problem where nothing else caught the fault.
 
-Plain ASGI, so that answers which stream are not held back. The request's id, X-Request-Id, is Ray Serve's: its proxy makes
-or passes it on, returns it, and stands it in every line of the replicas' logs. Knows no route.
+Plain ASGI, so that answers which stream are not held back. The request's id, X-Request-Id, is Ray Serve's: its proxy
+makes it or passes it on, returns it, and has it in every line of the replicas' logs. Knows no route.
 """
 
 import logging

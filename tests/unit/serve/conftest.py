@@ -1,0 +1,163 @@
+"""What the tests of serve/ share: hand-written stages that need neither Ray nor models, and the API around them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from gatefold.config import AudioSettings, ServeSettings
+from gatefold.errors import IndexNotReady, SilentAudio, UnknownTrack
+from gatefold.records import Match, Track
+from gatefold.retrieval import IndexedTrack
+from serve.api import create_app
+from serve.jobs import InProcessJobs
+from serve.keys import Keys
+from serve.page import Examples
+from serve.stages import (
+    Commission,
+    EncoderFacts,
+    Heard,
+    IndexFacts,
+    PainterFacts,
+    Part,
+    Pictures,
+    Query,
+    ServedRelease,
+    Stages,
+    Vector,
+)
+
+WIDTH = 4
+RELEASE = ServedRelease("r1", Part("e1", "ears-1"), Part("i1", "index-1"), Part("g1", "hand-1"))
+
+
+@dataclass
+class Encoder:
+    """Hears the length of the file; a file that begins with "silence" is silent, "bug" breaks it."""
+
+    heard: list[str] = field(default_factory=list)
+
+    async def hear(self, data: bytes, name: str, spectrogram: bool) -> Heard:
+        self.heard.append(name)
+        if data.startswith(b"silence"):
+            raise SilentAudio(f"song '{name}': its loudest sample is -90 dBFS, a song must exceed -60 dBFS")
+        if data.startswith(b"bug"):
+            raise RuntimeError("secret: 10.0.0.7")
+        embedding = np.zeros(WIDTH, np.float32)
+        embedding[len(data) % WIDTH] = 1
+        return Heard(embedding, float(len(data)), [0.0, 4.9], b"\x89PNG" if spectrogram else None)
+
+    async def embed_covers(self, pixels: Pictures) -> Vector:
+        return np.tile(np.eye(WIDTH, dtype=np.float32)[0], (len(pixels), 1))
+
+    async def describe(self) -> EncoderFacts:
+        return EncoderFacts(AudioSettings(), RELEASE.encoder.fingerprint)
+
+
+@dataclass
+class Retriever:
+    """Knows tracks "t0", "t1", ... in this order of nearness; "t0" has a cover at `cover_uri`, "mute" has no song."""
+
+    cover_uri: str | None = None
+    asked: list[Query] = field(default_factory=list)
+
+    async def search(self, query: Query) -> list[Match]:
+        self.asked.append(query)
+        ids = [f"t{i}" for i in range(20) if f"t{i}" not in query.exclude_song_ids]
+        return [
+            Match(rank=rank, score=1 - rank / 100, track=Track(song_id=song_id, artist="a/b"))
+            for rank, song_id in enumerate(ids[: query.k], start=1)
+        ]
+
+    async def track(self, song_id: str) -> IndexedTrack:
+        if song_id == "mute":
+            return IndexedTrack(Track(song_id=song_id), None, None, None)
+        if not song_id.startswith("t"):
+            raise UnknownTrack(f"track '{song_id}' is not in this index of 20 tracks")
+        embedding = np.eye(WIDTH, dtype=np.float32)[1]
+        return IndexedTrack(Track(song_id=song_id, title="T"), self.cover_uri, embedding, embedding)
+
+    async def cover_embeddings(self, song_ids: list[str]) -> Vector:
+        return np.ones((len(song_ids), WIDTH), np.float32)
+
+    async def describe(self) -> IndexFacts:
+        return IndexFacts(20, WIDTH)
+
+
+@dataclass
+class Painter:
+    """Paints grey squares as dark as their seeds; while `hold` is set, it stands still after half of the steps."""
+
+    hold: bool = False
+    failure: Exception | None = None
+    commissions: list[Commission] = field(default_factory=list)
+    put_down: int = 0
+
+    async def paint(self, commission: Commission) -> AsyncIterator[float | Pictures]:
+        self.commissions.append(commission)
+        try:
+            yield 0.0
+            yield 0.5
+            while self.hold:
+                await asyncio.sleep(0.005)
+            if self.failure is not None:
+                raise self.failure
+            yield 1.0
+            yield np.stack([np.full((3, 8, 8), seed % 256, np.uint8) for seed in commission.seeds])
+        except (asyncio.CancelledError, GeneratorExit):
+            self.put_down += 1
+            raise
+
+    async def describe(self) -> PainterFacts:
+        return PainterFacts(neighbours=3, num_inference_steps=25, guidance_scale=2.0)
+
+
+@dataclass
+class Ready:
+    missing: str | None = None
+
+    async def check(self) -> None:
+        if self.missing:
+            raise IndexNotReady(f"no replica is running yet of: {self.missing}")
+
+
+@dataclass
+class Endpoint:
+    """The API in this process, and the doubles behind it."""
+
+    client: TestClient
+    encoder: Encoder
+    retriever: Retriever
+    painter: Painter
+    ready: Ready
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Callable[..., Endpoint]]:
+    """Makes an endpoint; `limits` and `keys` as they would be configured, `examples` a folder."""
+    opened: list[TestClient] = []
+
+    def make(
+        limits: ServeSettings | None = None, keys: str = "", examples: Path | None = None, cover_uri: str | None = None
+    ) -> Endpoint:
+        limits = limits or ServeSettings()
+        encoder, retriever, painter, ready = Encoder(), Retriever(cover_uri), Painter(), Ready()
+        app = create_app(
+            Stages(RELEASE, encoder, retriever, painter, ready),
+            limits=limits,
+            jobs=InProcessJobs(under_way_max=limits.jobs_max, kept_max=limits.jobs_kept),
+            keys=Keys.from_environment({"GATEFOLD_API_KEYS": keys}),
+            examples=Examples(examples),
+        )
+        client = TestClient(app)
+        client.__enter__()  # one event loop for all of a test's requests, as jobs outlive theirs
+        opened.append(client)
+        return Endpoint(client, encoder, retriever, painter, ready)
+
+    yield make
+    for client in opened:
+        client.__exit__(None, None, None)
