@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import time
+import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -24,6 +25,7 @@ from PIL import Image
 from gatefold.composition import render_song
 from gatefold.config import Settings, SynthesisSettings
 from gatefold.drawing import draw_cover
+from gatefold.errors import InputError
 from gatefold.instruments import SAMPLE_RATE
 from gatefold.storage.objects import delete, delete_tree, exists, join, list_objects, put, read, resolve
 from gatefold.synthesis import TRAIT_NAMES, SyntheticTrack, compose_catalogue
@@ -43,16 +45,18 @@ _FORMATS = {
 _FORMAT_BOUNDS = (("wav", 0.30), ("flac", 0.80), ("ogg", 0.92), ("mp3", 1.0))
 _PNG_SHARE = 0.2
 
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
 
 def synthesize(settings: Settings, target: str, on_progress: OnProgress = silent) -> Report:
     """Writes the catalogue under a folder: `audio/`, `covers/`, `manifest.parquet` and `synthesis.json`.
 
     Args:
-        target: a folder, `file:///…` or `s3://…`; what it holds under these names and of other settings is replaced.
+        target: a folder, `file:///…` or `s3://…`, empty or made here before; what other settings made is replaced.
         on_progress: called with the number of songs that are there and that there will be.
 
     Returns: songs written and songs that were there already.
-    Raises: StorageUnavailable, StorageDenied.
+    Raises: InputError for a folder with files of somebody else; StorageUnavailable, StorageDenied.
     """
     began = time.monotonic()
     folder, synthesis = resolve(target), settings.synthesis
@@ -108,11 +112,13 @@ def _note(synthesis: SynthesisSettings) -> bytes:
 
 
 def _claim(folder: str, synthesis: SynthesisSettings) -> None:
-    """Leaves in the folder only what these settings made; the note comes after the clearing, so a crash between
-    clears again.
-    """
+    """Leaves only what these settings made. The note changes after the clearing: a crash between clears again."""
     if _note_agrees(folder, synthesis):
         return
+    ours = exists(join(folder, NOTE))
+    stranger = next((found.uri for found in list_objects(folder)), None)
+    if stranger and not ours:
+        raise InputError(f"'{folder}' holds '{stranger}', which synthesis did not write; give it an empty folder")
     delete(join(folder, MANIFEST))
     for name in ("audio", "covers"):
         delete_tree(join(folder, name))
@@ -153,7 +159,23 @@ def encode_song(waveform: NDArray[np.float32], path: str) -> bytes:
     kind, subtype = _FORMATS[path.rsplit(".", 1)[1]]
     buffer = io.BytesIO()
     soundfile.write(buffer, waveform, SAMPLE_RATE, format=kind, subtype=subtype)
-    return buffer.getvalue()
+    return _numbered_zero(buffer.getvalue()) if kind == "OGG" else buffer.getvalue()
+
+
+def _numbered_zero(ogg: bytes) -> bytes:
+    """The same stream with serial number 0: the encoder draws one at random, and equal songs should be equal files.
+
+    Source: RFC 3533, section 6. Its checksum is zlib's with the bits of every byte, and of the result, in reverse.
+    """
+    data, start = bytearray(ogg), 0
+    while start < len(data):
+        segments = data[start + 26]
+        end = start + 27 + segments + sum(data[start + 27 : start + 27 + segments])
+        data[start + 14 : start + 18] = data[start + 22 : start + 26] = bytes(4)
+        checksum = zlib.crc32(data[start:end].translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+        data[start + 22 : start + 26] = checksum.to_bytes(4, "big").translate(_MIRRORED)
+        start = end
+    return bytes(data)
 
 
 def encode_cover(pixels: NDArray[np.uint8], path: str) -> bytes:

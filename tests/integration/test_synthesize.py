@@ -9,10 +9,11 @@ import soundfile
 from PIL import Image
 
 from gatefold.config import BatchSettings, Settings, SynthesisSettings
+from gatefold.errors import InputError
 from gatefold.instruments import SAMPLE_RATE
-from gatefold.storage.objects import delete, exists, join, list_objects, read
+from gatefold.storage.objects import delete, exists, join, list_objects, put, read
 from gatefold.synthesis import TRAIT_NAMES, compose_catalogue
-from pipelines.synthesize import MANIFEST, synthesize
+from pipelines.synthesize import MANIFEST, encode_song, synthesize
 
 SETTINGS = Settings(
     synthesis=SynthesisSettings(songs=40, artists=8, duration_s=1.0, cover_size=64),
@@ -77,3 +78,20 @@ def test_other_settings_replace_what_was_there(ray_cluster: str) -> None:
     synthesize(two, folder)
     assert len(list(list_objects(join(folder, "covers")))) == 2
     assert exists(join(folder, MANIFEST))
+
+
+def test_a_folder_with_files_of_somebody_else_is_left_alone(ray_cluster: str) -> None:
+    folder = join(ray_cluster, "theirs")
+    put(join(folder, "audio/mine.wav"), b"mine")
+    with pytest.raises(InputError, match=r"mine\.wav.*empty folder"):
+        synthesize(SETTINGS, folder)
+    assert read(join(folder, "audio/mine.wav")) == b"mine"
+
+
+def test_an_ogg_file_holds_nothing_random_and_its_checksums_are_right() -> None:
+    waveform = 0.5 * np.sin(np.arange(3 * SAMPLE_RATE, dtype=np.float32) / 20)
+    data = encode_song(waveform, "a.ogg")
+    pages = data.split(b"OggS")[1:]
+    assert len(pages) > 2
+    assert all(page[10:14] == bytes(4) for page in pages)
+    assert len(soundfile.read(io.BytesIO(data))[0]) == len(waveform)
