@@ -3,7 +3,9 @@ nobody waits for it any more. Knows nothing of jobs, of HTTP, or of where the co
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Executor
+from contextlib import aclosing
 
 import numpy as np
 
@@ -11,6 +13,9 @@ from gatefold.errors import WrongModel
 from gatefold.storage.models import load_generator
 from serve import replica
 from serve.stages import Commission, PainterFacts, Pictures
+
+OnStep = Callable[[int, int], None]
+"""told (steps done, steps in all); raises to stop"""
 
 
 class _PutDownError(Exception):
@@ -43,46 +48,58 @@ class CoverGenerator:
         config = self._pipeline.config
         return PainterFacts(config.neighbours, config.num_inference_steps, config.guidance_scale)
 
-    async def paint(self, commission: Commission) -> AsyncIterator[float | Pictures]:
+    async def paint(self, commission: Commission) -> AsyncGenerator[float | Pictures, None]:
         """The share of steps done, 0.0 when it begins; last the covers, uint8 [n, 3, S, S]."""
-        loop = asyncio.get_running_loop()
-        news: asyncio.Queue[float | Pictures | Exception] = asyncio.Queue()
-        put_down = threading.Event()
 
-        def tell(item: float | Pictures | Exception) -> None:
-            loop.call_soon_threadsafe(news.put_nowait, item)
+        def work(on_step: OnStep) -> Pictures:
+            return self._pipeline.paint(
+                np.array(commission.song_embedding),  # copies, as torch warns of what Ray hands over: it is read-only
+                np.array(commission.neighbour_embeddings),
+                seeds=commission.seeds,
+                num_inference_steps=commission.num_inference_steps,
+                guidance_scale=commission.guidance_scale,
+                on_step=on_step,
+            )
 
-        def on_step(done: int, steps: int) -> None:
-            if put_down.is_set():
-                raise _PutDownError
-            tell(done / steps)
-
-        def work() -> None:
-            try:
-                if not put_down.is_set():
-                    tell(0.0)
-                    tell(self._paint(commission, on_step))
-            except Exception as error:  # noqa: BLE001 - handed to the coroutine that waits, which raises it
-                tell(error)
-
-        self._workers.submit(work)
-        try:
-            while True:
-                item = await news.get()
-                if isinstance(item, Exception):
-                    raise item
+        async with aclosing(followed(work, self._workers)) as news:
+            async for item in news:
                 yield item
-                if isinstance(item, np.ndarray):
-                    return
-        finally:
-            put_down.set()  # without effect when the painting is done
 
-    def _paint(self, commission: Commission, on_step: Callable[[int, int], None]) -> Pictures:
-        return self._pipeline.paint(
-            np.array(commission.song_embedding),  # copies: what Ray hands over is read-only, which torch warns about
-            np.array(commission.neighbour_embeddings),
-            seeds=commission.seeds,
-            num_inference_steps=commission.num_inference_steps,
-            guidance_scale=commission.guidance_scale,
-            on_step=on_step,
-        )
+
+async def followed(work: Callable[[OnStep], Pictures], workers: Executor) -> AsyncGenerator[float | Pictures, None]:
+    """The progress of work done on a thread, from 0.0 when it begins, and then what it gives.
+
+    Closing this early (or cancelling who waits for it) makes the work's next call of `on_step` raise.
+    """
+    loop = asyncio.get_running_loop()
+    news: asyncio.Queue[float | Pictures | Exception] = asyncio.Queue()
+    put_down = threading.Event()
+
+    def tell(item: float | Pictures | Exception) -> None:
+        loop.call_soon_threadsafe(news.put_nowait, item)
+
+    def on_step(done: int, steps: int) -> None:
+        if put_down.is_set():
+            raise _PutDownError
+        tell(done / steps)
+
+    def run() -> None:
+        if put_down.is_set():
+            return
+        tell(0.0)
+        try:
+            tell(work(on_step))
+        except Exception as error:  # noqa: BLE001 - handed to the coroutine that waits, which raises it
+            tell(error)
+
+    workers.submit(run)
+    try:
+        while True:
+            item = await news.get()
+            if isinstance(item, Exception):
+                raise item
+            yield item
+            if isinstance(item, np.ndarray):
+                return
+    finally:
+        put_down.set()  # without effect when the work is done

@@ -80,7 +80,7 @@ def load_config(path: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise InvalidSettings(f"'{path}' cannot be read: {error}") from error
     if not isinstance(config, dict) or len(config.get("applications") or []) != 1:
-        raise InvalidSettings(f"'{path}' must hold one application under `applications:`; see infra/serve.yaml")
+        raise InvalidSettings(f"'{path}' must hold one application, as infra/serve.yaml does")
     unknown = unknown_keys(ServeDeploySchema, config)
     if unknown:
         raise InvalidSettings(f"'{path}' has keys that Ray Serve does not know: {', '.join(unknown)}; mind the spelling")

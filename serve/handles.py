@@ -7,7 +7,7 @@ is the remote traceback. Any other remote error goes to the log, and the caller 
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from ray import serve
@@ -79,7 +79,7 @@ class PainterHandle:
         self._streaming = handle.options(stream=True)
         self._facts: PainterFacts | None = None
 
-    async def paint(self, commission: Commission) -> AsyncIterator[float | Pictures]:
+    async def paint(self, commission: Commission) -> AsyncGenerator[float | Pictures, None]:
         for attempt in range(1, ATTEMPTS + 1):
             response = self._streaming.paint.remote(commission)
             finished = False

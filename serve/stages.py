@@ -7,7 +7,7 @@ each. Everything here crosses process boundaries as plain data: numbers, strings
 Shape legend: N = neighbours, n = new covers, S = pixels a side, D = width of the joint space.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -109,7 +109,7 @@ class CoverRetrieval(Protocol):
 class CoverPainting(Protocol):
     """The generator."""
 
-    def paint(self, commission: Commission) -> AsyncIterator[float | Pictures]:
+    def paint(self, commission: Commission) -> AsyncGenerator[float | Pictures, None]:
         """The share of steps done, 0.0 when it begins, then again and again; last the covers, uint8 [n, 3, S, S].
 
         Closing the iterator early stops the painting within a step.

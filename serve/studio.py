@@ -7,6 +7,7 @@ and the table's positions are the order at that door. Knows nothing of HTTP or o
 import asyncio
 import contextvars
 import logging
+from contextlib import aclosing
 
 import numpy as np
 
@@ -63,11 +64,12 @@ class Studio:
             order.song_embedding, neighbours, order.seeds, order.num_inference_steps, order.guidance_scale
         )
         pixels: Pictures | None = None
-        async for news in self._stages.painter.paint(commission):
-            if isinstance(news, np.ndarray):
-                pixels = news
-            else:
-                await self.jobs.advance(job.job_id, news)
+        async with aclosing(self._stages.painter.paint(commission)) as painting:
+            async for news in painting:
+                if isinstance(news, np.ndarray):
+                    pixels = news
+                else:
+                    await self.jobs.advance(job.job_id, news)
         if pixels is None:
             raise internal_error()
         return Painted(pixels, tuple(await self._closest(pixels)))

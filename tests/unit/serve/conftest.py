@@ -1,7 +1,7 @@
 """What the tests of serve/ share: hand-written stages that need neither Ray nor models, and the API around them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,7 +97,7 @@ class Painter:
     commissions: list[Commission] = field(default_factory=list)
     put_down: int = 0
 
-    async def paint(self, commission: Commission) -> AsyncIterator[float | Pictures]:
+    async def paint(self, commission: Commission) -> AsyncGenerator[float | Pictures, None]:
         self.commissions.append(commission)
         try:
             yield 0.0

@@ -13,7 +13,7 @@ def client_that_raises(error: Exception) -> TestClient:
     app.add_middleware(Envelope)
 
     @app.get("/broken")
-    async def broken(limit: int = 1) -> None:
+    async def broken(limit: int = 1) -> None:  # noqa: ARG001 - what the framework checks
         raise error
 
     return TestClient(app)
