@@ -55,7 +55,7 @@ def join(uri: str, *parts: str) -> str:
     tail = "/".join(part.strip("/") for part in parts)
     if uri.startswith("file://"):
         tail = quote_from_bytes(os.fsencode(tail), safe=_PLAIN)
-    return f"{uri.rstrip('/')}/{tail}" if tail else uri
+    return _as_folder(uri) + tail if tail else uri
 
 
 def parent(uri: str) -> str:
@@ -76,7 +76,7 @@ def relative(uri: str, folder: str) -> str:
 
     Raises: InputError when it does not lie inside.
     """
-    prefix = folder.rstrip("/") + "/"
+    prefix = _as_folder(folder)
     if not uri.startswith(prefix):
         raise InputError(f"'{uri}' does not lie inside '{folder}'")
     tail = uri[len(prefix) :]
@@ -94,6 +94,10 @@ def bucket_and_key(uri: str) -> tuple[str, str]:
     """Bucket and key of an `s3://` URI; the key is empty for the bucket itself."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key
+
+
+def _as_folder(uri: str) -> str:
+    return uri if uri.endswith("/") else uri + "/"
 
 
 def _resolve_path(path: str, base: str | None) -> str:

@@ -86,6 +86,7 @@ function open(song, example, found) {
 function showSong(name, example, heard) {
   byId("song-title").textContent = name;
   byId("spine-text").textContent = name;
+  document.title = `${name}: gatefold`;
   byId("song-credit").hidden = !example;
   byId("song-credit").textContent = example ? credit(example) : "";
   byId("heard").textContent = heardWords(heard);

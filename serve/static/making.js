@@ -26,7 +26,7 @@ function labelMake() {
 
 function labelGuidance() {
   const value = Number(guidance.value);
-  const word = value < 1.5 ? "Freely" : value < 2.5 ? "As it was trained to" : value < 4 ? "Closely" : "To the letter";
+  const word = value < 1.5 ? "Loosely" : value < 2.5 ? "As usual" : value < 4 ? "Closely" : "To the letter";
   byId("guidance-words").textContent = word;
   guidance.setAttribute("aria-valuetext", word);
 }

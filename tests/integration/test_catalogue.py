@@ -91,7 +91,7 @@ def test_a_scan_follows_what_is_added_changed_and_removed(place: str) -> None:
     assert tracks["b/10_house_cc0_cover.m4a"]["cover_uri"] == f"{music}/b/10_house_cc0_cover.m4a#picture"
     assert tracks["c/07_electronica.ogg"]["cover_uri"] is None
     assert (report.done, report.skipped) == (2, 1)
-    assert {key: report.details[key] for key in ("added", "updated", "removed")} == {"added": 1, "updated": 1, "removed": 1}
+    assert [report.details[key] for key in ("added", "updated", "removed")] == [1, 1, 1]
 
 
 def test_a_file_whose_tags_cannot_be_read_is_a_reject_and_the_others_go_on(place: str) -> None:
@@ -130,7 +130,10 @@ def write_parquet(uri: str, *rows: str) -> None:
     objects.put(uri, sink.getvalue().to_pybytes())
 
 
-@pytest.mark.parametrize(("suffix", "write"), [(".csv", write_csv), (".jsonl", write_jsonl), (".parquet", write_parquet)])
+WRITERS = [(".csv", write_csv), (".jsonl", write_jsonl), (".parquet", write_parquet)]
+
+
+@pytest.mark.parametrize(("suffix", "write"), WRITERS, ids=["csv", "jsonl", "parquet"])
 def test_a_manifest_is_read_with_its_relative_uris_and_what_it_carries(
     place: str, suffix: str, write: Callable[..., None]
 ) -> None:
@@ -178,7 +181,7 @@ def test_too_many_rejects_are_an_error_after_the_work_is_done(place: str) -> Non
     workspace = Workspace(f"{place}/workspace")
     upload(place, "02_jazz.ogg")
     write_csv(f"{place}/songs.csv", "song_id,audio_uri", "a,02_jazz.ogg", "b,lost.mp3")
-    with pytest.raises(TooManyRejects, match=r"1 of 2 inputs were rejected \(50%, limit 20%\), most often object_not_found"):
+    with pytest.raises(TooManyRejects, match=r"1 of 2 inputs .* \(50%, limit 20%\), most often object_not_found"):
         build_catalogue(Settings(), f"{place}/songs.csv", workspace)
     assert set(by_id(workspace)) == {"a"}
 

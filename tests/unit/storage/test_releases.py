@@ -1,0 +1,71 @@
+"""Releases: published once, activated, rolled back."""
+
+from pathlib import Path
+
+import pytest
+
+from gatefold.errors import BundleCorrupt, BundleNotFound, InputError
+from gatefold.storage import objects, releases
+from gatefold.storage.releases import Part, Release
+from gatefold.workspace import Workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(objects.resolve(str(tmp_path)))
+
+
+def release(version: str, day: int = 1) -> Release:
+    part = Part(uri=f"encoders/{version}", version=version, fingerprint="ab" * 8)
+    return Release(version=version, created_at=f"2026-01-{day:02}T00:00:00Z", encoder=part, index=part, generator=part)
+
+
+def test_without_an_active_release_the_verb_to_run_is_named(workspace: Workspace) -> None:
+    releases.publish(workspace, release("v1"))
+    with pytest.raises(BundleNotFound, match="run `gatefold release`"):
+        releases.current(workspace)
+
+
+def test_activating_and_rolling_back_walk_the_same_way(workspace: Workspace) -> None:
+    for version in ("v1", "v2", "v3"):
+        releases.publish(workspace, release(version))
+        assert releases.activate(workspace, version) == release(version)
+    releases.activate(workspace, "v3")
+    assert releases.current(workspace).version == "v3"
+    assert releases.rollback(workspace).version == "v2"
+    assert releases.current(workspace).version == "v2"
+    assert releases.rollback(workspace).version == "v1"
+    with pytest.raises(BundleNotFound, match="no release to go back to"):
+        releases.rollback(workspace)
+    assert releases.current(workspace).version == "v1"
+
+
+def test_a_release_never_changes(workspace: Workspace) -> None:
+    releases.publish(workspace, release("v1"))
+    releases.publish(workspace, release("v1"))
+    with pytest.raises(InputError, match="another release has version 'v1'"):
+        releases.publish(workspace, release("v1", day=2))
+    assert releases.get(workspace, "v1") == release("v1")
+
+
+def test_releases_are_listed_from_the_oldest_on(workspace: Workspace) -> None:
+    for version, day in (("a", 3), ("b", 1), ("c", 2)):
+        releases.publish(workspace, release(version, day))
+    releases.activate(workspace, "a")
+    assert [found.version for found in releases.list_releases(workspace)] == ["b", "c", "a"]
+
+
+def test_an_unknown_release_cannot_be_activated(workspace: Workspace) -> None:
+    with pytest.raises(BundleNotFound, match="no release 'v9'"):
+        releases.activate(workspace, "v9")
+    with pytest.raises(InputError, match=r"'\.\./x' cannot be used"):
+        releases.activate(workspace, "../x")
+
+
+def test_damaged_files_are_told_as_such(workspace: Workspace) -> None:
+    objects.put(f"{workspace.releases}/v1.json", b"{}")
+    with pytest.raises(BundleCorrupt, match=r"v1\.json' cannot be read"):
+        releases.get(workspace, "v1")
+    objects.put(f"{workspace.releases}/current", b"v1")
+    with pytest.raises(BundleCorrupt, match="current' cannot be read"):
+        releases.current(workspace)

@@ -1,0 +1,83 @@
+"""Folders of Parquet parts."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from gatefold.config import AudioSettings, CoverSettings
+from gatefold.errors import Corrupt, SchemaMismatch, StageMissing
+from gatefold.records import cover_schema, embedding_schema, spectrogram_schema
+from gatefold.storage import objects, tables
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    return objects.resolve(str(tmp_path / "a table"))
+
+
+def tensors(rows: int) -> pa.ExtensionArray:
+    kind = pa.fixed_shape_tensor(pa.float16(), [2, 3])
+    storage = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(rows * 6, dtype=np.float16)), 6)
+    return pa.ExtensionArray.from_storage(kind, storage)
+
+
+def test_parts_come_back_in_the_order_of_their_names(folder: str) -> None:
+    for name, ids in (("b", ["3"]), ("a", ["1", "2"]), ("c", ["4"])):
+        tables.write_part(folder, name, pa.table({"song_id": ids}))
+    assert tables.read_table(folder)["song_id"].to_pylist() == ["1", "2", "3", "4"]
+    assert [objects.name(uri) for uri in tables.parts(folder)] == ["a.parquet", "b.parquet", "c.parquet"]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_tensors_round_trip(folder: str, rows: int) -> None:
+    tables.write_part(folder, "part", pa.table({"log_mel": tensors(rows)}))
+    column = tables.read_table(folder)["log_mel"]
+    assert column.type == tensors(0).type
+    assert np.array_equal(column.combine_chunks().to_numpy_ndarray(), tensors(rows).to_numpy_ndarray())
+
+
+SCHEMAS = [spectrogram_schema(AudioSettings()), cover_schema(CoverSettings()), embedding_schema(8)]
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=["spectrograms", "covers", "embeddings"])
+def test_every_schema_of_the_house_survives_without_rows(folder: str, schema: pa.Schema) -> None:
+    tables.write_part(folder, "part", schema.empty_table())
+    assert tables.read_table(folder).schema == schema
+
+
+def test_columns_come_in_the_order_asked_for(folder: str) -> None:
+    tables.write_part(folder, "part", pa.table({"a": [1], "b": [2], "c": [3]}))
+    assert tables.read_table(folder, ["c", "a"]).column_names == ["c", "a"]
+    with pytest.raises(SchemaMismatch, match="z"):
+        tables.read_table(folder, ["z"])
+
+
+def test_parts_of_differing_columns_become_one_schema(folder: str) -> None:
+    tables.write_part(folder, "a", pa.table({"song_id": ["1"], "mood": pa.nulls(1)}))
+    tables.write_part(folder, "b", pa.table({"song_id": ["2"], "mood": ["sad"], "bpm": [90]}))
+    assert tables.read_table(folder).to_pylist() == [
+        {"song_id": "1", "mood": None, "bpm": None},
+        {"song_id": "2", "mood": "sad", "bpm": 90},
+    ]
+
+
+def test_parts_that_contradict_each_other_are_refused(folder: str) -> None:
+    tables.write_part(folder, "a", pa.table({"x": ["1"]}))
+    tables.write_part(folder, "b", pa.table({"x": [[1.0]]}))
+    with pytest.raises(SchemaMismatch, match="do not fit each other"):
+        tables.read_table(folder)
+
+
+def test_an_empty_folder_names_the_verb_to_run(folder: str) -> None:
+    assert not tables.has_parts(folder)
+    with pytest.raises(StageMissing, match="run `gatefold spectrograms` first"):
+        tables.read_table(folder, stage="spectrograms")
+
+
+def test_a_part_that_is_cut_short_is_corrupt(folder: str) -> None:
+    uri = tables.write_part(folder, "part", pa.table({"x": list(range(1000))}))
+    objects.put(uri, objects.read(uri)[:-20])
+    with pytest.raises(Corrupt, match=r"part\.parquet' is not a whole Parquet file"):
+        tables.read_table(folder)
