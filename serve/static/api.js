@@ -42,6 +42,13 @@ function readProblem(status, text, retryAfter) {
 const unreachable = () =>
   new Problem({ title: "No answer", detail: "The server cannot be reached. Check the connection, then try again.", code: "unreachable" });
 
+/** A server that takes no more of a file may hang up instead of answering. */
+const broken = (sent) => new Problem({
+  title: "The connection broke",
+  detail: `${Math.round(sent * 100)} % of the song had been sent. Try again; if it breaks again, the file may be larger than the server takes: send it as MP3 or FLAC.`,
+  code: "unreachable",
+});
+
 /** Runs an attempt; on 401 asks for a key, once for all who wait, and runs it again. */
 async function withKey(attempt) {
   for (;;) {
@@ -107,9 +114,13 @@ function uploadOnce(path, form, { headers = {}, onSent = () => {}, signal }) {
     const request = new XMLHttpRequest();
     request.open("POST", path);
     for (const [name, value] of Object.entries({ ...authorization(), ...headers })) request.setRequestHeader(name, value);
-    request.upload.onprogress = (event) => event.lengthComputable && onSent(event.loaded / event.total);
+    let sent = 0;
+    request.upload.onprogress = (event) => {
+      sent = event.loaded / event.total || 0;
+      onSent(sent);
+    };
     request.upload.onload = () => onSent(1);
-    request.onerror = () => reject(unreachable());
+    request.onerror = () => reject(sent > 0 && sent < 1 ? broken(sent) : unreachable());
     request.onabort = () => reject(new DOMException("stopped", "AbortError"));
     request.onload = () => {
       if (request.status < 300) resolve(JSON.parse(request.responseText));

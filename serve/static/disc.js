@@ -33,9 +33,9 @@ function grooves(context, size) {
 /** The brightness of the picture at each of its points, stretched to 0..255. */
 function levels(picture) {
   const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [picture.naturalWidth, picture.naturalHeight];
+  [canvas.width, canvas.height] = [2 * picture.naturalWidth, 4 * picture.naturalHeight]; // drawn large, its edges are soft
   const context = canvas.getContext("2d");
-  context.drawImage(picture, 0, 0);
+  context.drawImage(picture, 0, 0, canvas.width, canvas.height);
   const { data, width, height } = context.getImageData(0, 0, canvas.width, canvas.height);
   const grey = new Float32Array(width * height);
   let [low, high] = [255, 0];

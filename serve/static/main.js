@@ -90,6 +90,7 @@ function showSong(name, example, heard) {
   byId("song-credit").hidden = !example;
   byId("song-credit").textContent = example ? credit(example) : "";
   byId("heard").textContent = heardWords(heard);
+  byId("starts").replaceChildren(...heard.window_starts_s.map((start) => build("span", {}, clock(start))));
   showWindows(heard);
   showSpectrogram(heard.spectrogram);
 }

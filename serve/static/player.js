@@ -1,7 +1,8 @@
-/** @module The song as one hears it here: play, pause, seek, and a disc that turns once while it plays. Sends nothing anywhere. */
+/** @module The song as one hears it here: play, pause, seek, and a disc that turns slowly while it plays. Sends nothing anywhere. */
 
 import { announce, byId, clock, prefersCalm } from "/static/dom.js";
 
+const TURN_S = 15;
 const audio = byId("audio");
 const buttons = [...document.querySelectorAll("[data-play]")];
 const seek = byId("seek");
@@ -12,7 +13,7 @@ function draw() {
   seek.value = String(audio.currentTime);
   seek.setAttribute("aria-valuetext", `${clock(audio.currentTime)} of ${clock(length)}`);
   byId("clock").textContent = clock(audio.currentTime);
-  if (length && !prefersCalm()) byId("disc").style.rotate = `${(360 * audio.currentTime) / length}deg`;
+  if (!prefersCalm()) byId("disc").style.rotate = `${(360 * audio.currentTime) / TURN_S}deg`;
 }
 
 function turn() {

@@ -1,6 +1,6 @@
 """A small house that answers as the real one does: same addresses, same shapes, pictures drawn with a ruler. It serves
-the real page, so the page can be built and tried where there is no model; it knows nothing of sound beyond what a file's
-first bytes say.
+the real page, so the page can be built and tried where there is no model; it knows nothing of sound beyond what the first
+bytes of a file say.
 """
 
 import asyncio
@@ -254,7 +254,8 @@ def _catalogue(app: FastAPI, examples: Path) -> None:
     @app.get("/v1/releases/current")
     async def release() -> dict[str, Any]:
         audio = {"window_s": 5.12, "min_duration_s": 1.0, "max_duration_s": 900.0, "max_bytes": 200_000_000}
-        models = {"encoder": "0" * 12, "index": "0" * 12, "generator": {"version": "fake", "fingerprint": "0" * 12}}
+        part = {"version": "fake-1", "fingerprint": "0" * 12}
+        models = {"encoder": part, "index": part, "generator": part}
         return {"version": "fake-1", **models, "covers": 10_000, "audio": audio}
 
     @app.get("/v1/tracks/{song_id}/cover")

@@ -38,8 +38,7 @@ def wait_for_covers(page: Page) -> Locator:
     expect(covers).to_have_count(4, timeout=MAKING_MS)
     for picture in covers.locator("img").all():
         picture.scroll_into_view_if_needed()
-        expect(picture).to_have_js_property("complete", True)
-        assert picture.evaluate("image => image.naturalWidth") > 0
+        expect(picture).not_to_have_js_property("naturalWidth", 0)
     return covers
 
 
