@@ -10,6 +10,7 @@ import posixpath
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -17,6 +18,7 @@ from gatefold.errors import InputError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _PLAIN = "/!$&'()*+,;=:@~"
+_SHORTHAND = {"", ".", ".."}
 _ALLOWED = "a path, file:///… or s3://bucket/…"
 
 
@@ -101,7 +103,9 @@ def _as_folder(uri: str) -> str:
 
 
 def _resolve_path(path: str, base: str | None) -> str:
-    root = None if base is None else resolve(base)
+    root = None if base is None else _resolve_base(base)
+    if root and not path.startswith("/") and not _SHORTHAND.intersection(path.split("/")):
+        return join(root, path)
     if path.startswith("/") or root is None or root.startswith("file://"):
         folder = local_path(root) if root else None
         return _from_path(posixpath.join(folder or Path.cwd(), path))
@@ -110,6 +114,16 @@ def _resolve_path(path: str, base: str | None) -> str:
     if full.split("/")[0] == "..":
         raise InputError(f"location '{path}' climbs out of bucket '{bucket}' from '{root}'; allowed: {_ALLOWED}")
     return f"s3://{bucket}" if full == "." else f"s3://{bucket}/{full}"
+
+
+@lru_cache(maxsize=16)
+def _canonical_base(base: str) -> str:
+    return resolve(base)
+
+
+def _resolve_base(base: str) -> str:
+    """Remembered, for a manifest has one base and a million paths; unless it is relative, to a folder that may change."""
+    return _canonical_base(base) if _SCHEME.match(base) else resolve(base)
 
 
 def _from_path(path: str) -> str:
