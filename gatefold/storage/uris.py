@@ -122,7 +122,7 @@ def _canonical_base(base: str) -> str:
 
 
 def _resolve_base(base: str) -> str:
-    """Remembered, for a manifest has one base and a million paths; unless it is relative, to a folder that may change."""
+    """Remembered, as a manifest has one base and a million paths; but a relative one hangs on the working folder."""
     return _canonical_base(base) if _SCHEME.match(base) else resolve(base)
 
 
