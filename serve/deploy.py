@@ -83,7 +83,7 @@ def load_config(path: Path) -> dict[str, Any]:
         raise InvalidSettings(f"'{path}' must hold one application, as infra/serve.yaml does")
     unknown = unknown_keys(ServeDeploySchema, config)
     if unknown:
-        raise InvalidSettings(f"'{path}' has keys that Ray Serve does not know: {', '.join(unknown)}; mind the spelling")
+        raise InvalidSettings(f"'{path}' has keys that Ray Serve does not know: {', '.join(unknown)}; check them")
     _validated(config, path)
     return config
 
@@ -182,13 +182,20 @@ def _wait_until_running(name: str) -> None:
             waiting = [f"{key}: {d.message}" for key, d in application.deployments.items() if d.message]
             message = "; ".join([application.message, *waiting] if application.message else waiting)
             if application.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
-                raise GatefoldError(f"the endpoint did not start: {message}")
+                logger.debug("the endpoint did not start: %s", message)
+                raise GatefoldError(f"the endpoint did not start: {reason(waiting or [application.message])}")
             if message != said:
                 logger.info("%s: %s", application.status.value.lower(), message)
                 said = message
         if time.monotonic() > deadline:
             raise Unavailable(f"the endpoint did not start within {START_WITHIN_S:.0f} s: {said or 'no word from it'}")
         time.sleep(_POLL_S)
+
+
+def reason(messages: list[str]) -> str:
+    """What Serve's messages boil down to: the error at the end of each remote traceback, without the traceback."""
+    lasts = [message.strip().splitlines()[-1].strip() for message in messages if message.strip()]
+    return "; ".join(dict.fromkeys(lasts)) or "Serve gives no reason; see its logs"
 
 
 def _wait_until_answering(url: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 from ray.serve.schema import ServeDeploySchema
 
 from gatefold.errors import InvalidSettings
-from serve.deploy import load_config, unknown_keys
+from serve.deploy import load_config, reason, unknown_keys
 
 HOUSE = Path(__file__).parents[3] / "infra" / "serve.yaml"
 
@@ -78,3 +78,9 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, text: str, said: st
 def test_a_file_that_is_absent_says_so(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match="cannot be read"):
         load_config(tmp_path / "absent.yaml")
+
+
+def test_the_reason_of_a_failure_is_the_error_without_its_traceback() -> None:
+    traceback = "Failed 3 times.\nTraceback:\n  File x\ngatefold.errors.BundleCorrupt: index 'i1' is cut short\n\n"
+    assert reason([traceback, traceback]) == "gatefold.errors.BundleCorrupt: index 'i1' is cut short"
+    assert "see its logs" in reason(["", " \n"])

@@ -1,0 +1,299 @@
+"""The endpoint as it is deployed: real Ray Serve, a small workspace of untrained models, and HTTP from outside."""
+
+import io
+import json
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+import soundfile
+from PIL import Image
+
+from gatefold.audio import listen
+from gatefold.config import AudioSettings, CoverSettings, EncoderSettings, GeneratorSettings, ServeSettings
+from gatefold.covers import decode_cover, encode_picture
+from gatefold.errors import BundleNotFound, InvalidSettings
+from gatefold.generator import build_transformer
+from gatefold.retrieval import CoverIndex
+from gatefold.storage import releases
+from gatefold.storage.indexes import load_index, publish_index
+from gatefold.storage.models import build_pipeline, load_encoder, load_generator, publish_encoder, publish_generator
+from gatefold.towers import DualEncoder
+from gatefold.workspace import Workspace
+from serve.deploy import deploy, stop
+
+CONFIG = Path(__file__).parents[2] / "infra" / "serve.yaml"
+TRACKS = 30
+COVER = CoverSettings(size=32)
+
+
+@dataclass
+class Endpoint:
+    url: str
+    http: httpx.Client
+    workspace: Workspace
+
+
+@pytest.fixture(scope="module")
+def endpoint(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:  # noqa: ARG001
+    workspace = Workspace((tmp_path_factory.mktemp("serve") / "workspace").as_uri())
+    publish_release(workspace)
+    limits = ServeSettings(upload_max_bytes=3_000_000, upload_max_duration_s=60, steps_max=1000, jobs_max=3)
+    url = deploy(CONFIG, workspace=workspace.uri, examples=None, host="127.0.0.1", port=free_port(), limits=limits)
+    with httpx.Client(base_url=url, timeout=60) as http:
+        yield Endpoint(url, http, workspace)
+    stop()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def publish_release(workspace: Workspace) -> None:
+    """A release of untrained models over a few drawn covers."""
+    settings = EncoderSettings(embed_dim=16, width=8)
+    encoder = DualEncoder(settings, AudioSettings(), COVER).eval()
+    rng = np.random.default_rng(0)
+    folder = Path(workspace.uri.removeprefix("file://")) / "pictures"
+    folder.mkdir(parents=True)
+    uris, pixels = [], []
+    for i in range(TRACKS):
+        data = encode_picture(rng.integers(0, 256, (3, 8, 8), np.uint8), 64, "png")
+        (folder / f"{i}.png").write_bytes(data)
+        uris.append((folder / f"{i}.png").as_uri())
+        pixels.append(decode_cover(data, COVER))
+    ears = publish_encoder(f"{workspace.encoders}/e1", encoder, version="e1", lineage={}, details={})
+    vectors = pa.array(encoder.embed_covers(np.stack(pixels)).tolist(), pa.list_(pa.float32(), 16))
+    tracks = pa.table(
+        {
+            "song_id": [f"song/{i}" for i in range(TRACKS)],
+            "title": [f"Title {i}" for i in range(TRACKS)],
+            "artist": [f"artist {i % 5}" for i in range(TRACKS)],
+            "album": pa.nulls(TRACKS, pa.string()),
+            "genre": [["jazz", "rock"][i % 2] for i in range(TRACKS)],
+            "cover_uri": uris,
+            "song_embedding": vectors,
+            "cover_embedding": vectors,
+        }
+    )
+    index = CoverIndex(tracks, ears.fingerprint)
+    covers = publish_index(f"{workspace.indexes}/i1", index, tracks, version="i1", lineage={})
+    generator = GeneratorSettings(hidden=64, layers=2, heads=2, neighbours=4)
+    pipeline = build_pipeline(
+        build_transformer(generator, COVER, 16),
+        neighbours=4,
+        num_inference_steps=5,
+        guidance_scale=2.0,
+        encoder_fingerprint=ears.fingerprint,
+    )
+    hand = publish_generator(f"{workspace.generators}/g1", pipeline, version="g1", lineage={}, details={})
+    parts = {
+        kind: releases.Part(uri=f"{kind}s/{bundle.version}", version=bundle.version, fingerprint=bundle.fingerprint)
+        for kind, bundle in (("encoder", ears), ("indexe", covers), ("generator", hand))
+    }
+    release = releases.Release(
+        version="r1",
+        created_at="2024-01-01T00:00:00Z",
+        encoder=parts["encoder"],
+        index=parts["indexe"],
+        generator=parts["generator"],
+    )
+    releases.publish(workspace, release)
+    releases.activate(workspace, "r1")
+
+
+def song(duration_s: float = 3.0, frequency: float = 440.0) -> dict[str, tuple[str, bytes]]:
+    sink = io.BytesIO()
+    t = np.arange(int(duration_s * 16_000)) / 16_000
+    soundfile.write(sink, 0.5 * np.sin(2 * np.pi * frequency * t), 16_000, format="WAV")
+    return {"song": ("tone.wav", sink.getvalue())}
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+
+
+def test_an_uploaded_song_finds_covers_as_the_ground_floor_would(endpoint: Endpoint) -> None:
+    answer = endpoint.http.post("/v1/searches", files=song(), data={"k": "7", "spectrogram": "true"})
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert [m["rank"] for m in found["matches"]] == list(range(1, 8))
+    assert found["song"]["duration_s"] == 3.0
+    assert found["song"]["spectrogram"].startswith("data:image/png;base64,")
+    assert answer.headers.get_list("x-request-id") == [answer.headers["x-request-id"]]
+
+    embedding = endpoint.http.post("/v1/embeddings", files=song()).json()
+    again = endpoint.http.post(
+        "/v1/searches", json={"embedding": embedding["embedding"], "encoder": embedding["encoder"], "k": 7}
+    )
+    assert [m["track"] for m in again.json()["matches"]] == [m["track"] for m in found["matches"]]
+
+
+def test_what_is_not_audio_is_the_callers_problem_and_shows_no_traceback(endpoint: Endpoint) -> None:
+    answer = endpoint.http.post("/v1/searches", files={"song": ("x.mp3", b"not a song at all")})
+    assert answer.status_code == 415
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["code"] == "undecodable_audio"
+    assert "Traceback" not in answer.text
+    assert "ray" not in answer.text
+
+
+def test_a_song_longer_than_the_endpoint_takes_is_refused(endpoint: Endpoint) -> None:
+    answer = endpoint.http.post("/v1/embeddings", files=song(duration_s=61))
+    assert (answer.status_code, answer.json()["code"]) == (413, "audio_too_long")
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 400000000", "Transfer-Encoding: chunked"])
+def test_a_flood_is_refused_before_it_has_ended(endpoint: Endpoint, framing: str) -> None:
+    address = httpx.URL(endpoint.url)
+    with socket.create_connection((address.host, address.port or 80), timeout=30) as connection:
+        kind = "Content-Type: multipart/form-data; boundary=f"
+        connection.sendall(f"POST /v1/searches HTTP/1.1\r\nHost: h\r\n{kind}\r\n{framing}\r\n\r\n".encode())
+        if "chunked" in framing:
+            part = b'--f\r\nContent-Disposition: form-data; name="song"; filename="a.wav"\r\n\r\n' + b"x" * 4_000_000
+            connection.sendall(f"{len(part):x}\r\n".encode() + part + b"\r\n")  # and no end of the body
+        answer = connection.recv(100)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_unknown_tracks_cross_the_handle_as_404(endpoint: Endpoint) -> None:
+    answer = endpoint.http.get("/v1/tracks/nobody")
+    assert (answer.status_code, answer.json()["code"]) == (404, "unknown_track")
+
+
+def test_ids_with_slashes_reach_their_covers(endpoint: Endpoint) -> None:
+    match = endpoint.http.post("/v1/searches", json={"song_id": "song/3", "k": 1}).json()["matches"][0]
+    picture = endpoint.http.get(match["cover_url"], params={"size": 48})
+    assert picture.headers["content-type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(picture.content)).size == (48, 48)
+
+
+def test_the_release_is_told_and_everything_is_ready(endpoint: Endpoint) -> None:
+    release = endpoint.http.get("/v1/releases/current").json()
+    assert (release["version"], release["covers"]) == ("r1", TRACKS)
+    assert endpoint.http.get("/v1/health/ready").json() == {"status": "ready"}
+
+
+def test_new_covers_are_painted_as_the_manifest_says(endpoint: Endpoint) -> None:
+    answer = endpoint.http.post(
+        "/v1/covers", files=song(), data={"n": "2", "seed": "11", "size": "32"}, headers={"Prefer": "wait=60"}
+    )
+    job = answer.json()
+    assert (answer.status_code, job["state"]) == (200, "succeeded"), job
+    assert job["images"][1]["closest"]["track"]["song_id"].startswith("song/")
+    manifest = endpoint.http.get(f"/v1/covers/{job['job_id']}/manifest.json").json()
+    release = releases.current(endpoint.workspace)
+    pipeline = load_generator(f"{endpoint.workspace.uri}/{release.generator.uri}")
+    assert manifest["generator"]["fingerprint"] == release.generator.fingerprint
+    known = {m["track"]["song_id"] for m in job["matches"]}
+    assert {n["song_id"] for n in manifest["neighbours"]} == known
+    assert len(known) == 4
+
+    index = load_index(f"{endpoint.workspace.uri}/{release.index.uri}")
+    replayed = pipeline.paint(
+        np.asarray(manifest["song_embedding"], np.float32),
+        index.cover_embeddings([n["song_id"] for n in manifest["neighbours"]]),
+        seeds=manifest["seeds"],
+        num_inference_steps=manifest["settings"]["num_inference_steps"],
+        guidance_scale=manifest["settings"]["guidance_scale"],
+    )
+    for image, pixels in zip(job["images"], replayed, strict=True):
+        served = np.asarray(Image.open(io.BytesIO(endpoint.http.get(image["url"]).content))).transpose(2, 0, 1)
+        assert np.abs(served.astype(int) - pixels.astype(int)).max() <= 1
+
+
+def test_events_stream_while_the_job_runs_and_resume(endpoint: Endpoint) -> None:
+    job = endpoint.http.post("/v1/covers", json={"song_id": "song/1", "n": 1, "num_inference_steps": 60}).json()
+    path = f"/v1/covers/{job['job_id']}/events"
+    arrived: list[float] = []
+    text = ""
+    with endpoint.http.stream("GET", path) as stream:
+        for part in stream.iter_text():
+            arrived.append(time.monotonic())
+            text += part
+    told = events(text)
+    assert (told[0]["state"], told[-1]["state"]) == ("queued", "succeeded")
+    assert len({t["progress"] for t in told}) > 30
+    assert len(arrived) > 5
+    resumed = events(endpoint.http.get(path, headers={"Last-Event-ID": str(len(told) - 1)}).text)
+    assert [t["state"] for t in resumed] == ["succeeded"]
+
+
+def test_cancelling_frees_the_painter_for_the_next_job(endpoint: Endpoint) -> None:
+    slow = {"song_id": "song/1", "n": 8, "num_inference_steps": 1000}
+    first = endpoint.http.post("/v1/covers", json=slow).json()
+    waiting = endpoint.http.post("/v1/covers", json=slow).json()
+    deadline = time.monotonic() + 30
+    while endpoint.http.get(f"/v1/covers/{first['job_id']}").json()["progress"] == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert endpoint.http.get(f"/v1/covers/{waiting['job_id']}").json()["position"] == 0
+    began = time.monotonic()
+    for job in (first, waiting):
+        assert endpoint.http.delete(f"/v1/covers/{job['job_id']}").json()["state"] == "cancelled"
+    quick = endpoint.http.post("/v1/covers", json={"song_id": "song/2", "n": 1}, headers={"Prefer": "wait=60"}).json()
+    assert quick["state"] == "succeeded"
+    assert time.monotonic() - began < 5
+
+
+def test_a_full_table_answers_429(endpoint: Endpoint) -> None:
+    slow = {"song_id": "song/1", "n": 8, "num_inference_steps": 1000}
+    jobs = [endpoint.http.post("/v1/covers", json=slow).json() for _ in range(3)]
+    refused = endpoint.http.post("/v1/covers", json=slow)
+    assert (refused.status_code, refused.json()["code"]) == (429, "overloaded")
+    assert int(refused.headers["retry-after"]) > 0
+    for job in jobs:
+        endpoint.http.delete(f"/v1/covers/{job['job_id']}")
+
+
+def test_a_job_survives_the_loss_of_the_connection_that_ordered_it(endpoint: Endpoint) -> None:
+    order = {"song_id": "song/1", "n": 2, "num_inference_steps": 200, "seed": 1}
+    key = {"Idempotency-Key": "lost"}
+    with httpx.Client(base_url=endpoint.url, timeout=0.3) as impatient, pytest.raises(httpx.ReadTimeout):
+        impatient.post("/v1/covers", json=order, headers=key | {"Prefer": "wait=60"})
+    job = endpoint.http.post("/v1/covers", json=order, headers=key | {"Prefer": "wait=60"}).json()
+    assert job["state"] == "succeeded", job
+
+
+def test_a_lost_painter_costs_time_and_no_job(endpoint: Endpoint) -> None:
+    job = endpoint.http.post("/v1/covers", json={"song_id": "song/1", "n": 2, "num_inference_steps": 300}).json()
+    deadline = time.monotonic() + 30
+    while endpoint.http.get(f"/v1/covers/{job['job_id']}").json()["progress"] < 0.1:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    replicas = [a for a in ray.util.list_named_actors(all_namespaces=True) if "#CoverGenerator#" in a["name"]]
+    ray.kill(ray.get_actor(replicas[0]["name"], namespace=replicas[0]["namespace"]))
+    deadline = time.monotonic() + 60
+    while (state := endpoint.http.get(f"/v1/covers/{job['job_id']}").json()["state"]) == "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert state == "succeeded"
+
+
+def test_the_served_encoder_hears_what_the_ground_floor_hears(endpoint: Endpoint) -> None:
+    release = releases.current(endpoint.workspace)
+    encoder = load_encoder(f"{endpoint.workspace.uri}/{release.encoder.uri}")
+    served = endpoint.http.post("/v1/embeddings", files=song()).json()["embedding"]
+    heard = listen(song()["song"][1], encoder.audio)
+    np.testing.assert_allclose(served, encoder.embed_song(heard.log_mel), atol=1e-6)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_workspace_without_a_release_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(BundleNotFound, match="gatefold release"):
+        deploy(CONFIG, workspace=str(tmp_path), examples=None, host="127.0.0.1", port=free_port())
+
+
+def test_another_port_than_the_one_served_on_is_refused(endpoint: Endpoint) -> None:
+    with pytest.raises(InvalidSettings, match="serves on"):
+        deploy(CONFIG, workspace=endpoint.workspace.uri, examples=None, host="127.0.0.1", port=1)
