@@ -1,0 +1,182 @@
+"""Train the conditional diffusion model on the catalogue's covers, and publish it as a pipeline bundle."""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+import ray.train
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from gatefold.augmentation import mirror
+from gatefold.config import Settings
+from gatefold.covers import to_model
+from gatefold.errors import BundleNotFound
+from gatefold.generator import build_transformer, flow_loss
+from gatefold.storage import objects, tables
+from gatefold.storage.bundles import open_bundle
+from gatefold.storage.indexes import load_index
+from gatefold.storage.models import build_pipeline, publish_generator
+from gatefold.workspace import Workspace
+from pipelines.conditions import conditions_of
+from pipelines.pairs import Block, paired_ids
+from pipelines.report import OnProgress, Report, silent, write_report
+from pipelines.training import Progress, autocast_dtype, last_state, optimizer_for, run_training
+from pipelines.versions import versions_of
+
+STAGE = "train-generator"
+
+
+def train_generator(settings: Settings, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
+    """A generator bundle for the workspace's present index; nothing is done where it stands already."""
+    began = time.monotonic()
+    versions = versions_of(settings, workspace)
+    uri = objects.join(workspace.generators, versions.generator)
+    index_uri = objects.join(workspace.indexes, versions.index)
+    try:
+        bundle, done = open_bundle(uri, "generator"), 0
+    except BundleNotFound:
+        index = open_bundle(index_uri, "index")
+        ids = paired_ids(settings, workspace, "train")
+        checkpoint = run_training(
+            _train_loop,
+            {"settings": settings.model_dump(mode="json"), "covers": len(ids)},
+            name=f"generator-{versions.generator}",
+            settings=settings.train,
+            workspace=workspace,
+            datasets={"train": _stream_examples(settings, workspace, ids, index_uri).materialize()},
+            on_progress=on_progress,
+        )
+        state = last_state(checkpoint, workspace)
+        transformer = build_transformer(settings.generator, settings.cover, settings.encoder.embed_dim)
+        transformer.load_state_dict(state["average"])
+        pipeline = build_pipeline(
+            transformer,
+            neighbours=settings.generator.neighbours,
+            num_inference_steps=settings.generator.num_inference_steps,
+            guidance_scale=settings.generator.guidance_scale,
+            encoder_fingerprint=load_index(index_uri).encoder_fingerprint,
+        )
+        lineage = {"index": index.fingerprint, **index.lineage}
+        details = {"steps": state["step"], "covers": len(ids)}
+        bundle = publish_generator(uri, pipeline, version=versions.generator, lineage=lineage, details=details)
+        done = len(ids)
+    report = Report(
+        stage=STAGE,
+        done=done,
+        skipped=0 if done else 1,
+        rejected=0,
+        seconds=time.monotonic() - began,
+        details={"version": bundle.version, "fingerprint": bundle.fingerprint},
+    )
+    write_report(workspace, report)
+    return report
+
+
+def _stream_examples(settings: Settings, workspace: Workspace, ids: list[str], index_uri: str) -> ray.data.Dataset:
+    """Rows of pixels uint8 [3, S, S], song float32 [D] and neighbours float32 [K, D]."""
+    rows = settings.batch.rows_per_block
+    blocks = [pa.table({"song_id": ids[start : start + rows]}) for start in range(0, len(ids), rows)]
+    read = partial(_read_examples, settings, workspace, index_uri)
+    return ray.data.from_arrow(blocks).map_batches(read, batch_size=None, batch_format="numpy")
+
+
+def _read_examples(settings: Settings, workspace: Workspace, index_uri: str, batch: Block) -> Block:
+    rows = tables.read_rows(workspace.covers(settings.cover), [str(s) for s in batch["song_id"]], ["song_id", "pixels"])
+    conditions = conditions_of(load_index(index_uri), rows["song_id"].to_pylist(), settings.generator.neighbours)
+    return {"pixels": tables.tensors(rows["pixels"]), "song": conditions.song, "neighbours": conditions.neighbours}
+
+
+def _train_loop(config: dict[str, Any]) -> None:
+    settings = Settings.model_validate(config["settings"])
+    knobs = settings.generator
+    torch.set_num_threads(settings.train.threads)
+    torch.manual_seed(knobs.seed)
+    accelerator = Accelerator(cpu=not settings.train.use_gpu, mixed_precision=_precision(settings))
+    transformer = build_transformer(knobs, settings.cover, settings.encoder.embed_dim)
+    average = copy.deepcopy(transformer).requires_grad_(False)
+    optimizer, schedule = optimizer_for(
+        transformer, lr=knobs.lr, weight_decay=knobs.weight_decay, warmup=knobs.warmup, steps=knobs.steps
+    )
+    progress = Progress(config, settings.train, knobs.steps)
+    first = 0
+    if state := progress.resume():
+        transformer.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        first = state["step"]
+    average.to(accelerator.device)
+    model, optimizer = accelerator.prepare(transformer, optimizer)
+    train_step = _stepper(settings, accelerator, model, optimizer)
+    for step, batch in _batches(settings, config["covers"], first):
+        loss = train_step(step, batch)
+        schedule.step()
+        _move_average(average, transformer, min(knobs.ema_decay, (step + 1) / (step + 10)))
+        progress.after_step(
+            step + 1,
+            loss,
+            lambda: {
+                "model": transformer.state_dict(),
+                "average": average.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+            },
+        )
+
+
+def _precision(settings: Settings) -> str:
+    device = torch.device("cuda" if settings.train.use_gpu else "cpu")
+    return "bf16" if autocast_dtype(device) else "no"
+
+
+def _batches(settings: Settings, covers: int, first: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Numbered batches from step `first` on, epoch after epoch."""
+    workers = ray.train.get_context().get_world_size()
+    batch_size = max(1, min(settings.generator.batch_size, covers) // workers)
+    steps_per_epoch = max(1, covers // workers // batch_size)
+    shard = ray.train.get_dataset_shard("train")
+    for epoch in range(first // steps_per_epoch, math.ceil(settings.generator.steps / steps_per_epoch)):
+        batches = shard.iter_torch_batches(
+            batch_size=batch_size,
+            drop_last=True,
+            local_shuffle_buffer_size=32 * batch_size,
+            local_shuffle_seed=settings.generator.seed + epoch,
+        )
+        for step, batch in zip(range(epoch * steps_per_epoch, settings.generator.steps), batches, strict=False):
+            if step >= first:
+                yield step, batch
+
+
+def _stepper(settings: Settings, accelerator: Accelerator, model: torch.nn.Module, optimizer: Any) -> Callable[[int, dict[str, Tensor]], float]:
+    def train_step(step: int, batch: dict[str, Tensor]) -> float:
+        generator = torch.Generator().manual_seed(hash((settings.generator.seed, step, accelerator.process_index)))
+        pixels = mirror(to_model(batch["pixels"]), generator)
+        with accelerator.autocast():
+            loss = flow_loss(
+                model,
+                pixels,
+                batch["song"],
+                batch["neighbours"],
+                dropout=settings.generator.condition_dropout,
+                generator=generator,
+            )
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss.detach())
+
+    return train_step
+
+
+@torch.no_grad()
+def _move_average(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)

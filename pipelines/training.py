@@ -1,0 +1,154 @@
+"""What both training stages share: a Ray Train run whose checkpoints lie in the workspace and whose progress can be seen.
+
+A run is named after the version it makes. Started again under that name, Ray Train hands back its last checkpoint, so a
+killed run goes on; a worker that dies is replaced and goes on from there too.
+"""
+
+import math
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train.torch import TorchTrainer
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from gatefold.config import TrainSettings
+from gatefold.storage import objects
+from gatefold.workspace import Workspace
+from pipelines.report import OnProgress
+
+_STATE = "state.pt"
+
+
+@ray.remote(num_cpus=0)
+class _Board:
+    """Where the first worker notes how far it is, for the driver to read."""
+
+    def __init__(self) -> None:
+        self._noted = (0, 0)
+
+    def note(self, done: int, total: int) -> None:
+        self._noted = (done, total)
+
+    def read(self) -> tuple[int, int]:
+        return self._noted
+
+
+def run_training(
+    loop: Callable[[dict[str, Any]], None],
+    config: dict[str, Any],
+    *,
+    name: str,
+    settings: TrainSettings,
+    workspace: Workspace,
+    datasets: dict[str, ray.data.Dataset],
+    on_progress: OnProgress,
+) -> str:
+    """Run `loop` on the workers until it is done; the URI of its last checkpoint's folder.
+
+    Args:
+        loop: given `config` and a handle `board` in it, on every worker.
+        name: of the run; the same name goes on where that run stopped.
+    """
+    filesystem, path = objects.filesystem(workspace.runs)
+    board = _Board.remote()  # type: ignore[attr-defined]
+    trainer = TorchTrainer(
+        loop,
+        train_loop_config={**config, "board": board},
+        scaling_config=ray.train.ScalingConfig(num_workers=settings.num_workers, use_gpu=settings.use_gpu),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+        datasets=datasets,
+    )
+    finished = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(board, on_progress, finished), daemon=True)
+    watcher.start()
+    try:
+        result = trainer.fit()
+    finally:
+        finished.set()
+        watcher.join()
+    return str(result.checkpoint.path)
+
+
+def _watch(board: Any, on_progress: OnProgress, finished: threading.Event) -> None:
+    while not finished.wait(0.5):
+        done, total = ray.get(board.read.remote())
+        if total:
+            on_progress(done, total)
+
+
+class Progress:
+    """A worker's side of a run: where it resumes, when it saves, what it notes. Steps are counted over the whole run."""
+
+    def __init__(self, config: dict[str, Any], settings: TrainSettings, total_steps: int) -> None:
+        self._board, self._every, self._total = config["board"], settings.checkpoint_steps, total_steps
+        self._first = ray.train.get_context().get_world_rank() == 0
+
+    def resume(self) -> dict[str, Any] | None:
+        """The state last saved, or None at the beginning."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return None
+        with checkpoint.as_directory() as folder:
+            return load_state(Path(folder))
+
+    def after_step(self, step: int, loss: float, make_state: Callable[[], dict[str, Any]]) -> None:
+        """Tell the driver, and save where it is due: all workers call this after the same steps, for a report is a barrier."""
+        if self._first:
+            self._board.note.remote(step, self._total)
+        if step % self._every and step != self._total:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = None
+            if self._first:
+                torch.save({"step": step, **make_state()}, Path(folder) / _STATE)
+                checkpoint = ray.train.Checkpoint.from_directory(folder)
+            metrics = {"step": step, "loss": loss}
+            ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=f"step-{step:07d}")
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """What `Progress.save` wrote: tensors and plain values only, nothing that could run."""
+    state: dict[str, Any] = torch.load(folder / _STATE, weights_only=True, map_location="cpu")
+    return state
+
+
+def last_state(checkpoint_path: str, workspace: Workspace) -> dict[str, Any]:
+    """The state in a checkpoint folder of this workspace's runs, read by the driver."""
+    filesystem, _ = objects.filesystem(workspace.runs)
+    with ray.train.Checkpoint(checkpoint_path, filesystem).as_directory() as folder:
+        return load_state(Path(folder))
+
+
+def optimizer_for(
+    model: torch.nn.Module, *, lr: float, weight_decay: float, warmup: float, steps: int
+) -> tuple[AdamW, LambdaLR]:
+    """AdamW with a linear warm-up and a cosine down to nothing; biases, norms and scalars do not decay."""
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    optimizer = AdamW([{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}], lr=lr)
+    warm = max(1, round(warmup * steps))
+
+    def factor(step: int) -> float:
+        return min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(step / steps, 1))))
+
+    return optimizer, LambdaLR(optimizer, factor)
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """bfloat16 where the device computes in it, None where it would only be emulated."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else None

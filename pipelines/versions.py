@@ -1,0 +1,40 @@
+"""What a model, an index or a release will be called, before it is made: a digest of all that goes into it.
+
+The same catalogue and settings give the same version, so `run` knows what is stale, and a killed stage finds its own traces.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from gatefold.config import Settings
+from gatefold.errors import StageMissing
+from gatefold.storage import catalogues
+from gatefold.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Versions:
+    """Of everything that these settings make of the workspace's present catalogue."""
+
+    catalogue: str
+    encoder: str
+    index: str
+    generator: str
+    release: str
+
+
+def versions_of(settings: Settings, workspace: Workspace) -> Versions:
+    """Raises: StageMissing when there is no catalogue yet."""
+    catalogue = catalogues.current(workspace)
+    if catalogue is None:
+        raise StageMissing(f"'{workspace.uri}' has no catalogue; run `gatefold catalogue SOURCE` first")
+    encoder = _digest(
+        catalogue.fingerprint, settings.audio.fingerprint(), settings.cover.fingerprint(), settings.encoder.fingerprint()
+    )
+    index = _digest(encoder, settings.index.fingerprint())
+    generator = _digest(index, settings.generator.fingerprint())
+    return Versions(catalogue.fingerprint, encoder, index, generator, _digest(encoder, index, generator))
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
