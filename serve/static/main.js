@@ -90,16 +90,15 @@ function showSong(name, example, heard) {
   byId("song-credit").hidden = !example;
   byId("song-credit").textContent = example ? credit(example) : "";
   byId("heard").textContent = heardWords(heard);
-  byId("starts").replaceChildren(...heard.window_starts_s.map((start) => build("span", {}, clock(start))));
+  byId("starts").replaceChildren(...heard.window_starts_s.map((start) => build("span", {}, clock(Math.round(start)))));
   showWindows(heard);
   showSpectrogram(heard.spectrogram);
 }
 
 function heardWords(heard) {
-  const places = heard.window_starts_s.map(clock).join(", ");
-  const many = heard.window_starts_s.length > 1;
-  const span = release ? `${many ? "stretches" : "a stretch"} of ${release.audio.window_s.toFixed(1)} s, from ` : "from ";
-  return `${inWords(heard.duration_s)} long. Heard: ${span}${places}.`;
+  const count = heard.window_starts_s.length;
+  const each = release ? ` of ${release.audio.window_s.toFixed(1)} s` : "";
+  return `${inWords(heard.duration_s)} long. Heard: ${count === 1 ? "one stretch" : `${count} stretches`}${each}.`;
 }
 
 /** Marks on the groove which stretches of the song were heard. */

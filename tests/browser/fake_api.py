@@ -1,6 +1,7 @@
-"""A small house that answers as the real one does: same addresses, same shapes, pictures drawn with a ruler. It serves
-the real page, so the page can be built and tried where there is no model; it knows nothing of sound beyond what the first
-bytes of a file say.
+"""A small house that answers as the real one does: same addresses, same shapes, pictures drawn with a ruler.
+
+It serves the real page, so that the page can be built and tried where there is no model. It knows nothing of sound but
+what the first bytes of a file say.
 """
 
 import asyncio
@@ -38,6 +39,7 @@ class RefusedError(Exception):
 
     def __init__(self, status: int, title: str, code: str, detail: str) -> None:
         super().__init__(detail)
+        self.status = status
         self.body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code}
 
 
@@ -123,7 +125,8 @@ class Job:
         self.job_id = hashlib.sha256(f"{name}{request}{random.random()}".encode()).hexdigest()[:12]
         self.name, self.request, self.step_s = name, request, step_s
         self.state, self.progress, self.version = "queued", 0.0, 0
-        self.created_at, self.finished_at = _now(), None
+        self.created_at = _now()
+        self.finished_at: str | None = None
         self.changed = asyncio.Condition()
 
     async def change(self, **values: Any) -> None:
@@ -245,7 +248,7 @@ def _doors(app: FastAPI, key: str | None) -> None:
 
 
 def _problem(refused: RefusedError) -> JSONResponse:
-    return JSONResponse(refused.body, refused.body["status"], media_type="application/problem+json")
+    return JSONResponse(refused.body, refused.status, media_type="application/problem+json")
 
 
 def _catalogue(app: FastAPI, examples: Path) -> None:
