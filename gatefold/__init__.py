@@ -1,10 +1,11 @@
 """From songs to album covers, at catalogue scale.
 
-Nothing lives here but one guard that must run before anything imports torchaudio. The torchaudio of the package index is a
-CUDA build: beside a CPU-only torch its compiled extension cannot find `libc10_cuda.so`, the import fails, and transformers
-and diffusers, which import torchaudio, fail with it. All we need of torchaudio is written in Python. So where the extension
-cannot load, `import torchaudio` finds an empty stand-in for it; where it can, this does nothing. `pipelines` and `serve`
-import this package first, and Ray workers unpickle our functions by importing their modules, so the guard holds there too.
+Nothing lives here but one guard that must run before anything imports torchaudio. The torchaudio of the package index
+is a CUDA build: beside a CPU-only torch its compiled extension cannot find `libc10_cuda.so`, the import fails, and
+transformers and diffusers, which import torchaudio, fail with it. All we need of torchaudio is written in Python. So
+where the extension cannot load, `import torchaudio` finds an empty stand-in for it; where it can, this does nothing.
+`pipelines` and `serve` import this package first, and Ray workers unpickle our functions by importing their modules, so
+the guard holds there too.
 """
 
 import importlib.util
@@ -29,7 +30,7 @@ def _extension_can_load() -> bool:
 def _stand_in() -> ModuleType:
     def fail_if_no_align(function: Callable[..., object]) -> Callable[..., NoReturn]:
         def refuse(*_: object, **__: object) -> NoReturn:
-            raise RuntimeError(f"{function.__name__} needs torchaudio's extension, which does not match this torch build")
+            raise RuntimeError(f"{function.__name__} needs torchaudio's extension, which does not match this torch")
 
         return refuse
 

@@ -1,7 +1,7 @@
-"""Ears: bytes of a song in, a few log-mel windows out. Batch and serving both hear through `listen`, so they hear alike.
+"""Ears: bytes of a song in, a few log-mel windows out. Batch and serving both hear through `listen`, so hear alike.
 
-What a file is, its first bytes say; its name is never believed. The demuxer is chosen here and told to FFmpeg, which could
-otherwise be talked into opening other files by a playlist. Knows nothing of URIs, of models, or of Ray.
+What a file is, its first bytes say; its name is never believed. The demuxer is chosen here and told to FFmpeg, which
+could otherwise be talked into opening other files by a playlist. Knows nothing of URIs, of models, or of Ray.
 
 Shape legend: W = windows, N = samples, M = mel bands, F = frames.
 """
@@ -67,7 +67,7 @@ def listen(data: bytes, audio: AudioSettings, *, name: str = "song") -> Song:
     if not np.isfinite(peak):
         raise UndecodableAudio(f"{name}: holds samples that are no finite numbers; encode it again")
     if peak < 10 ** (audio.silence_dbfs / 20):
-        raise SilentAudio(f"{name}: its loudest sample is {_dbfs(peak)}, a song must exceed {audio.silence_dbfs:g} dBFS")
+        raise SilentAudio(f"{name}: its loudest sample is {_dbfs(peak)}, it must exceed {audio.silence_dbfs:g} dBFS")
     starts_s, windows = cut_windows(waveform, rate, audio)
     return Song(duration_s, starts_s, log_mel(windows, rate, audio))
 
@@ -89,8 +89,9 @@ def decode(data: bytes, audio: AudioSettings, *, name: str = "song") -> tuple[Wa
     if len(waveform) == 0:
         raise UndecodableAudio(f"{name}: holds no audio; expected {FORMATS}")
     if (promised - len(waveform)) / rate > _TRUNCATED_S:
+        there_s = len(waveform) / rate
         raise TruncatedAudio(
-            f"{name}: its header promises {promised / rate:.1f} s, only {len(waveform) / rate:.1f} s are there; upload it again"
+            f"{name}: its header promises {promised / rate:.1f} s, only {there_s:.1f} s are there; upload it again"
         )
     return waveform, rate
 
@@ -109,13 +110,14 @@ def log_mel(windows: Waveform, rate: int, audio: AudioSettings) -> npt.NDArray[n
     """float16 [W, M, F] of windows float32 [W, N] sampled at `rate` hertz."""
     with torch.inference_mode():
         waveform = resample(torch.from_numpy(windows), rate, audio.sample_rate)
-        waveform = torch.nn.functional.pad(waveform, (0, audio.window_length - waveform.shape[-1]))  # crops, if negative
+        waveform = torch.nn.functional.pad(waveform, (0, audio.window_length - waveform.shape[-1]))  # negative: crops
         power = _mel(audio)(waveform)[..., : audio.frames]
-        return power.add_(_LOG_FLOOR).log_().to(torch.float16).numpy()
+        log_power: npt.NDArray[np.float16] = power.add_(_LOG_FLOOR).log_().to(torch.float16).numpy()
+    return log_power
 
 
 def spectrogram_picture(song: Song) -> npt.NDArray[np.uint8]:
-    """What was heard, as a picture uint8 [M, W * F, 3]: windows side by side, low notes below, black to ember to white."""
+    """What was heard, as a picture uint8 [M, W * F, 3]: windows side by side, low notes below, black, ember, white."""
     level = np.concatenate(list(song.log_mel.astype(np.float32)), axis=1)[::-1]
     low, high = np.quantile(level, [0.05, 0.999])
     level = np.clip((level - low) / max(high - low, 1e-6), 0, 1)
@@ -144,7 +146,7 @@ _Decoder = Callable[[bytes, AudioSettings, str], tuple[Waveform, int, int]]
 
 
 def _decoder_for(data: bytes, name: str) -> _Decoder:
-    """By magic number. soundfile is 1.4 (mp3) to 20 (wav) times as fast as FFmpeg where it can, FFmpeg 1.3 to 2.3 times on ogg."""
+    """By magic number. soundfile is 1.4 (mp3) to 20 (wav) times as fast as FFmpeg; on ogg FFmpeg is, 1.3 to 2.3."""
     head = data[:12]
     if head[:4] in (b"RIFF", b"RF64", b"fLaC", b"FORM") or head[:3] == b"ID3":
         return _decode_soundfile
@@ -163,7 +165,7 @@ def _decode_soundfile(data: bytes, audio: AudioSettings, name: str) -> tuple[Wav
         try:
             blocks = [block.mean(axis=1) for block in file.blocks(_BLOCK, dtype="float32", always_2d=True)]
         except soundfile.SoundFileError as error:
-            raise TruncatedAudio(f"{name}: cut short or damaged, decoding stopped ({error}); upload it again") from error
+            raise TruncatedAudio(f"{name}: cut short or damaged, decoding stopped ({error}); send it again") from error
         return _joined(blocks), file.samplerate, max(file.frames, _riff_frames(data, file))
 
 
@@ -203,7 +205,8 @@ def _joined(blocks: list[Waveform]) -> Waveform:
 def _check_duration(duration_s: float, audio: AudioSettings, name: str) -> None:
     if duration_s > audio.max_duration_s:
         raise AudioTooLong(
-            f"{name}: {duration_s:,.0f} s of audio, limit {audio.max_duration_s:,.0f} s; trim it or raise audio.max_duration_s"
+            f"{name}: {duration_s:,.0f} s of audio, limit {audio.max_duration_s:,.0f} s; "
+            "trim it or raise audio.max_duration_s"
         )
 
 

@@ -1,7 +1,8 @@
 """Every knob, once, with its default and its unit.
 
-One river: the defaults here < a YAML file that holds only what differs < `--set audio.n_mels=96`. Loaded once, by the CLI;
-each function receives the part it needs. Credentials are not here: they belong to the storage SDK's own environment.
+One river: the defaults here < a YAML file that holds only what differs < `--set audio.n_mels=96`. Loaded once, by the
+CLI; each function receives the part it needs. Credentials are not here: they belong to the storage SDK's own
+environment.
 """
 
 import hashlib
@@ -107,7 +108,7 @@ class EncoderSettings(Section):
 
     embed_dim: int = Field(128, ge=8)
     """width of the joint space"""
-    width: int = Field(64, ge=8)
+    width: int = Field(32, ge=16, multiple_of=16)
     """channels of a tower's first block; the later ones are 2 and 4 times as wide"""
     dropout: float = Field(0.1, ge=0, lt=1)
     """probability"""
@@ -184,8 +185,8 @@ class TrainSettings(Section):
     """CPU threads of a worker"""
     max_failures: int = Field(3, ge=-1)
     """lost workers that a run survives; -1 is any number"""
-    checkpoint_s: float = Field(20.0, gt=0)
-    """seconds between checkpoints, at most that much work is lost"""
+    checkpoint_steps: int = Field(100, ge=1)
+    """optimizer steps between checkpoints; at most that much work is lost"""
 
 
 class EvaluationSettings(Section):
@@ -268,7 +269,8 @@ class Settings(Section):
     @model_validator(mode="after")
     def _patches_fit(self) -> "Settings":
         if self.cover.size % self.generator.patch_size:
-            raise ValueError(f"cover.size {self.cover.size} is no multiple of generator.patch_size {self.generator.patch_size}")
+            patch_size = self.generator.patch_size
+            raise ValueError(f"cover.size {self.cover.size} is no multiple of generator.patch_size {patch_size}")
         return self
 
 

@@ -17,10 +17,10 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def gathered(features: Tensor) -> Tensor:
-    """[B, D] of this worker -> [workers * B, D] of all, in rank order, with gradients; itself where there is one worker."""
+    """[B, D] of this worker -> [workers * B, D] of all, in rank order, with gradients; itself where it is alone."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return features
-    return torch.cat(all_gather(features))
+    return torch.cat(all_gather(features))  # type: ignore[no-untyped-call]
 
 
 def loss_for(settings: EncoderSettings) -> Loss:

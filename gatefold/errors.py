@@ -1,10 +1,12 @@
 """Every error the house can raise, in three families that decide what happens next.
 
-`InputError` and `NotFound` are the caller's: in batch they become a row in the rejects table, online a 4xx. `Unavailable` is
-the world's and passes: it is retried. `Corrupt` is ours and does not pass: it stops the job, online it is a 500.
+`InputError` and `NotFound` are the caller's: in batch they become a row in the rejects table, online a 4xx.
+`Unavailable` is the world's and passes: it is retried. `Corrupt` is ours and does not pass: it stops the job, online it
+is a 500.
 
-A message says what, which value, and what is allowed or what to do. Every argument goes to `Exception.__init__` by position,
-because that is what survives pickling between Ray processes; no attribute is called `cause`, which Ray uses itself.
+A message says what, which value, and what is allowed or what to do. Every argument goes to `Exception.__init__` by
+position, because that is what survives pickling between Ray processes; no attribute is called `cause`, which Ray uses
+itself.
 """
 
 from typing import ClassVar
@@ -25,7 +27,7 @@ class GatefoldError(Exception):
         return self.message
 
 
-# ---- the caller's fault -----------------------------------------------------------------------------------------------
+# ---- the caller's fault ---------------------------------------------------------------------------------------------
 
 
 class InputError(GatefoldError):
@@ -94,7 +96,7 @@ class IdempotencyConflict(InputError):
     status = 409
 
 
-# ---- what was asked for is not there -------------------------------------------------------------------------------------
+# ---- what was asked for is not there --------------------------------------------------------------------------------
 
 
 class NotFound(GatefoldError):
@@ -130,7 +132,7 @@ class TooManyRejects(GatefoldError):
     code = "too_many_rejects"
 
 
-# ---- the world's fault, and it passes ------------------------------------------------------------------------------------
+# ---- the world's fault, and it passes -------------------------------------------------------------------------------
 
 
 class Unavailable(GatefoldError):
@@ -158,7 +160,7 @@ class Overloaded(Unavailable):
         self.retry_after_s = retry_after_s
 
 
-# ---- our fault, and it does not pass -------------------------------------------------------------------------------------
+# ---- our fault, and it does not pass --------------------------------------------------------------------------------
 
 
 class Corrupt(GatefoldError):

@@ -1,8 +1,8 @@
 """The hand: noise becomes a cover, steered by a song's embedding and by the embeddings of the covers nearest to it.
 
-A flow-matching transformer on pixel patches, built from diffusers' own blocks: the song enters through adaptive layer norm,
-song and neighbours together as a sequence that every patch attends to. Classifier-free guidance makes the condition count.
-Knows embeddings and pixels; not where they come from.
+A flow-matching transformer on pixel patches, built from diffusers' own blocks: the song enters through adaptive layer
+norm, song and neighbours together as a sequence that every patch attends to. Classifier-free guidance makes the
+condition count. Knows embeddings and pixels; not where they come from.
 
 Shape legend: B = batch, K = neighbours, D = width of the joint space, S = pixels a side, n = pictures of one song.
 """
@@ -44,7 +44,9 @@ def build_transformer(settings: GeneratorSettings, cover: CoverSettings, embed_d
     )
 
 
-def denoise(transformer: SD3Transformer2DModel, noisy: Tensor, sigma: Tensor, song: Tensor, neighbours: Tensor) -> Tensor:
+def denoise(
+    transformer: SD3Transformer2DModel, noisy: Tensor, sigma: Tensor, song: Tensor, neighbours: Tensor
+) -> Tensor:
     """The clean picture [B, 3, S, S] expected behind a noisy one.
 
     Args:
@@ -76,8 +78,8 @@ def flow_loss(
 ) -> Tensor:
     """Mean squared error of the velocity, [] for pictures [B, 3, S, S] in [-1, 1].
 
-    Noise levels are drawn from a logit-normal that leans towards noise; with probability `dropout` a picture's condition is
-    dropped, which is what guidance needs.
+    Noise levels are drawn from a logit-normal that leans towards noise; with probability `dropout` a picture's
+    condition is dropped, which is what guidance needs.
 
     Source: Lipman et al. 2023, equation 23 (flow matching); Ho & Salimans 2022, algorithm 1 (dropping the condition).
     """
@@ -122,6 +124,24 @@ class CoverPipeline(DiffusionPipeline):
         """pixels a side"""
         return int(self.transformer.config.sample_size)
 
+    @property
+    def neighbours(self) -> int:
+        """covers it was trained to take its style from"""
+        return int(self.config["neighbours"])
+
+    @property
+    def num_inference_steps(self) -> int:
+        return int(self.config["num_inference_steps"])
+
+    @property
+    def guidance_scale(self) -> float:
+        return float(self.config["guidance_scale"])
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        """of the encoder whose embeddings it understands"""
+        return str(self.config["encoder_fingerprint"])
+
     @torch.inference_mode()
     def __call__(
         self,
@@ -138,18 +158,18 @@ class CoverPipeline(DiffusionPipeline):
         Args:
             song_embedding: float32 [B, D], unit length.
             neighbour_embeddings: float32 [B, K, D], nearest first.
-            seeds: one for each picture; its noise is drawn on the CPU, so it does not depend on the device or the batch.
+            seeds: one for each picture; its noise is drawn on the CPU, so it depends on no device and no batch.
             num_inference_steps: the pipeline's own when None.
             guidance_scale: the pipeline's own when None; 1 is no guidance and costs half.
             on_step: told (steps done, steps in all); raises to stop.
         """
-        steps = num_inference_steps or self.config.num_inference_steps
-        guidance = self.config.guidance_scale if guidance_scale is None else guidance_scale
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.scheduler.config)  # own state: requests run side by side
+        steps = num_inference_steps or self.num_inference_steps
+        guidance = self.guidance_scale if guidance_scale is None else guidance_scale
+        # a scheduler of its own: it has state, and requests run side by side
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(steps, device=self.device)
         song, neighbours = song_embedding.to(self.device), neighbour_embeddings.to(self.device)
-        shape = (3, self.size, self.size)
-        pictures = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(self.device)
+        pictures = torch.stack([self._noise(seed) for seed in seeds]).to(self.device)
         for done, timestep in enumerate(scheduler.timesteps, start=1):
             sigma = (timestep / 1000).expand(len(pictures))
             clean = self._guided(pictures, sigma, song, neighbours, guidance).clamp(-1, 1)
@@ -158,6 +178,9 @@ class CoverPipeline(DiffusionPipeline):
             if on_step is not None:
                 on_step(done, steps)
         return pictures.clamp(-1, 1)
+
+    def _noise(self, seed: int) -> Tensor:
+        return torch.randn((3, self.size, self.size), generator=torch.Generator().manual_seed(seed))
 
     def _guided(self, noisy: Tensor, sigma: Tensor, song: Tensor, neighbours: Tensor, guidance: float) -> Tensor:
         """Source: Ho & Salimans 2022, equation 6, with guidance = w + 1."""
@@ -185,7 +208,8 @@ class CoverPipeline(DiffusionPipeline):
         width = int(self.transformer.config.joint_attention_dim)
         if song_embedding.shape != (width,) or neighbour_embeddings.ndim != 2 or neighbour_embeddings.shape[1] != width:
             raise WrongModel(
-                f"song {song_embedding.shape} and neighbours {neighbour_embeddings.shape}: this generator takes [{width}] and [K, {width}]"
+                f"song {song_embedding.shape} and neighbours {neighbour_embeddings.shape}: "
+                f"this generator takes [{width}] and [K, {width}]"
             )
         n = len(seeds)
         pictures = self(

@@ -10,9 +10,10 @@ Floats = npt.NDArray[np.floating]
 
 
 def ranks_of_own(similarity: Floats) -> npt.NDArray[np.int64]:
-    """Rank [Q], from 1, of each song's own cover (on the diagonal of [Q, Q]); a tie counts against it."""
+    """Rank [Q], from 1, of each song's own cover (on the diagonal of [Q, Q]); ties and NaN count against it."""
     own = np.diagonal(similarity)[:, None]
-    return (similarity >= own).sum(1)
+    ranks: npt.NDArray[np.int64] = (~(similarity < own)).sum(1)  # not >=, by which NaN would rank first
+    return ranks
 
 
 def recall_at_k(ranks: npt.NDArray[np.int64], k: int) -> float:
@@ -25,7 +26,7 @@ def median_rank(ranks: npt.NDArray[np.int64]) -> float:
 
 
 def precision_at_k(similarity: Floats, labels: npt.NDArray[np.str_], k: int) -> tuple[float, float]:
-    """Share of the first k covers with the song's label, its own cover left out; and the same for covers drawn at random.
+    """Share of the first k covers with the song's label, its own left out; and the same for covers drawn at random.
 
     Args:
         similarity: [Q, Q], songs against covers, own covers on the diagonal.
@@ -47,7 +48,7 @@ def frechet_distance(a: Floats, b: Floats) -> float:
     """
     mean_a, mean_b = a.mean(0), b.mean(0)
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    # trace of the root of a product of two positive matrices, by the eigenvalues of a symmetric one with the same spectrum
+    # trace of the root of a product of positive matrices, by the eigenvalues of a symmetric one with the same spectrum
     values, vectors = np.linalg.eigh(cov_a)
     root_a = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     cross = np.sqrt(np.clip(np.linalg.eigvalsh(root_a @ cov_b @ root_a), 0, None)).sum()
@@ -59,12 +60,16 @@ def kernel_distance(a: Floats, b: Floats) -> float:
 
     Source: Binkowski et al. 2018, equation 4 and section 3.
     """
-    width = a.shape[1]
+    a, b = a.astype(np.float64), b.astype(np.float64)  # three sums that nearly cancel
+    return _within(a) + _within(b) - 2 * float(_kernel(a, b).mean())
 
-    def kernel(x: Floats, y: Floats) -> Floats:
-        return (x @ y.T / width + 1) ** 3
 
-    n, m = len(a), len(b)
-    within_a = (kernel(a, a).sum() - np.trace(kernel(a, a))) / (n * (n - 1))
-    within_b = (kernel(b, b).sum() - np.trace(kernel(b, b))) / (m * (m - 1))
-    return float(within_a + within_b - 2 * kernel(a, b).mean())
+def _within(features: Floats) -> float:
+    """Mean kernel over pairs of different pictures."""
+    values, n = _kernel(features, features), len(features)
+    return float(values.sum() - np.trace(values)) / (n * (n - 1))
+
+
+def _kernel(x: Floats, y: Floats) -> Floats:
+    kernel: Floats = (x @ y.T / x.shape[1] + 1) ** 3
+    return kernel

@@ -44,12 +44,15 @@ REJECTS = pa.schema(
 def spectrogram_schema(audio: AudioSettings) -> pa.Schema:
     """One row a window; log_mel is float16 [M, F], natural logarithm of mel power."""
     log_mel = pa.fixed_shape_tensor(pa.float16(), [audio.n_mels, audio.frames])
-    return pa.schema([("song_id", pa.string()), ("window", pa.int16()), ("start_s", pa.float32()), ("log_mel", log_mel)])
+    return pa.schema(
+        [("song_id", pa.string()), ("window", pa.int16()), ("start_s", pa.float32()), ("log_mel", log_mel)]
+    )
 
 
 def cover_schema(cover: CoverSettings) -> pa.Schema:
     """One row a song; pixels are uint8 [3, S, S], RGB."""
-    return pa.schema([("song_id", pa.string()), ("pixels", pa.fixed_shape_tensor(pa.uint8(), [3, cover.size, cover.size]))])
+    pixels = pa.fixed_shape_tensor(pa.uint8(), [3, cover.size, cover.size])
+    return pa.schema([("song_id", pa.string()), ("pixels", pixels)])
 
 
 def embedding_schema(embed_dim: int) -> pa.Schema:
@@ -83,11 +86,11 @@ class Match(BaseModel):
 def split_of(shares: SplitSettings, *, artist: str | None, album: str | None, song_id: str) -> Split:
     """The side of the split that this song is on, for ever: a stable hash of its artist (else album, else id).
 
-    Adding songs to a catalogue never moves one from one side to another, and no artist stands on two sides, which would let
-    the encoder recognise artists instead of music.
+    Adding songs to a catalogue never moves one from one side to another, and no artist stands on two sides, which would
+    let the encoder recognise artists instead of music.
     """
-    key = next(f"{kind}:{value.strip().casefold()}" for kind, value in
-               (("artist", artist), ("album", album), ("song", song_id)) if value and value.strip())
+    names = (("artist", artist), ("album", album), ("song", song_id))
+    key = next(f"{kind}:{value.strip().casefold()}" for kind, value in names if value and value.strip())
     point = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
     if point < shares.test:
         return "test"

@@ -1,7 +1,8 @@
-"""The index: which covers lie nearest to a song. Exact inner products over unit vectors (so scores are cosines), by FAISS.
+"""The index: which covers lie nearest to a song. Exact inner products of unit vectors (so scores are cosines), by
+FAISS.
 
-An index knows which encoder made its vectors and refuses another's: vectors of two encoders are both unit length and both
-meaningless to each other, and the wrong answers would look like answers. Knows nothing of files or of Ray.
+An index knows which encoder made its vectors and refuses another's: vectors of two encoders are both unit length and
+both meaningless to each other, and the wrong answers would look like answers. Knows nothing of files or of Ray.
 
 Shape legend: B = queries, T = tracks, D = width of the joint space.
 """
@@ -44,12 +45,13 @@ class CoverIndex:
     def __init__(self, tracks: pa.Table, encoder_fingerprint: str, vectors: faiss.Index | None = None) -> None:
         self.encoder_fingerprint = encoder_fingerprint
         self._tracks = tracks.combine_chunks()
-        self._rows = np.flatnonzero(pc.is_valid(tracks["cover_embedding"]).to_numpy())  # FAISS id -> row of the table
+        has_cover = pc.is_valid(tracks["cover_embedding"])
+        self._rows = np.flatnonzero(has_cover.to_numpy())  # FAISS id -> row of the table
         self._ids = tracks["song_id"].to_pylist()
         self._row_of = {song_id: row for row, song_id in enumerate(self._ids)}
         self._vectors = build_flat(_matrix(tracks["cover_embedding"].drop_null())) if vectors is None else vectors
         if self._vectors.ntotal != len(self._rows):
-            raise BundleCorrupt(f"index holds {self._vectors.ntotal} vectors for {len(self._rows)} covers; build it again")
+            raise BundleCorrupt(f"index holds {self.ntotal} vectors for {len(self._rows)} covers; build it again")
 
     @property
     def ntotal(self) -> int:
@@ -87,8 +89,9 @@ class CoverIndex:
         """Raises: UnknownTrack."""
         row = self._row(song_id)
         values = self._tracks.slice(row, 1).to_pylist()[0]
-        sides = [None if values[side] is None else np.asarray(values[side], np.float32) for side in ("song_embedding", "cover_embedding")]
-        return IndexedTrack(self._track(row), values["cover_uri"], *sides)
+        sides = (values["song_embedding"], values["cover_embedding"])
+        song, cover = (None if side is None else np.asarray(side, np.float32) for side in sides)
+        return IndexedTrack(self._track(row), values["cover_uri"], song, cover)
 
     def cover_embeddings(self, song_ids: Sequence[str]) -> Vectors:
         """float32 [len(song_ids), D]. Raises: UnknownTrack, also for a track without a cover."""
@@ -106,20 +109,24 @@ class CoverIndex:
     def _check(self, embeddings: Vectors, encoder_fingerprint: str) -> None:
         if encoder_fingerprint != self.encoder_fingerprint:
             raise WrongModel(
-                f"embedding of encoder '{encoder_fingerprint}', but this index holds those of '{self.encoder_fingerprint}'; embed the song again"
+                f"embedding of encoder '{encoder_fingerprint}', but this index holds those of "
+                f"'{self.encoder_fingerprint}'; embed the song again"
             )
         if embeddings.ndim != 2 or embeddings.shape[1] != self.embed_dim:
             raise InputError(f"embedding of shape {embeddings.shape[1:]}, this index takes [{self.embed_dim}]")
         if not np.isfinite(embeddings).all():
             raise InputError("embedding holds values that are no finite numbers")
 
-    def _allowed(self, song_ids: Collection[str], artists: Collection[str], genres: Collection[str]) -> npt.NDArray[np.int64] | None:
+    def _allowed(
+        self, song_ids: Collection[str], artists: Collection[str], genres: Collection[str]
+    ) -> npt.NDArray[np.int64] | None:
         """FAISS ids that the filters leave, or None for all."""
         if not (song_ids or artists or genres):
             return None
         covers = self._tracks.take(self._rows)
         keep = np.ones(len(covers), bool)
-        for column, values, wanted in (("song_id", song_ids, False), ("artist", artists, False), ("genre", genres, True)):
+        filters = (("song_id", song_ids, False), ("artist", artists, False), ("genre", genres, True))
+        for column, values, wanted in filters:
             if values:
                 among = pc.is_in(covers[column], value_set=pa.array(list(values), pa.string())).to_numpy()
                 keep &= among if wanted else ~among
@@ -153,7 +160,8 @@ def deserialize(data: bytes) -> faiss.Index:
     try:
         return faiss.deserialize_index(np.frombuffer(data, np.uint8))
     except RuntimeError as error:
-        raise BundleCorrupt(f"the FAISS part of the index cannot be read ({str(error).splitlines()[0]}); build it again") from error
+        reason = str(error).splitlines()[0]
+        raise BundleCorrupt(f"the FAISS part of the index cannot be read ({reason}); build it again") from error
 
 
 def _matrix(column: pa.ChunkedArray) -> Vectors:

@@ -3,7 +3,8 @@
 Knows tensors and settings; nothing of files, losses or Ray. The paper's networks are not published in detail (Apolo &
 Mendoza, HCII 2023); these are ours: small residual convolutional towers that train on a laptop.
 
-Shape legend: B = batch, W = windows, M = mel bands, F = frames, S = pixels a side, C = channels, D = width of the joint space.
+Shape legend: B = batch, W = windows, M = mel bands, F = frames, S = pixels a side, C = channels, D = width of the joint
+space.
 """
 
 import math
@@ -31,7 +32,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = fn.silu(self.norm(self.down(x)))
-        return x + self.mix(fn.silu(self.refine(x)))
+        refined: Tensor = self.mix(fn.silu(self.refine(x)))
+        return x + refined
 
 
 class Tower(nn.Module):
@@ -53,11 +55,12 @@ class Tower(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(fn.silu(self.stem(x))).flatten(2)  # [B, C, H * W]
-        return self.project(torch.cat([x.mean(-1), x.std(-1)], dim=1))
+        features: Tensor = self.project(torch.cat([x.mean(-1), x.std(-1)], dim=1))
+        return features
 
 
 class SongTower(Tower):
-    """log_mel [B, M, F] -> features [B, D], not normalised. Each window is standardised first, so loudness does not count."""
+    """log_mel [B, M, F] -> features [B, D], not normalised. A window is standardised first: loudness does not count."""
 
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__(1, settings, stem=5, blocks=4)
@@ -104,19 +107,19 @@ class DualEncoder(nn.Module):
 
     @torch.inference_mode()
     def embed_song(self, log_mel: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
-        """One song's windows float16 [W, M, F] -> its embedding float32 [D]: the mean of its windows', of unit length."""
-        expected = (self.audio.n_mels, self.audio.frames)
-        if log_mel.ndim != 3 or log_mel.shape[1:] != expected:
-            raise WrongModel(f"log_mel of shape {log_mel.shape}, this encoder hears [windows, {expected[0]}, {expected[1]}]")
+        """One song's windows float16 [W, M, F] -> its embedding float32 [D]: their mean, of unit length."""
+        mels, frames = self.audio.n_mels, self.audio.frames
+        if log_mel.ndim != 3 or log_mel.shape[1:] != (mels, frames):
+            raise WrongModel(f"log_mel of shape {log_mel.shape}, this encoder hears [windows, {mels}, {frames}]")
         windows = self.encode_song(torch.from_numpy(log_mel).to(self._device, torch.float32))
         return fn.normalize(windows.mean(0), dim=-1).cpu().numpy()
 
     @torch.inference_mode()
     def embed_covers(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """uint8 [B, 3, S, S] -> float32 [B, D], of unit length."""
-        expected = (3, self.cover.size, self.cover.size)
-        if pixels.ndim != 4 or pixels.shape[1:] != expected:
-            raise WrongModel(f"pixels of shape {pixels.shape}, this encoder sees [covers, 3, {expected[1]}, {expected[2]}]")
+        size = self.cover.size
+        if pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
+            raise WrongModel(f"pixels of shape {pixels.shape}, this encoder sees [covers, 3, {size}, {size}]")
         return self.encode_cover(to_model(torch.from_numpy(pixels).to(self._device))).cpu().numpy()
 
     @property

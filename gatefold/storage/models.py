@@ -27,7 +27,9 @@ class _EncoderConfig(Section):
     cover: CoverSettings
 
 
-def publish_encoder(uri: str, model: DualEncoder, *, version: str, lineage: Mapping[str, str], details: Mapping[str, object]) -> Bundle:
+def publish_encoder(
+    uri: str, model: DualEncoder, *, version: str, lineage: Mapping[str, str], details: Mapping[str, object]
+) -> Bundle:
     """A bundle of kind "encoder"."""
     config = _EncoderConfig(encoder=model.settings, audio=model.audio, cover=model.cover)
     files = {
@@ -45,12 +47,14 @@ def load_encoder(uri: str, device: str = "cpu") -> DualEncoder:
         model = DualEncoder(config.encoder, config.audio, config.cover)
         model.load_state_dict(load(bundle.read(_WEIGHTS)))
     except (ValidationError, SafetensorError, RuntimeError) as error:
-        raise BundleCorrupt(f"encoder '{uri}' does not fit this version of gatefold ({error}); train it again") from error
+        raise BundleCorrupt(f"encoder '{uri}' does not fit this gatefold ({error}); train it again") from error
     model.fingerprint = bundle.fingerprint
     return model.eval().requires_grad_(False).to(device)
 
 
-def publish_generator(uri: str, pipeline: CoverPipeline, *, version: str, lineage: Mapping[str, str], details: Mapping[str, object]) -> Bundle:
+def publish_generator(
+    uri: str, pipeline: CoverPipeline, *, version: str, lineage: Mapping[str, str], details: Mapping[str, object]
+) -> Bundle:
     """A bundle of kind "generator": the folder that `save_pretrained` writes."""
     with tempfile.TemporaryDirectory() as folder:
         pipeline.save_pretrained(folder, safe_serialization=True)
@@ -67,13 +71,21 @@ def load_generator(uri: str, device: str = "cpu") -> CoverPipeline:
         try:
             pipeline: CoverPipeline = CoverPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
         except (OSError, ValueError, SafetensorError) as error:
-            raise BundleCorrupt(f"generator '{uri}' does not fit this version of gatefold ({error}); train it again") from error
+            raise BundleCorrupt(f"generator '{uri}' does not fit this gatefold ({error}); train it again") from error
     pipeline.transformer.eval().requires_grad_(False)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(torch.device(device))
+    pipeline.to(torch.device(device))
+    return pipeline
 
 
-def build_pipeline(transformer: SD3Transformer2DModel, *, neighbours: int, num_inference_steps: int, guidance_scale: float, encoder_fingerprint: str) -> CoverPipeline:
+def build_pipeline(
+    transformer: SD3Transformer2DModel,
+    *,
+    neighbours: int,
+    num_inference_steps: int,
+    guidance_scale: float,
+    encoder_fingerprint: str,
+) -> CoverPipeline:
     """A pipeline round a trained denoiser."""
     return CoverPipeline(
         transformer=transformer,

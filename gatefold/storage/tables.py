@@ -86,9 +86,10 @@ def read_rows(folder: str, song_ids: Sequence[str], columns: list[str], stage: s
     wanted = pa.array(song_ids, pa.string())
     with objects.translated(folder):
         dataset = pyarrow.dataset.dataset(paths, filesystem=filesystem, format="parquet")
-        among = pyarrow.dataset.field("song_id").isin(wanted)
+        song_id = pyarrow.dataset.field("song_id")
+        among = song_id.isin(wanted)
         if len(wanted):  # the range is what row-group statistics can prune by
-            among &= (pyarrow.dataset.field("song_id") >= min(song_ids)) & (pyarrow.dataset.field("song_id") <= max(song_ids))
+            among &= (song_id >= min(song_ids)) & (song_id <= max(song_ids))
         return dataset.to_table(columns=columns, filter=among)
 
 
