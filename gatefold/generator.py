@@ -105,10 +105,10 @@ class CoverPipeline(DiffusionPipeline):
         self,
         transformer: SD3Transformer2DModel,
         scheduler: FlowMatchEulerDiscreteScheduler,
-        neighbours: int,
-        num_inference_steps: int,
-        guidance_scale: float,
-        encoder_fingerprint: str,
+        neighbours: int = 0,  # diffusers takes a parameter without a default for a module; these are read from the bundle
+        num_inference_steps: int = 0,
+        guidance_scale: float = 0.0,
+        encoder_fingerprint: str = "",
     ) -> None:
         super().__init__()
         self.register_modules(transformer=transformer, scheduler=scheduler)
