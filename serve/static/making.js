@@ -74,6 +74,7 @@ function progressOf(take) {
 function finishedCover(job, image) {
   const picture = build("img", { alt: "" });
   showPicture(picture, `${image.url}?size=512`);
+  picture.loading = "eager";
   return build("li", {}, build("button", {
     type: "button", "data-tile": "", "aria-label": `New cover ${image.index + 1}, seed ${image.seed}. Show large`,
     on: { click: () => openCover(job, image.index) },

@@ -18,9 +18,13 @@ function picture(source, alt) {
 
 const closeButton = () => build("button", { type: "button", className: "viewer-close", "aria-label": "Close", on: { click: () => dialog.close() } }, "\u00d7");
 
+/** Fills the dialog; where it was open, the focus stays on the button of the same name, so that one can leaf on. */
 function open(...children) {
+  const name = document.activeElement.getAttribute("aria-label");
   dialog.replaceChildren(...children);
   if (!dialog.open) dialog.showModal();
+  else [...dialog.querySelectorAll("button")].find((button) => button.getAttribute("aria-label") === name)?.focus();
+  if (!dialog.contains(document.activeElement)) dialog.querySelector("button").focus();
 }
 
 /** Shows a neighbour's cover. */
