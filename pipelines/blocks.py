@@ -7,7 +7,7 @@ processed again, so a killed stage goes on where it stopped. Ray Data schedules 
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +17,7 @@ import ray.data
 from gatefold.config import BatchSettings
 from gatefold.storage import tables
 from gatefold.workspace import Workspace
-from pipelines.quarantine import Reject, check_share, read_rejects, write_rejects
+from pipelines.quarantine import Reject, check_share, read_attempts, read_rejects, write_rejects
 from pipelines.report import OnProgress, Report, write_report
 
 BlockMapper = Callable[[pa.Table], tuple[pa.Table, list[Reject]]]
@@ -45,15 +45,16 @@ class Stage:
 class _Block:
     """The Ray Data mapper: runs the stage's own mapper on a block and writes what comes out."""
 
-    def __init__(self, make_mapper: Callable[[], BlockMapper], stage: Stage) -> None:
-        self._mapper, self._stage = make_mapper(), stage
+    def __init__(self, make_mapper: Callable[[], BlockMapper], stage: Stage, attempts: dict[str, int]) -> None:
+        self._mapper, self._stage, self._attempts = make_mapper(), stage, attempts
 
     def __call__(self, tracks: pa.Table) -> pa.Table:
         rows, rejects = self._mapper(tracks)
         name = hashlib.sha256("\n".join(tracks["song_id"].to_pylist()).encode()).hexdigest()[:32]
         if rows.num_rows:
             tables.write_part(self._stage.target, name, rows)
-        write_rejects(self._stage.workspace, self._stage.name, name, rejects)
+        counted = [replace(reject, attempt=self._attempts.get(reject.song_id, 0) + 1) for reject in rejects]
+        write_rejects(self._stage.workspace, self._stage.name, name, counted)
         return pa.table({"songs": [tracks.num_rows]})
 
 
@@ -97,10 +98,11 @@ def _run(stage: Stage, pending: pa.Table, make_mapper: Callable[[], BlockMapper]
         return
     by_id = pending.sort_by("song_id")  # parts then cover ranges of ids, and a reader of few songs can skip the others
     blocks = [by_id.slice(start, rows_per_block) for start in range(0, by_id.num_rows, rows_per_block)]
+    attempts = read_attempts(stage.workspace, stage.name, pending["song_id"].to_pylist())
     workers = max(1, min(len(blocks), int(ray.cluster_resources().get("CPU", 1))))
     counts = ray.data.from_arrow(blocks).map_batches(
         _Block,
-        fn_constructor_args=(make_mapper, stage),
+        fn_constructor_args=(make_mapper, stage, attempts),
         batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),

@@ -23,7 +23,7 @@ from gatefold.storage.pictures import FRAGMENT
 from gatefold.workspace import Workspace
 from pipelines import scanning
 from pipelines.manifests import SUFFIXES, read_manifest
-from pipelines.quarantine import Reject, check_share, write_rejects
+from pipelines.quarantine import Reject, check_share, read_attempts, read_rejects, write_rejects
 from pipelines.report import OnProgress, Report, silent, write_report
 from pipelines.rows import map_rows
 
@@ -207,10 +207,13 @@ def _count_differing(after: pa.Table, before: pa.Table) -> int:
 def _write_faults(workspace: Workspace, rows: pa.Table, faults: pa.Table, *, numbered: bool) -> None:
     """The rejects of this run, in the place of those of the run before."""
     at = datetime.now(timezone.utc)
+    last = read_rejects(workspace, STAGE)
+    tried = read_attempts(workspace, STAGE) | dict(zip(last["song_id"].to_pylist(), last["attempt"].to_pylist(), strict=True))
     rejects = []
     for fault, song_id in zip(faults.to_pylist(), rows["song_id"].take(faults["row"]).to_pylist(), strict=True):
         where = f"row {fault['row'] + 1}, {fault['column']}: " if numbered else ""
-        rejects.append(Reject(song_id, fault["uri"], STAGE, fault["code"], where + fault["message"], 1, at))
+        attempt = tried.get(song_id, 0) + 1
+        rejects.append(Reject(song_id, fault["uri"], STAGE, fault["code"], where + fault["message"], attempt, at))
     if write_rejects(workspace, STAGE, "rejects", rejects) is None:
         objects.delete_tree(workspace.rejects(STAGE))
 

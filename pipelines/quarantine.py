@@ -3,14 +3,16 @@
 Only the caller's errors belong here. What passes is retried and what is corrupt stops the job; neither makes a row.
 """
 
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from gatefold.errors import GatefoldError, StageMissing, TooManyRejects
+from gatefold.errors import GatefoldError, ObjectNotFound, StageMissing, TooManyRejects
 from gatefold.records import REJECTS
 from gatefold.storage import objects, tables
 from gatefold.workspace import Workspace
@@ -53,6 +55,60 @@ def read_rejects(workspace: Workspace, stage: str | None = None) -> pa.Table:
         return tables.read_table(folder).cast(REJECTS).sort_by("at")
     except StageMissing:
         return REJECTS.empty_table()
+
+
+@dataclass(frozen=True)
+class RejectGroup:
+    """The rejects of a stage with one code; `example` is the message of the latest."""
+
+    stage: str
+    code: str
+    count: int
+    example: str
+
+
+def count_rejects(workspace: Workspace, stage: str | None = None) -> list[RejectGroup]:
+    """The rejects of a stage, or of all, by stage and code, the most frequent first."""
+    rows = read_rejects(workspace, stage).select(["stage", "code", "message"]).to_pylist()
+    counts = Counter((row["stage"], row["code"]) for row in rows)
+    latest = {(row["stage"], row["code"]): row["message"] for row in rows}
+    return [RejectGroup(*key, count, latest[key]) for key, count in counts.most_common()]
+
+
+def remove_rejects(workspace: Workspace, stage: str, code: str | None = None) -> int:
+    """Forgets a stage's rejects, all or those of one code, so that its next run tries their songs again; how many.
+
+    How often each was tried is remembered, for the attempt that its next reject would be.
+    """
+    rejects = read_rejects(workspace, stage)
+    removed = rejects if code is None else rejects.filter(pc.equal(rejects["code"], code))
+    if not removed.num_rows:
+        return 0
+    tried = zip(removed["song_id"].to_pylist(), removed["attempt"].to_pylist(), strict=True)
+    attempts = read_attempts(workspace, stage) | dict(tried)
+    objects.put(_attempts_uri(workspace, stage), json.dumps(attempts).encode())  # first: a crash must not lose the count
+    for uri in tables.parts(workspace.rejects(stage)):
+        part = tables.read_part(uri)
+        kept = part.slice(0, 0) if code is None else part.filter(pc.not_equal(part["code"], code))
+        if not kept.num_rows:
+            objects.delete(uri)
+        elif kept.num_rows < part.num_rows:
+            tables.write_part(workspace.rejects(stage), objects.name(uri).removesuffix(".parquet"), kept)
+    return int(removed.num_rows)
+
+
+def read_attempts(workspace: Workspace, stage: str, song_ids: Collection[str] | None = None) -> dict[str, int]:
+    """How often each song was tried before its reject was removed, of all songs or of these; without the untried."""
+    try:
+        attempts: dict[str, int] = json.loads(objects.read(_attempts_uri(workspace, stage)))
+    except ObjectNotFound:
+        return {}
+    wanted = attempts if song_ids is None else set(song_ids)
+    return {song_id: attempt for song_id, attempt in attempts.items() if song_id in wanted}
+
+
+def _attempts_uri(workspace: Workspace, stage: str) -> str:
+    return objects.join(workspace.rejects(stage), "attempts.json")
 
 
 def check_share(workspace: Workspace, stage: str, rejected: int, total: int, limit: float) -> None:

@@ -1,0 +1,495 @@
+"""The verbs: each parses its arguments, calls one function and says what came of it.
+
+A verb imports what it needs when it runs, so `gatefold --help` is instant. Nothing is decided here that another program
+could want to know; nothing imports this module.
+"""
+
+import json
+import threading
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gatefold.session import Command, Commands, Session
+from gatefold.terminal import table
+
+if TYPE_CHECKING:
+    from gatefold.storage.ensembles import Ensemble
+    from gatefold.storage.releases import Release
+    from pipelines.report import Report
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 failed, 2 misused, 3 done with rejects above the limit. "
+    "--workspace, --config, --set and --json may stand before or after the verb.",
+)
+_STAGES, _USE, _KEEP = "Stages, in their order", "Use", "Keep house"
+_SONG = "A sound file, its s3:// URI, or a song_id of the catalogue."
+
+
+@app.callback()
+def gatefold(
+    context: typer.Context,
+    workspace: Annotated[
+        str | None, typer.Option(metavar="URI", help="A folder or s3://bucket/prefix; all results lie there.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML with the settings that differ from the defaults.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting, as in encoder.epochs=60; repeatable."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout; all else on stderr.")] = False,
+) -> None:
+    """From songs to album covers: learn from a catalogue, then find the covers nearest to a song and paint new ones.
+
+    Begin with [bold]gatefold demo[/bold]. With songs of your own: [bold]gatefold run SOURCE[/bold] does every stage that
+    is stale: catalogue → spectrograms, covers → train-encoder → embed → index → train-generator → evaluate → release;
+    then [bold]search[/bold], [bold]generate[/bold] or [bold]serve[/bold].
+    """
+    context.obj = Command(workspace, config, overrides or [], as_json)
+
+
+@app.command(rich_help_panel=_USE)
+def demo(
+    context: typer.Context,
+    serve: Annotated[bool, typer.Option(help="Serve at the end.")] = True,
+    songs: Annotated[int | None, typer.Option(min=1, help="Songs to compose; fewer are faster and teach less.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+) -> None:
+    """Everything once, on songs composed here: catalogue, training, evaluation, examples, and the page in your browser.
+
+    Example: gatefold demo --songs 300
+    """
+    if songs is not None:
+        context.obj.overrides[:0] = [f"synthesis.songs={songs}", f"synthesis.artists={min(songs, max(8, songs // 5))}"]
+    session: Session = context.obj.open(default_workspace="workspace/demo")
+    session.connect()
+    from gatefold.storage import objects
+    from pipelines.examples import make_examples
+    from pipelines.run import run_all
+    from pipelines.synthesize import synthesize
+
+    settings, workspace = session.settings, session.workspace
+    composed = session.watch("synthesize", partial(synthesize, settings, objects.join(workspace.uri, "songs")))
+    run_all(settings, str(composed.details["manifest"]), workspace, session.watch)
+    session.watch("examples", partial(make_examples, settings, _repository() / "tests" / "data" / "music", workspace))
+    url = _deploy(session, host, port) if serve else None
+    _tell_of_demo(session, url)
+    if serve:
+        _wait_for_interrupt(session)
+
+
+def _tell_of_demo(session: Session, url: str | None) -> None:
+    details = {report.stage: report.details for report in session.reports}
+    measures: Any = details["evaluate"]["table"]
+    sheets = {stage: str(details[stage]["sheet"]) for stage in ("evaluate", "examples")}
+    report = f"{session.workspace.reports}/evaluate.json"
+    session.terminal.result(
+        {
+            "stages": [report.model_dump() for report in session.reports],
+            "evaluation": measures,
+            "sheets": sheets,
+            "report": report,
+            "url": url,
+        },
+        table(
+            ("measure", "value", "beside it"),
+            [(name, f"{value:.3f}", beside) for name, value, beside in measures],
+            right=("value",),
+        ),
+        f"\nheld-out songs  {_readable(sheets['evaluate'])}",
+        f"{'free clips':<15} {_readable(sheets['examples'])}",
+        f"{'report':<15} {_readable(report)}",
+        *([f"\n{url}"] if url else []),
+    )
+
+
+@app.command(rich_help_panel=_STAGES)
+def run(
+    context: typer.Context,
+    source: Annotated[
+        str | None, typer.Argument(help="Manifest or folder of songs; the catalogue as it stands when left out.")
+    ] = None,
+) -> None:
+    """All stages, one after the other; each does only what is stale.
+
+    Example: gatefold --workspace s3://music/gatefold run s3://music/songs.parquet
+    """
+    session: Session = context.obj.open()
+    session.connect()
+    from pipelines.run import run_all
+
+    reports = run_all(session.settings, source, session.workspace, session.watch)
+    session.terminal.result({"stages": [report.model_dump() for report in reports]})
+
+
+@app.command(rich_help_panel=_STAGES)
+def catalogue(
+    context: typer.Context,
+    source: Annotated[
+        str, typer.Argument(help="Manifest (.parquet, .csv, .jsonl) or folder of songs, on disk or in S3.")
+    ],
+) -> None:
+    """Which songs there are: read a manifest or scan a folder; again, it adds, updates and removes.
+
+    Example: gatefold catalogue ~/Music
+    """
+    session: Session = context.obj.open()
+    session.connect()
+    session.terminal.result(_build_catalogue(session, source).model_dump())
+
+
+def _build_catalogue(session: Session, source: str) -> "Report":
+    from pipelines.catalogue import build_catalogue
+
+    return session.watch("catalogue", partial(build_catalogue, session.settings, source, session.workspace))
+
+
+def _stage(verb: str, sentence: str, example: str) -> None:
+    """Adds the command of a stage that needs nothing but settings and workspace."""
+
+    def command(context: typer.Context) -> None:
+        session: Session = context.obj.open()
+        session.connect()
+        session.terminal.result(_run_stage(session, verb).model_dump())
+
+    app.command(verb, rich_help_panel=_STAGES, help=f"{sentence}\n\nExample: gatefold {example}")(command)
+
+
+def _run_stage(session: Session, verb: str) -> "Report":
+    from pipelines.run import stages
+
+    return session.watch(verb, partial(dict(stages())[verb], session.settings, session.workspace))
+
+
+_stage(
+    "spectrograms",
+    "What every song sounds like: log-mel windows, read once.",
+    "spectrograms --set audio.windows=5",
+)
+_stage(
+    "covers",
+    "What every cover looks like: square pixels, read once.",
+    "covers --set cover.size=128",
+)
+_stage(
+    "train-encoder",
+    "The space where a song lies near its cover: train both towers; resumes.",
+    "train-encoder --set train.use_gpu=true",
+)
+_stage(
+    "embed",
+    "Where every song and cover of the catalogue lies in that space.",
+    "embed",
+)
+_stage(
+    "index",
+    "The index that finds the covers nearest to a song.",
+    "index",
+)
+_stage(
+    "train-generator",
+    "The model that paints new covers from a song and its nearest covers; resumes.",
+    "train-generator --set generator.steps=5000",
+)
+_stage(
+    "evaluate",
+    "How good all this is, on artists that training never met: a table and a contact sheet.",
+    "evaluate --json",
+)
+
+
+release_app = typer.Typer(invoke_without_command=True, rich_markup_mode="rich")
+app.add_typer(release_app, name="release", rich_help_panel=_STAGES)
+
+
+@release_app.callback()
+def release(context: typer.Context) -> None:
+    """Bind encoder, index and generator together and make them what serves; or list, activate, roll back.
+
+    Example: gatefold release rollback
+    """
+    if context.invoked_subcommand is None:
+        session: Session = context.obj.open()
+        session.terminal.result(_run_stage(session, "release").model_dump())
+
+
+@release_app.command("list")
+def list_releases(context: typer.Context) -> None:
+    """All releases, the oldest first."""
+    session: Session = context.obj.open()
+    from gatefold.errors import BundleNotFound
+    from gatefold.storage import releases
+
+    try:
+        serving = releases.current(session.workspace).version
+    except BundleNotFound:
+        serving = None
+    found = releases.list_releases(session.workspace)
+    rows = [
+        (
+            "→" if one.version == serving else "",
+            one.version,
+            one.created_at,
+            one.encoder.version,
+            one.index.version,
+            one.generator.version,
+        )
+        for one in found
+    ]
+    heads = ("", "release", "made", "encoder", "index", "generator")
+    session.terminal.result({"current": serving, "releases": [one.model_dump() for one in found]}, table(heads, rows))
+
+
+@release_app.command()
+def activate(
+    context: typer.Context, version: Annotated[str, typer.Argument(help="As `gatefold release list` shows it.")]
+) -> None:
+    """Make a release the one that serves."""
+    from gatefold.storage import releases
+
+    session: Session = context.obj.open()
+    _tell_of_release(session, releases.activate(session.workspace, version))
+
+
+@release_app.command()
+def rollback(context: typer.Context) -> None:
+    """Make the release serve again that served before."""
+    from gatefold.storage import releases
+
+    session: Session = context.obj.open()
+    _tell_of_release(session, releases.rollback(session.workspace))
+
+
+def _tell_of_release(session: Session, active: "Release") -> None:
+    session.terminal.result(
+        active.model_dump(), f"release {active.version} serves now; an endpoint that runs follows when deployed anew"
+    )
+
+
+@app.command(rich_help_panel=_USE)
+def search(
+    context: typer.Context,
+    song: Annotated[str, typer.Argument(help=_SONG)],
+    k: Annotated[int, typer.Option("-k", min=1, help="Covers to find.")] = 100,
+) -> None:
+    """The covers of the catalogue closest to a song.
+
+    Example: gatefold search song.mp3 -k 10
+    """
+    session: Session = context.obj.open()
+    with session.terminal.waiting("loading the encoder and the index"):
+        ensemble = _load_ensemble(session)
+    heard = ensemble.hear(song)
+    matches = ensemble.search(heard, k)
+    rows = [(m.rank, f"{m.score:.3f}", m.track.title, m.track.artist, m.track.genre, m.track.song_id) for m in matches]
+    session.terminal.result(
+        {
+            "song": song,
+            "release": ensemble.release.version,
+            "encoder": ensemble.encoder.fingerprint,
+            "matches": [match.model_dump() for match in matches],
+        },
+        table(("rank", "score", "title", "artist", "genre", "song_id"), rows, right=("rank", "score")),
+    )
+
+
+@app.command(rich_help_panel=_USE)
+def generate(
+    context: typer.Context,
+    song: Annotated[str, typer.Argument(help=_SONG)],
+    folder: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for the pictures.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="Covers to paint.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first cover; the same seed paints the same cover.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Denoising steps; the generator's own when left out.")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, max=20, help="How much the song counts; the generator's own when left out.")
+    ] = None,
+    size: Annotated[int, typer.Option(min=16, max=4096, help="Pixels a side.")] = 512,
+) -> None:
+    """Paint new covers for a song, and write down all that replays them.
+
+    Example: gatefold generate song.mp3 -n 4 --seed 7 -o covers
+    """
+    session: Session = context.obj.open()
+    with session.terminal.waiting("loading the models"):
+        ensemble = _load_ensemble(session)
+    from gatefold.covers import encode_picture
+
+    heard = ensemble.hear(song)
+    with session.terminal.progress("painting") as on_progress:
+        painting = ensemble.paint(
+            heard, seeds=range(seed, seed + n), num_inference_steps=steps, guidance_scale=guidance, on_step=on_progress
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = heard.name.replace("/", "_")
+    pictures = [folder / f"{stem}-{one}.png" for one in range(seed, seed + n)]
+    for path, pixels in zip(pictures, painting.pixels, strict=True):
+        path.write_bytes(encode_picture(pixels, size, "png"))
+    record = {**painting.record, "size": size, "pictures": [path.name for path in pictures]}
+    (folder / f"{stem}.json").write_text(json.dumps(record, ensure_ascii=False, indent=1))
+    session.terminal.result({**record, "folder": str(folder.resolve())}, *(str(path) for path in pictures))
+
+
+def _load_ensemble(session: Session) -> "Ensemble":
+    import torch
+
+    from gatefold.storage.ensembles import load_ensemble
+
+    torch.set_num_threads(session.settings.train.threads)
+    return load_ensemble(session.workspace)
+
+
+@app.command(rich_help_panel=_USE)
+def serve(
+    context: typer.Context,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+) -> None:
+    """The page and the HTTP API over the current release, until Ctrl-C.
+
+    Example: gatefold serve --port 9000
+    """
+    session: Session = context.obj.open()
+    session.connect()
+    url = _deploy(session, host, port)
+    session.terminal.result({"url": url}, url)
+    _wait_for_interrupt(session)
+
+
+def _deploy(session: Session, host: str, port: int) -> str:
+    with session.terminal.waiting("starting the endpoint"):
+        from serve.deploy import deploy
+
+        songs = _repository() / "tests" / "data" / "music"
+        return deploy(
+            _repository() / "infra" / "serve.yaml",
+            workspace=session.workspace.uri,
+            examples=str(songs) if songs.is_dir() else None,
+            host=host,
+            port=port,
+            limits=session.settings.serve,
+            endpoint_url=session.settings.endpoint_url,
+        )
+
+
+def _wait_for_interrupt(session: Session) -> None:
+    from serve.deploy import stop
+
+    session.terminal.note("Ctrl-C stops the endpoint")
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        session.terminal.note("stopping")
+    finally:
+        stop()
+
+
+def _repository() -> Path:
+    return Path(__file__).resolve().parents[1]
+
+
+def _readable(uri: str) -> str:
+    from gatefold.storage import objects
+
+    return str(objects.local_path(uri) or uri)
+
+
+@app.command(rich_help_panel=_KEEP)
+def status(context: typer.Context) -> None:
+    """How far the workspace is: what is done, rejected, stale or missing, and which release serves.
+
+    Example: gatefold status --json
+    """
+    session: Session = context.obj.open()
+    from pipelines.status import status_of
+
+    found = status_of(session.settings, session.workspace)
+    rows = [(one.stage, one.state, one.done, one.total, one.rejected or None, one.version) for one in found.stages]
+    session.terminal.result(
+        asdict(found),
+        f"workspace  {_readable(found.workspace)}\nsource     {found.source or '–'}\nrelease    {found.release or '–'}\n",
+        table(("stage", "state", "done", "of", "rejected", "version"), rows, right=("done", "of", "rejected")),
+    )
+
+
+rejects_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(
+    rejects_app,
+    name="rejects",
+    rich_help_panel=_KEEP,
+    help="Songs and covers that could not be used: list them, or try them again.",
+)
+_StageOption = Annotated[str | None, typer.Option("--stage", metavar="STAGE", help="Only of this stage.")]
+
+
+@rejects_app.command("list")
+def list_rejects(context: typer.Context, stage: _StageOption = None) -> None:
+    """What was rejected and why, counted by stage and code, with an example of each.
+
+    Example: gatefold rejects list --stage covers
+    """
+    session: Session = context.obj.open()
+    from pipelines.quarantine import count_rejects
+
+    groups = count_rejects(session.workspace, stage)
+    rows = [(one.stage, one.code, one.count, one.example) for one in groups]
+    shown = [table(("stage", "code", "count", "example"), rows, right=("count",))] if rows else ["no rejects"]
+    session.terminal.result({"rejects": [asdict(one) for one in groups]}, *shown)
+
+
+@rejects_app.command("retry")
+def retry_rejects(
+    context: typer.Context,
+    stage: _StageOption = None,
+    code: Annotated[str | None, typer.Option(metavar="CODE", help="Only with this code.")] = None,
+) -> None:
+    """Try rejected songs again, after their files or the settings were mended.
+
+    Example: gatefold rejects retry --code audio_too_long --set audio.max_duration_s=3600
+    """
+    session: Session = context.obj.open()
+    from pipelines.quarantine import count_rejects, remove_rejects
+
+    stages = list(
+        dict.fromkeys(one.stage for one in count_rejects(session.workspace, stage) if code in (None, one.code))
+    )
+    if stages:
+        session.connect()
+    retried = {}
+    reports = []
+    for one in stages:
+        retried[one] = remove_rejects(session.workspace, one, code)
+        reports.append(_rerun(session, one))
+    session.terminal.result(
+        {"retried": retried, "stages": [report.model_dump() for report in reports]},
+        *([f"{one}: {count:,} tried again" for one, count in retried.items()] or ["no such rejects"]),
+    )
+
+
+def _rerun(session: Session, stage: str) -> "Report":
+    if stage != "catalogue":
+        return _run_stage(session, stage)
+    from gatefold.storage import catalogues
+
+    standing = catalogues.current(session.workspace)
+    assert standing is not None  # it left the rejects
+    return _build_catalogue(session, standing.source)
+
+
+def main() -> None:
+    """The console script."""
+    app()

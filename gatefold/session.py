@@ -1,0 +1,136 @@
+"""What every verb of the command line shares: global options, settings, workspace, Ray when asked for, exit codes.
+
+Part of the roof: it knows both wings, and nothing but `gatefold.cli` imports it.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperGroup
+
+from gatefold.errors import GatefoldError, InputError, InvalidManifest, InvalidSettings, TooManyRejects
+from gatefold.terminal import Terminal
+
+if TYPE_CHECKING:
+    from gatefold.config import Settings
+    from gatefold.workspace import Workspace
+    from pipelines.report import Report
+    from pipelines.run import Job
+
+FAILED, MISUSED, ABOVE_LIMIT, INTERRUPTED = 1, 2, 3, 130
+"""exit codes"""
+_GLOBAL_FLAGS = ("--json",)
+_GLOBAL_OPTIONS = ("--workspace", "--config", "--set")
+
+
+class Commands(TyperGroup):
+    """Global options count wherever they stand, and an error is a message with an exit code, not a traceback."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        return super().parse_args(ctx, _globals_first(args))  # type: ignore[arg-type]
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)  # type: ignore[arg-type]
+        except KeyboardInterrupt:
+            Terminal(as_json=False).note("stopped; the same command continues where it stopped")
+            raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            own = _own_error(error)
+            if own is None:
+                raise
+            command: Command = ctx.obj
+            done = {"stages": [report.model_dump() for report in command.reports]} if command.reports else {}
+            Terminal(as_json=command.as_json).failure(own.code, own.message, done)
+            raise typer.Exit(_exit_code(own)) from None
+
+
+def _globals_first(args: list[str]) -> list[str]:
+    """The same arguments with the global options in front; what follows `--` stays where it is."""
+    first: list[str] = []
+    rest: list[str] = []
+    waiting = iter(args)
+    for arg in waiting:
+        if arg == "--":
+            rest += [arg, *waiting]
+        elif arg in _GLOBAL_FLAGS or arg.startswith(tuple(f"{option}=" for option in _GLOBAL_OPTIONS)):
+            first.append(arg)
+        elif arg in _GLOBAL_OPTIONS:
+            first += [arg, *(value for value in (next(waiting, None),) if value is not None)]
+        else:
+            rest.append(arg)
+    return first + rest
+
+
+def _own_error(error: BaseException) -> GatefoldError | None:
+    """Our error, itself or inside what Ray made of it."""
+    if isinstance(error, GatefoldError):
+        return error
+    inside = [getattr(error, "cause", None), error.__cause__, *getattr(error, "worker_failures", {}).values()]
+    found = (_own_error(one) for one in inside if isinstance(one, BaseException))
+    return next((own for own in found if own is not None), None)
+
+
+def _exit_code(error: GatefoldError) -> int:
+    if isinstance(error, TooManyRejects):
+        return ABOVE_LIMIT
+    misused = isinstance(error, InvalidSettings | InvalidManifest) or type(error) is InputError
+    return MISUSED if misused else FAILED
+
+
+@dataclass
+class Command:
+    """What the global options ask for, and what was done so far."""
+
+    workspace_uri: str | None
+    config: Path | None
+    overrides: list[str]
+    as_json: bool
+    reports: "list[Report]" = field(default_factory=list)
+
+    def open(self, default_workspace: str | None = None) -> "Session":
+        """Raises: InvalidSettings, InputError."""
+        from gatefold.config import load
+        from gatefold.storage import objects
+        from gatefold.workspace import Workspace
+
+        settings = load(self.config, self.overrides)
+        location = self.workspace_uri or settings.workspace
+        if default_workspace and not self.workspace_uri and "workspace" not in settings.model_fields_set:
+            location = default_workspace
+        if settings.endpoint_url:
+            os.environ["AWS_ENDPOINT_URL"] = settings.endpoint_url
+        workspace = Workspace(objects.resolve(location))
+        return Session(settings, workspace, Terminal(as_json=self.as_json), self.reports)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One verb at work."""
+
+    settings: "Settings"
+    workspace: "Workspace"
+    terminal: Terminal
+    reports: "list[Report]"
+
+    def connect(self) -> None:
+        """Ray at RAY_ADDRESS, else a local one that ends with this command. Raises: Unavailable."""
+        with self.terminal.waiting("starting Ray"):
+            from pipelines.cluster import connect
+
+            connect(self.settings.endpoint_url)
+
+    def watch(self, verb: str, job: "Job") -> "Report":
+        """Runs a job under the eyes of the terminal. Raises: TooManyRejects, its report kept all the same."""
+        from pipelines.report import read_report
+
+        try:
+            report = self.terminal.watch(verb, job)
+        except TooManyRejects:
+            self.reports += [report for report in [read_report(self.workspace, verb)] if report]
+            raise
+        self.reports.append(report)
+        return report

@@ -1,0 +1,158 @@
+"""How a command speaks: its result to stdout, everything else to stderr, and progress as suits who is looking.
+
+On a terminal a running stage is a bar, and a finished one a line that stays. Where nobody looks, in a log, it is a
+plain line every few seconds. It knows numbers and names, not what they mean.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+import typer
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+OnProgress = Callable[[int, int], None]
+_LINE_EVERY_S = 5.0
+_NAME_WIDTH = 16  # the longest verb, and one
+
+
+class Outcome(Protocol):
+    """What can be told of a finished stage."""
+
+    @property
+    def done(self) -> int: ...
+    @property
+    def skipped(self) -> int: ...
+    @property
+    def rejected(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+
+
+AnyOutcome = TypeVar("AnyOutcome", bound=Outcome)
+
+
+class Terminal:
+    """One command's way to speak; `as_json` makes its result one JSON object."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._errors = Console(stderr=True, highlight=False)
+
+    def result(self, value: dict[str, Any], *readable: RenderableType) -> None:
+        """The result: as JSON, or readable; the one thing that stdout gets."""
+        if self._as_json:
+            typer.echo(json.dumps(value, ensure_ascii=False))
+            return
+        console = Console(highlight=False)
+        for renderable in readable:
+            console.print(renderable, soft_wrap=isinstance(renderable, str), markup=False)
+
+    def failure(self, code: str, message: str, value: dict[str, Any]) -> None:
+        """What went wrong, and in JSON also what was done by then."""
+        if self._as_json:
+            self.result({"error": {"code": code, "message": message}, **value})
+        self._errors.print(Text("✗ ", "bold red") + Text(message), soft_wrap=True)
+
+    def note(self, message: str) -> None:
+        """A line on the way."""
+        self._errors.print(Text(message), soft_wrap=True)
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """A spinner beside what is waited for; it leaves nothing behind."""
+        if not self._errors.is_terminal:
+            self.note(f"{what} …")
+            yield
+            return
+        with self._errors.status(Text(what)):
+            yield
+
+    def watch(self, name: str, job: Callable[[OnProgress], AnyOutcome]) -> AnyOutcome:
+        """What the job returns; it may tell its progress from any thread. What it raises passes through."""
+        with self.progress(name) as on_progress:
+            outcome = job(on_progress)
+        self._errors.print(_finished(name, outcome))
+        return outcome
+
+    @contextmanager
+    def progress(self, name: str) -> Iterator[OnProgress]:
+        """A bar, for as long as it lasts; it may be told from any thread."""
+        if not self._errors.is_terminal:
+            self.note(f"{name} …")
+            yield _Lines(name, self.note)
+            return
+        columns: list[ProgressColumn] = [
+            SpinnerColumn(),
+            TextColumn(f"{{task.description:<{_NAME_WIDTH}}}", markup=False),
+            BarColumn(28),
+            _Counts(),
+            TimeRemainingColumn(compact=True),
+        ]
+        with Progress(*columns, console=self._errors, transient=True, speed_estimate_period=60) as progress:
+            task = progress.add_task(name, total=None)
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+class _Counts(ProgressColumn):
+    """`320/1,200  26/s`, or that nothing has come yet."""
+
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text(f"starting, {task.elapsed or 0:.0f} s", "dim")
+        speed = f"  {_rate(task.speed)}" if task.speed else ""
+        return Text(f"{task.completed:,.0f}/{task.total:,.0f}{speed}")
+
+
+class _Lines:
+    """Progress as plain lines, not too often."""
+
+    def __init__(self, name: str, say: Callable[[str], None]) -> None:
+        self._name, self._say = name, say
+        self._lock = threading.Lock()
+        self._first: tuple[float, int] | None = None
+        self._said = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        with self._lock:
+            now = time.monotonic()
+            self._first = self._first or (now, done)
+            if now - self._said < _LINE_EVERY_S:
+                return
+            self._said = now
+            began, before = self._first
+            speed = (done - before) / (now - began) if now > began else 0.0
+        left = f", {_rate(speed)}, {(total - done) / speed:,.0f} s left" if speed else ""
+        self._say(f"{self._name}: {done:,}/{total:,}{left}")
+
+
+def _rate(speed: float) -> str:
+    return f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s"
+
+
+def _finished(name: str, outcome: Outcome) -> Text:
+    counts = f"{outcome.done:,} done" if outcome.done else "up to date"
+    if outcome.done and outcome.skipped:
+        counts += f", {outcome.skipped:,} before"
+    line = Text("✓ ", "bold green") + Text(f"{name:<{_NAME_WIDTH}} {counts}")
+    if outcome.rejected:
+        line += Text(f", {outcome.rejected:,} rejected", "yellow")
+    return line + Text(f"  {outcome.seconds:,.1f} s", "dim")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()) -> Table:
+    """Rows under their heads; columns named in `right` are flush right. Nothing is read as markup."""
+    made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(
+            *(Text("" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row)
+        )
+    return made

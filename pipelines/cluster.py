@@ -1,0 +1,45 @@
+"""The way to Ray: a cluster that is there, or one of our own that ends with this process."""
+
+import logging
+import os
+
+from gatefold.errors import Unavailable
+
+_QUIET = {
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # reports arrive at this pace, so a short training is not waited for
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Environment that Ray reads when it is imported; what the operator has set stays."""
+
+
+def connect(endpoint_url: str | None = None) -> None:
+    """Joins the Ray cluster at RAY_ADDRESS, or starts a local Ray; nothing where this process is connected already.
+
+    Args:
+        endpoint_url: the S3 endpoint, which workers must know too.
+
+    Raises: Unavailable when there is no Ray at that address.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray  # here, because it reads that environment
+
+    address = os.environ.get("RAY_ADDRESS", "local")
+    try:
+        ray.init(
+            address=address,
+            runtime_env={"env_vars": {"AWS_ENDPOINT_URL": endpoint_url}} if endpoint_url else None,
+            ignore_reinit_error=True,
+            include_dashboard=False if address == "local" else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, RuntimeError) as error:
+        raise Unavailable(
+            f"no Ray at '{address}': {error}; check RAY_ADDRESS, or unset it to start Ray here "
+            "(a cluster with tokens needs RAY_AUTH_MODE=token)"
+        ) from error
+    for name in ("ray.data", "ray.train", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
