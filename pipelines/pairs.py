@@ -34,7 +34,7 @@ def paired_ids(settings: Settings, workspace: Workspace, split: Split) -> list[s
 
 
 def stream_pairs(settings: Settings, workspace: Workspace, ids: list[str]) -> ray.data.Dataset:
-    """Rows of song_id, log_mel float16 [W, M, F] and pixels uint8 [3, S, S]; W is `audio.windows`.
+    """Rows of log_mel float16 [W, M, F] and pixels uint8 [3, S, S]; W is `audio.windows`.
 
     A song with fewer windows has them repeated, so that every row has one shape and any window may be drawn.
     """
@@ -45,14 +45,13 @@ def stream_pairs(settings: Settings, workspace: Workspace, ids: list[str]) -> ra
 
 
 def read_pairs(settings: Settings, workspace: Workspace, batch: Block) -> Block:
-    """Both sides of the songs named in `batch["song_id"]`."""
+    """Both sides of the songs named in `batch["song_id"]`; without the names, which no tensor can hold."""
     ids = [str(song_id) for song_id in batch["song_id"]]
     covers = tables.read_rows(workspace.covers(settings.cover), ids, ["song_id", "pixels"])
     pixels = dict(zip(covers["song_id"].to_pylist(), tables.tensors(covers["pixels"]), strict=True))
     windows = read_windows(settings, workspace, ids)
     wanted = np.arange(settings.audio.windows)
     return {
-        "song_id": np.array(ids, dtype=object),
         "log_mel": np.stack([windows[song_id][wanted % len(windows[song_id])] for song_id in ids]),
         "pixels": np.stack([pixels[song_id] for song_id in ids]),
     }
