@@ -7,6 +7,7 @@ environment.
 
 import hashlib
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from gatefold.errors import InvalidSettings
 class Section(BaseModel):
     """Frozen, strangers forbidden."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     def fingerprint(self) -> str:
         """Twelve hex digits that change when any knob of this section does."""
@@ -72,8 +73,10 @@ class AudioSettings(Section):
             raise ValueError(f"f_max {self.f_max} Hz lies above half the sample rate, {self.sample_rate / 2} Hz")
         if self.f_min >= self.f_max:
             raise ValueError(f"f_min {self.f_min} Hz must lie below f_max {self.f_max} Hz")
-        if self.win_length > self.n_fft:
-            raise ValueError(f"win_length {self.win_length} must not exceed n_fft {self.n_fft}")
+        lengths = [(name, getattr(self, name)) for name in ("hop_length", "win_length", "n_fft", "window_length")]
+        for (name, length), (limit_name, limit) in pairwise(lengths):
+            if length > limit:
+                raise ValueError(f"{name} {length} must not exceed {limit_name} {limit}, in samples")
         return self
 
 
@@ -151,8 +154,6 @@ class GeneratorSettings(Section):
     """attention heads"""
     neighbours: int = Field(8, ge=1)
     """nearest covers the picture is conditioned on, beside the song"""
-    num_train_timesteps: int = Field(1000, ge=10)
-    """noise levels in training"""
     condition_dropout: float = Field(0.1, ge=0, lt=1)
     """probability that training drops the condition, for classifier-free guidance"""
     steps: int = Field(900, ge=1)
@@ -172,6 +173,12 @@ class GeneratorSettings(Section):
     guidance_scale: float = Field(2.0, ge=0, le=20)
     """classifier-free guidance; 1 is none"""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "GeneratorSettings":
+        if self.hidden % self.heads or self.hidden % 4:
+            raise ValueError(f"hidden {self.hidden} must be a multiple of 4 and of heads, {self.heads}")
+        return self
 
 
 class TrainSettings(Section):
@@ -283,7 +290,7 @@ def load(path: Path | None = None, overrides: list[str] | None = None) -> Settin
     if path is not None:
         try:
             values = yaml.safe_load(path.read_text()) or {}
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise InvalidSettings(f"config '{path}' cannot be read: {error}") from error
         if not isinstance(values, dict):
             raise InvalidSettings(f"config '{path}' must be a mapping of sections, not {type(values).__name__}")
@@ -304,7 +311,10 @@ def _set(values: dict[str, Any], override: str) -> None:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
             raise InvalidSettings(f"--set '{override}': '{section}' is a value, not a section")
-    values[field] = yaml.safe_load(text)
+    try:
+        values[field] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidSettings(f"--set '{override}': '{text}' is no YAML value; quote what is meant as text") from error
 
 
 def _explain(error: Any) -> str:
