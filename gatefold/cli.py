@@ -6,20 +6,18 @@ could want to know; nothing imports this module.
 
 import json
 import threading
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gatefold.session import Command, Commands, Session
+from gatefold.housekeeping import rejects_app, release_app, status
+from gatefold.session import Command, Commands, Session, readable
 from gatefold.terminal import table
 
 if TYPE_CHECKING:
     from gatefold.storage.ensembles import Ensemble
-    from gatefold.storage.releases import Release
-    from pipelines.report import Report
 
 app = typer.Typer(
     cls=Commands,
@@ -52,9 +50,11 @@ def gatefold(
 ) -> None:
     """From songs to album covers: learn from a catalogue, then find the covers nearest to a song and paint new ones.
 
-    Begin with [bold]gatefold demo[/bold]. With songs of your own: [bold]gatefold run SOURCE[/bold] does every stage that
-    is stale: catalogue → spectrograms, covers → train-encoder → embed → index → train-generator → evaluate → release;
-    then [bold]search[/bold], [bold]generate[/bold] or [bold]serve[/bold].
+    Begin with [bold]gatefold demo[/bold]. With songs of your own, [bold]gatefold run SOURCE[/bold] does all stages:
+
+    catalogue → spectrograms, covers → train-encoder → embed → index → train-generator → evaluate → release
+
+    Then [bold]search[/bold], [bold]generate[/bold] or [bold]serve[/bold].
     """
     context.obj = Command(workspace, config, overrides or [], as_json)
 
@@ -108,9 +108,9 @@ def _tell_of_demo(session: Session, url: str | None) -> None:
             [(name, f"{value:.3f}", beside) for name, value, beside in measures],
             right=("value",),
         ),
-        f"\nheld-out songs  {_readable(sheets['evaluate'])}",
-        f"{'free clips':<15} {_readable(sheets['examples'])}",
-        f"{'report':<15} {_readable(report)}",
+        f"\nheld-out songs  {readable(sheets['evaluate'])}",
+        f"{'free clips':<15} {readable(sheets['examples'])}",
+        f"{'report':<15} {readable(report)}",
         *([f"\n{url}"] if url else []),
     )
 
@@ -147,13 +147,7 @@ def catalogue(
     """
     session: Session = context.obj.open()
     session.connect()
-    session.terminal.result(_build_catalogue(session, source).model_dump())
-
-
-def _build_catalogue(session: Session, source: str) -> "Report":
-    from pipelines.catalogue import build_catalogue
-
-    return session.watch("catalogue", partial(build_catalogue, session.settings, source, session.workspace))
+    session.terminal.result(session.build_catalogue(source).model_dump())
 
 
 def _stage(verb: str, sentence: str, example: str) -> None:
@@ -162,15 +156,9 @@ def _stage(verb: str, sentence: str, example: str) -> None:
     def command(context: typer.Context) -> None:
         session: Session = context.obj.open()
         session.connect()
-        session.terminal.result(_run_stage(session, verb).model_dump())
+        session.terminal.result(session.run_stage(verb).model_dump())
 
     app.command(verb, rich_help_panel=_STAGES, help=f"{sentence}\n\nExample: gatefold {example}")(command)
-
-
-def _run_stage(session: Session, verb: str) -> "Report":
-    from pipelines.run import stages
-
-    return session.watch(verb, partial(dict(stages())[verb], session.settings, session.workspace))
 
 
 _stage(
@@ -210,72 +198,7 @@ _stage(
 )
 
 
-release_app = typer.Typer(invoke_without_command=True, rich_markup_mode="rich")
 app.add_typer(release_app, name="release", rich_help_panel=_STAGES)
-
-
-@release_app.callback()
-def release(context: typer.Context) -> None:
-    """Bind encoder, index and generator together and make them what serves; or list, activate, roll back.
-
-    Example: gatefold release rollback
-    """
-    if context.invoked_subcommand is None:
-        session: Session = context.obj.open()
-        session.terminal.result(_run_stage(session, "release").model_dump())
-
-
-@release_app.command("list")
-def list_releases(context: typer.Context) -> None:
-    """All releases, the oldest first."""
-    session: Session = context.obj.open()
-    from gatefold.errors import BundleNotFound
-    from gatefold.storage import releases
-
-    try:
-        serving = releases.current(session.workspace).version
-    except BundleNotFound:
-        serving = None
-    found = releases.list_releases(session.workspace)
-    rows = [
-        (
-            "→" if one.version == serving else "",
-            one.version,
-            one.created_at,
-            one.encoder.version,
-            one.index.version,
-            one.generator.version,
-        )
-        for one in found
-    ]
-    heads = ("", "release", "made", "encoder", "index", "generator")
-    session.terminal.result({"current": serving, "releases": [one.model_dump() for one in found]}, table(heads, rows))
-
-
-@release_app.command()
-def activate(
-    context: typer.Context, version: Annotated[str, typer.Argument(help="As `gatefold release list` shows it.")]
-) -> None:
-    """Make a release the one that serves."""
-    from gatefold.storage import releases
-
-    session: Session = context.obj.open()
-    _tell_of_release(session, releases.activate(session.workspace, version))
-
-
-@release_app.command()
-def rollback(context: typer.Context) -> None:
-    """Make the release serve again that served before."""
-    from gatefold.storage import releases
-
-    session: Session = context.obj.open()
-    _tell_of_release(session, releases.rollback(session.workspace))
-
-
-def _tell_of_release(session: Session, active: "Release") -> None:
-    session.terminal.result(
-        active.model_dump(), f"release {active.version} serves now; an endpoint that runs follows when deployed anew"
-    )
 
 
 @app.command(rich_help_panel=_USE)
@@ -402,92 +325,8 @@ def _repository() -> Path:
     return Path(__file__).resolve().parents[1]
 
 
-def _readable(uri: str) -> str:
-    from gatefold.storage import objects
-
-    return str(objects.local_path(uri) or uri)
-
-
-@app.command(rich_help_panel=_KEEP)
-def status(context: typer.Context) -> None:
-    """How far the workspace is: what is done, rejected, stale or missing, and which release serves.
-
-    Example: gatefold status --json
-    """
-    session: Session = context.obj.open()
-    from pipelines.status import status_of
-
-    found = status_of(session.settings, session.workspace)
-    rows = [(one.stage, one.state, one.done, one.total, one.rejected or None, one.version) for one in found.stages]
-    session.terminal.result(
-        asdict(found),
-        f"workspace  {_readable(found.workspace)}\nsource     {found.source or '–'}\nrelease    {found.release or '–'}\n",
-        table(("stage", "state", "done", "of", "rejected", "version"), rows, right=("done", "of", "rejected")),
-    )
-
-
-rejects_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
-app.add_typer(
-    rejects_app,
-    name="rejects",
-    rich_help_panel=_KEEP,
-    help="Songs and covers that could not be used: list them, or try them again.",
-)
-_StageOption = Annotated[str | None, typer.Option("--stage", metavar="STAGE", help="Only of this stage.")]
-
-
-@rejects_app.command("list")
-def list_rejects(context: typer.Context, stage: _StageOption = None) -> None:
-    """What was rejected and why, counted by stage and code, with an example of each.
-
-    Example: gatefold rejects list --stage covers
-    """
-    session: Session = context.obj.open()
-    from pipelines.quarantine import count_rejects
-
-    groups = count_rejects(session.workspace, stage)
-    rows = [(one.stage, one.code, one.count, one.example) for one in groups]
-    shown = [table(("stage", "code", "count", "example"), rows, right=("count",))] if rows else ["no rejects"]
-    session.terminal.result({"rejects": [asdict(one) for one in groups]}, *shown)
-
-
-@rejects_app.command("retry")
-def retry_rejects(
-    context: typer.Context,
-    stage: _StageOption = None,
-    code: Annotated[str | None, typer.Option(metavar="CODE", help="Only with this code.")] = None,
-) -> None:
-    """Try rejected songs again, after their files or the settings were mended.
-
-    Example: gatefold rejects retry --code audio_too_long --set audio.max_duration_s=3600
-    """
-    session: Session = context.obj.open()
-    from pipelines.quarantine import count_rejects, remove_rejects
-
-    stages = list(
-        dict.fromkeys(one.stage for one in count_rejects(session.workspace, stage) if code in (None, one.code))
-    )
-    if stages:
-        session.connect()
-    retried = {}
-    reports = []
-    for one in stages:
-        retried[one] = remove_rejects(session.workspace, one, code)
-        reports.append(_rerun(session, one))
-    session.terminal.result(
-        {"retried": retried, "stages": [report.model_dump() for report in reports]},
-        *([f"{one}: {count:,} tried again" for one, count in retried.items()] or ["no such rejects"]),
-    )
-
-
-def _rerun(session: Session, stage: str) -> "Report":
-    if stage != "catalogue":
-        return _run_stage(session, stage)
-    from gatefold.storage import catalogues
-
-    standing = catalogues.current(session.workspace)
-    assert standing is not None  # it left the rejects
-    return _build_catalogue(session, standing.source)
+app.command(rich_help_panel=_KEEP)(status)
+app.add_typer(rejects_app, name="rejects", rich_help_panel=_KEEP)
 
 
 def main() -> None:

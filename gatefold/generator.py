@@ -213,8 +213,8 @@ class CoverPipeline(DiffusionPipeline):
             )
         n = len(seeds)
         pictures = self(
-            torch.from_numpy(song_embedding).expand(n, -1),
-            torch.from_numpy(neighbour_embeddings).expand(n, -1, -1),
+            torch.tensor(song_embedding).expand(n, -1),  # copied: a view of an Arrow column cannot be written to
+            torch.tensor(neighbour_embeddings).expand(n, -1, -1),
             seeds=seeds,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,

@@ -5,13 +5,14 @@ Part of the roof: it knows both wings, and nothing but `gatefold.cli` imports it
 
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
 
-from gatefold.errors import GatefoldError, InputError, InvalidManifest, InvalidSettings, TooManyRejects
+from gatefold.errors import GatefoldError, InputError, InvalidManifest, InvalidSettings, StageMissing, TooManyRejects
 from gatefold.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -29,12 +30,12 @@ _GLOBAL_OPTIONS = ("--workspace", "--config", "--set")
 class Commands(TyperGroup):
     """Global options count wherever they stand, and an error is a message with an exit code, not a traceback."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        return super().parse_args(ctx, _globals_first(args))  # type: ignore[arg-type]
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _globals_first(args))
 
-    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+    def invoke(self, ctx: typer.Context) -> Any:
         try:
-            return super().invoke(ctx)  # type: ignore[arg-type]
+            return super().invoke(ctx)
         except KeyboardInterrupt:
             Terminal(as_json=False).note("stopped; the same command continues where it stopped")
             raise typer.Exit(INTERRUPTED) from None
@@ -127,10 +128,40 @@ class Session:
         """Runs a job under the eyes of the terminal. Raises: TooManyRejects, its report kept all the same."""
         from pipelines.report import read_report
 
+        report: Report | None
         try:
             report = self.terminal.watch(verb, job)
         except TooManyRejects:
-            self.reports += [report for report in [read_report(self.workspace, verb)] if report]
+            report = read_report(self.workspace, verb)
+            if report is not None:
+                self.reports.append(report)
             raise
         self.reports.append(report)
         return report
+
+    def run_stage(self, verb: str) -> "Report":
+        """One stage that needs nothing but settings and workspace."""
+        from pipelines.run import stages
+
+        return self.watch(verb, partial(dict(stages())[verb], self.settings, self.workspace))
+
+    def build_catalogue(self, source: str) -> "Report":
+        from pipelines.catalogue import build_catalogue
+
+        return self.watch("catalogue", partial(build_catalogue, self.settings, source, self.workspace))
+
+    def rebuild_catalogue(self) -> "Report":
+        """From the source that it was built from. Raises: StageMissing when it never was."""
+        from gatefold.storage import catalogues
+
+        standing = catalogues.current(self.workspace)
+        if standing is None:
+            raise StageMissing(f"'{self.workspace.uri}' has no catalogue; run `gatefold catalogue SOURCE` first")
+        return self.build_catalogue(standing.source)
+
+
+def readable(uri: str) -> str:
+    """A path where it is one, else the uri."""
+    from gatefold.storage import objects
+
+    return str(objects.local_path(uri) or uri)

@@ -19,6 +19,7 @@ from rich.text import Text
 
 OnProgress = Callable[[int, int], None]
 _LINE_EVERY_S = 5.0
+_WIDE = 1000  # characters
 _NAME_WIDTH = 16  # the longest verb, and one
 
 
@@ -51,6 +52,8 @@ class Terminal:
             typer.echo(json.dumps(value, ensure_ascii=False))
             return
         console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = _WIDE  # a file has no edge to fold a line at
         for renderable in readable:
             console.print(renderable, soft_wrap=isinstance(renderable, str), markup=False)
 

@@ -208,7 +208,8 @@ def _write_faults(workspace: Workspace, rows: pa.Table, faults: pa.Table, *, num
     """The rejects of this run, in the place of those of the run before."""
     at = datetime.now(timezone.utc)
     last = read_rejects(workspace, STAGE)
-    tried = read_attempts(workspace, STAGE) | dict(zip(last["song_id"].to_pylist(), last["attempt"].to_pylist(), strict=True))
+    counts = zip(last["song_id"].to_pylist(), last["attempt"].to_pylist(), strict=True)
+    tried = read_attempts(workspace, STAGE) | dict(counts)
     rejects = []
     for fault, song_id in zip(faults.to_pylist(), rows["song_id"].take(faults["row"]).to_pylist(), strict=True):
         where = f"row {fault['row'] + 1}, {fault['column']}: " if numbered else ""

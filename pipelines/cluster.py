@@ -2,12 +2,18 @@
 
 import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from gatefold.errors import Unavailable
 
 _QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # reports arrive at this pace, so a short training is not waited for
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",  # what fails is raised, and told by who catches it
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
@@ -28,14 +34,15 @@ def connect(endpoint_url: str | None = None) -> None:
 
     address = os.environ.get("RAY_ADDRESS", "local")
     try:
-        ray.init(
-            address=address,
-            runtime_env={"env_vars": {"AWS_ENDPOINT_URL": endpoint_url}} if endpoint_url else None,
-            ignore_reinit_error=True,
-            include_dashboard=False if address == "local" else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with _core_muted():
+            ray.init(
+                address=address,
+                runtime_env={"env_vars": {"AWS_ENDPOINT_URL": endpoint_url}} if endpoint_url else None,
+                ignore_reinit_error=True,
+                include_dashboard=False if address == "local" else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except (ConnectionError, RuntimeError) as error:
         raise Unavailable(
             f"no Ray at '{address}': {error}; check RAY_ADDRESS, or unset it to start Ray here "
@@ -43,3 +50,23 @@ def connect(endpoint_url: str | None = None) -> None:
         ) from error
     for name in ("ray.data", "ray.train", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def _core_muted() -> Iterator[None]:
+    """Drops what Ray's compiled core writes to stderr (that it was told to be quiet); Python's stderr goes on."""
+    python_stderr = sys.stderr
+    try:
+        descriptor = python_stderr.fileno()
+    except OSError:  # captured: nothing the core writes is seen there
+        yield
+        return
+    python_stderr.flush()
+    with os.fdopen(os.dup(descriptor), "w", buffering=1) as sys.stderr, Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), descriptor)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(sys.stderr.fileno(), descriptor)
+            sys.stderr = python_stderr

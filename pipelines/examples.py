@@ -1,4 +1,4 @@
-"""What the release makes of a folder of songs that were never in the catalogue: their matches, a new cover each, and a sheet."""
+"""What the release makes of songs that were never in the catalogue: their matches, a new cover each, and a sheet."""
 
 import io
 import json

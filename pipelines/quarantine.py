@@ -86,7 +86,8 @@ def remove_rejects(workspace: Workspace, stage: str, code: str | None = None) ->
         return 0
     tried = zip(removed["song_id"].to_pylist(), removed["attempt"].to_pylist(), strict=True)
     attempts = read_attempts(workspace, stage) | dict(tried)
-    objects.put(_attempts_uri(workspace, stage), json.dumps(attempts).encode())  # first: a crash must not lose the count
+    # first, so that a crash does not lose the count
+    objects.put(_attempts_uri(workspace, stage), json.dumps(attempts).encode())
     for uri in tables.parts(workspace.rejects(stage)):
         part = tables.read_part(uri)
         kept = part.slice(0, 0) if code is None else part.filter(pc.not_equal(part["code"], code))

@@ -1,4 +1,4 @@
-"""How far a workspace is: for every stage what is done, what was rejected, which version stands and whether it is stale.
+"""How far a workspace is: for every stage what is done, what was rejected, which version it has, whether it is stale.
 
 It reads what the stages left behind and starts nothing; Ray is not needed.
 """
@@ -20,7 +20,7 @@ from pipelines.report import read_report
 from pipelines.versions import Versions, versions_of
 
 State = Literal["fresh", "partly", "stale", "missing"]
-"""fresh: nothing to do; partly: some songs are left; stale: made of an older catalogue or other settings; missing: never made"""
+"""fresh: nothing to do; partly: some songs are left; stale: made of another catalogue or other settings; missing: never"""
 
 
 @dataclass(frozen=True)

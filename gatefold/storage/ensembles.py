@@ -127,7 +127,8 @@ class Ensemble:
             known = self.index.get(song_id)
         except UnknownTrack as error:
             raise NotFound(
-                f"'{song_id}' is neither a file ('{uri}' does not exist) nor a song_id of release '{self.release.version}'"
+                f"'{song_id}' is neither a file ('{uri}' does not exist) "
+                f"nor a song_id of release '{self.release.version}'"
             ) from error
         if known.song_embedding is None:
             raise NotFound(f"track '{song_id}' could not be heard; see `gatefold rejects list --stage spectrograms`")

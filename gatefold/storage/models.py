@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from diffusers.utils import logging as diffusers_logging
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -66,6 +67,7 @@ def publish_generator(
 def load_generator(uri: str, device: str = "cpu") -> CoverPipeline:
     """The pipeline of a bundle, ready to paint. Raises: BundleNotFound, BundleCorrupt."""
     bundle = open_bundle(uri, "generator")
+    diffusers_logging.disable_progress_bar()  # its bar over two files; how progress is shown is not for it to say
     with tempfile.TemporaryDirectory() as folder:
         bundle.fetch(Path(folder))
         try:
