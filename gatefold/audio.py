@@ -7,8 +7,9 @@ Shape legend: W = windows, N = samples, M = mel bands, F = frames.
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 
 import av
@@ -32,6 +33,9 @@ from gatefold.errors import (
 
 FORMATS = "wav, flac, mp3, ogg (vorbis, opus), m4a, aac or aiff"
 _LOG_FLOOR = 1e-6  # mel power below this is inaudible; it also keeps the logarithm finite
+_LOUDEST = 1e10  # of full scale: floats scaled like 32-bit integers pass, what would overflow in a spectrogram does not
+_RATES = (4_000, 768_000)  # hertz
+_FINEST_RATIO = 1_000  # terms of the resampling ratio; its kernel takes memory by their product
 _BLOCK = 1 << 18  # samples decoded at a time, so that channels are mixed down before the next are read
 _TRUNCATED_S = 0.5  # seconds that a decoder may fall short of what the header promises
 
@@ -64,8 +68,8 @@ def listen(data: bytes, audio: AudioSettings, *, name: str = "song") -> Song:
     if duration_s < audio.min_duration_s:
         raise AudioTooShort(f"{name}: {duration_s:.2f} s of audio, at least {audio.min_duration_s:g} s are needed")
     peak = float(np.abs(waveform).max())
-    if not np.isfinite(peak):
-        raise UndecodableAudio(f"{name}: holds samples that are no finite numbers; encode it again")
+    if not peak <= _LOUDEST:  # nor may it be NaN
+        raise UndecodableAudio(f"{name}: holds samples of {peak:g} times full scale, which are no sound; encode it again")
     if peak < 10 ** (audio.silence_dbfs / 20):
         raise SilentAudio(f"{name}: its loudest sample is {_dbfs(peak)}, it must exceed {audio.silence_dbfs:g} dBFS")
     starts_s, windows = cut_windows(waveform, rate, audio)
@@ -86,6 +90,8 @@ def decode(data: bytes, audio: AudioSettings, *, name: str = "song") -> tuple[Wa
         waveform, rate, promised = decoder(data, audio, name)
     except (av.FFmpegError, soundfile.SoundFileError, ValueError) as error:
         raise UndecodableAudio(f"{name}: cannot be decoded ({str(error).strip()}); expected {FORMATS}") from error
+    if not _RATES[0] <= rate <= _RATES[1]:
+        raise UndecodableAudio(f"{name}: a sample rate of {rate:,} Hz, allowed {_RATES[0]:,} to {_RATES[1]:,}; resample it")
     if len(waveform) == 0:
         raise UndecodableAudio(f"{name}: holds no audio; expected {FORMATS}")
     if (promised - len(waveform)) / rate > _TRUNCATED_S:
@@ -108,8 +114,10 @@ def cut_windows(waveform: Waveform, rate: int, audio: AudioSettings) -> tuple[np
 
 def log_mel(windows: Waveform, rate: int, audio: AudioSettings) -> npt.NDArray[np.float16]:
     """float16 [W, M, F] of windows float32 [W, N] sampled at `rate` hertz."""
+    # exact for the rates of the world (160/441 for 44.1 to 16 kHz), within a thousandth for any other
+    ratio = Fraction(audio.sample_rate, rate).limit_denominator(_FINEST_RATIO)
     with torch.inference_mode():
-        waveform = resample(torch.from_numpy(windows), rate, audio.sample_rate)
+        waveform = resample(torch.from_numpy(windows), ratio.denominator, ratio.numerator)
         waveform = torch.nn.functional.pad(waveform, (0, audio.window_length - waveform.shape[-1]))  # negative: crops
         power = _mel(audio)(waveform)[..., : audio.frames]
         log_power: npt.NDArray[np.float16] = power.add_(_LOG_FLOOR).log_().to(torch.float16).numpy()
@@ -163,17 +171,28 @@ def _decode_soundfile(data: bytes, audio: AudioSettings, name: str) -> tuple[Wav
     with soundfile.SoundFile(io.BytesIO(data)) as file:
         _check_duration(file.frames / file.samplerate, audio, name)
         try:
-            blocks = [block.mean(axis=1) for block in file.blocks(_BLOCK, dtype="float32", always_2d=True)]
+            blocks = list(_mixed_down(file, audio, name))
         except soundfile.SoundFileError as error:
             raise TruncatedAudio(f"{name}: cut short or damaged, decoding stopped ({error}); send it again") from error
-        return _joined(blocks), file.samplerate, max(file.frames, _riff_frames(data, file))
+        return _joined(blocks), file.samplerate, max(file.frames, _promised_frames(data, file))
 
 
-def _riff_frames(data: bytes, file: soundfile.SoundFile) -> int:
-    """Frames that a wav's own size field promises, which libsndfile quietly cuts down to those that are there."""
-    size = int.from_bytes(data[4:8], "little") + 8
-    streamed = size > 0xFFFFFFFF  # written before its length was known
-    return int(file.frames * size / len(data)) if data[:4] == b"RIFF" and not streamed else 0
+def _mixed_down(file: soundfile.SoundFile, audio: AudioSettings, name: str) -> Iterator[Waveform]:
+    """Not by `file.blocks`, which believes the header and repeats old samples where the file ends before."""
+    samples = 0
+    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+        samples += len(block)
+        _check_duration(samples / file.samplerate, audio, name)
+        yield block.mean(axis=1)
+
+
+def _promised_frames(data: bytes, file: soundfile.SoundFile) -> int:
+    """Frames that the size field of a wav or aiff promises; libsndfile quietly cuts them down to those that are there."""
+    fields = {b"RIFF": (data[4:8], "little"), b"FORM": (data[4:8], "big"), b"RF64": (data[20:28], "little")}
+    field, order = fields.get(data[:4], (b"", "little"))
+    size = int.from_bytes(field, order)
+    streamed = size >= 0xFFFF_FFFF and len(field) == 4  # written before its length was known
+    return 0 if streamed else int(file.frames * (size + 8) / len(data))
 
 
 def _ffmpeg(demuxer: str) -> _Decoder:

@@ -148,7 +148,7 @@ class GeneratorSettings(Section):
     """pixels a side of a token"""
     hidden: int = Field(256, ge=32)
     """width of the transformer"""
-    layers: int = Field(6, ge=1)
+    layers: int = Field(4, ge=1)
     """transformer blocks"""
     heads: int = Field(4, ge=1)
     """attention heads"""
@@ -156,9 +156,9 @@ class GeneratorSettings(Section):
     """nearest covers the picture is conditioned on, beside the song"""
     condition_dropout: float = Field(0.1, ge=0, lt=1)
     """probability that training drops the condition, for classifier-free guidance"""
-    steps: int = Field(900, ge=1)
+    steps: int = Field(1600, ge=1)
     """optimizer steps"""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(16, ge=1)
     """covers a step, over all workers"""
     lr: float = Field(1e-3, gt=0)
     """peak learning rate"""
@@ -166,11 +166,11 @@ class GeneratorSettings(Section):
     """of AdamW"""
     warmup: float = Field(0.05, ge=0, lt=1)
     """share of all steps"""
-    ema_decay: float = Field(0.995, ge=0, lt=1)
+    ema_decay: float = Field(0.998, ge=0, lt=1)
     """of the weights that are published"""
     num_inference_steps: int = Field(25, ge=1, le=1000)
     """denoising steps of one picture"""
-    guidance_scale: float = Field(2.0, ge=0, le=20)
+    guidance_scale: float = Field(3.0, ge=0, le=20)
     """classifier-free guidance; 1 is none"""
     seed: int = 0
 

@@ -84,13 +84,24 @@ def flow_loss(
     Source: Lipman et al. 2023, equation 23 (flow matching); Ho & Salimans 2022, algorithm 1 (dropping the condition).
     """
     size = len(pixels)
+    pixels = pixels.roll(_turn(transformer, generator), dims=(2, 3))
     sigma = torch.sigmoid(torch.randn(size, generator=generator) * 0.8 + 0.6).to(pixels)
     noise = torch.randn(pixels.shape, generator=generator).to(pixels)
     keep = (torch.rand(size, generator=generator) >= dropout).to(pixels)
     level = sigma[:, None, None, None]
     noisy = (1 - level) * pixels + level * noise
     clean = denoise(transformer, noisy, sigma, song * keep[:, None], neighbours * keep[:, None, None])
-    return ((clean - pixels) / level.clamp(min=_SIGMA_FLOOR)).square().mean()
+    return ((clean - pixels).square() / level.clamp(min=_SIGMA_FLOOR)).mean()
+
+
+def _turn(transformer: torch.nn.Module, generator: torch.Generator) -> tuple[int, int]:
+    """Pixels down and right, at most half a patch. The grid of patches then lies elsewhere at every step, and leaves no seams.
+
+    Source: Coifman & Donoho 1995, "Translation-Invariant De-Noising" (cycle spinning).
+    """
+    reach = int(getattr(transformer, "module", transformer).config.patch_size) // 2
+    down, right = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
+    return down, right
 
 
 class CoverPipeline(DiffusionPipeline):
@@ -170,9 +181,12 @@ class CoverPipeline(DiffusionPipeline):
         scheduler.set_timesteps(steps, device=self.device)
         song, neighbours = song_embedding.to(self.device), neighbour_embeddings.to(self.device)
         pictures = torch.stack([self._noise(seed) for seed in seeds]).to(self.device)
+        turns = torch.Generator().manual_seed(0)  # the same for every call: a picture depends on nothing but its own seed
         for done, timestep in enumerate(scheduler.timesteps, start=1):
             sigma = (timestep / 1000).expand(len(pictures))
-            clean = self._guided(pictures, sigma, song, neighbours, guidance).clamp(-1, 1)
+            down, right = _turn(self.transformer, turns)
+            turned = pictures.roll((down, right), dims=(2, 3))
+            clean = self._guided(turned, sigma, song, neighbours, guidance).roll((-down, -right), dims=(2, 3)).clamp(-1, 1)
             velocity = (pictures - clean) / sigma[:, None, None, None]
             pictures = scheduler.step(velocity, timestep, pictures, return_dict=False)[0]
             if on_step is not None:

@@ -30,10 +30,10 @@ _GLOBAL_OPTIONS = ("--workspace", "--config", "--set")
 class Commands(TyperGroup):
     """Global options count wherever they stand, and an error is a message with an exit code, not a traceback."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         return super().parse_args(ctx, _globals_first(args))
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
