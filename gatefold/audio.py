@@ -69,7 +69,7 @@ def listen(data: bytes, audio: AudioSettings, *, name: str = "song") -> Song:
         raise AudioTooShort(f"{name}: {duration_s:.2f} s of audio, at least {audio.min_duration_s:g} s are needed")
     peak = float(np.abs(waveform).max())
     if not peak <= _LOUDEST:  # nor may it be NaN
-        raise UndecodableAudio(f"{name}: holds samples of {peak:g} times full scale, which are no sound; encode it again")
+        raise UndecodableAudio(f"{name}: holds samples of {peak:g} times full scale, no sound; encode it again")
     if peak < 10 ** (audio.silence_dbfs / 20):
         raise SilentAudio(f"{name}: its loudest sample is {_dbfs(peak)}, it must exceed {audio.silence_dbfs:g} dBFS")
     starts_s, windows = cut_windows(waveform, rate, audio)
@@ -91,7 +91,7 @@ def decode(data: bytes, audio: AudioSettings, *, name: str = "song") -> tuple[Wa
     except (av.FFmpegError, soundfile.SoundFileError, ValueError) as error:
         raise UndecodableAudio(f"{name}: cannot be decoded ({str(error).strip()}); expected {FORMATS}") from error
     if not _RATES[0] <= rate <= _RATES[1]:
-        raise UndecodableAudio(f"{name}: a sample rate of {rate:,} Hz, allowed {_RATES[0]:,} to {_RATES[1]:,}; resample it")
+        raise UndecodableAudio(f"{name}: {rate:,} Hz, allowed {_RATES[0]:,} to {_RATES[1]:,} Hz; encode it again")
     if len(waveform) == 0:
         raise UndecodableAudio(f"{name}: holds no audio; expected {FORMATS}")
     if (promised - len(waveform)) / rate > _TRUNCATED_S:
@@ -156,6 +156,8 @@ _Decoder = Callable[[bytes, AudioSettings, str], tuple[Waveform, int, int]]
 def _decoder_for(data: bytes, name: str) -> _Decoder:
     """By magic number. soundfile is 1.4 (mp3) to 20 (wav) times as fast as FFmpeg; on ogg FFmpeg is, 1.3 to 2.3."""
     head = data[:12]
+    if head[:4] == b"fLaC" and not int.from_bytes(data[21:26], "big") & 0xF_FFFF_FFFF:
+        return _ffmpeg("flac")  # streamed, of unknown length, which libsndfile takes for an infinite one
     if head[:4] in (b"RIFF", b"RF64", b"fLaC", b"FORM") or head[:3] == b"ID3":
         return _decode_soundfile
     if head[:4] == b"OggS":
@@ -174,7 +176,7 @@ def _decode_soundfile(data: bytes, audio: AudioSettings, name: str) -> tuple[Wav
             blocks = list(_mixed_down(file, audio, name))
         except soundfile.SoundFileError as error:
             raise TruncatedAudio(f"{name}: cut short or damaged, decoding stopped ({error}); send it again") from error
-        return _joined(blocks), file.samplerate, max(file.frames, _promised_frames(data, file))
+        return _joined(blocks), file.samplerate, max(file.frames, _promised_frames(data, file.frames))
 
 
 def _mixed_down(file: soundfile.SoundFile, audio: AudioSettings, name: str) -> Iterator[Waveform]:
@@ -186,13 +188,16 @@ def _mixed_down(file: soundfile.SoundFile, audio: AudioSettings, name: str) -> I
         yield block.mean(axis=1)
 
 
-def _promised_frames(data: bytes, file: soundfile.SoundFile) -> int:
-    """Frames that the size field of a wav or aiff promises; libsndfile quietly cuts them down to those that are there."""
-    fields = {b"RIFF": (data[4:8], "little"), b"FORM": (data[4:8], "big"), b"RF64": (data[20:28], "little")}
-    field, order = fields.get(data[:4], (b"", "little"))
-    size = int.from_bytes(field, order)
-    streamed = size >= 0xFFFF_FFFF and len(field) == 4  # written before its length was known
-    return 0 if streamed else int(file.frames * (size + 8) / len(data))
+def _promised_frames(data: bytes, frames: int) -> int:
+    """Frames that the size field of a wav or aiff promises; libsndfile says only how many are there."""
+    sizes = {
+        b"RIFF": int.from_bytes(data[4:8], "little"),
+        b"FORM": int.from_bytes(data[4:8], "big"),
+        b"RF64": int.from_bytes(data[20:28], "little"),
+    }
+    size = sizes.get(data[:4], 0) + 8
+    streamed = size > 0xFFFF_FFFF  # written before its length was known
+    return 0 if streamed else frames * size // len(data)
 
 
 def _ffmpeg(demuxer: str) -> _Decoder:
