@@ -1,4 +1,4 @@
-"""What a song or a cover may undergo in training without becoming another: mild, random, and repeatable from a generator.
+"""What a song or a cover may undergo in training without becoming another: mild, random, repeatable from a generator.
 
 Shape legend: B = batch, M = mel bands, F = frames, S = pixels a side.
 """

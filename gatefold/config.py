@@ -146,7 +146,7 @@ class GeneratorSettings(Section):
 
     patch_size: int = Field(8, ge=1)
     """pixels a side of a token"""
-    hidden: int = Field(256, ge=32)
+    hidden: int = Field(128, ge=32)
     """width of the transformer"""
     layers: int = Field(4, ge=1)
     """transformer blocks"""
@@ -156,14 +156,14 @@ class GeneratorSettings(Section):
     """nearest covers the picture is conditioned on, beside the song"""
     condition_dropout: float = Field(0.1, ge=0, lt=1)
     """probability that training drops the condition, for classifier-free guidance"""
-    steps: int = Field(1600, ge=1)
+    steps: int = Field(1400, ge=1)
     """optimizer steps"""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(32, ge=1)
     """covers a step, over all workers"""
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(3e-3, gt=0)
     """peak learning rate"""
     weight_decay: float = Field(0.01, ge=0)
-    """of AdamW"""
+    """of Muon and AdamW"""
     warmup: float = Field(0.05, ge=0, lt=1)
     """share of all steps"""
     ema_decay: float = Field(0.998, ge=0, lt=1)

@@ -34,7 +34,12 @@ def draw_contact_sheet(rows: Sequence[Row]) -> Image.Image:
     size = (new_at + new * (_CELL + _GAP) + _GAP, _HEAD + len(rows) * (_CELL + _GAP) + _GAP)
     sheet = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(sheet)
-    heads = ((_GAP * 2, "song"), (_LABEL, "heard"), (_LABEL + _CELL + _GAP, f"{nearest} nearest covers"), (new_at, "new covers"))
+    heads = (
+        (_GAP * 2, "song"),
+        (_LABEL, "heard"),
+        (_LABEL + _CELL + _GAP, f"{nearest} nearest covers"),
+        (new_at, "new covers"),
+    )
     for x, text in heads:
         pen.text((x, 16), text, _FAINT, ImageFont.load_default(15))
     for number, row in enumerate(rows):
@@ -51,7 +56,9 @@ def draw_contact_sheet(rows: Sequence[Row]) -> Image.Image:
 
 
 def _cell(pixels: Pixels) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).resize((_CELL, _CELL), Image.Resampling.LANCZOS)
+    return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).resize(
+        (_CELL, _CELL), Image.Resampling.LANCZOS
+    )
 
 
 def _fitted(text: str, characters: int) -> str:

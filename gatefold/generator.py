@@ -95,11 +95,12 @@ def flow_loss(
 
 
 def _turn(transformer: torch.nn.Module, generator: torch.Generator) -> tuple[int, int]:
-    """Pixels down and right, at most half a patch. The grid of patches then lies elsewhere at every step, and leaves no seams.
+    """Pixels down and right, at most half a patch: the grid of patches lies elsewhere every time, and leaves no seams.
 
     Source: Coifman & Donoho 1995, "Translation-Invariant De-Noising" (cycle spinning).
     """
-    reach = int(getattr(transformer, "module", transformer).config.patch_size) // 2
+    unwrapped: SD3Transformer2DModel = getattr(transformer, "module", transformer)  # where Ray or accelerate wrapped it
+    reach = int(unwrapped.config.patch_size) // 2
     down, right = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
     return down, right
 
@@ -116,7 +117,8 @@ class CoverPipeline(DiffusionPipeline):
         self,
         transformer: SD3Transformer2DModel,
         scheduler: FlowMatchEulerDiscreteScheduler,
-        neighbours: int = 0,  # diffusers takes a parameter without a default for a module; these are read from the bundle
+        # diffusers takes a parameter without a default for a module; these values are read from the bundle
+        neighbours: int = 0,
         num_inference_steps: int = 0,
         guidance_scale: float = 0.0,
         encoder_fingerprint: str = "",
@@ -181,12 +183,13 @@ class CoverPipeline(DiffusionPipeline):
         scheduler.set_timesteps(steps, device=self.device)
         song, neighbours = song_embedding.to(self.device), neighbour_embeddings.to(self.device)
         pictures = torch.stack([self._noise(seed) for seed in seeds]).to(self.device)
-        turns = torch.Generator().manual_seed(0)  # the same for every call: a picture depends on nothing but its own seed
+        turns = torch.Generator().manual_seed(0)  # the same at every call, so a picture depends on its own seed alone
         for done, timestep in enumerate(scheduler.timesteps, start=1):
             sigma = (timestep / 1000).expand(len(pictures))
             down, right = _turn(self.transformer, turns)
             turned = pictures.roll((down, right), dims=(2, 3))
-            clean = self._guided(turned, sigma, song, neighbours, guidance).roll((-down, -right), dims=(2, 3)).clamp(-1, 1)
+            clean = self._guided(turned, sigma, song, neighbours, guidance).roll((-down, -right), dims=(2, 3))
+            clean = clean.clamp(-1, 1)
             velocity = (pictures - clean) / sigma[:, None, None, None]
             pictures = scheduler.step(velocity, timestep, pictures, return_dict=False)[0]
             if on_step is not None:

@@ -78,9 +78,10 @@ def _kernel(x: Floats, y: Floats) -> Floats:
 def joint_features(songs: Floats, covers: Floats) -> Floats:
     """[N, 2C]: each cover beside the song it belongs to, so that a distance between sets also sees whether they fit.
 
-    A distance between covers alone cannot tell a generator that listens from one that shuffles its songs: both paint the
-    same set. Scaled so that an entry is about one, as the cubic kernel expects.
+    A distance between covers alone cannot tell a generator that listens from one that shuffles its songs: both paint
+    the same set. Scaled so that an entry is about one, as the cubic kernel expects.
 
     Source: DeVries et al. 2019, "On the Evaluation of Conditional GANs", section 4.
     """
-    return np.concatenate([songs, covers], axis=1) * np.sqrt(songs.shape[1])
+    features: Floats = np.concatenate([songs, covers], axis=1) * np.sqrt(songs.shape[1])
+    return features

@@ -78,10 +78,13 @@ class CoverIndex:
         """
         self._check(embeddings, encoder_fingerprint)
         allowed = self._allowed(exclude_song_ids, exclude_artists, genres)
-        k = min(k, self.ntotal if allowed is None else len(allowed))
+        k = min(k, self.ntotal if allowed is None else int(np.count_nonzero(allowed)))
         if k == 0 or len(embeddings) == 0:
             return [[] for _ in embeddings]
-        parameters = None if allowed is None else faiss.SearchParameters(sel=faiss.IDSelectorBatch(allowed))
+        parameters = None
+        if allowed is not None:
+            bits = np.packbits(allowed, bitorder="little")
+            parameters = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
         scores, found = self._vectors.search(np.ascontiguousarray(embeddings), k, params=parameters)
         return [self._matches(*row) for row in zip(scores, found, strict=True)]
 
@@ -119,23 +122,22 @@ class CoverIndex:
 
     def _allowed(
         self, song_ids: Collection[str], artists: Collection[str], genres: Collection[str]
-    ) -> npt.NDArray[np.int64] | None:
-        """FAISS ids that the filters leave, or None for all."""
+    ) -> npt.NDArray[np.bool_] | None:
+        """Which FAISS ids the filters leave, bool [ntotal], or None for all."""
         if not (song_ids or artists or genres):
             return None
-        covers = self._tracks.take(self._rows)
-        keep = np.ones(len(covers), bool)
+        keep = np.ones(self.ntotal, bool)
         filters = (("song_id", song_ids, False), ("artist", artists, False), ("genre", genres, True))
         for column, values, wanted in filters:
             if values:
-                among = pc.is_in(covers[column], value_set=pa.array(list(values), pa.string())).to_numpy()
-                keep &= among if wanted else ~among
-        return np.flatnonzero(keep)
+                among = pc.is_in(self._tracks[column], value_set=pa.array(list(values), pa.string())).to_numpy()
+                keep &= among[self._rows] == wanted
+        return keep
 
     def _matches(self, scores: Vectors, found: npt.NDArray[np.int64]) -> list[Match]:
         rows = self._rows[found]
         return [
-            Match(rank=rank, score=float(score), track=self._track(int(row)))
+            Match(rank=rank, score=min(float(score), 1.0), track=self._track(int(row)))  # rounding may exceed 1
             for rank, (score, row) in enumerate(zip(scores, rows, strict=True), start=1)
         ]
 

@@ -55,7 +55,7 @@ class Tower(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(fn.silu(self.stem(x))).flatten(2)  # [B, C, H * W]
-        features: Tensor = self.project(torch.cat([x.mean(-1), x.std(-1)], dim=1))
+        features: Tensor = self.project(torch.cat([x.mean(-1), x.std(-1, correction=0)], dim=1))  # one place left: 0, not NaN
         return features
 
 

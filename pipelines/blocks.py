@@ -1,7 +1,8 @@
-"""Map the catalogue in blocks: tracks in, one Parquet part of rows and one of rejects out, whatever the stage does between.
+"""Map the catalogue in blocks: tracks in, one Parquet part of rows and one of rejects out, whatever the stage does.
 
-A block is the unit of work and of loss: its part appears whole or not at all, and a song whose row or reject exists is not
-processed again, so a killed stage goes on where it stopped. Ray Data schedules the blocks; it carries only tracks and counts.
+A block is the unit of work and of loss: its part appears whole or not at all, and a song whose row or reject exists is
+not processed again, so a killed stage goes on where it stopped. Ray Data schedules the blocks; it carries only tracks
+and counts.
 """
 
 import hashlib

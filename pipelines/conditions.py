@@ -1,4 +1,4 @@
-"""What a generator is told of a song: its embedding, and those of the covers nearest to it that are not its artist's own."""
+"""What a generator is told of a song: its embedding, and those of the nearest covers that are not by its artist."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class Conditions:
 
 
 def conditions_of(index: CoverIndex, song_ids: list[str], neighbours: int) -> Conditions:
-    """Leaves out each song's own cover and its artist's others, which a new song would not find in the catalogue either.
+    """Leaves out each song's own cover and its artist's others: a new song would not find them in the catalogue either.
 
     Raises: StageMissing when the catalogue has too few other artists.
     """
@@ -37,7 +37,9 @@ def conditions_of(index: CoverIndex, song_ids: list[str], neighbours: int) -> Co
             exclude_artists=[known.track.artist] if known.track.artist else [],
         )[0]
         if len(matches) < neighbours:
-            raise StageMissing(f"only {len(matches)} covers by other artists than '{song_id}' has, {neighbours} are needed")
+            raise StageMissing(
+                f"only {len(matches)} covers by other artists than '{song_id}' has, {neighbours} are needed"
+            )
         songs.append(known.song_embedding)
         contexts.append(index.cover_embeddings([match.track.song_id for match in matches]))
     return Conditions(np.stack(songs), np.stack(contexts))

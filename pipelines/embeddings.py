@@ -42,7 +42,9 @@ def _make_mapper(settings: Settings, workspace: Workspace, encoder_uri: str) -> 
     return partial(_embed_block, load_encoder(encoder_uri), settings, workspace)
 
 
-def _embed_block(encoder: DualEncoder, settings: Settings, workspace: Workspace, tracks: pa.Table) -> tuple[pa.Table, list[Reject]]:
+def _embed_block(
+    encoder: DualEncoder, settings: Settings, workspace: Workspace, tracks: pa.Table
+) -> tuple[pa.Table, list[Reject]]:
     ids = tracks["song_id"].to_pylist()
     windows = read_windows(settings, workspace, ids)
     songs = {song_id: encoder.embed_song(log_mel) for song_id, log_mel in windows.items()}
@@ -52,7 +54,9 @@ def _embed_block(encoder: DualEncoder, settings: Settings, workspace: Workspace,
     return pa.Table.from_arrays(columns, schema=schema), []
 
 
-def _embedded_covers(encoder: DualEncoder, settings: Settings, workspace: Workspace, ids: list[str]) -> dict[str, npt.NDArray[np.float32]]:
+def _embedded_covers(
+    encoder: DualEncoder, settings: Settings, workspace: Workspace, ids: list[str]
+) -> dict[str, npt.NDArray[np.float32]]:
     folder = workspace.covers(settings.cover)
     if not tables.has_parts(folder):
         return {}

@@ -1,8 +1,8 @@
 """How good the release would be, on artists that training never met: a table, a JSON report and a contact sheet.
 
-Retrieval: does a song find its own cover among all held-out ones, and covers of its genre. Generation: do new covers look
-like covers, and do they fit their song; measured in the cover tower's space, beside what real covers score (as good as it
-gets) and what the same pictures score when dealt to the wrong songs (as bad as it gets).
+Retrieval: does a song find its own cover among all held-out ones, and covers of its genre. Generation: do new covers
+look like covers, and do they fit their song; measured in the cover tower's space, beside what real covers score (as
+good as it gets) and what the same pictures score when dealt to the wrong songs (as bad as it gets).
 """
 
 import io
@@ -64,13 +64,17 @@ def evaluate(settings: Settings, workspace: Workspace, on_progress: OnProgress =
     made_of = {"release": versions.release, "settings": settings.evaluation.fingerprint()}
     last = read_report(workspace, STAGE)
     if last is not None and last.details.get("made_of") == made_of:
-        return last.model_copy(update={"done": 0, "skipped": last.done + last.skipped, "seconds": time.monotonic() - began})
+        return last.model_copy(
+            update={"done": 0, "skipped": last.done + last.skipped, "seconds": time.monotonic() - began}
+        )
     index = load_index(objects.join(workspace.indexes, versions.index))
     held_out = _held_out(settings, workspace, index)
     asked, reference = _halves(held_out, settings)
     sheet_ids = [held_out.ids[i] for i in asked[: settings.evaluation.sheet]]
     generator_uri = objects.join(workspace.generators, versions.generator)
-    painted = _paint(settings, index, generator_uri, [held_out.ids[i] for i in asked] + sheet_ids * (_NEW - 1), on_progress)
+    painted = _paint(
+        settings, index, generator_uri, [held_out.ids[i] for i in asked] + sheet_ids * (_NEW - 1), on_progress
+    )
     encoder = load_encoder(objects.join(workspace.encoders, versions.encoder))
     features = encoder.embed_covers(painted[: len(asked)])
     table = _retrieval(held_out) + _generation(held_out, asked, reference, features, settings)
@@ -85,7 +89,7 @@ def evaluate(settings: Settings, workspace: Workspace, on_progress: OnProgress =
         rejected=0,
         seconds=time.monotonic() - began,
         details={
-            "made_of": made_of,  # type: ignore[dict-item]
+            "made_of": made_of,
             "held_out": len(held_out.ids),
             "painted": len(asked),
             "table": [list(row) for row in table],
@@ -99,7 +103,9 @@ def evaluate(settings: Settings, workspace: Workspace, on_progress: OnProgress =
 def _held_out(settings: Settings, workspace: Workspace, index: CoverIndex) -> HeldOut:
     ids = paired_ids(settings, workspace, "test")
     if len(ids) < 4:
-        raise StageMissing(f"{len(ids)} test songs have both sides, at least 4 are needed; add artists or raise split.test")
+        raise StageMissing(
+            f"{len(ids)} test songs have both sides, at least 4 are needed; add artists or raise split.test"
+        )
     known = [index.get(song_id) for song_id in ids]
     songs = np.stack([track.song_embedding for track in known if track.song_embedding is not None])
     genres = np.array([track.track.genre or "" for track in known])
@@ -107,7 +113,7 @@ def _held_out(settings: Settings, workspace: Workspace, index: CoverIndex) -> He
 
 
 def _halves(held_out: HeldOut, settings: Settings) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Songs to paint for, and others whose real covers are the reference, so that no picture is judged by its own original."""
+    """Songs to paint for, and others whose real covers are the reference: no picture is judged by its own original."""
     order = np.random.default_rng(settings.evaluation.seed).permutation(len(held_out.ids))
     half = len(order) // 2
     return order[:half][: settings.evaluation.covers], order[half:]
@@ -117,7 +123,8 @@ def _retrieval(held_out: HeldOut) -> list[Measure]:
     similarity = held_out.songs @ held_out.covers.T
     ranks, size = metrics.ranks_of_own(similarity), len(held_out.ids)
     rows = [
-        (f"recall@{k}", metrics.recall_at_k(ranks, k), f"chance {min(k, size) / size:.3f}, {size} covers") for k in (1, 5, 10)
+        (f"recall@{k}", metrics.recall_at_k(ranks, k), f"chance {min(k, size) / size:.3f}, {size} covers")
+        for k in (1, 5, 10)
     ]
     rows.append(("median rank", metrics.median_rank(ranks), f"chance {(size + 1) / 2:.1f}, {size} covers"))
     if len(set(held_out.genres)) > 1:
@@ -151,7 +158,9 @@ def _generation(
     return rows
 
 
-def _rank_of_song(held_out: HeldOut, asked: npt.NDArray[np.int64], features: npt.NDArray[np.float32], settings: Settings) -> float:
+def _rank_of_song(
+    held_out: HeldOut, asked: npt.NDArray[np.int64], features: npt.NDArray[np.float32], settings: Settings
+) -> float:
     """Median rank, from 1, of each picture's song among others drawn at random, by the cover tower."""
     rng = np.random.default_rng(settings.evaluation.seed)
     ranks = []
@@ -161,12 +170,20 @@ def _rank_of_song(held_out: HeldOut, asked: npt.NDArray[np.int64], features: npt
     return float(np.median(ranks))
 
 
-def _paint(settings: Settings, index: CoverIndex, generator_uri: str, song_ids: list[str], on_progress: OnProgress) -> Pixels:
+def _paint(
+    settings: Settings, index: CoverIndex, generator_uri: str, song_ids: list[str], on_progress: OnProgress
+) -> Pixels:
     """One picture uint8 [3, S, S] for each entry, in order; an id that stands again is painted from another seed."""
     conditions: Conditions = conditions_of(index, song_ids, settings.generator.neighbours)
     places = range(0, len(song_ids), _BATCH)
     jobs = [
-        pa.table({"first": [at], "song": [conditions.song[at : at + _BATCH].ravel()], "neighbours": [conditions.neighbours[at : at + _BATCH].ravel()]})
+        pa.table(
+            {
+                "first": [at],
+                "song": [conditions.song[at : at + _BATCH].ravel()],
+                "neighbours": [conditions.neighbours[at : at + _BATCH].ravel()],
+            }
+        )
         for at in places
     ]
     workers = max(1, min(len(jobs), int(ray.cluster_resources().get("CPU", 1))))
@@ -200,7 +217,9 @@ class _Painter:
         return {"place": places, "pixels": to_pixels(pictures).numpy()}
 
 
-def _draw_sheet(settings: Settings, workspace: Workspace, index: CoverIndex, song_ids: list[str], painted: Pixels, asked: int) -> bytes:
+def _draw_sheet(
+    settings: Settings, workspace: Workspace, index: CoverIndex, song_ids: list[str], painted: Pixels, asked: int
+) -> bytes:
     known = {song_id: index.get(song_id) for song_id in song_ids}
     windows = read_windows(settings, workspace, song_ids)
     rows = []
@@ -231,6 +250,11 @@ def _draw_sheet(settings: Settings, workspace: Workspace, index: CoverIndex, son
 
 
 def _as_text(table: list[Measure], held_out: int) -> str:
-    lines = [f"# Evaluation on {held_out} songs of artists that training never met", "", "| measure | value | beside it |", "|---|---:|---|"]
+    lines = [
+        f"# Evaluation on {held_out} songs of artists that training never met",
+        "",
+        "| measure | value | beside it |",
+        "|---|---:|---|",
+    ]
     lines += [f"| {name} | {value:.3f} | {beside} |" for name, value, beside in table]
     return "\n".join(lines) + "\n"

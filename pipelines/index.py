@@ -42,7 +42,11 @@ def build_index(settings: Settings, workspace: Workspace, on_progress: OnProgres
         skipped=int(not built),
         rejected=0,
         seconds=time.monotonic() - began,
-        details={"version": bundle.version, "fingerprint": bundle.fingerprint, "covers": int(str(bundle.details["covers"]))},
+        details={
+            "version": bundle.version,
+            "fingerprint": bundle.fingerprint,
+            "covers": int(str(bundle.details["covers"])),
+        },
     )
     write_report(workspace, report)
     return report
@@ -52,7 +56,9 @@ def indexed_tracks(workspace: Workspace, encoder_version: str) -> pa.Table:
     """METADATA, song_embedding and cover_embedding of the present catalogue's tracks that have either, by song_id."""
     tracks = read_tracks(workspace, list(METADATA))
     embedded = tables.read_table(workspace.embeddings(encoder_version), stage="embed")
-    present = tracks.filter(pc.is_in(tracks["song_id"], value_set=embedded["song_id"].combine_chunks())).sort_by("song_id")
+    present = tracks.filter(pc.is_in(tracks["song_id"], value_set=embedded["song_id"].combine_chunks())).sort_by(
+        "song_id"
+    )
     places = pc.index_in(present["song_id"], value_set=embedded["song_id"].combine_chunks())
     rows = embedded.combine_chunks().take(places.combine_chunks())
     for side in ("song_embedding", "cover_embedding"):

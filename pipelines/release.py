@@ -32,7 +32,12 @@ def publish_release(settings: Settings, workspace: Workspace, on_progress: OnPro
     on_progress(1, 1)
     details = {"version": versions.release, "covers": int(str(index.details["covers"]))}
     report = Report(
-        stage=STAGE, done=int(published), skipped=int(not published), rejected=0, seconds=time.monotonic() - began, details=details
+        stage=STAGE,
+        done=int(published),
+        skipped=int(not published),
+        rejected=0,
+        seconds=time.monotonic() - began,
+        details=details,
     )
     write_report(workspace, report)
     return report

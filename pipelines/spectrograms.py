@@ -46,7 +46,9 @@ def _listen_to_block(audio: AudioSettings, tracks: pa.Table) -> tuple[pa.Table, 
 
 def _rows(songs: list[tuple[str, Song]], audio: AudioSettings) -> pa.Table:
     schema = spectrogram_schema(audio)
-    windows = [(song_id, w, song.starts_s[w], song.log_mel[w]) for song_id, song in songs for w in range(len(song.starts_s))]
+    windows = [
+        (song_id, w, song.starts_s[w], song.log_mel[w]) for song_id, song in songs for w in range(len(song.starts_s))
+    ]
     ids, numbers, starts, log_mel = zip(*windows, strict=True) if windows else ([], [], [], [])
     columns = [
         pa.array(ids, schema.field("song_id").type),

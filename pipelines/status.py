@@ -20,7 +20,7 @@ from pipelines.report import read_report
 from pipelines.versions import Versions, versions_of
 
 State = Literal["fresh", "partly", "stale", "missing"]
-"""fresh: nothing to do; partly: some songs are left; stale: made of another catalogue or other settings; missing: never"""
+"""fresh: nothing to do; partly: songs are left; stale: made of another catalogue or other settings; missing: never"""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
 from pipelines.pairs import paired_ids, stream_pairs
 from pipelines.report import OnProgress, Report, silent, write_report
-from pipelines.training import Progress, autocast_dtype, last_state, optimizer_for, run_training
+from pipelines.training import Descent, Progress, adamw, autocast_dtype, last_state, run_training
 from pipelines.versions import versions_of
 
 STAGE = "train-encoder"
@@ -72,43 +72,35 @@ def _train_loop(config: dict[str, Any]) -> None:
     torch.set_num_threads(settings.train.threads)
     torch.manual_seed(settings.encoder.seed)
     device = ray.train.torch.get_device()
-    module = DualEncoder(settings.encoder, settings.audio, settings.cover).to(memory_format=torch.channels_last)
+    module = DualEncoder(settings.encoder, settings.audio, settings.cover)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = ray.train.torch.prepare_model(module)
     batch_size, steps_per_epoch, steps = _plan(settings, config["songs"])
-    optimizer, schedule = optimizer_for(
-        model, lr=settings.encoder.lr, weight_decay=settings.encoder.weight_decay, warmup=settings.encoder.warmup, steps=steps
-    )
+    optimizer = adamw(model.parameters(), lr=settings.encoder.lr, weight_decay=settings.encoder.weight_decay)
+    descent = Descent([optimizer], warmup=settings.encoder.warmup, steps=steps)
     progress = Progress(config, settings.train, steps)
     first = 0
     if state := progress.resume():
         module.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
+        descent.load_state_dict(state["descent"])
         first = state["step"]
-    train_step = _stepper(settings, model, optimizer, device)
+    train_step = _stepper(settings, model, descent, device)
     for step, batch in _batches(settings, batch_size, steps_per_epoch, first, steps):
         loss = train_step(step, batch)
-        schedule.step()
-        progress.after_step(
-            step + 1,
-            loss,
-            lambda: {
-                "model": module.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-            },
-        )
+        progress.after_step(step + 1, loss, lambda: {"model": module.state_dict(), "descent": descent.state_dict()})
 
 
 def _plan(settings: Settings, songs: int) -> tuple[int, int, int]:
-    """Pairs a step on this worker, steps an epoch, steps in all; whole batches only, for the loss depends on their size."""
+    """Pairs a step on this worker, steps an epoch, steps in all. Whole batches only: their size is part of the loss."""
     workers = ray.train.get_context().get_world_size()
     batch_size = max(1, min(settings.encoder.batch_size, songs) // workers)
     steps_per_epoch = max(1, songs // workers // batch_size)
     return batch_size, steps_per_epoch, steps_per_epoch * settings.encoder.epochs
 
 
-def _batches(settings: Settings, batch_size: int, steps_per_epoch: int, first: int, steps: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
+def _batches(
+    settings: Settings, batch_size: int, steps_per_epoch: int, first: int, steps: int
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Numbered batches from step `first` on; those of a begun epoch that were used before are passed over."""
     shard = ray.train.get_dataset_shard("train")
     for epoch in range(first // steps_per_epoch, math.ceil(steps / steps_per_epoch)):
@@ -123,7 +115,9 @@ def _batches(settings: Settings, batch_size: int, steps_per_epoch: int, first: i
                 yield step, batch
 
 
-def _stepper(settings: Settings, model: torch.nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Callable[[int, dict[str, Tensor]], float]:
+def _stepper(
+    settings: Settings, model: torch.nn.Module, descent: Descent, device: torch.device
+) -> Callable[[int, dict[str, Tensor]], float]:
     contrastive_loss = loss_for(settings.encoder)
     dtype = autocast_dtype(device)
     rank = ray.train.get_context().get_world_rank()
@@ -137,10 +131,9 @@ def _stepper(settings: Settings, model: torch.nn.Module, optimizer: torch.optim.
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             song_embedding, cover_embedding, logit_scale = model(song, cover)
         loss = contrastive_loss(song_embedding.float(), cover_embedding.float(), logit_scale)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        descent.step()
         return float(loss.detach())
 
     return train_step

@@ -1,4 +1,4 @@
-"""What both training stages share: a Ray Train run whose checkpoints lie in the workspace and whose progress can be seen.
+"""What both training stages share: a Ray Train run with its checkpoints in the workspace, whose progress can be seen.
 
 A run is named after the version it makes. Started again under that name, Ray Train hands back its last checkpoint, so a
 killed run goes on; a worker that dies is replaced and goes on from there too.
@@ -7,7 +7,7 @@ killed run goes on; a worker that dies is replaced and goes on from there too.
 import math
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import ray
 import ray.train
 import torch
 from ray.train.torch import TorchTrainer
-from torch.optim import AdamW
+from torch.nn import Parameter
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from gatefold.config import TrainSettings
@@ -90,7 +91,7 @@ def _watch(board: Any, on_progress: OnProgress, finished: threading.Event) -> No
 
 
 class Progress:
-    """A worker's side of a run: where it resumes, when it saves, what it notes. Steps are counted over the whole run."""
+    """A worker's side of a run: where it resumes, when it saves, what it notes. Steps count over the whole run."""
 
     def __init__(self, config: dict[str, Any], settings: TrainSettings, total_steps: int) -> None:
         self._board, self._every, self._total = config["board"], settings.checkpoint_steps, total_steps
@@ -105,7 +106,7 @@ class Progress:
             return load_state(Path(folder))
 
     def after_step(self, step: int, loss: float, make_state: Callable[[], dict[str, Any]]) -> None:
-        """Tell the driver, and save where it is due: all workers call this after the same steps, for a report is a barrier."""
+        """Tell the driver, and save where due. All workers call this after the same steps: a report is a barrier."""
         if self._first:
             self._board.note.remote(step, self._total)
         if step % self._every and step != self._total:
@@ -132,19 +133,41 @@ def last_state(checkpoint_path: str, workspace: Workspace) -> dict[str, Any]:
         return load_state(Path(folder))
 
 
-def optimizer_for(
-    model: torch.nn.Module, *, lr: float, weight_decay: float, warmup: float, steps: int
-) -> tuple[AdamW, LambdaLR]:
-    """AdamW with a linear warm-up and a cosine down to nothing; biases, norms and scalars do not decay."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    optimizer = AdamW([{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}], lr=lr)
-    warm = max(1, round(warmup * steps))
+class Descent:
+    """One or more optimizers under one schedule: a linear warm-up, then a cosine down to nothing over `steps` steps."""
 
-    def factor(step: int) -> float:
-        return min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(step / steps, 1))))
+    def __init__(self, optimizers: Sequence[Optimizer], *, warmup: float, steps: int) -> None:
+        warm = max(1, round(warmup * steps))
 
-    return optimizer, LambdaLR(optimizer, factor)
+        def factor(step: int) -> float:
+            return min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(step / steps, 1))))
+
+        self._optimizers = optimizers
+        self._schedules = [LambdaLR(optimizer, factor) for optimizer in optimizers]
+        self._parts: list[Any] = [*self._optimizers, *self._schedules]
+
+    def step(self) -> None:
+        for optimizer, schedule in zip(self._optimizers, self._schedules, strict=True):
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        return [part.state_dict() for part in self._parts]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        for part, state in zip(self._parts, states, strict=True):
+            part.load_state_dict(state)
+
+
+def adamw(parameters: Iterable[Parameter], *, lr: float, weight_decay: float) -> AdamW:
+    """Biases, norms and scalars do not decay."""
+    matrices: list[Parameter] = []
+    others: list[Parameter] = []
+    for parameter in parameters:
+        (matrices if parameter.ndim > 1 else others).append(parameter)
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return AdamW(groups, lr=lr, betas=(0.9, 0.99))
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

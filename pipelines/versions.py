@@ -1,6 +1,6 @@
 """What a model, an index or a release will be called, before it is made: a digest of all that goes into it.
 
-The same catalogue and settings give the same version, so `run` knows what is stale, and a killed stage finds its own traces.
+The same catalogue and settings give the same version: `run` knows what is stale, and a killed stage finds its traces.
 """
 
 import hashlib
@@ -29,7 +29,10 @@ def versions_of(settings: Settings, workspace: Workspace) -> Versions:
     if catalogue is None:
         raise StageMissing(f"'{workspace.uri}' has no catalogue; run `gatefold catalogue SOURCE` first")
     encoder = _digest(
-        catalogue.fingerprint, settings.audio.fingerprint(), settings.cover.fingerprint(), settings.encoder.fingerprint()
+        catalogue.fingerprint,
+        settings.audio.fingerprint(),
+        settings.cover.fingerprint(),
+        settings.encoder.fingerprint(),
     )
     index = _digest(encoder, settings.index.fingerprint())
     generator = _digest(index, settings.generator.fingerprint())
