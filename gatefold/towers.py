@@ -55,7 +55,8 @@ class Tower(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(fn.silu(self.stem(x))).flatten(2)  # [B, C, H * W]
-        features: Tensor = self.project(torch.cat([x.mean(-1), x.std(-1, correction=0)], dim=1))  # one place left: 0, not NaN
+        spread = x.std(-1, correction=0)  # 0, and not NaN, where a small picture has but one place left
+        features: Tensor = self.project(torch.cat([x.mean(-1), spread], dim=1))
         return features
 
 

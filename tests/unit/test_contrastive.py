@@ -1,0 +1,96 @@
+"""The losses against their definitions, written out pair by pair, values and gradients."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from gatefold.config import EncoderSettings
+from gatefold.contrastive import gathered, info_nce, loss_for, triplet
+
+
+def pairs(count: int, width: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Unit vectors of songs and covers [count, width], in double precision, that want gradients."""
+    draw = torch.Generator().manual_seed(seed)
+    both = torch.randn(2, count, width, generator=draw, dtype=torch.float64)
+    song, cover = both / both.norm(dim=-1, keepdim=True)
+    return song.clone().requires_grad_(), cover.clone().requires_grad_()
+
+
+def naive_info_nce(song: Tensor, cover: Tensor, scale: float) -> Tensor:
+    count, total = len(song), torch.zeros((), dtype=torch.float64)
+    for i in range(count):
+        own = torch.exp(scale * song[i] @ cover[i])
+        among_covers = sum((torch.exp(scale * song[i] @ cover[j]) for j in range(count)), torch.zeros(()))
+        among_songs = sum((torch.exp(scale * song[j] @ cover[i]) for j in range(count)), torch.zeros(()))
+        total = total - torch.log(own / among_covers) - torch.log(own / among_songs)
+    return total / (2 * count)
+
+
+def naive_triplet(song: Tensor, cover: Tensor, margin: float) -> Tensor:
+    count, total = len(song), torch.zeros((), dtype=torch.float64)
+    for i in range(count):
+        own = song[i] @ cover[i]
+        others = [j for j in range(count) if j != i]
+        hardest_cover = max((song[i] @ cover[j] for j in others), key=Tensor.item)
+        hardest_song = max((song[j] @ cover[i] for j in others), key=Tensor.item)
+        for stranger in (hardest_cover, hardest_song):
+            total = total + torch.clamp(margin - own + stranger, min=0)
+    return total / (2 * count)
+
+
+def agree(fast: Callable[[Tensor, Tensor], Tensor], naive: Callable[[Tensor, Tensor], Tensor], count: int) -> None:
+    results = []
+    for loss in (fast, naive):
+        song, cover = pairs(count)
+        value = loss(song, cover)
+        value.backward()  # type: ignore[no-untyped-call]
+        results.append((value.detach(), song.grad, cover.grad))
+    for one, other in zip(*results, strict=True):
+        assert one is not None
+        assert torch.allclose(one, other, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [2, 3, 16])
+@pytest.mark.parametrize("scale", [1.0, 14.3, 100.0])
+def test_infonce_is_its_definition_with_gradients(count: int, scale: float) -> None:
+    agree(lambda s, c: info_nce(s, c, torch.tensor(scale)), lambda s, c: naive_info_nce(s, c, scale), count)
+
+
+@pytest.mark.parametrize("count", [2, 3, 16])
+@pytest.mark.parametrize("margin", [0.05, 0.2, 1.0])
+def test_triplet_is_its_definition_with_gradients(count: int, margin: float) -> None:
+    agree(lambda s, c: triplet(s, c, margin), lambda s, c: naive_triplet(s, c, margin), count)
+
+
+def test_infonce_teaches_its_temperature() -> None:
+    song, cover = pairs(8)
+    log_scale = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    value = info_nce(song, cover, log_scale.exp())
+    value.backward()  # type: ignore[no-untyped-call]
+    step = 1e-6
+    above, below = (info_nce(song, cover, torch.tensor(2.0 + d, dtype=torch.float64).exp()) for d in (step, -step))
+    assert log_scale.grad is not None
+    assert log_scale.grad.item() == pytest.approx(((above - below) / (2 * step)).item(), rel=1e-4)
+
+
+def test_pairs_that_match_cost_nothing_and_chance_costs_the_logarithm_of_the_batch() -> None:
+    perfect = torch.eye(8, dtype=torch.float64)
+    assert info_nce(perfect, perfect, torch.tensor(100.0)).item() == pytest.approx(0, abs=1e-9)
+    assert triplet(perfect, perfect, 0.2).item() == 0
+    alike = torch.ones(8, 1, dtype=torch.float64)
+    assert info_nce(alike, alike, torch.tensor(10.0)).item() == pytest.approx(torch.tensor(8.0).log().item())
+    assert triplet(alike, alike, 0.2).item() == pytest.approx(0.2)
+
+
+def test_settings_choose_the_loss_and_its_margin() -> None:
+    song, cover = pairs(6)
+    scale = torch.tensor(10.0)
+    assert loss_for(EncoderSettings(loss="infonce"))(song, cover, scale) == info_nce(song, cover, scale)
+    assert loss_for(EncoderSettings(loss="triplet", margin=0.3))(song, cover, scale) == triplet(song, cover, 0.3)
+
+
+def test_a_worker_alone_gathers_only_its_own() -> None:
+    song, _ = pairs(3)
+    assert gathered(song) is song

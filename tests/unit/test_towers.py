@@ -1,0 +1,107 @@
+"""Towers: unit vectors that depend on the song or the cover, and on nothing beside it."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from gatefold.config import AudioSettings, CoverSettings, EncoderSettings
+from gatefold.errors import WrongModel
+from gatefold.towers import DualEncoder
+from tests.factories import AUDIO, COVER, ENCODER
+
+
+@pytest.fixture(scope="module")
+def encoder() -> DualEncoder:
+    torch.manual_seed(0)
+    return DualEncoder(ENCODER, AUDIO, COVER).eval()
+
+
+def windows(count: int, seed: int = 0) -> npt.NDArray[np.float16]:
+    shape = (count, AUDIO.n_mels, AUDIO.frames)
+    return np.random.default_rng(seed).normal(-5, 3, shape).astype(np.float16)
+
+
+def pixels(count: int, size: int = COVER.size) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (count, 3, size, size), np.uint8)
+
+
+def test_embeddings_are_float32_of_unit_length(encoder: DualEncoder) -> None:
+    song, covers = encoder.embed_song(windows(3)), encoder.embed_covers(pixels(4))
+    assert (song.shape, song.dtype) == ((8,), np.float32)
+    assert (covers.shape, covers.dtype) == ((4, 8), np.float32)
+    assert np.linalg.norm(song) == pytest.approx(1, abs=1e-6)
+    assert np.linalg.norm(covers, axis=1) == pytest.approx(np.ones(4), abs=1e-6)
+
+
+def test_a_song_is_the_mean_of_its_windows(encoder: DualEncoder) -> None:
+    alone = np.stack([encoder.embed_song(window[None]) for window in windows(3)])
+    mean = alone.mean(0) / np.linalg.norm(alone.mean(0))
+    assert encoder.embed_song(windows(3)) == pytest.approx(mean, abs=1e-6)
+
+
+def test_an_embedding_does_not_depend_on_its_batch(encoder: DualEncoder) -> None:
+    alone = np.concatenate([encoder.embed_covers(cover[None]) for cover in pixels(4)])
+    assert encoder.embed_covers(pixels(4)) == pytest.approx(alone, abs=1e-6)
+
+
+def test_loudness_does_not_count(encoder: DualEncoder) -> None:
+    quiet, loud = windows(2), windows(2) + np.float16(4)
+    assert encoder.embed_song(loud) == pytest.approx(encoder.embed_song(quiet), abs=2e-2)
+
+
+def test_different_songs_and_covers_have_different_embeddings(encoder: DualEncoder) -> None:
+    assert not np.allclose(encoder.embed_song(windows(1, seed=1)), encoder.embed_song(windows(1, seed=2)), atol=1e-3)
+    first, second = encoder.embed_covers(pixels(2))
+    assert not np.allclose(first, second, atol=1e-3)
+
+
+def test_features_are_normalised_only_on_request(encoder: DualEncoder) -> None:
+    log_mel = torch.from_numpy(windows(2)).float()
+    raw, unit = encoder.encode_song(log_mel, normalize=False), encoder.encode_song(log_mel)
+    assert torch.allclose(raw / raw.norm(dim=1, keepdim=True), unit, atol=1e-6)
+    assert not torch.allclose(raw.norm(dim=1), torch.ones(2))
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 63), (3, 17, 64), (16, 64), (1, 3, 16, 64)])
+def test_spectrograms_of_other_ears_are_refused(encoder: DualEncoder, shape: tuple[int, ...]) -> None:
+    with pytest.raises(WrongModel, match=r"this encoder hears \[windows, 16, 64\]"):
+        encoder.embed_song(np.zeros(shape, np.float16))
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 3, 16, 17), (1, 1, 16, 16)])
+def test_covers_of_another_size_are_refused(encoder: DualEncoder, shape: tuple[int, ...]) -> None:
+    with pytest.raises(WrongModel, match=r"this encoder sees \[covers, 3, 16, 16\]"):
+        encoder.embed_covers(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("size", [16, 24, 100])
+def test_covers_of_any_size_that_settings_allow_have_finite_embeddings_and_gradients(size: int) -> None:
+    """A picture of 16 pixels ends as one place, whose spread is 0."""
+    encoder = DualEncoder(ENCODER, AUDIO, CoverSettings(size=size))
+    embeddings = encoder.encode_cover(torch.rand(2, 3, size, size))
+    embeddings[:, 0].sum().backward()  # type: ignore[no-untyped-call]
+    assert torch.isfinite(embeddings).all()
+    assert all(torch.isfinite(p.grad).all() for p in encoder.cover_tower.parameters() if p.grad is not None)
+
+
+def test_silence_and_a_blank_cover_have_finite_embeddings(encoder: DualEncoder) -> None:
+    silence = np.full((1, AUDIO.n_mels, AUDIO.frames), -13.8, np.float16)
+    assert np.isfinite(encoder.embed_song(silence)).all()
+    assert np.isfinite(encoder.embed_covers(np.zeros((1, 3, 16, 16), np.uint8))).all()
+
+
+def test_the_temperature_starts_where_settings_say_and_is_never_below_a_hundredth() -> None:
+    encoder = DualEncoder(EncoderSettings(embed_dim=8, width=16, temperature=0.07), AUDIO, COVER)
+    song, cover = torch.rand(2, AUDIO.n_mels, AUDIO.frames), torch.rand(2, 3, 16, 16)
+    assert encoder(song, cover)[2].item() == pytest.approx(1 / 0.07, rel=1e-5)
+    with torch.no_grad():
+        encoder.logit_scale.fill_(9.0)
+    assert encoder(song, cover)[2].item() == 100
+
+
+def test_an_encoder_built_from_defaults_takes_what_the_default_ears_and_eyes_give() -> None:
+    audio, cover = AudioSettings(), CoverSettings()
+    encoder = DualEncoder(EncoderSettings(), audio, cover).eval()
+    song = encoder.embed_song(np.zeros((audio.windows, audio.n_mels, audio.frames), np.float16))
+    assert len(song) == encoder.embed_covers(pixels(1, cover.size)).shape[1] == EncoderSettings().embed_dim
