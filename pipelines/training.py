@@ -72,22 +72,36 @@ def run_training(
         ),
         datasets=datasets,
     )
-    finished = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(board, on_progress, finished), daemon=True)
-    watcher.start()
-    try:
-        result = trainer.fit()
-    finally:
-        finished.set()
-        watcher.join()
-    return str(result.checkpoint.path)
-
-
-def _watch(board: Any, on_progress: OnProgress, finished: threading.Event) -> None:
-    while not finished.wait(0.5):
+    fitting = _Fitting(trainer)
+    fitting.start()
+    while fitting.is_alive():
+        fitting.join(0.5)
         done, total = ray.get(board.read.remote())
         if total:
             on_progress(done, total)
+    return str(fitting.result().checkpoint.path)
+
+
+class _Fitting(threading.Thread):
+    """The run, on a thread: on the main thread Ray Train would take Ctrl-C for itself, and keep it when it is done."""
+
+    def __init__(self, trainer: TorchTrainer) -> None:
+        super().__init__(daemon=True)
+        self._trainer = trainer
+        self._result: ray.train.Result | None = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._result = self._trainer.fit()
+        except BaseException as error:  # noqa: BLE001 - handed to who asks for the result
+            self._error = error
+
+    def result(self) -> ray.train.Result:
+        """Raises: what the run raised."""
+        if self._error is not None:
+            raise self._error
+        return self._result
 
 
 class Progress:
