@@ -72,7 +72,7 @@ def load_generator(uri: str, device: str = "cpu") -> CoverPipeline:
         bundle.fetch(Path(folder))
         try:
             pipeline: CoverPipeline = CoverPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise BundleCorrupt(f"generator '{uri}' does not fit this gatefold ({error}); train it again") from error
     pipeline.transformer.eval().requires_grad_(False)
     pipeline.set_progress_bar_config(disable=True)

@@ -1,0 +1,154 @@
+"""Models as bundles: what is published comes back bit for bit, and what was damaged does not come back."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gatefold.errors import BundleCorrupt, BundleNotFound
+from gatefold.generator import CoverPipeline, build_transformer
+from gatefold.storage import bundles, objects
+from gatefold.storage.models import build_pipeline, load_encoder, load_generator, publish_encoder, publish_generator
+from gatefold.towers import DualEncoder
+from tests.factories import AUDIO, COVER, ENCODER, GENERATOR, unit_vectors
+
+LINEAGE, DETAILS = {"catalogue": "abc"}, {"recall_at_10": 0.5}
+LOG_MEL = np.random.default_rng(0).normal(-5, 3, (2, AUDIO.n_mels, AUDIO.frames)).astype(np.float16)
+Loader = Callable[[str], DualEncoder | CoverPipeline]
+
+
+def encoder() -> DualEncoder:
+    torch.manual_seed(0)
+    return DualEncoder(ENCODER, AUDIO, COVER).eval()
+
+
+def generator() -> CoverPipeline:
+    torch.manual_seed(0)
+    transformer = build_transformer(GENERATOR, COVER, ENCODER.embed_dim)
+    return build_pipeline(
+        transformer, neighbours=2, num_inference_steps=3, guidance_scale=2.5, encoder_fingerprint="ears-1"
+    )
+
+
+@pytest.fixture
+def encoder_uri(tmp_path: Path) -> str:
+    uri = objects.resolve(str(tmp_path / "encoders" / "v1"))
+    publish_encoder(uri, encoder(), version="v1", lineage=LINEAGE, details=DETAILS)
+    return uri
+
+
+@pytest.fixture
+def generator_uri(tmp_path: Path) -> str:
+    uri = objects.resolve(str(tmp_path / "generators" / "v1"))
+    publish_generator(uri, generator(), version="v1", lineage=LINEAGE, details=DETAILS)
+    return uri
+
+
+def path_of(uri: str, name: str) -> Path:
+    return Path(uri.removeprefix("file://")) / name
+
+
+def test_an_encoder_comes_back_with_its_ears_and_eyes_and_embeds_alike(encoder_uri: str) -> None:
+    loaded = load_encoder(encoder_uri)
+    assert (loaded.settings, loaded.audio, loaded.cover) == (ENCODER, AUDIO, COVER)
+    assert np.array_equal(loaded.embed_song(LOG_MEL), encoder().embed_song(LOG_MEL))
+
+
+def test_a_loaded_model_knows_its_name_and_no_longer_learns(encoder_uri: str, generator_uri: str) -> None:
+    loaded = load_encoder(encoder_uri)
+    assert loaded.fingerprint == bundles.open_bundle(encoder_uri, "encoder").fingerprint != ""
+    for module in (loaded, load_generator(generator_uri).transformer):
+        assert not module.training
+        assert not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_a_generator_comes_back_with_its_defaults_and_paints_alike(generator_uri: str) -> None:
+    loaded = load_generator(generator_uri)
+    assert (loaded.neighbours, loaded.num_inference_steps, loaded.guidance_scale) == (2, 3, 2.5)
+    assert loaded.encoder_fingerprint == "ears-1"
+    song, neighbours = unit_vectors(1, 8)[0], unit_vectors(2, 8)
+    original = generator()
+    original.transformer.eval()
+    assert np.array_equal(loaded.paint(song, neighbours, seeds=[3]), original.paint(song, neighbours, seeds=[3]))
+
+
+def test_equal_models_have_equal_fingerprints_wherever_they_are_published(tmp_path: Path, generator_uri: str) -> None:
+    elsewhere = objects.resolve(str(tmp_path / "elsewhere"))
+    again = publish_generator(elsewhere, generator(), version="v2", lineage={}, details={})
+    assert again.fingerprint == bundles.open_bundle(generator_uri, "generator").fingerprint
+
+
+def test_bundles_say_where_they_come_from_and_hold_no_pickle(encoder_uri: str, generator_uri: str) -> None:
+    for uri, kind in ((encoder_uri, "encoder"), (generator_uri, "generator")):
+        bundle = bundles.open_bundle(uri, kind)
+        assert (bundle.lineage, bundle.details) == (LINEAGE, DETAILS)
+        assert {Path(name).suffix for name in bundle.files} == {".json", ".safetensors"}
+
+
+@pytest.mark.parametrize("damage", ["cut short", "altered", "missing"])
+def test_damaged_weights_are_refused(encoder_uri: str, generator_uri: str, damage: str) -> None:
+    places: list[tuple[Loader, str, str]] = [
+        (load_encoder, encoder_uri, "model.safetensors"),
+        (load_generator, generator_uri, "transformer/diffusion_pytorch_model.safetensors"),
+    ]
+    for load, uri, name in places:
+        path = path_of(uri, name)
+        data = path.read_bytes()
+        if damage == "missing":
+            path.unlink()
+        else:
+            path.write_bytes(data[:-100] if damage == "cut short" else data[:-1] + bytes([data[-1] ^ 1]))
+        with pytest.raises(BundleCorrupt, match="publish it anew"):
+            load(uri)
+
+
+def republished(uri: str, kind: str, changes: dict[str, bytes]) -> str:
+    """A bundle whose files are not what its kind should hold, and whose manifest is in order all the same."""
+    bundle = bundles.open_bundle(uri, kind)
+    files = {name: changes.get(name, bundle.read(name)) for name in bundle.files}
+    bundles.publish(f"{uri}-changed", files, kind=kind, version="v2", lineage={}, details={})
+    return f"{uri}-changed"
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("model.safetensors", b"no tensors"),
+        ("config.json", b"{}"),
+        ("config.json", b"no json"),
+    ],
+)
+def test_an_encoder_of_another_make_is_refused_in_words(encoder_uri: str, name: str, data: bytes) -> None:
+    with pytest.raises(BundleCorrupt, match="does not fit this gatefold"):
+        load_encoder(republished(encoder_uri, "encoder", {name: data}))
+
+
+def test_weights_of_another_width_are_refused(encoder_uri: str) -> None:
+    config = bundles.open_bundle(encoder_uri, "encoder").read("config.json")
+    wider = config.replace(b'"embed_dim": 8', b'"embed_dim": 16')
+    assert wider != config
+    with pytest.raises(BundleCorrupt, match="size mismatch"):
+        load_encoder(republished(encoder_uri, "encoder", {"config.json": wider}))
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("transformer/diffusion_pytorch_model.safetensors", b"no tensors"),
+        ("transformer/config.json", b"no json"),
+        ("model_index.json", b"no json"),
+        ("model_index.json", b"{}"),
+    ],
+)
+def test_a_generator_of_another_make_is_refused_in_words(generator_uri: str, name: str, data: bytes) -> None:
+    with pytest.raises(BundleCorrupt, match="does not fit this gatefold"):
+        load_generator(republished(generator_uri, "generator", {name: data}))
+
+
+def test_a_model_of_another_kind_and_one_that_is_not_there_are_told_apart(encoder_uri: str, generator_uri: str) -> None:
+    with pytest.raises(BundleCorrupt, match="is of kind 'generator', not 'encoder'"):
+        load_encoder(generator_uri)
+    with pytest.raises(BundleNotFound, match="there is no generator bundle"):
+        load_generator(f"{encoder_uri}-nowhere")
