@@ -4,8 +4,11 @@ A verb imports what it needs when it runs, so `gatefold --help` is instant. Noth
 could want to know; nothing imports this module.
 """
 
+import io
 import json
+import logging
 import threading
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +17,7 @@ import typer
 
 from gatefold.housekeeping import rejects_app, release_app, status
 from gatefold.session import Command, Commands, Session, readable
-from gatefold.terminal import table
+from gatefold.terminal import Terminal, table
 
 if TYPE_CHECKING:
     from gatefold.storage.ensembles import Ensemble
@@ -56,7 +59,7 @@ def gatefold(
 
     Then [bold]search[/bold], [bold]generate[/bold] or [bold]serve[/bold].
     """
-    context.obj = Command(workspace, config, overrides or [], as_json)
+    context.obj = Command(workspace, config, overrides or [], Terminal(as_json=as_json))
 
 
 @app.command(rich_help_panel=_USE)
@@ -297,6 +300,7 @@ def _deploy(session: Session, host: str, port: int) -> str:
     with session.terminal.waiting("starting the endpoint"):
         from serve.deploy import deploy
 
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
         songs = _repository() / "tests" / "data" / "music"
         return deploy(
             _repository() / "infra" / "serve.yaml",
@@ -310,6 +314,7 @@ def _deploy(session: Session, host: str, port: int) -> str:
 
 
 def _wait_for_interrupt(session: Session) -> None:
+    from pipelines.cluster import disconnect
     from serve.deploy import stop
 
     session.terminal.note("Ctrl-C stops the endpoint")
@@ -318,7 +323,9 @@ def _wait_for_interrupt(session: Session) -> None:
     except KeyboardInterrupt:
         session.terminal.note("stopping")
     finally:
-        stop()
+        with redirect_stdout(io.StringIO()):  # where Ray would tell that Serve's controller is gone, as it should be
+            stop()
+            disconnect()
 
 
 def _repository() -> Path:

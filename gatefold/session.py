@@ -45,7 +45,7 @@ class Commands(TyperGroup):
                 raise
             command: Command = ctx.obj
             done = {"stages": [report.model_dump() for report in command.reports]} if command.reports else {}
-            Terminal(as_json=command.as_json).failure(own.code, own.message, done)
+            command.terminal.failure(own.code, own.message, done)
             raise typer.Exit(_exit_code(own)) from None
 
 
@@ -89,7 +89,7 @@ class Command:
     workspace_uri: str | None
     config: Path | None
     overrides: list[str]
-    as_json: bool
+    terminal: Terminal
     reports: "list[Report]" = field(default_factory=list)
 
     def open(self, default_workspace: str | None = None) -> "Session":
@@ -105,7 +105,7 @@ class Command:
         if settings.endpoint_url:
             os.environ["AWS_ENDPOINT_URL"] = settings.endpoint_url
         workspace = Workspace(objects.resolve(location))
-        return Session(settings, workspace, Terminal(as_json=self.as_json), self.reports)
+        return Session(settings, workspace, self.terminal, self.reports)
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,7 @@ class Session:
 
     def connect(self) -> None:
         """Ray at RAY_ADDRESS, else a local one that ends with this command. Raises: Unavailable."""
+        self.terminal.keep_stdout()
         with self.terminal.waiting("starting Ray"):
             from pipelines.cluster import connect
 

@@ -5,6 +5,7 @@ plain line every few seconds. It knows numbers and names, not what they mean.
 """
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,13 +46,14 @@ class Terminal:
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self._errors = Console(stderr=True, highlight=False)
+        self._stdout = sys.stdout
 
     def result(self, value: dict[str, Any], *readable: RenderableType) -> None:
         """The result: as JSON, or readable; the one thing that stdout gets."""
         if self._as_json:
-            typer.echo(json.dumps(value, ensure_ascii=False))
+            typer.echo(json.dumps(value, ensure_ascii=False), file=self._stdout)
             return
-        console = Console(highlight=False)
+        console = Console(file=self._stdout, highlight=False)
         if not console.is_terminal:
             console.width = _WIDE  # a file has no edge to fold a line at
         for renderable in readable:
@@ -62,6 +64,10 @@ class Terminal:
         if self._as_json:
             self.result({"error": {"code": code, "message": message}, **value})
         self._errors.print(Text("✗ ", "bold red") + Text(message), soft_wrap=True)
+
+    def keep_stdout(self) -> None:
+        """From now on stdout gets results alone; what others print there, as Ray does, goes to stderr."""
+        sys.stdout = sys.stderr
 
     def note(self, message: str) -> None:
         """A line on the way."""

@@ -48,8 +48,15 @@ def connect(endpoint_url: str | None = None) -> None:
             f"no Ray at '{address}': {error}; check RAY_ADDRESS, or unset it to start Ray here "
             "(a cluster with tokens needs RAY_AUTH_MODE=token)"
         ) from error
-    for name in ("ray.data", "ray.train", "ray.serve"):
+    for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def disconnect() -> None:
+    """Leaves the cluster; a local Ray ends."""
+    import ray
+
+    ray.shutdown()
 
 
 @contextmanager
