@@ -86,7 +86,7 @@ def demo(
     settings, workspace = session.settings, session.workspace
     composed = session.watch("synthesize", partial(synthesize, settings, objects.join(workspace.uri, "songs")))
     run_all(settings, str(composed.details["manifest"]), workspace, session.watch)
-    session.watch("examples", partial(make_examples, settings, _repository() / "tests" / "data" / "music", workspace))
+    session.watch("examples", partial(make_examples, _repository() / "tests" / "data" / "music", workspace))
     url = _deploy(session, host, port) if serve else None
     _tell_of_demo(session, url)
     if serve:
@@ -271,11 +271,8 @@ def generate(
 
 
 def _load_ensemble(session: Session) -> "Ensemble":
-    import torch
-
     from gatefold.storage.ensembles import load_ensemble
 
-    torch.set_num_threads(session.settings.train.threads)
     return load_ensemble(session.workspace)
 
 

@@ -184,12 +184,12 @@ class GeneratorSettings(Section):
 class TrainSettings(Section):
     """How Ray Train runs either model."""
 
-    num_workers: int = Field(1, ge=1)
-    """processes"""
+    num_workers: int | None = Field(None, ge=1)
+    """processes; by default one for each GPU, or on CPUs one for each core up to four"""
     use_gpu: bool = False
     """one GPU for each worker"""
-    threads: int = Field(2, ge=1)
-    """CPU threads of a worker"""
+    threads: int = Field(1, ge=1)
+    """CPU threads of a worker; the models are small, and two workers of one thread outrun one of two"""
     max_failures: int = Field(3, ge=-1)
     """lost workers that a run survives; -1 is any number"""
     checkpoint_steps: int = Field(100, ge=1)

@@ -27,7 +27,8 @@ def loss_for(settings: EncoderSettings) -> Loss:
     """The loss that the settings name: (song embeddings [B, D], cover embeddings [B, D], logit scale []) -> []."""
     if settings.loss == "infonce":
         return info_nce
-    return lambda song, cover, _: triplet(song, cover, settings.margin)
+    # every parameter must take part, or the workers of a distributed run wait for its gradient
+    return lambda song, cover, logit_scale: triplet(song, cover, settings.margin) + 0 * logit_scale
 
 
 def info_nce(song: Tensor, cover: Tensor, logit_scale: Tensor) -> Tensor:

@@ -5,10 +5,7 @@ import json
 import time
 from pathlib import Path
 
-import torch
-
 from gatefold.audio import spectrogram_picture
-from gatefold.config import Settings
 from gatefold.contact_sheet import Pixels, Row, draw_contact_sheet
 from gatefold.covers import decode_cover, encode_picture
 from gatefold.errors import NotFound
@@ -27,7 +24,7 @@ _MATCHES, _NEAREST = 100, 10  # covers kept of each song, and shown on the sheet
 _SIZE = 512  # pixels a side of a new cover
 
 
-def make_examples(settings: Settings, songs: Path, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
+def make_examples(songs: Path, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
     """Writes `examples/<song>.png`, `examples/<song>.json` and a contact sheet, with the release that serves.
 
     Nothing is done where they were made with this release already. Raises: NotFound for a folder without songs.
@@ -41,7 +38,6 @@ def make_examples(settings: Settings, songs: Path, workspace: Workspace, on_prog
     paths = sorted(path for path in songs.iterdir() if path.suffix.lower() in SUFFIXES) if songs.is_dir() else []
     if not paths:
         raise NotFound(f"'{songs}' holds no songs; expected files ending in {', '.join(SUFFIXES)}")
-    torch.set_num_threads(settings.train.threads)
     ensemble = Ensemble(workspace, release)
     rows = []
     on_progress(0, len(paths))

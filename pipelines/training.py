@@ -62,7 +62,7 @@ def run_training(
     trainer = TorchTrainer(
         loop,
         train_loop_config={**config, "board": board},
-        scaling_config=ray.train.ScalingConfig(num_workers=settings.num_workers, use_gpu=settings.use_gpu),
+        scaling_config=ray.train.ScalingConfig(num_workers=workers_of(settings), use_gpu=settings.use_gpu),
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=path,
@@ -80,6 +80,14 @@ def run_training(
         if total:
             on_progress(done, total)
     return str(fitting.result().checkpoint.path)
+
+
+def workers_of(settings: TrainSettings) -> int:
+    """Processes that a run gets on the cluster that is connected."""
+    if settings.num_workers is not None:
+        return settings.num_workers
+    resources = ray.cluster_resources()
+    return max(1, int(resources.get("GPU", 0)) if settings.use_gpu else min(4, int(resources.get("CPU", 1))))
 
 
 class _Fitting(threading.Thread):
