@@ -18,7 +18,7 @@ BELOW = {
     GROUND: {GROUND},
 }
 """Which floors a floor may import."""
-RESIDENTS = {"cli": ROOF, "session": ROOF, "housekeeping": ROOF, "storage": STORAGE}
+RESIDENTS = {"__main__": ROOF, "cli": ROOF, "session": ROOF, "housekeeping": ROOF, "storage": STORAGE}
 """Modules of `gatefold` that do not live on the ground floor."""
 
 MAX_FILE, MAX_FUNCTION = 400, 50

@@ -1,0 +1,5 @@
+"""`python -m gatefold`: the same door as the command `gatefold`."""
+
+from gatefold.cli import main
+
+main()
