@@ -4,6 +4,7 @@ Each test lists what breaks its rule as `file:line what`, and wants an empty lis
 """
 
 import ast
+import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -139,3 +140,14 @@ def test_functions_stay_short() -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
     assert {name: length for name, length in lengths.items() if length > MAX_FUNCTION} == {}
+
+
+def test_what_the_readme_shows_of_the_tree_is_there() -> None:
+    tree_of_readme = (ROOT / "README.md").read_text().split("## Where things are")[1].split("\n\n")[1]
+    shown = re.findall(r"[\w/-]+\.(?:py|toml|lock|yaml|csv)\b|[\w/]+/", tree_of_readme)
+    folders = ("gatefold", "pipelines", "serve", "tests", "infra")
+    there = [path.relative_to(ROOT).as_posix() for folder in folders for path in (ROOT / folder).rglob("*")]
+    there += [path.name for path in ROOT.iterdir()]
+    ends = {"/".join(path.split("/")[-depth:]) for path in there for depth in (1, 2, 3)}
+    assert len(shown) > 40
+    assert [name for name in shown if name.rstrip("/") not in ends] == []
