@@ -29,7 +29,8 @@ def start(workspace: Path) -> "subprocess.Popen[str]":
     """The demo without its endpoint, in a process group of its own."""
     command = [sys.executable, "-m", "gatefold", "--workspace", str(workspace), "demo", "--no-serve"]
     command += [word for setting in SMALL for word in ("--set", setting)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True)
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    return subprocess.Popen(command, **pipes, text=True, start_new_session=True)
 
 
 def kill_when(workspace: Path, reached: Callable[[], bool]) -> None:

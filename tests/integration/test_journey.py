@@ -1,4 +1,4 @@
-"""The whole way on a real S3 protocol: songs and covers in a bucket, every stage on Ray, new covers out of the release."""
+"""The whole way on a real S3 protocol: songs and covers in a bucket, every stage on Ray, new covers out of a release."""
 
 import io
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ from gatefold.errors import StageMissing, TooManyRejects
 from gatefold.storage import objects, releases, tables
 from gatefold.storage.ensembles import load_ensemble
 from gatefold.workspace import Workspace
+from pipelines.catalogue import build_catalogue
+from pipelines.covers import extract_covers
 from pipelines.evaluation import SHEET, TABLE
 from pipelines.pairs import read_windows
 from pipelines.quarantine import read_rejects
@@ -47,11 +49,12 @@ SMALL = load(
         "generator.num_inference_steps=3",
         "evaluation.covers=4",
         "evaluation.sheet=2",
-        "train.threads=1",
         "train.checkpoint_steps=2",
         "batch.rows_per_block=16",
     ]
 )
+UNCHECKED = SMALL.model_copy(update={"batch": SMALL.batch.model_copy(update={"max_reject_share": 1.0})})
+"""However many rejects there are."""
 
 
 @dataclass
@@ -150,8 +153,6 @@ class Stopped(Exception):
 
 
 def run_all_until(workspace: Workspace, songs: str, *, stop_after: int) -> None:
-    from pipelines.catalogue import build_catalogue
-
     def stop(done: int, _: int) -> None:
         if done >= stop_after:
             raise Stopped
@@ -165,13 +166,9 @@ def run_all_until(workspace: Workspace, songs: str, *, stop_after: int) -> None:
 def test_a_hostile_folder_costs_one_true_reject_each_and_nothing_else(ray_cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
     good = write_hostile_folder(tmp_path / "songs")
     workspace = Workspace((tmp_path / "workspace").as_uri())
-    settings = SMALL.model_copy(update={"batch": SMALL.batch.model_copy(update={"max_reject_share": 1.0})})
-    from pipelines.catalogue import build_catalogue
-    from pipelines.covers import extract_covers
-
-    build_catalogue(settings, (tmp_path / "songs").as_uri(), workspace)
-    extract_spectrograms(settings, workspace)
-    extract_covers(settings, workspace)
+    build_catalogue(UNCHECKED, (tmp_path / "songs").as_uri(), workspace)
+    extract_spectrograms(UNCHECKED, workspace)
+    extract_covers(UNCHECKED, workspace)
     rejects = {Path(row["uri"]).name: (row["code"], row["message"]) for row in read_rejects(workspace).to_pylist()}
     assert {name: code for name, (code, _) in rejects.items()} == {
         "text.mp3": "undecodable_audio",
@@ -184,17 +181,15 @@ def test_a_hostile_folder_costs_one_true_reject_each_and_nothing_else(ray_cluste
     }
     assert len(read_rejects(workspace)) == 7
     assert "0.30 s" in rejects["short.wav"][1]
-    heard = tables.read_table(workspace.spectrograms(settings.audio), ["song_id"])["song_id"].to_pylist()
+    heard = tables.read_table(workspace.spectrograms(SMALL.audio), ["song_id"])["song_id"].to_pylist()
     assert set(heard) == good
 
 
 def test_too_many_rejects_stop_with_the_most_frequent_reasons(ray_cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
     write_hostile_folder(tmp_path / "songs")
     workspace = Workspace((tmp_path / "workspace").as_uri())
-    from pipelines.catalogue import build_catalogue
-
+    build_catalogue(UNCHECKED, (tmp_path / "songs").as_uri(), workspace)
     with pytest.raises(TooManyRejects, match=r"of \d+ inputs were rejected .* limit 20%"):
-        build_catalogue(SMALL, (tmp_path / "songs").as_uri(), workspace)
         extract_spectrograms(SMALL, workspace)
 
 

@@ -61,7 +61,7 @@ def free_port() -> int:
 
 def publish_release(workspace: Workspace) -> None:
     """A release of untrained models over a few drawn covers."""
-    settings = EncoderSettings(embed_dim=16, width=8)
+    settings = EncoderSettings(embed_dim=16, width=16)
     encoder = DualEncoder(settings, AudioSettings(), COVER).eval()
     rng = np.random.default_rng(0)
     folder = Path(workspace.uri.removeprefix("file://")) / "pictures"

@@ -22,7 +22,8 @@ def test_ray_accepts_the_cluster(cluster: dict[str, Any]) -> None:
 
 def test_no_node_type_wants_more_workers_than_it_may_have(cluster: dict[str, Any]) -> None:
     """Ray does not look."""
-    workers = {name: kind for name, kind in cluster["available_node_types"].items() if name != cluster["head_node_type"]}
-    for name, kind in workers.items():
+    kinds = dict(cluster["available_node_types"])
+    del kinds[cluster["head_node_type"]]
+    for name, kind in kinds.items():
         assert 0 <= kind["min_workers"] <= kind["max_workers"], name
-    assert sum(kind["max_workers"] for kind in workers.values()) == cluster["max_workers"]
+    assert sum(kind["max_workers"] for kind in kinds.values()) == cluster["max_workers"]
