@@ -109,7 +109,7 @@ def read_attempts(workspace: Workspace, stage: str, song_ids: Collection[str] | 
 
 
 def _attempts_uri(workspace: Workspace, stage: str) -> str:
-    return objects.join(workspace.rejects(stage), "attempts.json")
+    return objects.join(workspace.rejects(stage), "_attempts.json")  # a name that readers of Parquet folders pass over
 
 
 def check_share(workspace: Workspace, stage: str, rejected: int, total: int, limit: float) -> None:

@@ -10,7 +10,17 @@ import pyarrow as pa
 import soundfile
 
 from gatefold.config import AudioSettings, CoverSettings, EncoderSettings, GeneratorSettings
+from gatefold.covers import decode_cover, encode_picture
+from gatefold.generator import build_transformer
 from gatefold.records import embedding_schema
+from gatefold.retrieval import CoverIndex
+from gatefold.storage import objects, releases
+from gatefold.storage.bundles import Bundle
+from gatefold.storage.indexes import publish_index
+from gatefold.storage.models import build_pipeline, publish_encoder, publish_generator
+from gatefold.storage.releases import Part, Release
+from gatefold.towers import DualEncoder
+from gatefold.workspace import Workspace
 
 MUSIC = Path(__file__).parent / "data" / "music"
 CLIPS = sorted(path for path in MUSIC.iterdir() if path.suffix != ".csv")
@@ -68,3 +78,43 @@ def indexed_tracks(covers: Vectors, *, without_cover: Sequence[int] = (), songs:
     for side, vectors in (("song", [None] * count if songs is None else list(songs)), ("cover", has_cover)):
         columns[f"{side}_embedding"] = pa.array(vectors, sides.field(f"{side}_embedding").type)
     return pa.table(columns)
+
+
+def publish_small_release(workspace: Workspace, tracks: int = 12) -> Release:
+    """A release of untrained models, active, over the tracks of `indexed_tracks` with covers drawn at random."""
+    encoder = DualEncoder(ENCODER, AUDIO, COVER).eval()
+    ears = publish_encoder(f"{workspace.encoders}/e1", encoder, version="e1", lineage={}, details={})
+    pixels = np.random.default_rng(0).integers(0, 256, (tracks, 3, COVER.size, COVER.size), np.uint8)
+    pictures = [encode_picture(picture, 64, "png") for picture in pixels]
+    seen = np.stack([decode_cover(picture, COVER) for picture in pictures])
+    songs = unit_vectors(tracks, ENCODER.embed_dim, seed=1)
+    table = indexed_tracks(encoder.embed_covers(seen), songs=songs)
+    uris = [f"{workspace.uri}/pictures/{row}.png" for row in range(tracks)]
+    for uri, picture in zip(uris, pictures, strict=True):
+        objects.put(uri, picture)
+    table = table.set_column(table.column_names.index("cover_uri"), "cover_uri", pa.array(uris))
+    index = CoverIndex(table, ears.fingerprint)
+    eyes = publish_index(f"{workspace.indexes}/i1", index, table, version="i1", lineage={})
+    pipeline = build_pipeline(
+        build_transformer(GENERATOR, COVER, ENCODER.embed_dim),
+        neighbours=GENERATOR.neighbours,
+        num_inference_steps=GENERATOR.num_inference_steps,
+        guidance_scale=2.0,
+        encoder_fingerprint=ears.fingerprint,
+    )
+    hand = publish_generator(f"{workspace.generators}/g1", pipeline, version="g1", lineage={}, details={})
+    encoder_part, index_part, generator_part = (_part(workspace, bundle) for bundle in (ears, eyes, hand))
+    release = Release(
+        version="r1",
+        created_at="2024-01-01T00:00:00+00:00",
+        encoder=encoder_part,
+        index=index_part,
+        generator=generator_part,
+    )
+    releases.publish(workspace, release)
+    return releases.activate(workspace, release.version)
+
+
+def _part(workspace: Workspace, bundle: Bundle) -> Part:
+    uri = objects.relative(bundle.uri, workspace.uri)
+    return Part(uri=uri, version=bundle.version, fingerprint=bundle.fingerprint)

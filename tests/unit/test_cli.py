@@ -110,7 +110,7 @@ def test_global_options_count_before_and_after_the_verb(
     assert [settings.encoder.epochs for _, settings in pipelines.ran] == [2]
 
 
-def test_what_follows_two_dashes_is_never_an_option(workspace: Workspace) -> None:
+def test_what_follows_two_dashes_is_never_an_option() -> None:
     assert session._globals_first(["search", "--", "--json"]) == ["search", "--", "--json"]
     assert session._globals_first(["search", "a.mp3", "--json"]) == ["--json", "search", "a.mp3"]
     assert session._globals_first(["status", "--set"]) == ["--set", "status"]

@@ -10,7 +10,15 @@ from gatefold.errors import Corrupt, SilentAudio, TooManyRejects, UndecodableAud
 from gatefold.records import REJECTS
 from gatefold.storage import objects
 from gatefold.workspace import Workspace
-from pipelines.quarantine import check_share, read_rejects, reject_of, write_rejects
+from pipelines.quarantine import (
+    check_share,
+    count_rejects,
+    read_attempts,
+    read_rejects,
+    reject_of,
+    remove_rejects,
+    write_rejects,
+)
 from pipelines.report import Report, read_report, write_report
 
 
@@ -60,3 +68,39 @@ def test_a_report_is_kept_and_read_again(workspace: Workspace) -> None:
     objects.put(uri, b"{}")
     with pytest.raises(Corrupt, match="run `gatefold covers` anew"):
         read_report(workspace, "covers")
+
+
+def reject_three(workspace: Workspace) -> None:
+    """Two silent songs in two parts, and one that cannot be decoded beside the first."""
+    for part, song_id in (("p1", "a"), ("p2", "b")):
+        rejects = [reject_of(SilentAudio(f"'{song_id}': silent"), song_id, None, "spectrograms", attempt=2)]
+        if song_id == "a":
+            rejects.append(reject_of(UndecodableAudio("'c': words"), "c", None, "spectrograms"))
+        write_rejects(workspace, "spectrograms", part, rejects)
+
+
+def test_rejects_of_one_code_are_removed_and_the_others_stay(workspace: Workspace) -> None:
+    reject_three(workspace)
+    assert remove_rejects(workspace, "spectrograms", "silent_audio") == 2
+    assert read_rejects(workspace)["song_id"].to_pylist() == ["c"]
+    assert remove_rejects(workspace, "spectrograms", "silent_audio") == 0
+    assert remove_rejects(workspace, "spectrograms") == 1
+    assert read_rejects(workspace).num_rows == 0
+    assert remove_rejects(workspace, "covers") == 0
+
+
+def test_how_often_a_song_was_tried_outlives_its_reject(workspace: Workspace) -> None:
+    reject_three(workspace)
+    remove_rejects(workspace, "spectrograms", "silent_audio")
+    assert read_attempts(workspace, "spectrograms") == {"a": 2, "b": 2}
+    remove_rejects(workspace, "spectrograms")
+    assert read_attempts(workspace, "spectrograms", ["a", "c", "z"]) == {"a": 2, "c": 1}
+    assert read_attempts(workspace, "covers") == {}
+
+
+def test_rejects_are_counted_by_stage_and_code_the_most_frequent_first(workspace: Workspace) -> None:
+    reject_three(workspace)
+    groups = count_rejects(workspace)
+    assert [(one.code, one.count) for one in groups] == [("silent_audio", 2), ("undecodable_audio", 1)]
+    assert groups[0].example == "'b': silent"
+    assert count_rejects(workspace, "covers") == []

@@ -1,0 +1,99 @@
+"""The status of a workspace at every point of its life, read from what the stages leave behind."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from gatefold.config import EncoderSettings, Settings
+from gatefold.errors import SilentAudio
+from gatefold.records import TRACKS
+from gatefold.storage import bundles, catalogues, objects, releases, tables
+from gatefold.storage.catalogues import Catalogue
+from gatefold.storage.releases import Part, Release
+from gatefold.workspace import Workspace
+from pipelines.quarantine import reject_of, write_rejects
+from pipelines.report import Report, write_report
+from pipelines.status import StageStatus, status_of
+from pipelines.versions import versions_of
+
+SETTINGS = Settings()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """With a catalogue of four songs, three of which have covers."""
+    made = Workspace(objects.resolve(str(tmp_path)))
+    rows = [
+        {
+            "song_id": f"s{n}",
+            "audio_uri": f"file:///{n}.wav",
+            "cover_uri": f"file:///{n}.png" if n else None,
+            "split": "train",
+        }
+        for n in range(4)
+    ]
+    catalogues.replace(made, Catalogue("c1", 4, "file:///m.csv"), pa.Table.from_pylist(rows, schema=TRACKS), 100)
+    return made
+
+
+def stage(workspace: Workspace, name: str, settings: Settings = SETTINGS) -> StageStatus:
+    return next(one for one in status_of(settings, workspace).stages if one.stage == name)
+
+
+def write_ids(folder: str, *song_ids: str) -> None:
+    tables.write_part(folder, "-".join(song_ids), pa.table({"song_id": list(song_ids)}))
+
+
+def test_after_the_catalogue_everything_else_is_missing(workspace: Workspace) -> None:
+    status = status_of(SETTINGS, workspace)
+    assert (status.source, status.release) == ("file:///m.csv", None)
+    states = {one.stage: one.state for one in status.stages}
+    assert states.pop("catalogue") == "fresh"
+    assert {states.pop(name) for name in ("spectrograms", "covers", "train-encoder")} == {"missing"}
+    assert stage(workspace, "covers").total == 3
+
+
+def test_a_stage_is_fresh_when_every_song_has_a_row_or_a_reject(workspace: Workspace) -> None:
+    folder = workspace.spectrograms(SETTINGS.audio)
+    write_ids(folder, "s0", "s1", "s1", "s-of-an-older-catalogue")
+    assert (stage(workspace, "spectrograms").state, stage(workspace, "spectrograms").done) == ("partly", 2)
+    write_ids(folder, "s2")
+    write_rejects(workspace, "spectrograms", "p", [reject_of(SilentAudio("silent"), "s3", None, "spectrograms")])
+    found = stage(workspace, "spectrograms")
+    assert (found.state, found.done, found.total, found.rejected) == ("fresh", 3, 4, 1)
+
+
+def test_a_stage_of_other_settings_is_stale(workspace: Workspace) -> None:
+    write_ids(workspace.covers(SETTINGS.cover), "s1", "s2", "s3")
+    write_report(workspace, Report(stage="covers", done=3, skipped=0, rejected=0, seconds=1.0))
+    other = Settings.model_validate({"cover": {"size": 32}})
+    assert stage(workspace, "covers").state == "fresh"
+    assert stage(workspace, "covers", other).state == "stale"
+
+
+def test_a_model_is_stale_once_its_settings_change(workspace: Workspace) -> None:
+    uri = f"{workspace.encoders}/{versions_of(SETTINGS, workspace).encoder}"
+    bundles.publish(uri, {"a": b"1"}, kind="encoder", version="v", lineage={}, details={})
+    assert stage(workspace, "train-encoder").state == "fresh"
+    other = SETTINGS.model_copy(update={"encoder": EncoderSettings(epochs=99)})
+    assert stage(workspace, "train-encoder", other).state == "stale"
+
+
+def test_a_release_and_its_evaluation_are_fresh_only_together_with_their_settings(workspace: Workspace) -> None:
+    version = versions_of(SETTINGS, workspace).release
+    part = Part(uri="x/1", version="1", fingerprint="f")
+    release = Release(version=version, created_at="2024", encoder=part, index=part, generator=part)
+    releases.publish(workspace, release)
+    releases.activate(workspace, version)
+    made_of = {"release": version, "settings": SETTINGS.evaluation.fingerprint()}
+    details = {"made_of": dict(made_of)}
+    write_report(
+        workspace,
+        Report.model_validate(
+            {"stage": "evaluate", "done": 4, "skipped": 0, "rejected": 0, "seconds": 1.0, "details": details}
+        ),
+    )
+    assert (stage(workspace, "release").state, stage(workspace, "evaluate").state) == ("fresh", "fresh")
+    other = SETTINGS.model_copy(update={"encoder": EncoderSettings(epochs=99)})
+    assert (stage(workspace, "release", other).state, stage(workspace, "evaluate", other).state) == ("stale", "stale")

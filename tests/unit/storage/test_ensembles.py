@@ -1,0 +1,100 @@
+"""The models of a release together: what they hear, find and paint, and that it can be replayed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gatefold.errors import BundleNotFound, NotFound, UndecodableAudio
+from gatefold.storage import objects
+from gatefold.storage.ensembles import Ensemble, load_ensemble
+from gatefold.workspace import Workspace
+from tests.factories import ENCODER, GENERATOR, encoded, publish_small_release, tone, unit_vectors
+
+
+@pytest.fixture(scope="module")
+def ensemble(tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
+    workspace = Workspace(objects.resolve(str(tmp_path_factory.mktemp("ensemble"))))
+    publish_small_release(workspace)
+    return load_ensemble(workspace)
+
+
+@pytest.fixture
+def song(tmp_path: Path) -> Path:
+    path = tmp_path / "a tone #1.wav"
+    path.write_bytes(encoded(tone(2.0)))
+    return path
+
+
+def test_a_path_and_its_uri_are_heard_alike(ensemble: Ensemble, song: Path) -> None:
+    heard, again = ensemble.hear(str(song)), ensemble.hear(song.as_uri())
+    assert heard.name == "a tone #1"
+    assert heard.song_id is None
+    assert heard.embedding.shape == (ENCODER.embed_dim,)
+    assert np.array_equal(heard.embedding, again.embedding)
+
+
+def test_a_song_of_the_catalogue_is_remembered_not_heard_again(ensemble: Ensemble) -> None:
+    heard = ensemble.hear("s4")
+    assert (heard.name, heard.song_id, heard.artist, heard.song) == ("s4", "s4", "artist 1", None)
+    assert np.array_equal(heard.embedding, unit_vectors(12, ENCODER.embed_dim, seed=1)[4])
+
+
+def test_a_file_comes_before_a_song_id(ensemble: Ensemble, song: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(song.parent)
+    song.rename("s4")
+    assert ensemble.hear("s4").song_id is None
+
+
+def test_what_is_neither_file_nor_song_id_is_named(ensemble: Ensemble) -> None:
+    with pytest.raises(NotFound, match=r"'s99' is neither a file .* nor a song_id of release 'r1'"):
+        ensemble.hear("s99")
+
+
+def test_a_file_that_is_no_song_is_refused_by_name(ensemble: Ensemble, tmp_path: Path) -> None:
+    (tmp_path / "words.mp3").write_text("these are words")
+    with pytest.raises(UndecodableAudio, match=r"words\.mp3"):
+        ensemble.hear(str(tmp_path / "words.mp3"))
+
+
+def test_a_search_ranks_the_whole_catalogue_from_the_best_down(ensemble: Ensemble, song: Path) -> None:
+    matches = ensemble.search(ensemble.hear(str(song)), 100)
+    assert [match.rank for match in matches] == list(range(1, 13))
+    assert [match.score for match in matches] == sorted((match.score for match in matches), reverse=True)
+
+
+def test_the_same_seeds_paint_the_same_covers_and_others_do_not(ensemble: Ensemble, song: Path) -> None:
+    heard = ensemble.hear(str(song))
+    first, again = (ensemble.paint(heard, seeds=[7, 8]).pixels for _ in range(2))
+    assert first.shape == (2, 3, 16, 16)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first[0], first[1])
+
+
+def test_a_song_of_the_catalogue_takes_nothing_from_its_own_artist(ensemble: Ensemble) -> None:
+    for song_id in ("s0", "s4", "s11"):
+        heard = ensemble.hear(song_id)
+        neighbours = ensemble.paint(heard, seeds=[0]).neighbours
+        assert len(neighbours) == GENERATOR.neighbours
+        assert heard.artist not in {match.track.artist for match in neighbours}
+
+
+def test_the_record_has_all_that_replays_the_picture(ensemble: Ensemble, song: Path) -> None:
+    painting = ensemble.paint(ensemble.hear(str(song)), seeds=[3], num_inference_steps=2, guidance_scale=1.0)
+    record = json.loads(json.dumps(painting.record))
+    assert record["release"] == ensemble.release.model_dump()
+    assert record["settings"] == {"num_inference_steps": 2, "guidance_scale": 1.0}
+    pipeline = ensemble._generator()
+    replayed = pipeline.paint(
+        np.array(record["song_embedding"], np.float32),
+        ensemble.index.cover_embeddings([one["song_id"] for one in record["neighbours"]]),
+        seeds=record["seeds"],
+        **record["settings"],
+    )
+    assert np.array_equal(replayed, painting.pixels)
+
+
+def test_a_workspace_without_a_release_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(BundleNotFound, match="gatefold release"):
+        load_ensemble(Workspace(objects.resolve(str(tmp_path))))

@@ -1,0 +1,85 @@
+"""How a command speaks where nobody looks: plain lines, and one object on stdout."""
+
+import json
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from gatefold import terminal
+from gatefold.terminal import OnProgress, Terminal, table
+
+
+@dataclass
+class Done:
+    done: int = 1200
+    skipped: int = 0
+    rejected: int = 0
+    seconds: float = 12.34
+
+
+class Clock:
+    """A clock that stands until it is set."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_a_finished_stage_is_a_line_with_counts_rejects_and_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal(as_json=False).watch("covers", lambda _: Done(skipped=5, rejected=3))
+    out, err = capsys.readouterr()
+    assert (out, err.splitlines()) == ("", ["covers …", "✓ covers           1,200 done, 5 before, 3 rejected  12.3 s"])
+
+
+def test_a_stage_that_had_nothing_to_do_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal(as_json=False).watch("index", lambda _: Done(done=0, skipped=9))
+    assert "up to date" in capsys.readouterr().err
+
+
+def test_progress_in_a_log_is_a_line_every_few_seconds_with_rate_and_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(terminal, "time", clock)
+
+    def job(on_progress: OnProgress) -> Done:
+        for second, done in ((0, 400), (1, 410), (6, 520), (7, 540), (12, 640)):
+            clock.now = 100.0 + second
+            on_progress(done, 1200)
+        return Done()
+
+    Terminal(as_json=False).watch("covers", job)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1:-1] == ["covers: 520/1,200, 20/s, 34 s left", "covers: 640/1,200, 20/s, 28 s left"]
+
+
+def test_a_result_as_json_is_one_line_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal(as_json=True).result({"title": "Motörhead [bold]"}, "for people")
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert json.loads(out) == {"title": "Motörhead [bold]"}
+
+
+def test_a_table_is_not_folded_in_a_file_and_reads_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [(1, "[red]" + "long " * 40, None), (1000, "x", 0.5)]
+    Terminal(as_json=False).result({}, table(("rank", "title", "score"), rows, right=("rank",)))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert "[red]long long" in lines[1]
+    assert lines[2].startswith("1,000  x")
+
+
+def test_once_stdout_is_kept_only_results_reach_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # what is replaced below comes back
+    speaking = Terminal(as_json=True)
+    speaking.keep_stdout()
+    sys.stdout.write("a daemon's chatter\n")
+    speaking.failure("corrupt", "bad", {"stages": []})
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"error": {"code": "corrupt", "message": "bad"}, "stages": []}
+    assert err == "a daemon's chatter\n✗ bad\n"
