@@ -116,6 +116,8 @@ def _tell_of_demo(session: Session, url: str | None) -> None:
         f"{'report':<15} {readable(report)}",
         *([f"\n{url}"] if url else []),
     )
+    place = readable(session.workspace.uri)
+    session.terminal.note(f"\nwith a song of your own: gatefold --workspace {place} search song.mp3")
 
 
 @app.command(rich_help_panel=_STAGES)

@@ -1,6 +1,7 @@
 """The command line from the outside: what goes to stdout, which exit codes come back, what stays unimported."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -144,6 +145,28 @@ def test_a_config_file_is_read_and_a_set_option_overrules_it(
     assert call(workspace, "embed", "--config", str(config), "--set", "encoder.epochs=7").exit_code == 0
     settings = pipelines.ran[0][1]
     assert (settings.encoder.epochs, settings.encoder.batch_size) == (7, 8)
+
+
+def test_the_endpoint_of_the_store_is_known_before_anything_touches_storage(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://of-the-environment")
+    call(workspace, "status")
+    assert os.environ["AWS_ENDPOINT_URL"] == "http://of-the-environment"
+    call(workspace, "status", "--set", "endpoint_url=http://of-the-settings")
+    assert os.environ["AWS_ENDPOINT_URL"] == "http://of-the-settings"
+
+
+def test_the_workspace_option_overrules_the_settings(workspace: Workspace, tmp_path: Path) -> None:
+    other = f"workspace={tmp_path / 'other'}"
+    told = [
+        json.loads(CliRunner().invoke(app, [*args, "status", "--json"]).stdout)["workspace"]
+        for args in (
+            ["--set", other],
+            ["--set", other, "--workspace", workspace.uri],
+        )
+    ]
+    assert told == [(tmp_path / "other").as_uri(), workspace.uri]
 
 
 # ---- stages ---------------------------------------------------------------------------------------------------------
