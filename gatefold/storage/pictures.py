@@ -15,7 +15,7 @@ from mutagen.flac import error as FlacError
 from mutagen.id3 import ID3
 from mutagen.mp4 import MP4
 
-from gatefold.errors import ObjectNotFound, TooLarge, UndecodableAudio
+from gatefold.errors import EmptyFile, ObjectNotFound, TooLarge, UndecodableAudio
 from gatefold.storage import objects
 
 FRAGMENT = "#picture"
@@ -98,7 +98,10 @@ def open_audio(uri: str) -> BinaryIO:
 
 
 def tags_of(file: BinaryIO, uri: str) -> mutagen.FileType:
-    """What mutagen makes of an audio file. Raises: UndecodableAudio when that is nothing."""
+    """What mutagen makes of an audio file. Raises: EmptyFile; UndecodableAudio when that is nothing."""
+    if not file.read(1):
+        raise EmptyFile(f"'{uri}': the file is empty; upload it again")
+    file.seek(0)
     try:
         tags = mutagen.File(file)
     except (mutagen.MutagenError, ValueError, IndexError, KeyError, EOFError) as error:

@@ -20,7 +20,7 @@ SMALL = (
     "encoder.embed_dim=16", "encoder.width=16", "encoder.epochs=20", "encoder.batch_size=16",
     "generator.patch_size=4", "generator.hidden=32", "generator.layers=1", "generator.heads=2",
     "generator.neighbours=2", "generator.steps=30", "generator.num_inference_steps=3",
-    "evaluation.covers=4", "evaluation.sheet=2",
+    "evaluation.covers=8", "evaluation.sheet=2",
     "train.num_workers=1", "train.checkpoint_steps=5", "batch.rows_per_block=4",
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The whole way on a real S3 protocol: songs and covers in a bucket, every stage on Ray, new covers out of a release."""
+"""The whole way on real S3: songs and covers in a bucket, every stage on Ray, new covers out of a release."""
 
 import io
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ SMALL = load(
         "generator.neighbours=2",
         "generator.steps=4",
         "generator.num_inference_steps=3",
-        "evaluation.covers=4",
+        "evaluation.covers=8",
         "evaluation.sheet=2",
         "train.checkpoint_steps=2",
         "batch.rows_per_block=16",
