@@ -12,7 +12,7 @@ from mutagen.mp3 import MP3
 from mutagen.oggvorbis import OggVorbis
 
 from gatefold.config import SplitSettings
-from gatefold.errors import InvalidManifest, ObjectNotFound, StageMissing, TooLarge, UndecodableAudio
+from gatefold.errors import EmptyFile, InvalidManifest, ObjectNotFound, StageMissing, TooLarge, UndecodableAudio
 from gatefold.records import split_of
 from gatefold.storage import catalogues, objects
 from gatefold.storage.catalogues import Catalogue
@@ -84,10 +84,13 @@ def test_a_file_without_tags_has_none(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_audio_is_told_as_such(tmp_path: Path) -> None:
-    for name, data in (("a.mp3", b"text"), ("b.flac", b"fLaC"), ("c.ogg", b"OggS" + b"\0" * 60), ("d.wav", b"")):
+    for name, data in (("a.mp3", b"text"), ("b.flac", b"fLaC"), ("c.ogg", b"OggS" + b"\0" * 60)):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(UndecodableAudio, match=name):
             read_tags(objects.resolve(str(tmp_path / name)))
+    (tmp_path / "d.wav").touch()
+    with pytest.raises(EmptyFile, match=r"d\.wav"):
+        read_tags(objects.resolve(str(tmp_path / "d.wav")))
 
 
 def test_the_front_cover_is_preferred_in_flac_and_ogg(tmp_path: Path) -> None:
