@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """Environment that Ray reads when it is imported; what the operator has set stays."""
+_KNOCK_S = 10.0
 
 
 def connect(endpoint_url: str | None = None) -> None:
@@ -34,6 +36,7 @@ def connect(endpoint_url: str | None = None) -> None:
 
     address = os.environ.get("RAY_ADDRESS", "local")
     try:
+        _knock(address)
         with _core_muted():
             ray.init(
                 address=address,
@@ -43,13 +46,20 @@ def connect(endpoint_url: str | None = None) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise Unavailable(
             f"no Ray at '{address}': {error}; check RAY_ADDRESS, or unset it to start Ray here "
             "(a cluster with tokens needs RAY_AUTH_MODE=token)"
         ) from error
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _knock(address: str) -> None:
+    """Raises: OSError where nobody listens, which Ray itself takes minutes to say."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
 def disconnect() -> None:

@@ -40,12 +40,12 @@ class Shell:
         self.workspace = folder / "workspace"
         (folder / "small.yaml").write_text(SMALL)
         self._front = [sys.executable, "-m", "gatefold", "--config", "small.yaml", "--workspace", str(self.workspace)]
-        self._environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def start(self, *args: str) -> "subprocess.Popen[str]":
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(
-            [*self._front, *args], cwd=self.folder, env=self._environment, start_new_session=True, **pipes
+            [*self._front, *args], cwd=self.folder, env=self.environment, start_new_session=True, **pipes
         )
 
     def __call__(self, *args: str, code: int = 0) -> Any:
@@ -161,3 +161,15 @@ def test_rejects_above_the_limit_exit_with_3_and_a_retry_counts_the_attempts(tmp
 
     rows = pq.read_table(shell.workspace / "rejects" / "spectrograms").to_pylist()
     assert [(Path(row["uri"]).name, row["attempt"]) for row in rows] == [("bad.wav", 3)]
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        shell.environment["RAY_ADDRESS"] = f"127.0.0.1:{probe.getsockname()[1]}"
+        began = time.monotonic()
+        error = shell("covers", code=1)["error"]
+    assert error["code"] == "unavailable"
+    assert "check RAY_ADDRESS" in error["message"]
+    assert time.monotonic() - began < 30
