@@ -156,7 +156,7 @@ class GeneratorSettings(Section):
     """nearest covers the picture is conditioned on, beside the song"""
     condition_dropout: float = Field(0.1, ge=0, lt=1)
     """probability that training drops the condition, for classifier-free guidance"""
-    steps: int = Field(1400, ge=1)
+    steps: int = Field(1000, ge=1)
     """optimizer steps"""
     batch_size: int = Field(32, ge=1)
     """covers a step, over all workers"""
@@ -166,7 +166,7 @@ class GeneratorSettings(Section):
     """of Muon and AdamW"""
     warmup: float = Field(0.05, ge=0, lt=1)
     """share of all steps"""
-    ema_decay: float = Field(0.998, ge=0, lt=1)
+    ema_decay: float = Field(0.995, ge=0, lt=1)
     """of the weights that are published"""
     num_inference_steps: int = Field(25, ge=1, le=1000)
     """denoising steps of one picture"""

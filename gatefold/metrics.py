@@ -25,8 +25,8 @@ def median_rank(ranks: npt.NDArray[np.int64]) -> float:
     return float(np.median(ranks))
 
 
-def precision_at_k(similarity: Floats, labels: npt.NDArray[np.str_], k: int) -> tuple[float, float]:
-    """Share of the first k covers with the song's label, its own left out; and the same for covers drawn at random.
+def precision_at_k(similarity: Floats, labels: npt.NDArray[np.str_], k: int) -> tuple[float, float, float]:
+    """Share of the first k covers with the song's label, its own left out; by chance; and at best, as labels may be rare.
 
     Args:
         similarity: [Q, Q], songs against covers, own covers on the diagonal.
@@ -38,7 +38,8 @@ def precision_at_k(similarity: Floats, labels: npt.NDArray[np.str_], k: int) -> 
     nearest = np.argpartition(-others, k - 1, axis=1)[:, :k]
     same = labels[:, None] == labels[None, :]
     chance = (same.sum(1) - 1) / (len(labels) - 1)
-    return float(np.take_along_axis(same, nearest, axis=1).mean()), float(chance.mean())
+    best = np.minimum(same.sum(1) - 1, k) / k
+    return float(np.take_along_axis(same, nearest, axis=1).mean()), float(chance.mean()), float(best.mean())
 
 
 def frechet_distance(a: Floats, b: Floats) -> float:

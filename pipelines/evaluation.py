@@ -129,8 +129,8 @@ def _retrieval(held_out: HeldOut) -> list[Measure]:
     rows.append(("median rank", metrics.median_rank(ranks), f"chance {(size + 1) / 2:.1f}, {size} covers"))
     if len(set(held_out.genres)) > 1:
         for k in (10, 100):
-            value, chance = metrics.precision_at_k(similarity, held_out.genres, k)
-            rows.append((f"genre precision@{k}", value, f"chance {chance:.3f}"))
+            value, chance, best = metrics.precision_at_k(similarity, held_out.genres, k)
+            rows.append((f"genre precision@{k}", value, f"chance {chance:.3f}, at best {best:.3f}"))
     return rows
 
 
