@@ -26,7 +26,7 @@ def median_rank(ranks: npt.NDArray[np.int64]) -> float:
 
 
 def precision_at_k(similarity: Floats, labels: npt.NDArray[np.str_], k: int) -> tuple[float, float, float]:
-    """Share of the first k covers with the song's label, its own left out; by chance; and at best, as labels may be rare.
+    """Share of the first k covers with the song's label, its own left out; by chance; at best, as labels are rare.
 
     Args:
         similarity: [Q, Q], songs against covers, own covers on the diagonal.
