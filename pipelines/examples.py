@@ -5,6 +5,8 @@ import json
 import time
 from pathlib import Path
 
+import torch
+
 from gatefold.audio import spectrogram_picture
 from gatefold.contact_sheet import Pixels, Row, draw_contact_sheet
 from gatefold.covers import decode_cover, encode_picture
@@ -38,6 +40,7 @@ def make_examples(songs: Path, workspace: Workspace, on_progress: OnProgress = s
     paths = sorted(path for path in songs.iterdir() if path.suffix.lower() in SUFFIXES) if songs.is_dir() else []
     if not paths:
         raise NotFound(f"'{songs}' holds no songs; expected files ending in {', '.join(SUFFIXES)}")
+    torch.set_num_threads(1)  # beside Ray's own processes, threads that wait for each other wait for those too
     ensemble = Ensemble(workspace, release)
     rows = []
     on_progress(0, len(paths))
