@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gatefold.config import Settings
 from gatefold.errors import StageMissing
-from gatefold.storage import catalogues
+from gatefold.storage import catalogues, objects, tables
 from gatefold.workspace import Workspace
 
 
@@ -34,7 +34,8 @@ def versions_of(settings: Settings, workspace: Workspace) -> Versions:
         settings.cover.fingerprint(),
         settings.encoder.fingerprint(),
     )
-    index = _digest(encoder, settings.index.fingerprint())
+    embedded = [objects.name(part) for part in tables.parts(workspace.embeddings(encoder))]  # more, after a retry
+    index = _digest(encoder, settings.index.fingerprint(), *embedded)
     generator = _digest(index, settings.generator.fingerprint())
     return Versions(catalogue.fingerprint, encoder, index, generator, _digest(encoder, index, generator))
 
