@@ -129,14 +129,14 @@ def _train_loop(config: dict[str, Any]) -> None:
 
 
 def _optimizers(transformer: torch.nn.Module, knobs: GeneratorSettings) -> list[Optimizer]:
-    """Muon for the blocks' matrices, AdamW for the rest: half the distance (KID) for the same time, on two cores.
+    """Muon for the blocks' matrices but the modulations, AdamW for the rest: half the KID for the same time on two cores.
 
     Source: Jordan et al. 2024, "Muon"; Liu et al. 2025, "Muon is Scalable for LLM Training", section 2.2 (the scale).
     """
     matrices: list[Parameter] = []
     others: list[Parameter] = []
     for name, parameter in transformer.named_parameters():
-        hidden = parameter.ndim == 2 and name.startswith("transformer_blocks.")
+        hidden = parameter.ndim == 2 and name.startswith("transformer_blocks.") and ".norm" not in name
         (matrices if hidden else others).append(parameter)
     muon = Muon(matrices, lr=knobs.lr, weight_decay=knobs.weight_decay, adjust_lr_fn="match_rms_adamw")
     return [muon, adamw(others, lr=knobs.lr, weight_decay=knobs.weight_decay)]
