@@ -129,7 +129,7 @@ def _train_loop(config: dict[str, Any]) -> None:
 
 
 def _optimizers(transformer: torch.nn.Module, knobs: GeneratorSettings) -> list[Optimizer]:
-    """Muon for the blocks' matrices but the modulations, AdamW for the rest: half the KID for the same time on two cores.
+    """Muon for the blocks' matrices but the modulations, AdamW for the rest: half the KID after the same time.
 
     Source: Jordan et al. 2024, "Muon"; Liu et al. 2025, "Muon is Scalable for LLM Training", section 2.2 (the scale).
     """
