@@ -46,7 +46,8 @@ def s3() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def ray_cluster(s3: str) -> Iterator[str]:
     """`s3`, with local Ray beside it: started after the S3 server, so that its workers inherit the way there."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    # "local", or Ray joins whatever other cluster this machine happens to run
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield s3
     ray.shutdown()
 
