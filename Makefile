@@ -22,6 +22,9 @@ serve: $(INSTALLED) ## serve the active release of the workspace; SERVE_ARGS= go
 test: $(INSTALLED) ## run the tests, which need Chromium for the page; ARGS= goes to pytest
 	.venv/bin/pytest $(ARGS)
 
+chaos: $(INSTALLED) ## kill a run in every kind of stage and see it end whole; takes minutes; ARGS= goes to pytest
+	.venv/bin/pytest tests/chaos $(ARGS)
+
 check: $(INSTALLED) ## read the code: ruff, and mypy as strict as it gets
 	.venv/bin/ruff check .
 	.venv/bin/mypy
@@ -47,4 +50,4 @@ $(INSTALLED): pyproject.toml requirements.lock
 		while read -r line; do case $$line in *MB\)|*GB\)|Installing*) echo "  $${line:0:110}";; esac; done
 	@touch $@
 
-.PHONY: help demo serve test check fix bench clean
+.PHONY: help demo serve test chaos check fix bench clean
