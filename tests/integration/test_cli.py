@@ -45,7 +45,12 @@ class Shell:
     def start(self, *args: str) -> "subprocess.Popen[str]":
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(
-            [*self._front, *args], cwd=self.folder, env=self.environment, start_new_session=True, **pipes
+            [*self._front, *args],
+            cwd=self.folder,
+            env=self.environment,
+            start_new_session=True,
+            preexec_fn=heed_ctrl_c,
+            **pipes,
         )
 
     def __call__(self, *args: str, code: int = 0) -> Any:
@@ -54,6 +59,11 @@ class Shell:
         out, err = process.communicate(timeout=300)
         assert process.returncode == code, err
         return json.loads(out)
+
+
+def heed_ctrl_c() -> None:
+    """What runs in the background of a script is born deaf to it, and so are its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def interrupt(process: "subprocess.Popen[str]") -> tuple[str, str]:
