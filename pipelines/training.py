@@ -143,7 +143,7 @@ class Progress:
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """What `Progress.save` wrote: tensors and plain values only, nothing that could run."""
+    """What `Progress.after_step` wrote: tensors and plain values only, nothing that could run."""
     state: dict[str, Any] = torch.load(folder / _STATE, weights_only=True, map_location="cpu")
     return state
 

@@ -170,7 +170,8 @@ def test_the_cover_follows_what_was_seen_and_not_what_is_true(tracks: list[Synth
 def test_a_cover_has_room_for_traits_seen_far_outside(tracks: list[SyntheticTrack]) -> None:
     for genre in LOOKS:
         for far in (-1.5, 2.5):
-            draw_cover(replace(of_genre(tracks, genre), seen=Traits(far, far, far, far, far)), 32)
+            cover = draw_cover(replace(of_genre(tracks, genre), seen=Traits(far, far, far, far, far)), 32)
+            assert cover.std() > 0, f"{genre} at {far} is one flat colour"
 
 
 def test_colours_are_the_known_ones() -> None:
