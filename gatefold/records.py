@@ -24,9 +24,14 @@ TRACKS = pa.schema(
         pa.field("album", pa.string()),
         pa.field("genre", pa.string()),
         pa.field("split", pa.string(), nullable=False),
+        pa.field("audio_etag", pa.string()),
+        pa.field("cover_etag", pa.string()),
     ]
 )
-"""The catalogue's own columns; what a manifest carries beyond them follows as it came."""
+"""The catalogue's own columns; what a manifest carries beyond them follows as it came.
+
+An etag is the store's own mark of what an object holds at present; a cover inside an audio file has the audio's.
+"""
 
 REJECTS = pa.schema(
     [

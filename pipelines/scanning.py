@@ -28,18 +28,19 @@ _TAGS = pa.schema([*((name, pa.string()) for name in _TEXTS), ("has_picture", pa
 
 
 def list_songs(folder: str) -> pa.Table:
-    """The audio files of a folder, sorted by uri: row, song_id, audio_uri, audio_etag, album_cover (or null).
+    """The audio files of a folder, sorted by uri.
 
+    Returns: row, song_id, audio_uri, audio_etag, and album_cover with album_etag, null where no cover lies beside.
     Raises: InvalidManifest when there is no audio file.
     """
     songs: list[tuple[str, str, str | None]] = []
-    covers: dict[str, tuple[int, str]] = {}
+    covers: dict[str, tuple[int, str, str | None]] = {}
     for info in objects.list_objects(folder):
         name = objects.name(info.uri)
         if name.startswith("."):
             continue
         if name.lower() in _COVERS:
-            better = (_COVERS.index(name.lower()), info.uri)
+            better = (_COVERS.index(name.lower()), info.uri, info.etag)
             covers[objects.parent(info.uri)] = min(better, covers.get(objects.parent(info.uri), better))
         elif name.lower().endswith(AUDIO):
             songs.append((objects.relative(info.uri, folder), info.uri, info.etag))
@@ -48,14 +49,14 @@ def list_songs(folder: str) -> pa.Table:
             f"source '{folder}' is no manifest ({', '.join(SUFFIXES)}) and no folder with audio ({', '.join(AUDIO)})"
         )
     ids, uris, etags = zip(*songs, strict=True)
-    beside = [covers.get(objects.parent(uri), (0, None))[1] for uri in uris]
-    columns = {"song_id": ids, "audio_uri": uris, "audio_etag": etags, "album_cover": beside}
+    _, beside, marks = zip(*(covers.get(objects.parent(uri), (0, None, None)) for uri in uris), strict=True)
+    columns = {"song_id": ids, "audio_uri": uris, "audio_etag": etags, "album_cover": beside, "album_etag": marks}
     table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
     return table.add_column(0, "row", pa.array(range(len(ids)), pa.int64()))
 
 
 def tagged(songs: pa.Table, standing: pa.Table | None, on_progress: OnProgress) -> tuple[pa.Table, pa.Table, int]:
-    """The songs with the columns of `records.TRACKS` and audio_etag, the faults found, and how many files were opened.
+    """The songs with the columns of `records.TRACKS`, the faults found, and how many files were opened.
 
     Args:
         songs: from `list_songs`.
@@ -68,12 +69,13 @@ def tagged(songs: pa.Table, standing: pa.Table | None, on_progress: OnProgress) 
         tags = pa.concat_tables([tags, _remembered(songs.filter(pc.invert(fresh)), standing)])
     tags = tags.sort_by("row")
     inside = pc.binary_join_element_wise(songs["audio_uri"], FRAGMENT, "")
-    covers = pc.if_else(pc.fill_null(tags["has_picture"], False), inside, songs["album_cover"])
+    pictured = pc.fill_null(tags["has_picture"], False)
     found = {name: tags[name] for name in _TEXTS}
-    found |= {"song_id": songs["song_id"], "audio_uri": songs["audio_uri"], "cover_uri": covers}
-    found |= {"split": pa.nulls(songs.num_rows, pa.string())}
-    ours = {name: found[name] for name in TRACKS.names}
-    tracks = pa.table({"row": songs["row"], **ours, "audio_etag": songs["audio_etag"]})
+    found |= {name: songs[name] for name in ("song_id", "audio_uri", "audio_etag")}
+    found["cover_uri"] = pc.if_else(pictured, inside, songs["album_cover"])
+    found["cover_etag"] = pc.if_else(pictured, songs["audio_etag"], songs["album_etag"])
+    found["split"] = pa.nulls(songs.num_rows, pa.string())
+    tracks = pa.table({"row": songs["row"], **{name: found[name] for name in TRACKS.names}})
     bad = tags.filter(pc.is_valid(tags["code"]))
     faults = pa.table({"row": bad["row"], "column": pa.array(["audio_uri"] * bad.num_rows, pa.string()),
                        "uri": pc.take(songs["audio_uri"], bad["row"]), "code": bad["code"], "message": bad["message"]})
