@@ -1,27 +1,36 @@
 """How a command speaks: its result to stdout, everything else to stderr, and progress as suits who is looking.
 
-On a terminal a running stage is a bar, and a finished one a line that stays. Where nobody looks, in a log, it is a
-plain line every few seconds. It knows numbers and names, not what they mean.
+On a terminal a running stage is a bar with a line of facts under it, and a finished one a line that stays. Where nobody
+looks, in a log, it is a plain line every few seconds. It knows numbers and names, not what they mean.
 """
 
 import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-OnProgress = Callable[[int, int], None]
+NOTHING: Mapping[str, str] = MappingProxyType({})
 _LINE_EVERY_S = 5.0
 _WIDE = 1000  # characters
 _NAME_WIDTH = 16  # the longest verb, and one
+_BESIDE_BAR = 62  # columns: name, eight digits twice, rate, hours left
+_INDENT, _BETWEEN = "  ", " · "
+
+
+class OnProgress(Protocol):
+    """Called with what is done and what there is in all, and with facts to show beside: name to value, in order."""
+
+    def __call__(self, done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None: ...
 
 
 class Outcome(Protocol):
@@ -97,16 +106,58 @@ class Terminal:
             self.note(f"{name} …")
             yield _Lines(name, self.note)
             return
+        with _View(name, self._errors) as view:
+            yield view.tell
+
+
+class _View(Progress):
+    """The bar of one stage, and under it the facts last told; gone when it ends."""
+
+    def __init__(self, name: str, console: Console) -> None:
         columns: list[ProgressColumn] = [
             SpinnerColumn(),
             TextColumn(f"{{task.description:<{_NAME_WIDTH}}}", markup=False),
-            BarColumn(28),
+            BarColumn(min(28, max(8, console.width - _BESIDE_BAR))),
             _Counts(),
             TimeRemainingColumn(compact=True),
         ]
-        with Progress(*columns, console=self._errors, transient=True, speed_estimate_period=60) as progress:
-            task = progress.add_task(name, total=None)
-            yield lambda done, total: progress.update(task, completed=done, total=total)
+        self._facts = _Facts(NOTHING)
+        super().__init__(*columns, console=console, transient=True, speed_estimate_period=60)
+        self._task = self.add_task(name, total=None)
+
+    def tell(self, done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:
+        self._facts = _Facts(facts)
+        self.update(self._task, completed=done, total=total)
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        yield self._facts
+
+
+class _Facts:
+    """`read 12.4 MB/s · rejects empty_file 3 · workers 2` on one dim line; what is too long loses its end."""
+
+    def __init__(self, facts: Mapping[str, str]) -> None:
+        self._parts = _worded(facts)
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        if self._parts:
+            line = _fitted(self._parts, options.max_width - len(_INDENT))
+            yield Text(_INDENT + line, "dim", no_wrap=True, overflow="ellipsis")
+
+
+def _worded(facts: Mapping[str, str]) -> list[str]:
+    return [f"{name} {value}" for name, value in facts.items()]
+
+
+def _fitted(parts: list[str], width: int) -> str:
+    """The parts side by side; one that takes more than half the width pays for what they have too much together."""
+    line = _BETWEEN.join(parts)
+    longest = max(parts, key=len)
+    kept = len(longest) - (len(line) - width) - 1
+    if len(line) <= width or kept < width // 4:
+        return line
+    return line.replace(longest, longest[:kept] + "…")
 
 
 class _Counts(ProgressColumn):
@@ -128,7 +179,7 @@ class _Lines:
         self._first: tuple[float, int] | None = None
         self._said = time.monotonic()
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:
         with self._lock:
             now = time.monotonic()
             self._first = self._first or (now, done)
@@ -137,12 +188,18 @@ class _Lines:
             self._said = now
             began, before = self._first
             speed = (done - before) / (now - began) if now > began else 0.0
-        left = f", {_rate(speed)}, {(total - done) / speed:,.0f} s left" if speed else ""
-        self._say(f"{self._name}: {done:,}/{total:,}{left}")
+        left = f", {_rate(speed)}, {_lasting((total - done) / speed)} left" if speed else ""
+        self._say(_BETWEEN.join([f"{self._name}: {done:,}/{total:,}{left}", *_worded(facts)]))
 
 
 def _rate(speed: float) -> str:
     return f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s"
+
+
+def _lasting(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _finished(name: str, outcome: Outcome) -> Text:

@@ -1,6 +1,8 @@
 """What a pipeline stage says when it is done: counts, time and whatever else belongs on record."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
@@ -8,11 +10,19 @@ from gatefold.errors import Corrupt, ObjectNotFound
 from gatefold.storage import objects
 from gatefold.workspace import Workspace
 
-OnProgress = Callable[[int, int], None]
-"""Called with the inputs done so far and all of them, as a stage goes on."""
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
-def silent(done: int, total: int) -> None:
+class OnProgress(Protocol):
+    """Called with the inputs done so far and all of them, as a stage goes on.
+
+    `facts` is what else a watcher may want to see, name to value, ready to be shown and in that order.
+    """
+
+    def __call__(self, done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None: ...
+
+
+def silent(done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:
     """For callers who do not watch."""
 
 

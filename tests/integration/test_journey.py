@@ -1,6 +1,7 @@
 """The whole way on real S3: songs and covers in a bucket, every stage on Ray, new covers out of a release."""
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from pipelines.covers import extract_covers
 from pipelines.evaluation import SHEET, TABLE
 from pipelines.pairs import read_windows
 from pipelines.quarantine import read_rejects
-from pipelines.report import OnProgress, Report, silent
+from pipelines.report import NOTHING, OnProgress, Report, silent
 from pipelines.run import Job, run_all
 from pipelines.spectrograms import extract_spectrograms
 from pipelines.synthesize import MANIFEST, synthesize
@@ -153,7 +154,7 @@ class Stopped(Exception):
 
 
 def run_all_until(workspace: Workspace, songs: str, *, stop_after: int) -> None:
-    def stop(done: int, _: int) -> None:
+    def stop(done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:  # noqa: ARG001
         if done >= stop_after:
             raise Stopped
 

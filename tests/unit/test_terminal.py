@@ -1,6 +1,8 @@
 """How a command speaks where nobody looks: plain lines, and one object on stdout."""
 
+import io
 import json
+import re
 import sys
 from dataclasses import dataclass
 
@@ -54,6 +56,72 @@ def test_progress_in_a_log_is_a_line_every_few_seconds_with_rate_and_time_left(
     Terminal(as_json=False).watch("covers", job)
     lines = capsys.readouterr().err.splitlines()
     assert lines[1:-1] == ["covers: 520/1,200, 20/s, 34 s left", "covers: 640/1,200, 20/s, 28 s left"]
+
+
+def test_a_line_in_a_log_has_the_facts_in_their_order(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(terminal, "time", clock)
+    with Terminal(as_json=False).progress("covers") as on_progress:
+        on_progress(0, 100_000)
+        clock.now += 10
+        on_progress(100, 100_000, {"read": "12.4 MB/s", "rejects": "empty_file 3"})
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == "covers: 100/100,000, 10/s, 2.8 h left · read 12.4 MB/s · rejects empty_file 3"
+
+
+class Screen(io.StringIO):
+    """A terminal of eighty columns that keeps what is drawn on it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+FACTS = {"read": "1,412.4 MB/s", "rejects": "undecodable_audio 1,113, silent_audio 991, empty_file 801", "workers": "9"}
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    """What stderr is from here on."""
+    made = Screen()
+    monkeypatch.setattr(sys, "stderr", made)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return made
+
+
+def drawn(screen: Screen) -> list[str]:
+    """Every line that was ever on the screen, without its colours."""
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).replace("\r", "\n")
+    return [line.rstrip() for line in text.split("\n") if line.strip()]
+
+
+def test_a_terminal_shows_the_bar_and_under_it_the_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = watched(monkeypatch)
+    with Terminal(as_json=False).progress("covers") as on_progress:
+        on_progress(320, 1200, {"read": "3.1 MB/s", "workers": "2"})
+    bar, facts = drawn(screen)[-2:]
+    assert re.fullmatch(r". covers +━+.━+ 320/1,200 .*", bar)
+    assert facts == "  read 3.1 MB/s · workers 2"
+
+
+def test_without_facts_there_is_the_bar_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = watched(monkeypatch)
+    with Terminal(as_json=False).progress("covers") as on_progress:
+        on_progress(320, 1200, FACTS)
+        on_progress(640, 1200)
+    assert "640/1,200" in drawn(screen)[-1]
+
+
+def test_the_largest_catalogue_and_many_rejects_fit_into_eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = watched(monkeypatch)
+    with Terminal(as_json=False).progress("spectrograms") as on_progress:
+        on_progress(9_876_543, 10_000_000, FACTS)
+    bar, facts = drawn(screen)[-2:]
+    assert "9,876,543/10,000,000" in bar
+    assert facts == "  read 1,412.4 MB/s · rejects undecodable_audio 1,113, silent_audio… · workers 9"
+    assert max(map(len, drawn(screen))) <= 80
 
 
 def test_a_result_as_json_is_one_line_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
