@@ -145,6 +145,12 @@ class StorageUnavailable(Unavailable):
     code = "storage_unavailable"
 
 
+class ObjectChanged(StorageUnavailable):
+    """An object was replaced in the middle of being read; from its beginning it can be read again."""
+
+    code = "object_changed"
+
+
 class IndexNotReady(Unavailable):
     code = "index_not_ready"
 

@@ -7,13 +7,14 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
 
-from gatefold.errors import InputError, ObjectNotFound, StorageDenied, StorageUnavailable, TooLarge
-from gatefold.storage.uris import ObjectInfo, join, local_path, resolve
+from gatefold.errors import InputError, ObjectChanged, ObjectNotFound, StorageDenied, StorageUnavailable, TooLarge
+from gatefold.storage.uris import ObjectInfo, Piece, join, local_path, resolve
 
 TEMPORARY = ".gatefold-tmp-"
 """How the names of unfinished files begin; listings leave them out."""
@@ -36,16 +37,27 @@ def read(uri: str, max_bytes: int | None) -> bytes:
         return file.read()
 
 
-def read_range(uri: str, offset: int, length: int) -> bytes:
+def read_piece(uri: str, offset: int, length: int, etag: str | None) -> Piece:
     with translated(uri), _path(uri).open("rb") as file:
+        status = os.fstat(file.fileno())
+        if etag not in (None, _etag(status)):
+            raise ObjectChanged(f"'{uri}' changed while it was read; read it again")
         file.seek(offset)
-        return file.read(length)
+        return Piece(file.read(length), status.st_size, _etag(status))
 
 
 def list_objects(uri: str) -> Iterator[ObjectInfo]:
+    yield from _infos(uri, os.walk(_path(uri), onerror=_refuse_unreadable))
+
+
+def list_folder(uri: str) -> Iterator[ObjectInfo]:
+    yield from _infos(uri, islice(os.walk(_path(uri), onerror=_refuse_unreadable), 1))
+
+
+def _infos(uri: str, folders: Iterable[tuple[str, list[str], list[str]]]) -> list[ObjectInfo]:
     root = _path(uri)
     found = []
-    for folder, _, names in os.walk(root, onerror=_refuse_unreadable):
+    for folder, _, names in folders:
         inside = join(uri, os.path.relpath(folder, root)) if Path(folder) != root else uri
         for file_name in names:
             if file_name.startswith(TEMPORARY):
@@ -55,7 +67,7 @@ def list_objects(uri: str) -> Iterator[ObjectInfo]:
             except FileNotFoundError:  # gone since it was listed, or a link to nothing
                 continue
             found.append(_info(join(inside, file_name), status))
-    yield from sorted(found, key=lambda info: info.uri)
+    return sorted(found, key=lambda info: info.uri)
 
 
 def put(uri: str, data: bytes) -> None:
@@ -149,4 +161,8 @@ def _path(uri: str) -> Path:
 
 def _info(uri: str, status: os.stat_result) -> ObjectInfo:
     modified = datetime.fromtimestamp(status.st_mtime, timezone.utc)
-    return ObjectInfo(uri, status.st_size, modified, f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}")
+    return ObjectInfo(uri, status.st_size, modified, _etag(status))
+
+
+def _etag(status: os.stat_result) -> str:
+    return f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"

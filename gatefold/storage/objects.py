@@ -13,12 +13,14 @@ from pyarrow.fs import FileSystem, LocalFileSystem
 
 from gatefold.errors import InputError, ObjectNotFound, StorageDenied, StorageUnavailable
 from gatefold.storage import local
-from gatefold.storage.uris import ObjectInfo, bucket_and_key, join, local_path, name, parent, relative, resolve
+from gatefold.storage.uris import ObjectInfo, Piece, bucket_and_key, join, local_path, name, parent, relative, resolve
 
-__all__ = ["ObjectInfo", "delete", "delete_tree", "exists", "filesystem", "join", "list_objects", "local_path", "name",
-           "parent", "put", "put_if_absent", "read", "read_range", "relative", "resolve", "stat", "translated"]
+__all__ = ["FIRST_BYTES", "ObjectInfo", "ObjectSource", "delete", "delete_tree", "exists", "filesystem", "join",
+           "list_folder", "list_objects", "local_path", "name", "open_source", "parent", "put", "put_if_absent", "read",
+           "read_range", "relative", "resolve", "stat", "translated"]
 
-
+FIRST_BYTES = 1 << 16
+"""What opening a source fetches: the headers and tags of most songs, and all of a small object."""
 _DENIED_WORDS = ("ACCESS_DENIED", "HTTP status 403", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH")
 """By these alone can Arrow's errors be told apart, which carry no code."""
 
@@ -28,8 +30,9 @@ class _Store(Protocol):
 
     def stat(self, uri: str) -> ObjectInfo: ...
     def read(self, uri: str, max_bytes: int | None) -> bytes: ...
-    def read_range(self, uri: str, offset: int, length: int) -> bytes: ...
+    def read_piece(self, uri: str, offset: int, length: int, etag: str | None) -> Piece: ...
     def list_objects(self, uri: str) -> Iterator[ObjectInfo]: ...
+    def list_folder(self, uri: str) -> Iterator[ObjectInfo]: ...
     def put(self, uri: str, data: bytes) -> None: ...
     def put_if_absent(self, uri: str, data: bytes) -> bool: ...
     def delete(self, uri: str) -> None: ...
@@ -60,12 +63,61 @@ def read_range(uri: str, offset: int, length: int) -> bytes:
     """At most `length` bytes from `offset` on: fewer at the end of the object, none behind it."""
     if offset < 0 or length < 0:
         raise InputError(f"'{uri}': range {offset}+{length} must not be negative")
-    return _store(uri).read_range(uri, offset, length)
+    return _store(uri).read_piece(uri, offset, length, None).data
+
+
+class ObjectSource:
+    """An object of which only the ranges are fetched that are asked for: a `gatefold.ranged.Source`.
+
+    All of it comes from one and the same content: once the object is replaced, the next fetch says so.
+    """
+
+    def __init__(self, uri: str, first_bytes: int) -> None:
+        self.uri = uri
+        first = _store(uri).read_piece(uri, 0, first_bytes, None)
+        self._first = first.data
+        self.size = first.size_bytes
+        """bytes"""
+        self.etag = first.etag
+        """of the content that is read, as listings tell it; None for an empty object"""
+        self.bytes_read = len(first.data)
+        """bytes fetched from the store so far"""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes from `offset` on: fewer at the end of the object, none behind it.
+
+        Raises: ObjectChanged when the object was replaced since it was opened; ObjectNotFound when it was deleted.
+        """
+        if offset < 0 or length < 0:
+            raise InputError(f"'{self.uri}': range {offset}+{length} must not be negative")
+        held = self._first[offset : offset + length]
+        start, end = offset + len(held), min(offset + length, self.size)
+        if start >= end:
+            return held
+        piece = _store(self.uri).read_piece(self.uri, start, end - start, self.etag)
+        self.bytes_read += len(piece.data)
+        return held + piece.data
+
+
+def open_source(uri: str, first_bytes: int = FIRST_BYTES) -> ObjectSource:
+    """An object to be read in ranges. Opening it fetches its first bytes, and learns size and tag on the way.
+
+    Args:
+        first_bytes: how many; what lies within them is not fetched again.
+
+    Raises: ObjectNotFound.
+    """
+    return ObjectSource(uri, first_bytes)
 
 
 def list_objects(uri: str) -> Iterator[ObjectInfo]:
     """All objects under a folder or prefix, at any depth, sorted by uri; nothing when there is no such folder."""
     return _store(uri).list_objects(uri)
+
+
+def list_folder(uri: str) -> Iterator[ObjectInfo]:
+    """The objects directly in a folder or prefix, sorted by uri; nothing when there is no such folder."""
+    return _store(uri).list_folder(uri)
 
 
 def put(uri: str, data: bytes) -> None:

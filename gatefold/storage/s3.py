@@ -29,14 +29,15 @@ from botocore.exceptions import (
 )
 from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
-from gatefold.errors import InputError, ObjectNotFound, StorageDenied, StorageUnavailable, TooLarge
-from gatefold.storage.uris import ObjectInfo, bucket_and_key
+from gatefold.errors import InputError, ObjectChanged, ObjectNotFound, StorageDenied, StorageUnavailable, TooLarge
+from gatefold.storage.uris import ObjectInfo, Piece, bucket_and_key
 
 _ATTEMPTS = 6
 _BROKEN_BODY = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, ConnectionClosedError)
 _DENIED_CODES = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId",
                  "AuthorizationHeaderMalformed", "PermanentRedirect", "301"}
 _DENIED_ERRORS = (NoCredentialsError, PartialCredentialsError, TokenRetrievalError)
+_PRECONDITION = ("PreconditionFailed", "412")
 _REMEDY = ("check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN (renew them if they have expired), "
            "AWS_REGION, and the account's rights on this bucket")
 _lock = threading.Lock()
@@ -62,28 +63,42 @@ def read(uri: str, max_bytes: int | None) -> bytes:
         return _whole(body)
 
 
-def read_range(uri: str, offset: int, length: int) -> bytes:
-    def body() -> bytes:
-        wanted = f"bytes={offset}-{offset + length - 1}"
-        data: bytes = client().get_object(**_target(uri), Range=wanted)["Body"].read()
-        return data
+def read_piece(uri: str, offset: int, length: int, etag: str | None) -> Piece:
+    def piece() -> Piece:
+        pinned = {"IfMatch": f'"{etag}"'} if etag else {}
+        found = client().get_object(**_target(uri), Range=f"bytes={offset}-{offset + length - 1}", **pinned)
+        tag = found["ETag"].strip('"')
+        if etag not in (None, tag):  # a store that does not know If-Match
+            found["Body"].close()
+            raise _changed(uri)
+        return Piece(found["Body"].read(), int(found["ContentRange"].rpartition("/")[2]), tag)
 
     if length == 0:
-        return b""
+        return Piece(b"", 0, etag)
     with translated(uri):
         try:
-            return _whole(body)
+            return _whole(piece)
         except ClientError as error:
             if _code(error) == "InvalidRange":  # begins behind the last byte
-                return b""
+                return Piece(b"", 0, etag)
+            if _code(error) in _PRECONDITION:
+                raise _changed(uri) from error
             raise
 
 
 def list_objects(uri: str) -> Iterator[ObjectInfo]:
+    return _listed(uri)
+
+
+def list_folder(uri: str) -> Iterator[ObjectInfo]:
+    return _listed(uri, Delimiter="/")
+
+
+def _listed(uri: str, **options: str) -> Iterator[ObjectInfo]:
     bucket, key = bucket_and_key(uri)
+    prefix = f"{key}/" if key else ""
     with translated(uri):
-        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{key}/" if key else "")
-        for page in pages:
+        for page in client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **options):
             for found in page.get("Contents", ()):
                 if not found["Key"].endswith("/"):  # consoles mark an empty folder with such a key
                     etag = found["ETag"].strip('"')
@@ -104,7 +119,7 @@ def put_if_absent(uri: str, data: bytes) -> bool:
                 if _code(error) == "ConditionalRequestConflict" and attempt + 1 < _ATTEMPTS:
                     time.sleep(0.1 * 2**attempt)
                     continue
-                if _code(error) not in ("PreconditionFailed", "412"):
+                if _code(error) not in _PRECONDITION:
                     raise
                 # the SDK repeats a put whose answer was lost; what it then finds may be its own
                 retried = error.response["ResponseMetadata"].get("RetryAttempts", 0) > 0
@@ -175,6 +190,10 @@ def _whole(body: Callable[[], _T]) -> _T:
         except _BROKEN_BODY:
             time.sleep(0.2 * 2**attempt)
     return body()
+
+
+def _changed(uri: str) -> ObjectChanged:
+    return ObjectChanged(f"'{uri}' changed while it was read; read it again")
 
 
 def _target(uri: str) -> dict[str, str]:

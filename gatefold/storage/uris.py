@@ -32,6 +32,15 @@ class ObjectInfo:
     etag: str | None
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Some bytes of an object; size and tag of the whole of it at the moment they were read."""
+
+    data: bytes
+    size_bytes: int
+    etag: str | None
+
+
 def resolve(uri_or_path: str, base: str | None = None) -> str:
     """The canonical URI of an absolute path, a `file://` or `s3://` URI, or a path relative to `base`.
 
