@@ -151,6 +151,12 @@ class ObjectChanged(StorageUnavailable):
     code = "object_changed"
 
 
+class RunInProgress(Unavailable):
+    """Another driver works on the same stage of the same workspace."""
+
+    code = "run_in_progress"
+
+
 class IndexNotReady(Unavailable):
     code = "index_not_ready"
 
@@ -191,3 +197,9 @@ class StorageDenied(Corrupt):
     """The account may not do this: every other object would fail alike, so the job stops."""
 
     code = "storage_denied"
+
+
+class LeaseLost(Corrupt):
+    """What this process held was taken over by another one, which now does the work; nothing more may be written."""
+
+    code = "lease_lost"

@@ -42,28 +42,34 @@ REJECTS = pa.schema(
         pa.field("message", pa.string(), nullable=False),
         pa.field("attempt", pa.int32(), nullable=False),
         pa.field("at", pa.timestamp("ms", tz="UTC"), nullable=False),
+        pa.field("etag", pa.string()),
+        pa.field("size_bytes", pa.int64()),
     ]
 )
+"""`etag` is that of the track when it was tried, `size_bytes` of the object, where it is known."""
+
+ETAG = pa.field("etag", pa.string())
+"""Last column of every table a stage makes of tracks: what its row was made of, empty where no store ever said."""
 
 
 def spectrogram_schema(audio: AudioSettings) -> pa.Schema:
     """One row a window; log_mel is float16 [M, F], natural logarithm of mel power."""
     log_mel = pa.fixed_shape_tensor(pa.float16(), [audio.n_mels, audio.frames])
     return pa.schema(
-        [("song_id", pa.string()), ("window", pa.int16()), ("start_s", pa.float32()), ("log_mel", log_mel)]
+        [("song_id", pa.string()), ("window", pa.int16()), ("start_s", pa.float32()), ("log_mel", log_mel), ETAG]
     )
 
 
 def cover_schema(cover: CoverSettings) -> pa.Schema:
     """One row a song; pixels are uint8 [3, S, S], RGB."""
     pixels = pa.fixed_shape_tensor(pa.uint8(), [3, cover.size, cover.size])
-    return pa.schema([("song_id", pa.string()), ("pixels", pixels)])
+    return pa.schema([("song_id", pa.string()), ("pixels", pixels), ETAG])
 
 
 def embedding_schema(embed_dim: int) -> pa.Schema:
     """One row a song; each embedding is float32 [D] of unit length, or null where the song has no such side."""
     vector = pa.list_(pa.float32(), embed_dim)
-    return pa.schema([("song_id", pa.string()), ("song_embedding", vector), ("cover_embedding", vector)])
+    return pa.schema([("song_id", pa.string()), ("song_embedding", vector), ("cover_embedding", vector), ETAG])
 
 
 class Track(BaseModel):

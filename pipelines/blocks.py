@@ -8,7 +8,7 @@ and counts.
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,8 +21,24 @@ from gatefold.workspace import Workspace
 from pipelines.quarantine import Reject, check_share, read_attempts, read_rejects, write_rejects
 from pipelines.report import OnProgress, Report, write_report
 
-BlockMapper = Callable[[pa.Table], tuple[pa.Table, list[Reject]]]
-"""Tracks of one block -> (rows for the table, rejects). Made once in each worker."""
+
+@dataclass(frozen=True)
+class Made:
+    """What a mapper makes of the tracks of a block: every one of them is among the rows, the rejects or the postponed.
+
+    `rows` are for the stage's table, but for their last column `etag`, which is added here. `postponed` are song_ids
+    whose objects could not be read just now, with the reason; nothing is written of them, and they are tried again.
+    `bytes_read` counts what was fetched from storage.
+    """
+
+    rows: pa.Table
+    rejects: list[Reject] = field(default_factory=list)
+    postponed: dict[str, str] = field(default_factory=dict)
+    bytes_read: int = 0
+
+
+BlockMapper = Callable[[pa.Table], Made]
+"""Made once in each worker."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +66,8 @@ class _Block:
         self._mapper, self._stage, self._attempts = make_mapper(), stage, attempts
 
     def __call__(self, tracks: pa.Table) -> pa.Table:
-        rows, rejects = self._mapper(tracks)
+        made = self._mapper(tracks)
+        rows, rejects = made.rows, made.rejects
         name = hashlib.sha256("\n".join(tracks["song_id"].to_pylist()).encode()).hexdigest()[:32]
         if rows.num_rows:
             tables.write_part(self._stage.target, name, rows)

@@ -9,13 +9,13 @@ import pyarrow.compute as pc
 
 from gatefold.config import CoverSettings, Settings
 from gatefold.covers import decode_cover
-from gatefold.errors import InputError, NotFound
+from gatefold.errors import InputError, NotFound, Unavailable
 from gatefold.records import cover_schema
 from gatefold.storage.catalogues import read_tracks
 from gatefold.storage.pictures import read_cover
 from gatefold.storage.tables import tensor_column
 from gatefold.workspace import Workspace
-from pipelines.blocks import BlockMapper, Stage, map_tracks
+from pipelines.blocks import BlockMapper, Made, Stage, map_tracks
 from pipelines.quarantine import Reject, reject_of
 from pipelines.report import OnProgress, Report, silent
 
@@ -34,18 +34,27 @@ def _make_mapper(cover: CoverSettings) -> BlockMapper:
     return partial(_look_at_block, cover)
 
 
-def _look_at_block(cover: CoverSettings, tracks: pa.Table) -> tuple[pa.Table, list[Reject]]:
+def _look_at_block(cover: CoverSettings, tracks: pa.Table) -> Made:
     ids: list[str] = []
     pixels: list[npt.NDArray[np.uint8]] = []
     rejects: list[Reject] = []
+    postponed: dict[str, str] = {}
+    bytes_read = 0
     for song_id, uri in zip(tracks["song_id"].to_pylist(), tracks["cover_uri"].to_pylist(), strict=True):
+        size_bytes = None
         try:
-            picture = decode_cover(read_cover(uri, cover.max_bytes), cover)
+            data = read_cover(uri, cover.max_bytes)
+            size_bytes = len(data)
+            bytes_read += size_bytes
+            picture = decode_cover(data, cover)
         except (InputError, NotFound) as error:
-            rejects.append(reject_of(error, song_id=song_id, uri=uri, stage=STAGE))
+            rejects.append(reject_of(error, song_id=song_id, uri=uri, stage=STAGE, size_bytes=size_bytes))
+            continue
+        except Unavailable as error:
+            postponed[song_id] = error.message
             continue
         ids.append(song_id)
         pixels.append(picture)
     schema = cover_schema(cover)
     columns = [pa.array(ids, pa.string()), tensor_column(pixels, schema.field("pixels").type)]
-    return pa.Table.from_arrays(columns, schema=schema), rejects
+    return Made(pa.Table.from_arrays(columns, names=schema.names[:-1]), rejects, postponed, bytes_read)

@@ -15,9 +15,8 @@ from gatefold.storage.catalogues import read_tracks
 from gatefold.storage.models import load_encoder
 from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
-from pipelines.blocks import BlockMapper, Stage, map_tracks
+from pipelines.blocks import BlockMapper, Made, Stage, map_tracks
 from pipelines.pairs import read_windows
-from pipelines.quarantine import Reject
 from pipelines.report import OnProgress, Report, silent
 from pipelines.versions import versions_of
 
@@ -42,16 +41,14 @@ def _make_mapper(settings: Settings, workspace: Workspace, encoder_uri: str) -> 
     return partial(_embed_block, load_encoder(encoder_uri), settings, workspace)
 
 
-def _embed_block(
-    encoder: DualEncoder, settings: Settings, workspace: Workspace, tracks: pa.Table
-) -> tuple[pa.Table, list[Reject]]:
+def _embed_block(encoder: DualEncoder, settings: Settings, workspace: Workspace, tracks: pa.Table) -> Made:
     ids = tracks["song_id"].to_pylist()
     windows = read_windows(settings, workspace, ids)
     songs = {song_id: encoder.embed_song(log_mel) for song_id, log_mel in windows.items()}
     covers = _embedded_covers(encoder, settings, workspace, ids)
     schema = embedding_schema(encoder.settings.embed_dim)
     columns = [pa.array(ids, pa.string()), _vectors(songs, ids, schema), _vectors(covers, ids, schema)]
-    return pa.Table.from_arrays(columns, schema=schema), []
+    return Made(pa.Table.from_arrays(columns, names=schema.names[:-1]))
 
 
 def _embedded_covers(

@@ -20,7 +20,10 @@ from gatefold.workspace import Workspace
 
 @dataclass(frozen=True)
 class Reject:
-    """One input that a stage could not use; `attempt` counts from 1, `at` is UTC."""
+    """One input that a stage could not use; `attempt` counts from 1, `at` is UTC.
+
+    `etag` says which state of the object was tried, `size_bytes` how large it was; None where it is not known.
+    """
 
     song_id: str
     uri: str | None
@@ -29,11 +32,21 @@ class Reject:
     message: str
     attempt: int
     at: datetime
+    etag: str | None = None
+    size_bytes: int | None = None
 
 
-def reject_of(error: GatefoldError, song_id: str, uri: str | None, stage: str, attempt: int = 1) -> Reject:
+def reject_of(
+    error: GatefoldError,
+    song_id: str,
+    uri: str | None,
+    stage: str,
+    attempt: int = 1,
+    size_bytes: int | None = None,
+) -> Reject:
     """The row that tells of this error."""
-    return Reject(song_id, uri, stage, error.code, error.message, attempt, datetime.now(timezone.utc))
+    now = datetime.now(timezone.utc)
+    return Reject(song_id, uri, stage, error.code, error.message, attempt, now, size_bytes=size_bytes)
 
 
 def reject_table(rejects: Sequence[Reject]) -> pa.Table:
@@ -52,9 +65,13 @@ def read_rejects(workspace: Workspace, stage: str | None = None) -> pa.Table:
     """All rejects of a stage, or of all stages, the oldest first; no rows when there are none."""
     folder = objects.parent(workspace.rejects("any")) if stage is None else workspace.rejects(stage)
     try:
-        return tables.read_table(folder).cast(REJECTS).sort_by("at")
+        found = tables.read_table(folder)
     except StageMissing:
         return REJECTS.empty_table()
+    for field in REJECTS:
+        if field.name not in found.column_names:  # made before there was such a column
+            found = found.append_column(field, pa.nulls(found.num_rows, field.type))
+    return found.select(REJECTS.names).cast(REJECTS).sort_by("at")
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ import torch
 
 from gatefold.audio import Song, listen
 from gatefold.config import AudioSettings, Settings
-from gatefold.errors import InputError, NotFound
+from gatefold.errors import InputError, NotFound, Unavailable
 from gatefold.records import spectrogram_schema
 from gatefold.storage import objects
 from gatefold.storage.catalogues import read_tracks
 from gatefold.storage.tables import tensor_column
 from gatefold.workspace import Workspace
-from pipelines.blocks import BlockMapper, Stage, map_tracks
+from pipelines.blocks import BlockMapper, Made, Stage, map_tracks
 from pipelines.quarantine import Reject, reject_of
 from pipelines.report import OnProgress, Report, silent
 
@@ -32,16 +32,23 @@ def _make_mapper(audio: AudioSettings) -> BlockMapper:
     return partial(_listen_to_block, audio)
 
 
-def _listen_to_block(audio: AudioSettings, tracks: pa.Table) -> tuple[pa.Table, list[Reject]]:
+def _listen_to_block(audio: AudioSettings, tracks: pa.Table) -> Made:
     songs: list[tuple[str, Song]] = []
     rejects: list[Reject] = []
+    postponed: dict[str, str] = {}
+    bytes_read = 0
     for song_id, uri in zip(tracks["song_id"].to_pylist(), tracks["audio_uri"].to_pylist(), strict=True):
+        size_bytes = None
         try:
             data = objects.read(uri, max_bytes=audio.max_bytes)
+            size_bytes = len(data)
+            bytes_read += size_bytes
             songs.append((song_id, listen(data, audio, name=f"song '{song_id}'")))
         except (InputError, NotFound) as error:
-            rejects.append(reject_of(error, song_id=song_id, uri=uri, stage=STAGE))
-    return _rows(songs, audio), rejects
+            rejects.append(reject_of(error, song_id=song_id, uri=uri, stage=STAGE, size_bytes=size_bytes))
+        except Unavailable as error:
+            postponed[song_id] = error.message
+    return Made(_rows(songs, audio), rejects, postponed, bytes_read)
 
 
 def _rows(songs: list[tuple[str, Song]], audio: AudioSettings) -> pa.Table:
@@ -56,4 +63,4 @@ def _rows(songs: list[tuple[str, Song]], audio: AudioSettings) -> pa.Table:
         pa.array(starts, schema.field("start_s").type),
         tensor_column(log_mel, schema.field("log_mel").type),
     ]
-    return pa.Table.from_arrays(columns, schema=schema)
+    return pa.Table.from_arrays(columns, names=schema.names[:-1])
