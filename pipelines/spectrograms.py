@@ -48,10 +48,11 @@ def _listen_to_block(audio: AudioSettings, tracks: pa.Table) -> Made:
             rejects.append(reject_of(error, song_id=song_id, uri=uri, stage=STAGE, size_bytes=size_bytes))
         except Unavailable as error:
             postponed[song_id] = error.message
-    return Made(_rows(songs, audio), rejects, postponed, bytes_read)
+    return Made(spectrogram_rows(songs, audio), rejects, postponed, bytes_read)
 
 
-def _rows(songs: list[tuple[str, Song]], audio: AudioSettings) -> pa.Table:
+def spectrogram_rows(songs: list[tuple[str, Song]], audio: AudioSettings) -> pa.Table:
+    """The rows of `spectrogram_schema`, but for its last column, of songs by their song_id."""
     schema = spectrogram_schema(audio)
     windows = [
         (song_id, w, song.starts_s[w], song.log_mel[w]) for song_id, song in songs for w in range(len(song.starts_s))

@@ -22,11 +22,17 @@ _READERS = 8
 
 def write_part(folder: str, name: str, table: pa.Table) -> str:
     """Writes one part, `<name>.parquet`, in one atomic put; its uri. A part of the same name is replaced."""
+    uri = objects.join(folder, name + _SUFFIX)
+    objects.put(uri, encode_part(table))
+    return uri
+
+
+def encode_part(table: pa.Table) -> bytes:
+    """A part as it is written."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    uri = objects.join(folder, name + _SUFFIX)
-    objects.put(uri, sink.getvalue().to_pybytes())
-    return uri
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def parts(folder: str) -> list[str]:
