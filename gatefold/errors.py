@@ -72,6 +72,18 @@ class AudioTooLong(InputError):
     status = 413
 
 
+class DecodingTimeout(InputError):
+    """Decoding hung or crawled, and was ended."""
+
+    code = "decoding_timeout"
+
+
+class DecoderCrashed(InputError):
+    """Decoding took its process with it."""
+
+    code = "decoder_crashed"
+
+
 class UndecodableCover(InputError):
     code = "undecodable_cover"
     status = 415
