@@ -1,12 +1,12 @@
 """The catalogue: which songs there are, from a manifest or a folder of audio files, brought up to date in a workspace.
 
-Called again it does only what changed: rows that stand in the catalogue as they would be written now are neither opened
-nor looked up. Nothing is decoded here; whether a file can be heard or seen is for the next stages to find out.
+Called again it asks the store what each object holds now, unless the manifest says so itself; what changed is written,
+and a catalogue that stands as it would be written now stays untouched. Nothing is decoded here; whether a file can be
+heard or seen is for the next stages to find out.
 """
 
 import hashlib
 import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 
 import pyarrow as pa
@@ -15,22 +15,22 @@ import pyarrow.parquet as pq
 from pydantic import JsonValue
 
 from gatefold.config import Settings, SplitSettings
-from gatefold.errors import InputError, NotFound, StageMissing
+from gatefold.errors import InputError, StageMissing
 from gatefold.records import SPLITS, TRACKS, split_of
 from gatefold.storage import catalogues, objects
 from gatefold.storage.catalogues import Catalogue
 from gatefold.storage.pictures import FRAGMENT
 from gatefold.workspace import Workspace
 from pipelines import scanning
+from pipelines.etags import find_etags
 from pipelines.manifests import SUFFIXES, read_manifest
 from pipelines.quarantine import Reject, check_share, read_attempts, read_rejects, write_rejects
 from pipelines.report import OnProgress, Report, silent, write_report
-from pipelines.rows import map_rows
 
 STAGE = "catalogue"
 _ROWS_PER_PART = 65_536
-_LOOK_UPS_PER_TASK = 1024
-_LOOKERS = 16
+_IDENTITY = ("song_id", "audio_uri", "cover_uri", "audio_etag", "cover_etag")
+_NONE = pa.scalar(None, pa.string())
 _FAULTS = pa.schema([("row", pa.int64()), ("column", pa.string()), ("uri", pa.string()), ("code", pa.string()),
                      ("message", pa.string())])
 """What is wrong with a row of the source: a fault in audio_uri costs the song, one in cover_uri only its cover."""
@@ -87,18 +87,17 @@ def _from_folder(uri: str, standing: pa.Table | None, on_progress: OnProgress) -
 
 
 def _from_manifest(uri: str, standing: pa.Table | None, on_progress: OnProgress) -> tuple[pa.Table, pa.Table, int]:
-    """The rows with canonical uris, the faults found, and how many rows were looked up."""
+    """The rows with canonical uris and etags, the faults found, and how many rows are new or changed."""
     rows = read_manifest(uri)
     rows = rows.add_column(0, "row", pa.array(range(rows.num_rows), pa.int64()))
     faults = []
     for column in ("audio_uri", "cover_uri"):
         resolved, refused = _resolved(rows, column, objects.parent(uri))
-        rows = rows.set_column(rows.column_names.index(column), column, resolved)
+        rows = _with(rows, column, resolved)
         faults.append(refused)
-    fresh = rows.filter(pc.and_(pc.is_valid(rows["audio_uri"]), pc.invert(_stands(rows, standing))))
-    found = map_rows(fresh.select(["row", "audio_uri", "cover_uri"]), _look_up, _LOOK_UPS_PER_TASK, on_progress)
-    faults.append(found.filter(pc.is_valid(found["code"])))
-    return rows, pa.concat_tables(faults).sort_by("row"), fresh.num_rows
+    rows, missing = _with_etags(rows, on_progress)
+    changed = pc.sum(pc.invert(_stands(rows, standing))).as_py()
+    return rows, pa.concat_tables([*faults, missing]).sort_by("row"), changed
 
 
 def _resolved(rows: pa.Table, column: str, base: str) -> tuple[pa.Array, pa.Table]:
@@ -119,6 +118,27 @@ def _canonical(value: str, base: str) -> str:
     return objects.resolve(value.removesuffix(FRAGMENT), base) + inside
 
 
+def _with_etags(rows: pa.Table, on_progress: OnProgress) -> tuple[pa.Table, pa.Table]:
+    """The rows with the present etags of what they name, and faults for what is not there; given etags are believed."""
+    audio, covers = rows["audio_uri"], pc.if_else(pc.is_valid(rows["audio_uri"]), rows["cover_uri"], _NONE)
+    covers = pc.replace_substring_regex(covers, pattern=f"{FRAGMENT}$", replacement="")
+    given = pc.if_else(pc.is_valid(covers), rows["cover_etag"], _NONE)
+    beside = pc.if_else(pc.equal(covers, audio), rows["audio_etag"], _NONE)
+    places = {"audio": (audio, rows["audio_etag"]), "cover": (covers, pc.coalesce(given, beside))}
+    unknown = [chunk for uris, etags in places.values() for chunk in uris.filter(pc.is_null(etags)).chunks]
+    found = find_etags(pc.unique(pa.chunked_array(unknown, pa.string()).drop_null()), on_progress)
+    faults = []
+    for side, (uris, etags) in places.items():
+        at = pc.index_in(uris, value_set=found["uri"])
+        rows = _with(rows, f"{side}_etag", pc.coalesce(etags, found["etag"].take(at)))
+        columns = (rows["row"], pa.repeat(f"{side}_uri", rows.num_rows), rows[f"{side}_uri"])
+        answers = pa.table([*columns, found["code"].take(at), found["message"].take(at)], schema=_FAULTS)
+        faults.append(answers.filter(pc.and_(pc.is_null(etags), pc.is_valid(answers["code"]))))
+    songless, coverless = faults  # a song without its audio is one fault, whatever becomes of its cover
+    coverless = coverless.filter(pc.invert(pc.is_in(coverless["row"], value_set=songless["row"].combine_chunks())))
+    return rows, pa.concat_tables([songless, coverless])
+
+
 def _stands(rows: pa.Table, standing: pa.Table | None) -> pa.ChunkedArray:
     if standing is None:
         return pa.chunked_array([pa.array([False] * rows.num_rows)])
@@ -126,26 +146,12 @@ def _stands(rows: pa.Table, standing: pa.Table | None) -> pa.ChunkedArray:
 
 
 def _identity(rows: pa.Table) -> pa.ChunkedArray:
-    keys = [pc.fill_null(rows[name], "") for name in ("song_id", "audio_uri", "cover_uri")]
+    keys = [pc.fill_null(rows[name], "") if name in rows.column_names else "" for name in _IDENTITY]
     return pc.binary_join_element_wise(*keys, "\0")
 
 
-def _look_up(rows: pa.Table) -> pa.Table:
-    """For each row what is missing of its files; a fault with no code is none."""
-    columns = (rows[name].to_pylist() for name in ("row", "audio_uri", "cover_uri"))
-    with ThreadPoolExecutor(_LOOKERS) as pool:
-        found = list(pool.map(_look_up_one, *columns))
-    return pa.Table.from_pylist(found, schema=_FAULTS)
-
-
-def _look_up_one(row: int, audio_uri: str, cover_uri: str | None) -> dict[str, object]:
-    for column, uri in (("audio_uri", audio_uri), ("cover_uri", cover_uri)):
-        try:
-            if uri:
-                objects.stat(uri.removesuffix(FRAGMENT))
-        except (InputError, NotFound) as error:
-            return {"row": row, "column": column, "uri": uri, "code": error.code, "message": error.message}
-    return {"row": row}
+def _with(rows: pa.Table, column: str, values: pa.ChunkedArray) -> pa.Table:
+    return rows.set_column(rows.column_names.index(column), column, values)
 
 
 def _without_faulty(rows: pa.Table, faults: pa.Table) -> pa.Table:
@@ -153,14 +159,14 @@ def _without_faulty(rows: pa.Table, faults: pa.Table) -> pa.Table:
         pc.is_in(rows["row"], value_set=faults.filter(pc.equal(faults["column"], name))["row"].combine_chunks())
         for name in ("audio_uri", "cover_uri")
     )
-    covers = pc.if_else(uncovered, pa.scalar(None, pa.string()), rows["cover_uri"])
-    rows = rows.set_column(rows.column_names.index("cover_uri"), "cover_uri", covers)
+    for column in ("cover_uri", "cover_etag"):
+        rows = _with(rows, column, pc.if_else(uncovered, _NONE, rows[column]))
     return rows.filter(pc.invert(songless)).drop_columns(["row"])
 
 
 def _finished(rows: pa.Table, shares: SplitSettings) -> pa.Table:
     """The table as it is kept: the catalogue's own columns in their order, then those that were carried."""
-    rows = rows.set_column(rows.column_names.index("split"), "split", with_splits(rows, shares))
+    rows = _with(rows, "split", with_splits(rows, shares))
     carried = [field.remove_metadata() for field in rows.schema if field.name not in TRACKS.names]
     return rows.select([*TRACKS.names, *(field.name for field in carried)]).cast(pa.schema([*TRACKS, *carried]))
 

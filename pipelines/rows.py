@@ -1,4 +1,7 @@
-"""Map the rows of a table in parallel, for work that waits on storage. What is done to a row is the caller's."""
+"""Map the rows of a table in parallel, for work that waits on storage. What is done to a row is the caller's.
+
+What is no more than one task's work is done here, in this process, which is sooner than any worker would begin.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,12 +20,16 @@ def map_rows(
     """What the mapper makes of the rows, in any order; it is called with at most `rows_per_task` of them.
 
     Args:
-        mapper: a function of a module; it must give as many rows as it gets.
+        mapper: a function of a module; it may give more or fewer rows than it gets.
+        on_progress: told the rows made, and the rows of the table.
 
     Raises: the mapper's own GatefoldError, as it was raised.
     """
-    if not table.num_rows:
-        return mapper(table)
+    if table.num_rows <= rows_per_task:
+        rows = mapper(table)
+        if rows.num_rows:
+            on_progress(rows.num_rows, table.num_rows)
+        return rows
     blocks = [table.slice(start, rows_per_task) for start in range(0, table.num_rows, rows_per_task)]
     made: list[pa.Table] = []
     with own_errors():

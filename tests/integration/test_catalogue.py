@@ -17,9 +17,10 @@ from gatefold.records import TRACKS
 from gatefold.storage import catalogues, objects
 from gatefold.storage.pictures import read_cover
 from gatefold.workspace import Workspace
+from pipelines import etags
 from pipelines.catalogue import build_catalogue
 from pipelines.quarantine import read_rejects
-from pipelines.report import read_report
+from pipelines.report import NOTHING, Report, read_report, silent
 from pipelines.rows import map_rows
 
 MUSIC = Path(__file__).parents[1] / "data" / "music"
@@ -177,6 +178,109 @@ def test_a_manifest_row_without_its_file_is_a_reject_that_names_row_and_value(pl
     assert (report.done, report.skipped, report.rejected) == (1, 1, 0)
 
 
+def changes(report: Report) -> list[object]:
+    return [report.details[key] for key in ("added", "updated", "removed")]
+
+
+def test_changed_audio_and_a_changed_cover_are_noticed_under_the_same_uri(place: str) -> None:
+    workspace, manifest = Workspace(f"{place}/workspace"), f"{place}/songs.csv"
+    upload(place, "02_jazz.ogg", "11_polka.mp3", "10_house_cc0_cover.m4a")
+    objects.put(f"{place}/p.png", b"a picture")
+    write_csv(manifest, "song_id,audio_uri,cover_uri", "a,02_jazz.ogg,", "b,11_polka.mp3,p.png",
+              "c,10_house_cc0_cover.m4a,10_house_cc0_cover.m4a#picture")
+    build_catalogue(Settings(), manifest, workspace)
+    before, fingerprint = by_id(workspace), catalogues.current(workspace)
+    assert before["b"]["audio_etag"] == objects.stat(f"{place}/11_polka.mp3").etag
+    assert before["b"]["cover_etag"] == objects.stat(f"{place}/p.png").etag
+    assert before["c"]["cover_etag"] == before["c"]["audio_etag"]
+    assert before["a"]["cover_etag"] is None
+    objects.put(f"{place}/02_jazz.ogg", (MUSIC / "07_electronica.ogg").read_bytes())
+    objects.put(f"{place}/p.png", b"another picture")
+    report = build_catalogue(Settings(), manifest, workspace)
+    after = by_id(workspace)
+    assert (report.done, report.skipped, changes(report)) == (2, 1, [0, 2, 0])
+    assert after["a"]["audio_etag"] != before["a"]["audio_etag"]
+    assert after["b"]["audio_etag"] == before["b"]["audio_etag"]
+    assert after["b"]["cover_etag"] != before["b"]["cover_etag"]
+    assert catalogues.current(workspace) != fingerprint
+    unchanged = state(workspace)
+    assert build_catalogue(Settings(), manifest, workspace).done == 0
+    assert state(workspace) == unchanged
+
+
+def test_a_song_whose_file_vanished_is_a_reject_until_the_file_is_back(place: str) -> None:
+    workspace, manifest = Workspace(f"{place}/workspace"), f"{place}/songs.csv"
+    upload(place, "02_jazz.ogg", "11_polka.mp3")
+    write_csv(manifest, "song_id,audio_uri", "a,02_jazz.ogg", "b,11_polka.mp3")
+    build_catalogue(Settings(), manifest, workspace)
+    objects.delete(f"{place}/11_polka.mp3")
+    report = build_catalogue(LENIENT, manifest, workspace)
+    assert (set(by_id(workspace)), report.rejected, changes(report)) == ({"a"}, 1, [0, 0, 1])
+    (reject,) = read_rejects(workspace, "catalogue").to_pylist()
+    assert (reject["song_id"], reject["code"]) == ("b", "object_not_found")
+    assert reject["message"].startswith(f"row 2, audio_uri: '{place}/11_polka.mp3' does not exist")
+    upload(place, "11_polka.mp3")
+    report = build_catalogue(LENIENT, manifest, workspace)
+    assert (set(by_id(workspace)), report.rejected, changes(report)) == ({"a", "b"}, 0, [1, 0, 0])
+    assert read_rejects(workspace).num_rows == 0
+
+
+def test_a_manifest_with_etags_of_its_own_is_believed_without_a_look(place: str) -> None:
+    workspace, manifest = Workspace(f"{place}/workspace"), f"{place}/songs.csv"
+    upload(place, "02_jazz.ogg")
+    head = "song_id,audio_uri,cover_uri,audio_etag,cover_etag"
+    inside, given = "b,nowhere/b.m4a,nowhere/b.m4a#picture,e2,", "c,nowhere/c.mp3,nowhere/c.png,e3,e4"
+    write_csv(manifest, head, "a,02_jazz.ogg,,,", inside, given)
+    report = build_catalogue(Settings(), manifest, workspace)
+    assert (report.done, report.rejected) == (3, 0)
+    tracks = by_id(workspace)
+    assert tracks["a"]["audio_etag"] == objects.stat(f"{place}/02_jazz.ogg").etag
+    assert [(tracks[i]["audio_etag"], tracks[i]["cover_etag"]) for i in "bc"] == [("e2", "e2"), ("e3", "e4")]
+    write_csv(manifest, head, "a,02_jazz.ogg,,,", inside, given.replace("e3", "e5"))
+    report = build_catalogue(Settings(), manifest, workspace)
+    assert (report.done, report.skipped, changes(report)) == (1, 2, [0, 1, 0])
+
+
+def test_a_song_without_audio_and_cover_is_one_reject(place: str) -> None:
+    workspace, manifest = Workspace(f"{place}/workspace"), f"{place}/songs.csv"
+    upload(place, "02_jazz.ogg")
+    write_csv(manifest, "song_id,audio_uri,cover_uri", "a,02_jazz.ogg,", "b,lost.mp3,lost.png")
+    assert build_catalogue(LENIENT, manifest, workspace).rejected == 1
+
+
+class Unasked:
+    """A store that is listed and never asked for one object."""
+
+    list_folder = staticmethod(objects.list_folder)
+
+
+def test_a_listing_gives_the_etags_that_asking_would(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    uris = [objects.join(place, "many", f"song #{number}.mp3") for number in range(12)]
+    for uri in [*uris, f"{place}/many/below/x.mp3"]:
+        objects.put(uri, uri.encode())
+    expected = {uri: objects.stat(uri).etag for uri in uris}
+    monkeypatch.setattr(etags, "objects", Unasked())
+    found = etags.find_etags(pa.array(uris), silent)
+    assert dict(zip(found["uri"].to_pylist(), found["etag"].to_pylist(), strict=True)) == expected
+
+
+def test_many_small_folders_are_looked_through_by_the_workers(ray_cluster: str, tmp_path: Path) -> None:
+    assert ray_cluster
+    rows = [f"{folder}-{song},{folder}/{song}.mp3" for folder in range(300) for song in range(9)]
+    for folder in range(300):
+        (tmp_path / str(folder)).mkdir()
+        for song in range(9):
+            (tmp_path / str(folder) / f"{song}.mp3").touch()
+    (tmp_path / "299" / "8.mp3").unlink()
+    manifest, workspace = (tmp_path / "songs.csv").as_uri(), Workspace((tmp_path / "workspace").as_uri())
+    write_csv(manifest, "song_id,audio_uri", *rows)
+    told: list[int] = []
+    report = build_catalogue(Settings(), manifest, workspace, lambda done, _, __=NOTHING: told.append(done))
+    assert (report.done, report.rejected, report.details["songs"]) == (2700, 1, 2699)
+    assert (told[-1], len(told) > 2) == (2700, True)
+    assert None not in catalogues.read_tracks(workspace)["audio_etag"].to_pylist()
+
+
 def test_too_many_rejects_are_an_error_after_the_work_is_done(place: str) -> None:
     workspace = Workspace(f"{place}/workspace")
     upload(place, "02_jazz.ogg")
@@ -218,5 +322,5 @@ def unavailable(table: pa.Table) -> pa.Table:
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_error_in_a_worker_arrives_as_it_was_raised() -> None:
     with pytest.raises(StorageUnavailable) as caught:
-        map_rows(pa.table({"row": [1, 2]}), unavailable, 10, lambda _done, _total: None)
-    assert str(caught.value) == "'s3://bucket': no answer for 2 rows"
+        map_rows(pa.table({"row": [1, 2]}), unavailable, 1, silent)
+    assert str(caught.value) == "'s3://bucket': no answer for 1 rows"
