@@ -36,7 +36,7 @@ def connect(endpoint_url: str | None = None) -> None:
 
     address = os.environ.get("RAY_ADDRESS", "local")
     try:
-        _knock(address)
+        knock(address)
         with _core_muted():
             ray.init(
                 address=address,
@@ -55,9 +55,9 @@ def connect(endpoint_url: str | None = None) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _knock(address: str) -> None:
+def knock(address: str) -> None:
     """Raises: OSError where nobody listens, which Ray itself takes minutes to say."""
-    host, _, port = address.rpartition(":")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit() and "/" not in host:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
