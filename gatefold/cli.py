@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gatefold.housekeeping import rejects_app, release_app, status
+from gatefold.planning import doctor, plan
 from gatefold.session import Command, Commands, Session, readable
 from gatefold.terminal import Terminal, table
 
@@ -332,6 +333,8 @@ def _repository() -> Path:
 
 
 app.command(rich_help_panel=_KEEP)(status)
+app.command(rich_help_panel=_KEEP)(plan)
+app.command(rich_help_panel=_KEEP)(doctor)
 app.add_typer(rejects_app, name="rejects", rich_help_panel=_KEEP)
 
 

@@ -19,7 +19,8 @@ BELOW = {
     GROUND: {GROUND},
 }
 """Which floors a floor may import."""
-RESIDENTS = {"__main__": ROOF, "cli": ROOF, "session": ROOF, "housekeeping": ROOF, "storage": STORAGE}
+RESIDENTS = dict.fromkeys(("__main__", "cli", "session", "housekeeping", "planning", "doctor"), ROOF)
+RESIDENTS["storage"] = STORAGE
 """Modules of `gatefold` that do not live on the ground floor."""
 
 MAX_FILE, MAX_FUNCTION = 400, 50
