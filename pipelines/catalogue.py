@@ -7,6 +7,7 @@ heard or seen is for the next stages to find out.
 
 import hashlib
 import time
+from dataclasses import dataclass
 from datetime import datetime, timezone
 
 import pyarrow as pa
@@ -29,7 +30,8 @@ from pipelines.report import OnProgress, Report, silent, write_report
 
 STAGE = "catalogue"
 _ROWS_PER_PART = 65_536
-_IDENTITY = ("song_id", "audio_uri", "cover_uri", "audio_etag", "cover_etag")
+_ROWS_COMPARED = 1_000_000  # at once: the texts of all songs may be more than one array can hold
+_IDENTITY = ("audio_uri", "cover_uri", "audio_etag", "cover_etag")
 _NONE = pa.scalar(None, pa.string())
 _FAULTS = pa.schema([("row", pa.int64()), ("column", pa.string()), ("uri", pa.string()), ("code", pa.string()),
                      ("message", pa.string())])
@@ -46,17 +48,19 @@ def build_catalogue(settings: Settings, source: str, workspace: Workspace, on_pr
     standing = _standing(workspace)
     is_manifest = uri.lower().endswith(SUFFIXES)
     read = _from_manifest if is_manifest else _from_folder
-    rows, faults, opened = read(uri, standing, on_progress)
+    rows, faults = read(uri, standing, on_progress)
     tracks = _finished(_without_faulty(rows, faults), settings.split)
+    change = _change(tracks, standing)
     _replace_if_changed(workspace, uri, tracks, standing)
     _write_faults(workspace, rows, faults, numbered=is_manifest)
     report = Report(
         stage=STAGE,
-        done=opened,
-        skipped=rows.num_rows - opened,
+        done=rows.num_rows - change.untouched,
+        skipped=change.untouched,
         rejected=faults.num_rows,
         seconds=time.monotonic() - began,
-        details={"source": uri, "songs": tracks.num_rows, **_changes(tracks, standing), **_counts(tracks)},
+        details={"source": uri, "songs": tracks.num_rows, "added": change.added, "updated": change.updated,
+                 "removed": change.removed, **_counts(tracks)},
     )
     write_report(workspace, report)
     check_share(workspace, STAGE, faults.num_rows, rows.num_rows, settings.batch.max_reject_share)
@@ -82,12 +86,12 @@ def _side_of(shares: SplitSettings, column: str, name: str) -> str:
     return split_of(shares, artist=artist, album=album, song_id=name)
 
 
-def _from_folder(uri: str, standing: pa.Table | None, on_progress: OnProgress) -> tuple[pa.Table, pa.Table, int]:
+def _from_folder(uri: str, standing: pa.Table | None, on_progress: OnProgress) -> tuple[pa.Table, pa.Table]:
     return scanning.tagged(scanning.list_songs(uri), standing, on_progress)
 
 
-def _from_manifest(uri: str, standing: pa.Table | None, on_progress: OnProgress) -> tuple[pa.Table, pa.Table, int]:
-    """The rows with canonical uris and etags, the faults found, and how many rows are new or changed."""
+def _from_manifest(uri: str, _: pa.Table | None, on_progress: OnProgress) -> tuple[pa.Table, pa.Table]:
+    """The rows with canonical uris and present etags, and the faults found."""
     rows = read_manifest(uri)
     rows = rows.add_column(0, "row", pa.array(range(rows.num_rows), pa.int64()))
     faults = []
@@ -96,8 +100,7 @@ def _from_manifest(uri: str, standing: pa.Table | None, on_progress: OnProgress)
         rows = _with(rows, column, resolved)
         faults.append(refused)
     rows, missing = _with_etags(rows, on_progress)
-    changed = pc.sum(pc.invert(_stands(rows, standing))).as_py()
-    return rows, pa.concat_tables([*faults, missing]).sort_by("row"), changed
+    return rows, pa.concat_tables([*faults, missing]).sort_by("row")
 
 
 def _resolved(rows: pa.Table, column: str, base: str) -> tuple[pa.Array, pa.Table]:
@@ -120,13 +123,15 @@ def _canonical(value: str, base: str) -> str:
 
 def _with_etags(rows: pa.Table, on_progress: OnProgress) -> tuple[pa.Table, pa.Table]:
     """The rows with the present etags of what they name, and faults for what is not there; given etags are believed."""
-    audio, covers = rows["audio_uri"], pc.if_else(pc.is_valid(rows["audio_uri"]), rows["cover_uri"], _NONE)
+    # large: the uris of all songs may be more than one array of plain strings can hold
+    audio, covers = (rows[name].cast(pa.large_string()) for name in ("audio_uri", "cover_uri"))
+    covers = pc.if_else(pc.is_valid(audio), covers, pa.scalar(None, pa.large_string()))
     covers = pc.replace_substring_regex(covers, pattern=f"{FRAGMENT}$", replacement="")
     given = pc.if_else(pc.is_valid(covers), rows["cover_etag"], _NONE)
     beside = pc.if_else(pc.equal(covers, audio), rows["audio_etag"], _NONE)
     places = {"audio": (audio, rows["audio_etag"]), "cover": (covers, pc.coalesce(given, beside))}
     unknown = [chunk for uris, etags in places.values() for chunk in uris.filter(pc.is_null(etags)).chunks]
-    found = find_etags(pc.unique(pa.chunked_array(unknown, pa.string()).drop_null()), on_progress)
+    found = find_etags(pc.unique(pa.chunked_array(unknown, pa.large_string()).drop_null()), on_progress)
     faults = []
     for side, (uris, etags) in places.items():
         at = pc.index_in(uris, value_set=found["uri"])
@@ -137,17 +142,6 @@ def _with_etags(rows: pa.Table, on_progress: OnProgress) -> tuple[pa.Table, pa.T
     songless, coverless = faults  # a song without its audio is one fault, whatever becomes of its cover
     coverless = coverless.filter(pc.invert(pc.is_in(coverless["row"], value_set=songless["row"].combine_chunks())))
     return rows, pa.concat_tables([songless, coverless])
-
-
-def _stands(rows: pa.Table, standing: pa.Table | None) -> pa.ChunkedArray:
-    if standing is None:
-        return pa.chunked_array([pa.array([False] * rows.num_rows)])
-    return pc.is_in(_identity(rows), value_set=_identity(standing).combine_chunks())
-
-
-def _identity(rows: pa.Table) -> pa.ChunkedArray:
-    keys = [pc.fill_null(rows[name], "") if name in rows.column_names else "" for name in _IDENTITY]
-    return pc.binary_join_element_wise(*keys, "\0")
 
 
 def _with(rows: pa.Table, column: str, values: pa.ChunkedArray) -> pa.Table:
@@ -187,26 +181,41 @@ def _replace_if_changed(workspace: Workspace, source: str, tracks: pa.Table, sta
         catalogues.replace(workspace, Catalogue(fingerprint, tracks.num_rows, source), tracks, _ROWS_PER_PART)
 
 
-def _changes(tracks: pa.Table, standing: pa.Table | None) -> dict[str, JsonValue]:
+@dataclass(frozen=True)
+class _Change:
+    """How the tracks differ from those of before; `untouched` ones name the same objects, of the same content."""
+
+    added: int = 0
+    updated: int = 0
+    removed: int = 0
+    untouched: int = 0
+
+
+def _change(tracks: pa.Table, standing: pa.Table | None) -> _Change:
     if standing is None:
-        return {"added": tracks.num_rows, "updated": 0, "removed": 0}
-    ids_before = standing["song_id"].combine_chunks()
-    kept = tracks.filter(pc.is_in(tracks["song_id"], value_set=ids_before))
-    before = standing.take(pc.index_in(kept["song_id"], value_set=ids_before))
-    return {
-        "added": tracks.num_rows - kept.num_rows,
-        "updated": _count_differing(kept, before),
-        "removed": standing.num_rows - kept.num_rows,
-    }
+        return _Change(added=tracks.num_rows)
+    if tracks.equals(standing):
+        return _Change(untouched=tracks.num_rows)
+    texts = [name for name in tracks.column_names if pa.types.is_string(tracks[name].type)]
+    texts = [name for name in texts if name in standing.column_names]
+    place = pc.index_in(tracks["song_id"], value_set=standing["song_id"])
+    updated = touched = 0
+    for start in range(0, tracks.num_rows, _ROWS_COMPARED):
+        at = place.slice(start, _ROWS_COMPARED)
+        after = tracks.slice(start, _ROWS_COMPARED).filter(pc.is_valid(at))
+        before = standing.take(at.drop_null())
+        updated += _count_differing(after, before, texts)
+        touched += _count_differing(after, before, [name for name in _IDENTITY if name in texts])
+    kept = len(place) - place.null_count
+    return _Change(tracks.num_rows - kept, updated, standing.num_rows - kept, kept - touched)
 
 
-def _count_differing(after: pa.Table, before: pa.Table) -> int:
-    """Rows, paired by position, that differ in any text column."""
+def _count_differing(after: pa.Table, before: pa.Table, columns: list[str]) -> int:
+    """Rows, paired by position, that differ in any of these columns."""
     differing = pa.chunked_array([pa.array([False] * after.num_rows)])
-    for name in (name for name in after.column_names if pa.types.is_string(after[name].type)):
-        if name in before.column_names:
-            one, other = (pc.fill_null(table[name].cast(pa.string()), "\0") for table in (after, before))
-            differing = pc.or_(differing, pc.not_equal(one, other))
+    for name in columns:
+        one, other = (pc.fill_null(table[name].cast(pa.string()), "\0") for table in (after, before))
+        differing = pc.or_(differing, pc.not_equal(one, other))
     return int(pc.sum(differing).as_py() or 0)
 
 
@@ -226,6 +235,5 @@ def _write_faults(workspace: Workspace, rows: pa.Table, faults: pa.Table, *, num
 
 
 def _counts(tracks: pa.Table) -> dict[str, JsonValue]:
-    splits = tracks["split"].to_pylist()
     covered = len(tracks) - tracks["cover_uri"].null_count
-    return {"covers": covered, **{split: splits.count(split) for split in SPLITS}}
+    return {"covers": covered, **{split: pc.sum(pc.equal(tracks["split"], split)).as_py() or 0 for split in SPLITS}}

@@ -22,14 +22,14 @@ _LISTED_PER_WANTED = 256  # a page of a listing has a thousand objects, and cost
 _FOLDERS_PER_TASK = 256
 _OBJECTS_PER_TASK = 1024
 _THREADS = 16
-_FOUND = pa.schema([(name, pa.string()) for name in ("uri", "etag", "code", "message")])
+_FOUND = pa.schema([("uri", pa.large_string()), *((name, pa.string()) for name in ("etag", "code", "message"))])
 
 
 def find_etags(uris: pa.Array, on_progress: OnProgress) -> pa.Table:
     """One row an object, in any order: uri and etag, or uri and the code and message of what stands in its way.
 
     Args:
-        uris: canonical, each once, none null.
+        uris: large strings, canonical, each once, none null.
 
     Raises: StorageDenied; StorageUnavailable.
     """
@@ -49,9 +49,8 @@ def find_etags(uris: pa.Array, on_progress: OnProgress) -> pa.Table:
 def _crowded(uris: pa.Array) -> pa.Table:
     """The folders with enough wanted objects to be listed: folder, and its wanted `uris`."""
     folders = pc.replace_substring_regex(uris, pattern="/[^/]*$", replacement="")
-    # large: all uris together may have more than the two gigabytes that a plain array of strings can hold
-    table = pa.table({"folder": folders, "uri": uris.cast(pa.large_string())})
-    gathered = table.group_by("folder").aggregate([("uri", "list"), ("uri", "count")])
+    by_folder = pa.table({"folder": folders, "uri": uris}).group_by("folder")
+    gathered = by_folder.aggregate([("uri", "list"), ("uri", "count")])
     crowded = gathered.filter(pc.greater_equal(gathered["uri_count"], _WORTH_LISTING))
     return crowded.select(["folder", "uri_list"]).rename_columns(["folder", "uris"])
 

@@ -55,8 +55,8 @@ def list_songs(folder: str) -> pa.Table:
     return table.add_column(0, "row", pa.array(range(len(ids)), pa.int64()))
 
 
-def tagged(songs: pa.Table, standing: pa.Table | None, on_progress: OnProgress) -> tuple[pa.Table, pa.Table, int]:
-    """The songs with the columns of `records.TRACKS`, the faults found, and how many files were opened.
+def tagged(songs: pa.Table, standing: pa.Table | None, on_progress: OnProgress) -> tuple[pa.Table, pa.Table]:
+    """The songs with the columns of `records.TRACKS`, and the faults found.
 
     Args:
         songs: from `list_songs`.
@@ -79,7 +79,7 @@ def tagged(songs: pa.Table, standing: pa.Table | None, on_progress: OnProgress) 
     bad = tags.filter(pc.is_valid(tags["code"]))
     faults = pa.table({"row": bad["row"], "column": pa.array(["audio_uri"] * bad.num_rows, pa.string()),
                        "uri": pc.take(songs["audio_uri"], bad["row"]), "code": bad["code"], "message": bad["message"]})
-    return tracks, faults, opened.num_rows
+    return tracks, faults
 
 
 def _read_batch(files: pa.Table) -> pa.Table:

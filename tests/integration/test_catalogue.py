@@ -260,7 +260,7 @@ def test_a_listing_gives_the_etags_that_asking_would(place: str, monkeypatch: py
         objects.put(uri, uri.encode())
     expected = {uri: objects.stat(uri).etag for uri in uris}
     monkeypatch.setattr(etags, "objects", Unasked())
-    found = etags.find_etags(pa.array(uris), silent)
+    found = etags.find_etags(pa.array(uris, pa.large_string()), silent)
     assert dict(zip(found["uri"].to_pylist(), found["etag"].to_pylist(), strict=True)) == expected
 
 

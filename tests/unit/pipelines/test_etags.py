@@ -51,7 +51,7 @@ def songs(*folders: tuple[str, int]) -> list[str]:
 
 def found_of(uris: list[str]) -> dict[str, str | None]:
     """etag, or code where there is none, of each."""
-    found = find_etags(pa.array(uris, pa.string()), silent)
+    found = find_etags(pa.array(uris, pa.large_string()), silent)
     assert sorted(found["uri"].to_pylist()) == sorted(uris)
     return {row["uri"]: row["etag"] or row["code"] for row in found.to_pylist()}
 
@@ -97,12 +97,12 @@ def test_a_store_that_does_not_answer_is_no_missing_song(monkeypatch: pytest.Mon
     store = bucket(monkeypatch, ("many", 20))
     monkeypatch.setattr(store, "list_folder", silence)
     with pytest.raises(StorageUnavailable):
-        find_etags(pa.array(list(store.etags)), silent)
+        find_etags(pa.array(list(store.etags), pa.large_string()), silent)
 
 
 def test_progress_counts_objects_whichever_way_they_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     store = bucket(monkeypatch, ("many", 20), ("few", 3))
     told: list[tuple[int, int]] = []
-    find_etags(pa.array(list(store.etags)), lambda done, total, _: told.append((done, total)))
+    find_etags(pa.array(list(store.etags), pa.large_string()), lambda done, total, _: told.append((done, total)))
     assert told == [(20, 23), (23, 23)]
-    assert find_etags(pa.array([], pa.string()), lambda *_: pytest.fail("there is nothing to tell")).num_rows == 0
+    assert find_etags(pa.array([], pa.large_string()), lambda *_: pytest.fail("there is nothing to tell")).num_rows == 0
