@@ -6,25 +6,20 @@ not (every other object would fail alike); `StorageUnavailable`, when trying aga
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from pyarrow.fs import FileSystem, LocalFileSystem
 
-from gatefold.errors import InputError, ObjectNotFound, StorageDenied, StorageUnavailable
+from gatefold.errors import InputError, ObjectNotFound
 from gatefold.storage import local
 from gatefold.storage.uris import ObjectInfo, Piece, bucket_and_key, join, local_path, name, parent, relative, resolve
 
 __all__ = ["FIRST_BYTES", "ObjectInfo", "ObjectSource", "delete", "delete_tree", "exists", "filesystem", "join",
            "list_folder", "list_objects", "local_path", "name", "open_source", "parent", "put", "put_if_absent", "read",
-           "read_range", "relative", "resolve", "stat", "translated"]
+           "relative", "resolve", "stat"]
 
 FIRST_BYTES = 1 << 16
 """What opening a source fetches: the headers and tags of most songs, and all of a small object."""
-_DENIED_WORDS = ("ACCESS_DENIED", "HTTP status 403", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH")
-"""By these alone can Arrow's errors be told apart, which carry no code."""
-
-
 class _Store(Protocol):
     """What each kind of storage can do; its module is its implementation."""
 
@@ -37,7 +32,6 @@ class _Store(Protocol):
     def put_if_absent(self, uri: str, data: bytes) -> bool: ...
     def delete(self, uri: str) -> None: ...
     def delete_tree(self, uri: str) -> None: ...
-    def translated(self, uri: str) -> AbstractContextManager[None]: ...
 
 
 def stat(uri: str) -> ObjectInfo:
@@ -57,13 +51,6 @@ def exists(uri: str) -> bool:
 def read(uri: str, max_bytes: int | None = None) -> bytes:
     """The whole object. Raises: ObjectNotFound; TooLarge, before reading, when it has more than `max_bytes`."""
     return _store(uri).read(uri, max_bytes)
-
-
-def read_range(uri: str, offset: int, length: int) -> bytes:
-    """At most `length` bytes from `offset` on: fewer at the end of the object, none behind it."""
-    if offset < 0 or length < 0:
-        raise InputError(f"'{uri}': range {offset}+{length} must not be negative")
-    return _store(uri).read_piece(uri, offset, length, None).data
 
 
 class ObjectSource:
@@ -126,7 +113,11 @@ def put(uri: str, data: bytes) -> None:
 
 
 def put_if_absent(uri: str, data: bytes) -> bool:
-    """Writes an object unless there is one. True when this call wrote it: of many callers, one alone gets True."""
+    """Writes an object unless there is one. True when this call wrote it: of many callers, one alone gets True.
+
+    A write whose answer was lost is known again by its bytes: callers that must tell each other apart write different
+    ones.
+    """
     return _store(uri).put_if_absent(uri, data)
 
 
@@ -141,7 +132,7 @@ def delete_tree(uri: str) -> None:
 
 
 def filesystem(uri: str) -> tuple[FileSystem, str]:
-    """Arrow's filesystem for this uri and the path in it, for readers and writers of columns.
+    """Arrow's filesystem for this uri and the path in it, for those who take nothing else; its errors are Arrow's.
 
     Made once in each process. Do not send it to another: pickled, it loses its retries; call this again over there.
     """
@@ -152,20 +143,6 @@ def filesystem(uri: str) -> tuple[FileSystem, str]:
     from gatefold.storage import s3
 
     return s3.filesystem(), "/".join(bucket_and_key(uri)).rstrip("/")
-
-
-@contextmanager
-def translated(uri: str) -> Iterator[None]:
-    """Around calls on `filesystem(uri)`: raises the house's errors in the place of Arrow's and the SDK's."""
-    try:
-        with _store(uri).translated(uri):
-            yield
-    except FileNotFoundError as error:
-        raise ObjectNotFound(f"'{uri}' does not exist") from error
-    except OSError as error:
-        if any(word in str(error) for word in _DENIED_WORDS):
-            raise StorageDenied(f"'{uri}': {error}; check the AWS credentials and the rights on this bucket") from error
-        raise StorageUnavailable(f"'{uri}': {error}; try again") from error
 
 
 def _store(uri: str) -> _Store:

@@ -27,11 +27,10 @@ _FRONT_COVER = 3  # the number ID3 and FLAC give to it
 class RangedFile(io.RawIOBase):
     """A stored object as a seekable file that fetches no more than the blocks that are read; one thread's own."""
 
-    def __init__(self, uri: str, size_bytes: int) -> None:
+    def __init__(self, source: objects.ObjectSource) -> None:
         super().__init__()
-        self.name = objects.name(uri)  # mutagen knows a bare MP3 stream by its name alone
-        self._uri = uri
-        self._size = size_bytes
+        self.name = objects.name(source.uri)  # mutagen knows a bare MP3 stream by its name alone
+        self._source = source
         self._place = 0
         self._blocks: dict[int, bytes] = {}
 
@@ -45,14 +44,14 @@ class RangedFile(io.RawIOBase):
         return self._place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._source.size}[whence]
         if place < 0:
-            raise OSError(f"'{self._uri}': cannot seek to {place}, before the first byte")
+            raise OSError(f"'{self._source.uri}': cannot seek to {place}, before the first byte")
         self._place = place
         return place
 
     def read(self, size: int | None = -1) -> bytes:
-        end = self._size if size is None or size < 0 else min(self._place + size, self._size)
+        end = self._source.size if size is None or size < 0 else min(self._place + size, self._source.size)
         if end <= self._place:
             return b""
         first, last = self._place // _BLOCK_BYTES, (end - 1) // _BLOCK_BYTES
@@ -66,7 +65,7 @@ class RangedFile(io.RawIOBase):
         if number not in self._blocks:
             if len(self._blocks) >= _BLOCKS_KEPT:
                 del self._blocks[next(iter(self._blocks))]
-            self._blocks[number] = objects.read_range(self._uri, number * _BLOCK_BYTES, _BLOCK_BYTES)
+            self._blocks[number] = self._source.read_at(number * _BLOCK_BYTES, _BLOCK_BYTES)
         return self._blocks[number]
 
 
@@ -90,11 +89,7 @@ def read_cover(cover_uri: str, max_bytes: int) -> bytes:
 
 def open_audio(uri: str) -> BinaryIO:
     """A stored audio file, seekable, read as far as needed. Raises: ObjectNotFound."""
-    path = objects.local_path(uri)
-    if path is None:
-        return cast(BinaryIO, RangedFile(uri, objects.stat(uri).size_bytes))
-    with objects.translated(uri):
-        return path.open("rb")
+    return cast(BinaryIO, RangedFile(objects.open_source(uri)))
 
 
 def tags_of(file: BinaryIO, uri: str) -> mutagen.FileType:

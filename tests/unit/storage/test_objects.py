@@ -85,16 +85,6 @@ def test_parents_end_at_the_root() -> None:
     assert objects.join("file:///", "a") == "file:///a"
 
 
-def test_ranges_end_where_the_object_ends(folder: str) -> None:
-    uri = objects.join(folder, "deep/er/digits")
-    objects.put(uri, b"0123456789")
-    assert objects.read_range(uri, 2, 3) == b"234"
-    assert objects.read_range(uri, 8, 9) == b"89"
-    assert objects.read_range(uri, 10, 1) == b""
-    with pytest.raises(InputError, match="negative"):
-        objects.read_range(uri, -1, 1)
-
-
 def test_an_object_above_the_limit_is_not_read(folder: str) -> None:
     objects.put(f"{folder}/big", b"x" * 11)
     assert len(objects.read(f"{folder}/big", 11)) == 11
