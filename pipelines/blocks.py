@@ -1,25 +1,55 @@
 """Map the catalogue in blocks: tracks in, one Parquet part of rows and one of rejects out, whatever the stage does.
 
 A block is the unit of work and of loss: its part appears whole or not at all, and a song whose row or reject exists is
-not processed again, so a killed stage goes on where it stopped. Ray Data schedules the blocks; it carries only tracks
-and counts.
+not processed again unless its files change. One run at a time holds the stage's lease; it first puts the folder in
+order, so that whatever killed the run before it, every song ends with one row or one reject. Ray Data schedules the
+blocks, again where a worker or a node is lost; it carries only tracks and counts.
 """
 
-import hashlib
+import math
+import random
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
 
 from gatefold.config import BatchSettings
-from gatefold.storage import tables
-from gatefold.workspace import Workspace
-from pipelines.quarantine import Reject, check_share, read_attempts, read_rejects, write_rejects
+from gatefold.errors import Corrupt, StorageUnavailable, TooManyRejects
+from gatefold.records import ETAG
+from gatefold.storage import leases, objects, tables
+from gatefold.storage.leases import Lease
+from pipelines.metrics import block_done
+from pipelines.quarantine import (
+    Reject,
+    attempt_key,
+    check_share,
+    check_share_early,
+    read_attempts,
+    read_rejects,
+    reject_table,
+)
 from pipelines.report import OnProgress, Report, write_report
+from pipelines.rows import own_errors
+from pipelines.stages import Stage
+from pipelines.tally import Block, Tally
+from pipelines.tidying import Part, compact, name_of, part_name, part_of, prune
+
+_LEAST_SONGS = 8
+"""songs a task, of a small catalogue; and so many of one task that cannot be read mean that the store is away"""
+_BLOCKS_PER_WORKER = 8
+_PASSES = 3
+_PAUSE_S = (2.0, 6.0)
+_REJECTS_PER_PART = 4096
+_WORKER_STARTS = 3
+"""workers in a row that may be lost as they start, as on a machine that is taken away"""
 
 
 @dataclass(frozen=True)
@@ -41,90 +71,193 @@ BlockMapper = Callable[[pa.Table], Made]
 """Made once in each worker."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Where a stage's rows and rejects go."""
-
-    name: str
-    target: str
-    workspace: Workspace
-
-    def finished_ids(self) -> pa.ChunkedArray:
-        """song_id of every song that has a row or a reject."""
-        rows = tables.read_table(self.target, ["song_id"])["song_id"] if tables.has_parts(self.target) else []
-        rejects = read_rejects(self.workspace, self.name)["song_id"]
-        return pa.chunked_array([*getattr(rows, "chunks", []), *rejects.chunks], pa.string())
-
-    def rejected_ids(self) -> pa.ChunkedArray:
-        return read_rejects(self.workspace, self.name)["song_id"]
-
-
-class _Block:
-    """The Ray Data mapper: runs the stage's own mapper on a block and writes what comes out."""
-
-    def __init__(self, make_mapper: Callable[[], BlockMapper], stage: Stage, attempts: dict[str, int]) -> None:
-        self._mapper, self._stage, self._attempts = make_mapper(), stage, attempts
-
-    def __call__(self, tracks: pa.Table) -> pa.Table:
-        made = self._mapper(tracks)
-        rows, rejects = made.rows, made.rejects
-        name = hashlib.sha256("\n".join(tracks["song_id"].to_pylist()).encode()).hexdigest()[:32]
-        if rows.num_rows:
-            tables.write_part(self._stage.target, name, rows)
-        counted = [replace(reject, attempt=self._attempts.get(reject.song_id, 0) + 1) for reject in rejects]
-        write_rejects(self._stage.workspace, self._stage.name, name, counted)
-        return pa.table({"songs": [tracks.num_rows]})
-
-
 def map_tracks(
     stage: Stage,
-    tracks: pa.Table,
+    read_tracks: Callable[[], pa.Table],
     make_mapper: Callable[[], BlockMapper],
     settings: BatchSettings,
     *,
     on_progress: OnProgress,
 ) -> Report:
-    """Run a stage over the tracks that it has not finished yet.
+    """Run a stage over the tracks that it has not finished yet; where nothing has changed since, no part is looked at.
 
-    Raises: TooManyRejects when all is done and more than the allowed share of the stage's songs was rejected.
+    Args:
+        read_tracks: all tracks of the stage, with `song_id`, `etag` and what the mapper needs.
+
+    Raises: RunInProgress; TooManyRejects when more than the allowed share of the songs was rejected, at the end or as
+    soon as it is clear; StorageUnavailable when the store is away, or some songs could not be read in three passes.
     """
-    began = time.monotonic()
-    pending = tracks.filter(pc.invert(pc.is_in(tracks["song_id"], value_set=stage.finished_ids().combine_chunks())))
-    done = total = tracks.num_rows
-    done -= pending.num_rows
-    on_progress(done, total)
-    for songs in _run(stage, pending, make_mapper, settings.rows_per_block):
-        done += songs
-        on_progress(done, total)
-    rejected = pc.sum(pc.is_in(tracks["song_id"], value_set=stage.rejected_ids().combine_chunks())).as_py() or 0
-    report = Report(
-        stage=stage.name,
-        done=pending.num_rows,
-        skipped=total - pending.num_rows,
-        rejected=rejected,
-        seconds=time.monotonic() - began,
-        details={"target": stage.target, "songs": total},
-    )
+    finished = stage.finished()
+    if finished is not None:
+        tally = Tally(finished.songs, finished.songs, Counter(finished.rejected))
+        on_progress(tally.done, tally.total)
+    else:
+        with leases.hold(stage.lease) as lease:
+            tally = _Run(stage, lease, make_mapper, settings, on_progress).finish(read_tracks)
+    report = tally.report(stage)
     write_report(stage.workspace, report)
-    check_share(stage.workspace, stage.name, rejected, total, settings.max_reject_share)
+    check_share(stage.workspace, stage.name, report.rejected, tally.total, settings.max_reject_share)
     return report
 
 
-def _run(stage: Stage, pending: pa.Table, make_mapper: Callable[[], BlockMapper], rows_per_block: int) -> Iterator[int]:
-    """Songs finished, block by block, as the workers finish them."""
-    if not pending.num_rows:
-        return
-    by_id = pending.sort_by("song_id")  # parts then cover ranges of ids, and a reader of few songs can skip the others
-    blocks = [by_id.slice(start, rows_per_block) for start in range(0, by_id.num_rows, rows_per_block)]
-    attempts = read_attempts(stage.workspace, stage.name, pending["song_id"].to_pylist())
-    workers = max(1, min(len(blocks), int(ray.cluster_resources().get("CPU", 1))))
-    counts = ray.data.from_arrow(blocks).map_batches(
-        _Block,
-        fn_constructor_args=(make_mapper, stage, attempts),
+@dataclass(frozen=True)
+class _Run:
+    """One run of a stage, under its lease."""
+
+    stage: Stage
+    lease: Lease
+    make_mapper: Callable[[], BlockMapper]
+    settings: BatchSettings
+    on_progress: OnProgress
+    tally: Tally = field(default_factory=Tally)
+
+    def finish(self, read_tracks: Callable[[], pa.Table]) -> Tally:
+        stage, tally = self.stage, self.tally
+        name = stage.begin()
+        tracks = read_tracks()
+        pending = self._put_in_order(tracks)
+        while pending.num_rows:
+            self._work(pending)
+            if self._as_known():
+                break
+            pending = self._put_in_order(tracks)  # somebody else wrote here: a worker that outlived its driver
+        self.lease.check()
+        compact(stage.target, tally.rows, self.settings.rows_per_block)
+        compact(stage.rejects, tally.rejects, _REJECTS_PER_PART)
+        stage.finish(name, tally.outcome())
+        return tally
+
+    def _put_in_order(self, tracks: pa.Table) -> pa.Table:
+        """Removes what is too much, and counts what is there; the tracks that have neither row nor reject."""
+        self.lease.check()
+        tally, taken = self.tally, np.zeros(tracks.num_rows, np.bool_)
+        tally.rows = prune(self.stage.target, tracks, taken)
+        tally.rejects = prune(self.stage.rejects, tracks, taken)
+        tally.rejected = Counter(read_rejects(self.stage.workspace, self.stage.name)["code"].to_pylist())
+        tally.total, tally.done = tracks.num_rows, int(taken.sum())
+        return tracks.filter(pa.array(~taken))
+
+    def _as_known(self) -> bool:
+        known = ((self.stage.target, self.tally.rows), (self.stage.rejects, self.tally.rejects))
+        return all({name_of(uri) for uri in tables.parts(folder)} == set(parts) for folder, parts in known)
+
+    def _work(self, todo: pa.Table) -> None:
+        """Until every song has a row or a reject. What cannot be read just now is tried again after a pause."""
+        try:
+            for number in range(_PASSES):
+                if number:
+                    time.sleep(random.uniform(*_PAUSE_S))
+                postponed = self._pass(todo, give_up=number == 0)
+                if not postponed:
+                    return
+                todo = todo.filter(pc.is_in(todo["song_id"], value_set=pa.array(postponed, pa.string())))
+            example = next(iter(postponed.values()))
+            raise StorageUnavailable(
+                f"{self.stage.name}: {len(postponed):,} inputs could not be read in {_PASSES} passes; the same command "
+                f"tries them again; such as {example}"
+            )
+        except (TooManyRejects, StorageUnavailable) as error:
+            write_report(self.stage.workspace, self.tally.report(self.stage, stopped=error.message))
+            raise
+
+    def _pass(self, todo: pa.Table, *, give_up: bool) -> dict[str, str]:
+        """Every song once; those that could not be read, with the reason."""
+        tally, limit = self.tally, self.settings.max_reject_share
+        cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        blocks = _cut(todo, cores, self.settings.rows_per_block)
+        tally.workers = min(cores, len(blocks))
+        self.on_progress(tally.done, tally.total, tally.facts())
+        tried = read_attempts(self.stage.workspace, self.stage.name)
+        mapper = (self.make_mapper, self.stage, self.lease, tried, give_up)
+        postponed: dict[str, str] = {}
+        with own_errors(), closing(_map(blocks, mapper, tally.workers)) as finished:
+            for block in finished:
+                tally.add(block)
+                postponed |= block.postponed
+                self.on_progress(tally.done, tally.total, tally.facts())
+                check_share_early(self.stage.name, tally.codes, tally.songs, tally.total, limit)
+        return postponed
+
+
+def _cut(todo: pa.Table, cores: int, rows_per_block: int) -> list[pa.Table]:
+    """Blocks by song_id, so that a reader of few songs can skip most parts; of a small catalogue, several a worker."""
+    by_id = todo.sort_by("song_id")
+    even = max(_LEAST_SONGS, math.ceil(todo.num_rows / (cores * _BLOCKS_PER_WORKER)))
+    rows = min(rows_per_block, even)
+    return [by_id.slice(start, rows) for start in range(0, by_id.num_rows, rows)]
+
+
+def _map(blocks: list[pa.Table], mapper: tuple[Any, ...], workers: int) -> Generator[Block, None, None]:
+    """The blocks as they are finished; closed before the last, it stops the others."""
+    ray.data.DataContext.get_current().max_consecutive_actor_init_deaths = _WORKER_STARTS
+    finished = ray.data.from_arrow(blocks).map_batches(
+        _BlockMapper,
+        fn_constructor_args=mapper,
         batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
         num_cpus=1,
     )
-    for row in counts.iter_rows():
-        yield int(row["songs"])
+    for row in finished.iter_rows():
+        yield Block.from_json(row["block"])
+
+
+class _BlockMapper:
+    """The Ray Data mapper: runs the stage's own mapper on a block and writes what comes out."""
+
+    def __init__(
+        self,
+        make_mapper: Callable[[], BlockMapper],
+        stage: Stage,
+        lease: Lease,
+        attempts: dict[str, int],
+        give_up: bool,
+    ) -> None:
+        self._mapper, self._stage, self._lease, self._attempts = make_mapper(), stage, lease, attempts
+        self._give_up = give_up
+
+    def __call__(self, tracks: pa.Table) -> pa.Table:
+        began = time.monotonic()
+        made = self._mapper(tracks)
+        self._check(tracks, made)
+        etags = dict(zip(tracks["song_id"].to_pylist(), tracks["etag"].to_pylist(), strict=True))
+        rows = made.rows.append_column(ETAG, pa.array([etags[s] for s in made.rows["song_id"].to_pylist()], ETAG.type))
+        rejects = reject_table([self._counted(reject, etags[reject.song_id]) for reject in made.rejects])
+        name = part_name(tracks)
+        self._lease.check()  # a worker of a driver that was killed finds another holder, and writes nothing
+        block = Block(
+            name,
+            _put(self._stage.target, name, rows),
+            _put(self._stage.rejects, name, rejects),
+            dict(Counter(rejects["code"].to_pylist())),
+            made.postponed,
+            made.bytes_read,
+            time.monotonic() - began,
+        )
+        songs = tracks.num_rows - len(made.postponed)
+        block_done(self._stage.name, songs, block.codes, block.bytes_read, block.seconds)
+        return pa.table({"block": [block.to_json()]})
+
+    def _check(self, tracks: pa.Table, made: Made) -> None:
+        """Raises: StorageUnavailable when nothing at all could be read; Corrupt when a song was forgotten."""
+        if self._give_up and len(made.postponed) == tracks.num_rows >= _LEAST_SONGS:
+            example = next(iter(made.postponed.values()))
+            raise StorageUnavailable(
+                f"{self._stage.name}: not one of {tracks.num_rows} inputs could be read: {example}"
+            )
+        told = {*made.rows["song_id"].to_pylist(), *made.postponed, *(reject.song_id for reject in made.rejects)}
+        if told != (asked := set(tracks["song_id"].to_pylist())):
+            raise Corrupt(f"{self._stage.name}: songs went in and not out, or the reverse: {sorted(told ^ asked)[:3]}")
+
+    def _counted(self, reject: Reject, etag: str) -> Reject:
+        tried = self._attempts.get(attempt_key(reject.song_id, etag), 0)
+        return replace(reject, attempt=tried + 1, etag=etag or None)
+
+
+def _put(folder: str, name: str, rows: pa.Table) -> Part | None:
+    """Writes a part, or removes what an earlier try of this block left there."""
+    if not rows.num_rows:
+        objects.delete(objects.join(folder, f"{name}.parquet"))
+        return None
+    tables.write_part(folder, name, rows)
+    return part_of(rows)

@@ -5,29 +5,25 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from gatefold.config import CoverSettings, Settings
 from gatefold.covers import decode_cover
 from gatefold.errors import InputError, NotFound, Unavailable
 from gatefold.records import cover_schema
-from gatefold.storage.catalogues import read_tracks
 from gatefold.storage.pictures import read_cover
 from gatefold.storage.tables import tensor_column
 from gatefold.workspace import Workspace
-from pipelines.blocks import BlockMapper, Made, Stage, map_tracks
+from pipelines.blocks import BlockMapper, Made, map_tracks
 from pipelines.quarantine import Reject, reject_of
 from pipelines.report import OnProgress, Report, silent
-
-STAGE = "covers"
+from pipelines.stages import COVERS, cover_stage, cover_tracks
 
 
 def extract_covers(settings: Settings, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
     """Rows of `cover_schema` for every song with a cover that can be seen, a reject for every cover that cannot."""
-    stage = Stage(STAGE, workspace.covers(settings.cover), workspace)
-    tracks = read_tracks(workspace, ["song_id", "cover_uri"])
-    with_cover = tracks.filter(pc.is_valid(tracks["cover_uri"]))
-    return map_tracks(stage, with_cover, partial(_make_mapper, settings.cover), settings.batch, on_progress=on_progress)
+    stage, read_tracks = cover_stage(settings, workspace), partial(cover_tracks, workspace)
+    make_mapper = partial(_make_mapper, settings.cover)
+    return map_tracks(stage, read_tracks, make_mapper, settings.batch, on_progress=on_progress)
 
 
 def _make_mapper(cover: CoverSettings) -> BlockMapper:
@@ -48,7 +44,7 @@ def _look_at_block(cover: CoverSettings, tracks: pa.Table) -> Made:
             bytes_read += size_bytes
             picture = decode_cover(data, cover)
         except (InputError, NotFound) as error:
-            rejects.append(reject_of(error, song_id=song_id, uri=uri, stage=STAGE, size_bytes=size_bytes))
+            rejects.append(reject_of(error, song_id=song_id, uri=uri, stage=COVERS, size_bytes=size_bytes))
             continue
         except Unavailable as error:
             postponed[song_id] = error.message

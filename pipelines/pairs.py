@@ -16,6 +16,8 @@ from gatefold.storage.catalogues import read_tracks
 from gatefold.workspace import Workspace
 
 Block = dict[str, npt.NDArray[Any]]
+SONGS_PER_READ = 32
+"""Few, so that every worker of a small training gets several, and they mix."""
 
 
 def paired_ids(settings: Settings, workspace: Workspace, split: Split) -> list[str]:
@@ -38,7 +40,7 @@ def stream_pairs(settings: Settings, workspace: Workspace, ids: list[str]) -> ra
 
     A song with fewer windows has them repeated, so that every row has one shape and any window may be drawn.
     """
-    rows = settings.batch.rows_per_block
+    rows = min(settings.batch.rows_per_block, SONGS_PER_READ)
     blocks = [pa.table({"song_id": ids[start : start + rows]}) for start in range(0, len(ids), rows)]
     read = partial(read_pairs, settings, workspace)
     return ray.data.from_arrow(blocks).map_batches(read, batch_size=None, batch_format="numpy")

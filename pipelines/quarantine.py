@@ -5,7 +5,7 @@ Only the caller's errors belong here. What passes is retried and what is corrupt
 
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 
@@ -16,6 +16,10 @@ from gatefold.errors import GatefoldError, ObjectNotFound, StageMissing, TooMany
 from gatefold.records import REJECTS
 from gatefold.storage import objects, tables
 from gatefold.workspace import Workspace
+from pipelines.stages import forget
+
+_FEW = 100
+_REMEDY = "see `gatefold rejects list`, then mend them or raise batch.max_reject_share"
 
 
 @dataclass(frozen=True)
@@ -95,14 +99,15 @@ def count_rejects(workspace: Workspace, stage: str | None = None) -> list[Reject
 def remove_rejects(workspace: Workspace, stage: str, code: str | None = None) -> int:
     """Forgets a stage's rejects, all or those of one code, so that its next run tries their songs again; how many.
 
-    How often each was tried is remembered, for the attempt that its next reject would be.
+    How often each was tried is remembered, for the attempt that its next reject would be, while its file is the same.
     """
     rejects = read_rejects(workspace, stage)
     removed = rejects if code is None else rejects.filter(pc.equal(rejects["code"], code))
     if not removed.num_rows:
         return 0
-    tried = zip(removed["song_id"].to_pylist(), removed["attempt"].to_pylist(), strict=True)
-    attempts = read_attempts(workspace, stage) | dict(tried)
+    forget(workspace, stage)
+    keys = map(attempt_key, removed["song_id"].to_pylist(), removed["etag"].to_pylist())
+    attempts = read_attempts(workspace, stage) | dict(zip(keys, removed["attempt"].to_pylist(), strict=True))
     # first, so that a crash does not lose the count
     objects.put(_attempts_uri(workspace, stage), json.dumps(attempts).encode())
     for uri in tables.parts(workspace.rejects(stage)):
@@ -115,14 +120,18 @@ def remove_rejects(workspace: Workspace, stage: str, code: str | None = None) ->
     return int(removed.num_rows)
 
 
-def read_attempts(workspace: Workspace, stage: str, song_ids: Collection[str] | None = None) -> dict[str, int]:
-    """How often each song was tried before its reject was removed, of all songs or of these; without the untried."""
+def read_attempts(workspace: Workspace, stage: str) -> dict[str, int]:
+    """How often each song was tried before its reject was removed, by `attempt_key`; without the untried."""
     try:
         attempts: dict[str, int] = json.loads(objects.read(_attempts_uri(workspace, stage)))
     except ObjectNotFound:
         return {}
-    wanted = attempts if song_ids is None else set(song_ids)
-    return {song_id: attempt for song_id, attempt in attempts.items() if song_id in wanted}
+    return attempts
+
+
+def attempt_key(song_id: str, etag: str | None) -> str:
+    """What attempts are counted by: another etag is another file, whose attempts begin anew."""
+    return f"{song_id}\n{etag}" if etag else song_id
 
 
 def _attempts_uri(workspace: Workspace, stage: str) -> str:
@@ -141,8 +150,29 @@ def check_share(workspace: Workspace, stage: str, rejected: int, total: int, lim
     if not total or rejected / total <= limit:
         return
     codes = Counter(read_rejects(workspace, stage)["code"].to_pylist())
-    most = ", ".join(f"{code} ({times:,})" for code, times in codes.most_common(3))
     raise TooManyRejects(
         f"{stage}: {rejected:,} of {total:,} inputs were rejected ({rejected / total:.0%}, limit {limit:.0%}), "
-        f"most often {most}; see `gatefold rejects list`, then mend them or raise batch.max_reject_share"
+        f"most often {most_frequent(codes)}; {_REMEDY}"
     )
+
+
+def check_share_early(stage: str, codes: Mapping[str, int], done: int, total: int, limit: float) -> None:
+    """Refuses to go on where a hundred inputs, or a hundredth of many, show that too many will be rejected.
+
+    Args:
+        codes: how many of the `done` were rejected, by code.
+
+    Raises: TooManyRejects naming the most frequent codes.
+    """
+    rejected = sum(codes.values())
+    if done < max(_FEW, total / 100) or done == total or rejected / done <= limit:
+        return
+    raise TooManyRejects(
+        f"{stage}: stopped after {done:,} of {total:,} inputs, as {rejected:,} were rejected "
+        f"({rejected / done:.0%}, limit {limit:.0%}), most often {most_frequent(codes)}; {_REMEDY}"
+    )
+
+
+def most_frequent(codes: Mapping[str, int]) -> str:
+    """`empty_file 3, silent_audio 1`: at most three codes."""
+    return ", ".join(f"{code} {times:,}" for code, times in Counter(codes).most_common(3))

@@ -10,21 +10,19 @@ from gatefold.config import AudioSettings, Settings
 from gatefold.errors import InputError, NotFound, Unavailable
 from gatefold.records import spectrogram_schema
 from gatefold.storage import objects
-from gatefold.storage.catalogues import read_tracks
 from gatefold.storage.tables import tensor_column
 from gatefold.workspace import Workspace
-from pipelines.blocks import BlockMapper, Made, Stage, map_tracks
+from pipelines.blocks import BlockMapper, Made, map_tracks
 from pipelines.quarantine import Reject, reject_of
 from pipelines.report import OnProgress, Report, silent
-
-STAGE = "spectrograms"
+from pipelines.stages import SPECTROGRAMS, spectrogram_stage, spectrogram_tracks
 
 
 def extract_spectrograms(settings: Settings, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
     """Rows of `spectrogram_schema` for every song of the catalogue that can be heard, a reject for every other."""
-    stage = Stage(STAGE, workspace.spectrograms(settings.audio), workspace)
-    tracks = read_tracks(workspace, ["song_id", "audio_uri"])
-    return map_tracks(stage, tracks, partial(_make_mapper, settings.audio), settings.batch, on_progress=on_progress)
+    stage, read_tracks = spectrogram_stage(settings, workspace), partial(spectrogram_tracks, workspace)
+    make_mapper = partial(_make_mapper, settings.audio)
+    return map_tracks(stage, read_tracks, make_mapper, settings.batch, on_progress=on_progress)
 
 
 def _make_mapper(audio: AudioSettings) -> BlockMapper:
@@ -45,7 +43,7 @@ def _listen_to_block(audio: AudioSettings, tracks: pa.Table) -> Made:
             bytes_read += size_bytes
             songs.append((song_id, listen(data, audio, name=f"song '{song_id}'")))
         except (InputError, NotFound) as error:
-            rejects.append(reject_of(error, song_id=song_id, uri=uri, stage=STAGE, size_bytes=size_bytes))
+            rejects.append(reject_of(error, song_id=song_id, uri=uri, stage=SPECTROGRAMS, size_bytes=size_bytes))
         except Unavailable as error:
             postponed[song_id] = error.message
     return Made(spectrogram_rows(songs, audio), rejects, postponed, bytes_read)

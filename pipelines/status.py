@@ -3,20 +3,30 @@
 It reads what the stages left behind and starts nothing; Ray is not needed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from gatefold.config import Settings
 from gatefold.errors import BundleNotFound
-from gatefold.storage import catalogues, objects, releases, tables
+from gatefold.storage import catalogues, objects, releases
 from gatefold.storage.bundles import list_bundles, open_bundle
-from gatefold.storage.catalogues import read_tracks
 from gatefold.workspace import Workspace
 from pipelines.quarantine import read_rejects
 from pipelines.report import read_report
+from pipelines.stages import (
+    Stage,
+    cover_stage,
+    cover_tracks,
+    embedding_stage,
+    embedding_tracks,
+    spectrogram_stage,
+    spectrogram_tracks,
+)
+from pipelines.tidying import present
 from pipelines.versions import Versions, versions_of
 
 State = Literal["fresh", "partly", "stale", "missing"]
@@ -55,20 +65,15 @@ def status_of(settings: Settings, workspace: Workspace) -> Status:
     if catalogue is None:
         return Status(workspace.uri, None, release, [StageStatus("catalogue", "missing", 0, None, 0, None)])
     versions = versions_of(settings, workspace)
-    tracks = read_tracks(workspace, ["song_id", "cover_uri"])
-    heard = _ids(workspace.spectrograms(settings.audio))
-    seen = _ids(workspace.covers(settings.cover))
-    usable = pa.concat_arrays([heard, seen]).unique()
-    covered = tracks.filter(pc.is_valid(tracks["cover_uri"]))["song_id"]
-    songs = tracks["song_id"]
     refused = len(read_rejects(workspace, "catalogue"))
-    embedded = _ids(workspace.embeddings(versions.encoder))
+    heard, seen = spectrogram_stage(settings, workspace), cover_stage(settings, workspace)
+    embedded = embedding_stage(settings, workspace, versions.encoder)
     stages = [
         StageStatus("catalogue", "fresh", catalogue.rows, catalogue.rows, refused, catalogue.fingerprint),
-        _rows(workspace, "spectrograms", heard, songs, settings.audio.fingerprint()),
-        _rows(workspace, "covers", seen, covered, settings.cover.fingerprint()),
+        _rows(heard, partial(spectrogram_tracks, workspace), settings.audio.fingerprint()),
+        _rows(seen, partial(cover_tracks, workspace), settings.cover.fingerprint()),
         _bundle("train-encoder", "encoder", workspace.encoders, versions.encoder),
-        _rows(workspace, "embed", embedded, songs.filter(pc.is_in(songs, value_set=usable)), versions.encoder),
+        _rows(embedded, partial(embedding_tracks, settings, workspace), versions.encoder),
         _bundle("index", "index", workspace.indexes, versions.index),
         _bundle("train-generator", "generator", workspace.generators, versions.generator),
         _evaluation(settings, workspace, versions),
@@ -77,22 +82,20 @@ def status_of(settings: Settings, workspace: Workspace) -> Status:
     return Status(workspace.uri, catalogue.source, release, stages)
 
 
-def _ids(folder: str) -> pa.Array:
-    if not tables.has_parts(folder):
-        return pa.array([], pa.string())
-    return tables.read_table(folder, ["song_id"])["song_id"].unique()
-
-
-def _rows(workspace: Workspace, stage: str, made: pa.Array, songs: pa.ChunkedArray, version: str) -> StageStatus:
-    rejects = read_rejects(workspace, stage)["song_id"].unique()
-    done, rejected = (pc.sum(pc.is_in(songs, value_set=ids)).as_py() or 0 for ids in (made, rejects))
-    if done + rejected >= len(songs):
+def _rows(stage: Stage, read_tracks: Callable[[], pa.Table], version: str) -> StageStatus:
+    if finished := stage.finished():
+        rejected = sum(finished.rejected.values())
+        return StageStatus(stage.name, "fresh", finished.songs - rejected, finished.songs, rejected, version)
+    tracks = read_tracks()
+    made, refused = (present(folder, tracks) for folder in (stage.target, stage.rejects))
+    done, rejected = int(made.sum()), int((refused & ~made).sum())
+    if done + rejected >= tracks.num_rows:
         state: State = "fresh"
     elif done:
         state = "partly"
     else:
-        state = "missing" if read_report(workspace, stage) is None else "stale"
-    return StageStatus(stage, state, done, len(songs), rejected, version)
+        state = "missing" if read_report(stage.workspace, stage.name) is None else "stale"
+    return StageStatus(stage.name, state, done, tracks.num_rows, rejected, version)
 
 
 def _bundle(stage: str, kind: str, folder: str, version: str) -> StageStatus:

@@ -44,6 +44,7 @@ _FORMATS = {
 }
 _FORMAT_BOUNDS = (("wav", 0.30), ("flac", 0.80), ("ogg", 0.92), ("mp3", 1.0))
 _PNG_SHARE = 0.2
+_SONGS_PER_BLOCK = 32
 
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -71,7 +72,7 @@ def synthesize(settings: Settings, target: str, on_progress: OnProgress = silent
         if not {join(folder, audio_path(track)), join(folder, cover_path(track))} <= present
     ]
     there = len(tracks) - len(missing)
-    for written in _write_songs(missing, synthesis, folder, settings.batch.rows_per_block):
+    for written in _write_songs(missing, synthesis, folder, min(settings.batch.rows_per_block, _SONGS_PER_BLOCK)):
         there += written
         on_progress(there, len(tracks))
     put(join(folder, MANIFEST), _parquet(_manifest(tracks)))

@@ -27,7 +27,7 @@ from gatefold.storage.indexes import load_index
 from gatefold.storage.models import build_pipeline, publish_generator
 from gatefold.workspace import Workspace
 from pipelines.conditions import conditions_of
-from pipelines.pairs import Block, paired_ids
+from pipelines.pairs import SONGS_PER_READ, Block, paired_ids
 from pipelines.report import OnProgress, Report, silent, write_report
 from pipelines.training import Descent, Progress, adamw, autocast_dtype, last_state, run_training
 from pipelines.versions import versions_of
@@ -83,7 +83,7 @@ def train_generator(settings: Settings, workspace: Workspace, on_progress: OnPro
 
 def _stream_examples(settings: Settings, workspace: Workspace, ids: list[str], index_uri: str) -> ray.data.Dataset:
     """Rows of pixels uint8 [3, S, S], song float32 [D] and neighbours float32 [K, D]."""
-    rows = settings.batch.rows_per_block
+    rows = min(settings.batch.rows_per_block, SONGS_PER_READ)
     blocks = [pa.table({"song_id": ids[start : start + rows]}) for start in range(0, len(ids), rows)]
     read = partial(_read_examples, settings, workspace, index_uri)
     return ray.data.from_arrow(blocks).map_batches(read, batch_size=None, batch_format="numpy")

@@ -8,14 +8,17 @@ import pytest
 
 from gatefold.errors import Corrupt, SilentAudio, TooManyRejects, UndecodableAudio
 from gatefold.records import REJECTS
-from gatefold.storage import objects
+from gatefold.storage import objects, tables
 from gatefold.workspace import Workspace
 from pipelines.quarantine import (
+    attempt_key,
     check_share,
+    check_share_early,
     count_rejects,
     read_attempts,
     read_rejects,
     reject_of,
+    reject_table,
     remove_rejects,
     write_rejects,
 )
@@ -36,10 +39,22 @@ def test_rejects_come_back_with_their_reason_the_oldest_first(workspace: Workspa
     table = read_rejects(workspace)
     assert table.schema == REJECTS
     assert table.select(["song_id", "uri", "stage", "code", "message", "attempt"]).to_pylist() == [
-        {"song_id": "a", "uri": "s3://b/a.mp3", "stage": "spectrograms", "code": "silent_audio",
-         "message": "track 'a': silent", "attempt": 1},
-        {"song_id": "b", "uri": None, "stage": "covers", "code": "undecodable_audio",
-         "message": "track 'b': no audio", "attempt": 2},
+        {
+            "song_id": "a",
+            "uri": "s3://b/a.mp3",
+            "stage": "spectrograms",
+            "code": "silent_audio",
+            "message": "track 'a': silent",
+            "attempt": 1,
+        },
+        {
+            "song_id": "b",
+            "uri": None,
+            "stage": "covers",
+            "code": "undecodable_audio",
+            "message": "track 'b': no audio",
+            "attempt": 2,
+        },
     ]
     assert read_rejects(workspace, "covers")["song_id"].to_pylist() == ["b"]
 
@@ -55,7 +70,7 @@ def test_too_many_rejects_name_the_most_frequent_codes(workspace: Workspace) -> 
     write_rejects(workspace, "covers", "p", rejects)
     check_share(workspace, "covers", 4, 20, 0.2)
     check_share(workspace, "covers", 0, 0, 0.0)
-    with pytest.raises(TooManyRejects, match=r"4 of 10 .* \(40%, limit 20%\), most often silent_audio \(3\), undec"):
+    with pytest.raises(TooManyRejects, match=r"4 of 10 .* \(40%, limit 20%\), most often silent_audio 3, undec"):
         check_share(workspace, "covers", 4, 10, 0.2)
 
 
@@ -94,8 +109,34 @@ def test_how_often_a_song_was_tried_outlives_its_reject(workspace: Workspace) ->
     remove_rejects(workspace, "spectrograms", "silent_audio")
     assert read_attempts(workspace, "spectrograms") == {"a": 2, "b": 2}
     remove_rejects(workspace, "spectrograms")
-    assert read_attempts(workspace, "spectrograms", ["a", "c", "z"]) == {"a": 2, "c": 1}
+    assert read_attempts(workspace, "spectrograms") == {"a": 2, "b": 2, "c": 1}
     assert read_attempts(workspace, "covers") == {}
+
+
+def test_another_file_under_the_same_song_id_is_tried_for_the_first_time(workspace: Workspace) -> None:
+    tried = reject_of(SilentAudio("silent"), "a", None, "spectrograms", attempt=3)
+    write_rejects(workspace, "spectrograms", "p", [replace(tried, etag="e1")])
+    remove_rejects(workspace, "spectrograms")
+    attempts = read_attempts(workspace, "spectrograms")
+    assert attempts.get(attempt_key("a", "e1")) == 3
+    assert attempt_key("a", "e2") not in attempts
+    assert attempt_key("a", None) == attempt_key("a", "") == "a"
+
+
+def test_rejects_of_before_there_were_etags_and_sizes_are_read_without(workspace: Workspace) -> None:
+    old = reject_table([reject_of(SilentAudio("silent"), "a", None, "covers")]).drop_columns(["etag", "size_bytes"])
+    tables.write_part(workspace.rejects("covers"), "p", old)
+    (row,) = read_rejects(workspace, "covers").to_pylist()
+    assert (row["song_id"], row["etag"], row["size_bytes"]) == ("a", None, None)
+
+
+def test_a_job_that_goes_wrong_is_stopped_early_but_not_by_its_first_few() -> None:
+    check_share_early("covers", {"silent_audio": 99}, 99, 10_000, 0.2)
+    check_share_early("covers", {"silent_audio": 40}, 100, 20_000, 0.2)
+    check_share_early("covers", {"silent_audio": 20}, 100, 1_000, 0.2)
+    check_share_early("covers", {"silent_audio": 100}, 100, 100, 0.2)  # done: told at the end
+    with pytest.raises(TooManyRejects, match=r"stopped after 100 of 1,000 .* 40 were .* silent_audio 30, too_large 10"):
+        check_share_early("covers", {"silent_audio": 30, "too_large": 10}, 100, 1_000, 0.2)
 
 
 def test_rejects_are_counted_by_stage_and_code_the_most_frequent_first(workspace: Workspace) -> None:
