@@ -50,10 +50,10 @@ class AudioSettings(Section):
     """windows spread over a song; a song shorter than one window has one, padded with silence"""
     min_duration_s: float = Field(1.0, gt=0)
     """seconds; anything shorter says too little"""
-    max_duration_s: float = Field(900.0, gt=0)
+    max_duration_s: float = Field(43_200.0, gt=0)
     """seconds; anything longer is refused"""
     max_bytes: int = Field(200_000_000, gt=0)
-    """bytes of the encoded file"""
+    """bytes read of a file: little more than its windows, but all of one that does not say how long it lasts"""
     silence_dbfs: float = Field(-60.0, lt=0)
     """decibels below full scale; a song whose loudest sample stays under this is silent"""
 
@@ -211,8 +211,8 @@ class EvaluationSettings(Section):
 class BatchSettings(Section):
     """How Ray Data cuts the catalogue."""
 
-    rows_per_block: int = Field(32, ge=1)
-    """songs a task; the unit that is committed, and lost in a crash"""
+    rows_per_block: int = Field(256, ge=1)
+    """songs a task at most, fewer of a small catalogue; the unit that is committed, and lost in a crash"""
     max_reject_share: float = Field(0.2, ge=0, le=1)
     """share of a stage's inputs that may be rejected before the exit code is 3"""
 

@@ -10,8 +10,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from gatefold.audio import Song, Waveform, cut_windows, decode, listen, log_mel, spectrogram_picture
+from gatefold.audio import Song, listen, log_mel, spectrogram_picture
 from gatefold.config import AudioSettings
+from gatefold.decoding import Waveform, decode_windows
 from gatefold.errors import (
     AudioTooLong,
     AudioTooShort,
@@ -25,6 +26,7 @@ from gatefold.errors import (
 from tests.factories import AUDIO, CLIPS, MUSIC, encoded, tone
 
 EARS = AudioSettings()
+ONE_WINDOW = AudioSettings(window_s=600.0, windows=1)
 
 
 def clip(name: str) -> bytes:
@@ -90,9 +92,9 @@ def test_a_flac_that_was_streamed_and_does_not_know_its_length_is_heard_like_any
 
 def test_mono_is_the_mean_of_the_channels() -> None:
     left, right = tone(1.5, hertz=300), tone(1.5, hertz=700)
-    waveform, rate = decode(encoded(np.stack([left, right], axis=1), subtype="FLOAT"), EARS)
-    assert rate == 16_000
-    assert np.array_equal(waveform, np.stack([left, right]).mean(axis=0))
+    heard = decode_windows(encoded(np.stack([left, right], axis=1), subtype="FLOAT"), ONE_WINDOW)
+    assert heard.rate == 16_000
+    assert np.array_equal(heard.waveform[0, : len(left)], np.stack([left, right]).mean(axis=0))
 
 
 def test_the_name_of_a_file_is_never_believed() -> None:
@@ -143,18 +145,6 @@ def test_what_is_no_song_is_refused_as_what_it_is(data: bytes, error: type[Gatef
     assert type(refusal.value) is error
 
 
-@pytest.mark.parametrize("path", CLIPS, ids=lambda path: path.name)
-def test_a_song_cut_short_is_refused_in_words_or_heard_as_far_as_it_goes(path: Path) -> None:
-    data = path.read_bytes()
-    try:
-        waveform, rate = decode(data[: round(len(data) * 0.6)], EARS)
-    except (TruncatedAudio, UndecodableAudio):
-        return
-    whole, _ = decode(data, EARS)
-    heard = len(waveform) - rate // 2  # the last frames lack what came after them
-    assert np.array_equal(waveform[:heard], whole[:heard])
-
-
 @pytest.mark.parametrize("name", ["01_folk_vocals.wav", "02_jazz.ogg", "11_polka.mp3", "10_house_cc0_cover.m4a"])
 def test_damage_is_refused_or_survived_but_never_breaks_anything(name: str) -> None:
     data, random = clip(name), np.random.default_rng(0)
@@ -171,34 +161,12 @@ def test_damage_is_refused_or_survived_but_never_breaks_anything(name: str) -> N
 @pytest.mark.parametrize("data", [WAV, FLAC, MP3, clip("02_jazz.ogg"), clip("10_house_cc0_cover.m4a")])
 def test_what_is_too_long_is_refused_with_both_numbers(data: bytes) -> None:
     with pytest.raises(AudioTooLong, match=r"\d s of audio, limit 2 s; trim it"):
-        decode(data, EARS.model_copy(update={"max_duration_s": 2.0}))
+        listen(data, EARS.model_copy(update={"max_duration_s": 2.0}))
 
 
 def test_what_is_too_large_is_refused_with_both_numbers() -> None:
-    with pytest.raises(TooLarge, match=r"96,044 bytes, limit 1,000"):
-        decode(WAV, EARS.model_copy(update={"max_bytes": 1_000}))
-
-
-# ---- windows ---------------------------------------------------------------------------------------------------------
-
-
-def test_windows_are_spread_from_the_first_sample_to_the_last() -> None:
-    waveform = np.arange(100_000, dtype=np.float32)
-    starts_s, windows = cut_windows(waveform, 8_000, AUDIO)
-    assert (windows[0, 0], windows[-1, -1]) == (0, 99_999)
-    assert windows.shape == (3, AUDIO.window_length)
-    assert np.allclose(starts_s, [0, (100_000 - 5_120) / 2 / 8_000, (100_000 - 5_120) / 8_000])
-
-
-def test_a_song_shorter_than_a_window_has_one_that_ends_in_silence() -> None:
-    starts_s, windows = cut_windows(np.ones(3_000, np.float32), 8_000, AUDIO)
-    assert (starts_s.tolist(), windows.shape) == ([0], (1, 5_120))
-    assert (windows[0, :3_000].min(), windows[0, 3_000:].max()) == (1, 0)
-
-
-def test_a_song_as_long_as_a_window_has_one_and_no_window_comes_twice() -> None:
-    for extra, count in ((0, 1), (1, 2), (2, 3)):
-        assert len(cut_windows(np.zeros(5_120 + extra, np.float32), 8_000, AUDIO)[0]) == count
+    with pytest.raises(TooLarge, match=r"song: more than 40,000 of its 96,044 bytes would have to be read; shorten"):
+        listen(WAV, EARS.model_copy(update={"max_bytes": 40_000}))
 
 
 # ---- log-mel ---------------------------------------------------------------------------------------------------------
@@ -263,10 +231,9 @@ def test_the_same_file_gives_the_same_bits_with_any_number_of_threads(name: str)
 
 
 def test_windows_computed_together_are_those_computed_alone() -> None:
-    waveform, rate = decode(clip("02_jazz.ogg"), EARS)
-    _, windows = cut_windows(waveform, rate, EARS)
-    alone = np.concatenate([log_mel(window[None], rate, EARS) for window in windows])
-    assert log_mel(windows, rate, EARS).tobytes() == alone.tobytes()
+    heard = decode_windows(clip("02_jazz.ogg"), EARS)
+    alone = np.concatenate([log_mel(window[None], heard.rate, EARS) for window in heard.waveform])
+    assert log_mel(heard.waveform, heard.rate, EARS).tobytes() == alone.tobytes()
 
 
 def test_the_picture_of_a_song_shows_all_its_windows_with_low_notes_below() -> None:

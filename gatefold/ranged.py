@@ -1,0 +1,120 @@
+"""A file that is read where it is needed and nowhere else: seekable, over any source of byte ranges.
+
+Decoders read in small steps; stores are paid by the request. Between them stand segments: what was fetched is kept, as
+far as it is little, and whoever knows how much will be wanted next says so first. Knows no store and no format.
+"""
+
+import io
+from typing import Protocol
+
+from typing_extensions import Buffer
+
+from gatefold.errors import TooLarge
+
+_LEAST = 1 << 15  # bytes of a fetch that nobody announced
+_KEPT = 1 << 26  # bytes of all segments; the one least recently read goes first
+
+
+class Source(Protocol):
+    """Bytes at rest, wherever they lie."""
+
+    @property
+    def size(self) -> int:
+        """bytes"""
+        ...
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes from `offset` on; fewer only at the end."""
+        ...
+
+
+class BytesSource:
+    """Bytes in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = memoryview(data)
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        return bytes(self._data[offset : offset + length])
+
+
+class RangedFile(io.RawIOBase):
+    """A source as a file to read from.
+
+    A decoder written in C cannot pass on what goes wrong here: it is shown the end of the file instead, and whoever
+    called the decoder asks `check` before believing that.
+    """
+
+    def __init__(self, source: Source, max_bytes: int) -> None:
+        """Args: max_bytes: that may be fetched in all."""
+        self.size = source.size
+        self.fetched = 0
+        self._source, self._max_bytes = source, max_bytes
+        self._position = self._expected = 0
+        self._segments: list[tuple[int, bytes]] = []  # the last read stands last
+        self._failure: Exception | None = None
+
+    def expect(self, length: int) -> None:
+        """Announces that so many bytes will be read from the next place on that is not here yet."""
+        self._expected = length
+
+    def check(self) -> None:
+        """Raises: what a read raised since the last check; TooLarge when more than `max_bytes` were wanted."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: Buffer) -> int:
+        view = memoryview(buffer).cast("B")[: max(0, self.size - self._position)]
+        filled = 0
+        try:
+            while filled < len(view):
+                start, data = self._segment(len(view) - filled)
+                there = data[self._position - start :][: len(view) - filled]
+                view[filled : filled + len(there)] = there
+                filled += len(there)
+                self._position += len(there)
+        except Exception as failure:  # noqa: BLE001 - told by `check`
+            self._failure = failure
+            return 0
+        return filled
+
+    def _segment(self, wanted: int) -> tuple[int, bytes]:
+        """The segment that holds the byte at the present position, fetched if none does."""
+        at = self._position
+        for number, (start, data) in enumerate(self._segments):
+            if start <= at < start + len(data):
+                self._segments.append(self._segments.pop(number))
+                return self._segments[-1]
+        length = max(wanted, self._expected, _LEAST)
+        self._expected = 0
+        behind = min((start for start, _ in self._segments if start > at), default=self.size)
+        allowed = self._max_bytes - self.fetched
+        if allowed <= 0:
+            raise TooLarge(f"more than {self._max_bytes:,} of its {self.size:,} bytes would have to be read")
+        data = self._source.read_at(at, min(length, behind - at, allowed))
+        if not data:
+            raise EOFError(f"nothing at byte {at:,} of {self.size:,}")
+        self.fetched += len(data)
+        self._segments.append((at, data))
+        while len(self._segments) > 1 and sum(len(kept) for _, kept in self._segments) > _KEPT:
+            self._segments.pop(0)
+        return self._segments[-1]
