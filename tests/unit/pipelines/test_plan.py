@@ -1,0 +1,179 @@
+"""A plan measured on real songs, and held against a run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gatefold.config import BatchSettings, Settings
+from gatefold.errors import Corrupt, InvalidManifest, InvalidSettings, StageMissing
+from gatefold.storage import objects
+from gatefold.workspace import Workspace
+from pipelines.plan import Plan, judge_plan, make_plan, read_plan
+from pipelines.report import Report, write_report
+from pipelines.sampling import count_rejects, draw_sample, measure
+from tests.factories import AUDIO, CLIPS, MUSIC, encoded, tone
+
+ROOT = Path(__file__).parents[3]
+SETTINGS = Settings(audio=AUDIO, batch=BatchSettings(rows_per_block=8))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace((tmp_path / "workspace").as_uri())
+
+
+def planned(workspace: Workspace, source: Path | str = MUSIC, **options: Any) -> Plan:
+    places: dict[str, Any] = {"cluster": ROOT / "cluster.yaml", "prices": ROOT / "infra" / "prices.yaml", **options}
+    return make_plan(SETTINGS, str(source), workspace, **places)
+
+
+def mixed_manifest(folder: Path) -> Path:
+    """Two songs that can be heard, one that is silent, one that is not there, one whose uri is none."""
+    for name, level in (("a.wav", 0.5), ("b.wav", 0.4), ("silent.wav", 0.0)):
+        (folder / name).write_bytes(encoded(tone(2.0, level=level)))
+    uris = ["a.wav", "b.wav", "silent.wav", "gone.wav", "ftp://x/y.wav"]
+    manifest = folder / "songs.jsonl"
+    manifest.write_text("\n".join(json.dumps({"song_id": uri[:4], "audio_uri": uri}) for uri in uris))
+    return manifest
+
+
+# ---- the sample -----------------------------------------------------------------------------------------------------
+
+
+def test_a_sample_is_drawn_without_repeating_and_always_the_same() -> None:
+    drawn = draw_sample(str(MUSIC), 5)
+    assert drawn == draw_sample(str(MUSIC), 5)
+    assert (len(set(drawn.tracks)), drawn.songs_there) == (5, len(CLIPS))
+    assert {uri for _, uri in drawn.tracks} < {clip.resolve().as_uri() for clip in CLIPS}
+    assert drawn.tracks != sorted(drawn.tracks)
+
+
+def test_every_clip_costs_time_and_bytes_and_writes_its_windows() -> None:
+    costs = measure(draw_sample(str(MUSIC), 100), SETTINGS)
+    assert len(costs) == len(CLIPS)
+    sizes = {clip.stat().st_size for clip in CLIPS}
+    for cost in costs:
+        assert cost.reject is None
+        assert 0 < cost.cpu_s <= cost.wall_s
+        assert 0 <= cost.wait_s < cost.wall_s
+        assert cost.object_bytes in sizes
+        assert 0 < cost.read_bytes <= cost.object_bytes
+        assert cost.requests >= 1
+        assert cost.written_bytes > 0
+
+
+def test_written_bytes_are_those_of_compressed_parts(workspace: Workspace) -> None:
+    from gatefold.audio import listen
+    from gatefold.storage import tables
+    from pipelines.spectrograms import spectrogram_rows
+
+    drawn = draw_sample(str(MUSIC), 6)
+    songs = [(song_id, listen(objects.read(uri), AUDIO)) for song_id, uri in drawn.tracks]
+    part = tables.write_part(f"{workspace.uri}/parts", "one", spectrogram_rows(songs, AUDIO))
+    written = sum(cost.written_bytes for cost in measure(drawn, SETTINGS))
+    assert written == pytest.approx(objects.stat(part).size_bytes)
+
+
+def test_songs_that_cannot_be_used_are_counted_by_code_and_cost_what_they_cost(tmp_path: Path) -> None:
+    costs = measure(draw_sample(str(mixed_manifest(tmp_path)), 48), SETTINGS)
+    assert count_rejects(costs) == {"silent_audio": 1, "object_not_found": 1, "invalid_input": 1}
+    silent = next(cost for cost in costs if cost.reject == "silent_audio")
+    assert silent.read_bytes > 0
+    assert silent.cpu_s > 0
+    assert {cost.written_bytes for cost in costs if cost.reject} == {0.0}
+
+
+def test_progress_is_told_song_by_song() -> None:
+    told: list[tuple[int, int]] = []
+    measure(draw_sample(str(MUSIC), 9), SETTINGS, lambda done, total, _=None: told.append((done, total)))
+    assert told == [(number, 9) for number in range(1, 10)]
+
+
+# ---- the plan -------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_of_a_folder_with_fewer_songs_than_the_sample_measures_them_all(workspace: Workspace) -> None:
+    plan = planned(workspace, songs=10_000_000)
+    assert (plan.sample_songs, plan.songs_in_source, plan.estimate.songs) == (len(CLIPS), len(CLIPS), 10_000_000)
+    assert any("17 songs tell little" in said for said in plan.assumptions)
+    assert plan.estimate.totals.read_bytes.mean == pytest.approx(10_000_000 * plan.estimate.per_song.read_bytes.mean)
+    assert plan.estimate.totals.vcpu_hours.low < plan.estimate.totals.vcpu_hours.high
+    assert [worker.name for worker in plan.estimate.workers] == ["audio"]
+
+
+def test_a_plan_is_for_the_songs_there_unless_told_otherwise_and_is_kept(tmp_path: Path, workspace: Workspace) -> None:
+    plan = planned(workspace, mixed_manifest(tmp_path))
+    assert plan.estimate.songs == 5
+    assert plan.estimate.per_song.reject_share.mean == 0.6
+    assert read_plan(workspace) == plan
+
+
+def test_a_missing_price_is_told_before_anything_is_measured(tmp_path: Path, workspace: Workspace) -> None:
+    prices = tmp_path / "prices.yaml"
+    prices.write_text((ROOT / "infra" / "prices.yaml").read_text().replace("c7i.4xlarge", "c8i.4xlarge"))
+    with pytest.raises(InvalidSettings, match=r"lacks machines\.c7i\.4xlarge\.spot"):
+        planned(workspace, "/no/such/folder", prices=prices)
+
+
+def test_a_source_without_songs_is_refused(tmp_path: Path, workspace: Workspace) -> None:
+    with pytest.raises(InvalidManifest):
+        planned(workspace, tmp_path)
+
+
+# ---- against a run --------------------------------------------------------------------------------------------------
+
+
+def run(workspace: Workspace, done: int = 100, **details: Any) -> None:
+    target = workspace.spectrograms(AUDIO)
+    report = Report(stage="spectrograms", done=done, skipped=0, rejected=0, seconds=7.0, details={"target": target})
+    write_report(workspace, report.model_copy(update={"details": {**report.details, **details}}))
+
+
+def test_a_run_is_held_against_the_plan_song_by_song(workspace: Workspace) -> None:
+    per_song = planned(workspace).estimate.per_song
+    run(workspace, work_s=200 * per_song.core_s.mean, bytes_read=50 * per_song.read_bytes.mean, workers=4)
+    verdict = judge_plan(workspace)
+    ratios = {one.quantity: one.ratio for one in verdict.comparisons}
+    assert ratios["core time a song"] == pytest.approx(2.0)
+    assert ratios["read a song"] == pytest.approx(0.5)
+    wall = verdict.comparisons[2]
+    assert (wall.quantity, wall.real) == ("wall time of the run", 7.0)
+    assert wall.planned.mean == pytest.approx(100 * per_song.core_s.mean / 4)
+    assert (verdict.songs, verdict.missing) == (100, [])
+
+
+def test_what_the_report_lacks_is_named_and_the_rest_compared(workspace: Workspace) -> None:
+    planned(workspace)
+    run(workspace, bytes_read=12_345)
+    verdict = judge_plan(workspace)
+    assert [one.quantity for one in verdict.comparisons] == ["read a song"]
+    assert verdict.missing == [
+        "core time a song: the report of the run has no work_s",
+        "wall time of the run: the report of the run has no workers",
+    ]
+
+
+def test_a_run_with_other_ears_is_told_apart(workspace: Workspace) -> None:
+    planned(workspace)
+    run(workspace, target=f"{workspace.uri}/spectrograms/0123456789ab")
+    assert "the run had other audio settings" in judge_plan(workspace).missing[-1]
+
+
+def test_without_a_plan_or_a_run_after_it_nothing_is_judged(workspace: Workspace) -> None:
+    with pytest.raises(StageMissing, match="has no plan; run `gatefold plan MANIFEST` first"):
+        judge_plan(workspace)
+    run(workspace)
+    planned(workspace)
+    with pytest.raises(StageMissing, match="no songs were extracted since the plan"):
+        judge_plan(workspace)
+    run(workspace, done=0)
+    with pytest.raises(StageMissing, match="had nothing to do"):
+        judge_plan(workspace)
+
+
+def test_a_plan_that_cannot_be_read_is_to_be_made_anew(workspace: Workspace) -> None:
+    objects.put(f"{workspace.reports}/plan.json", b"{}")
+    with pytest.raises(Corrupt, match="run `gatefold plan MANIFEST` anew"):
+        read_plan(workspace)
