@@ -100,7 +100,11 @@ def _from_manifest(uri: str, _: pa.Table | None, on_progress: OnProgress) -> tup
         rows = _with(rows, column, resolved)
         faults.append(refused)
     rows, missing = _with_etags(rows, on_progress)
-    return rows, pa.concat_tables([*faults, missing]).sort_by("row")
+    all_faults = pa.concat_tables([*faults, missing])
+    of_audio = pc.equal(all_faults["column"], "audio_uri")
+    songless = pc.is_in(all_faults["row"], value_set=all_faults["row"].filter(of_audio))
+    # a song without its audio is one fault, whatever becomes of its cover
+    return rows, all_faults.filter(pc.or_(of_audio, pc.invert(songless))).sort_by("row")
 
 
 def _resolved(rows: pa.Table, column: str, base: str) -> tuple[pa.Array, pa.Table]:
@@ -125,7 +129,6 @@ def _with_etags(rows: pa.Table, on_progress: OnProgress) -> tuple[pa.Table, pa.T
     """The rows with the present etags of what they name, and faults for what is not there; given etags are believed."""
     # large: the uris of all songs may be more than one array of plain strings can hold
     audio, covers = (rows[name].cast(pa.large_string()) for name in ("audio_uri", "cover_uri"))
-    covers = pc.if_else(pc.is_valid(audio), covers, pa.scalar(None, pa.large_string()))
     covers = pc.replace_substring_regex(covers, pattern=f"{FRAGMENT}$", replacement="")
     given = pc.if_else(pc.is_valid(covers), rows["cover_etag"], _NONE)
     beside = pc.if_else(pc.equal(covers, audio), rows["audio_etag"], _NONE)
@@ -139,9 +142,7 @@ def _with_etags(rows: pa.Table, on_progress: OnProgress) -> tuple[pa.Table, pa.T
         columns = (rows["row"], pa.repeat(f"{side}_uri", rows.num_rows), rows[f"{side}_uri"])
         answers = pa.table([*columns, found["code"].take(at), found["message"].take(at)], schema=_FAULTS)
         faults.append(answers.filter(pc.and_(pc.is_null(etags), pc.is_valid(answers["code"]))))
-    songless, coverless = faults  # a song without its audio is one fault, whatever becomes of its cover
-    coverless = coverless.filter(pc.invert(pc.is_in(coverless["row"], value_set=songless["row"].combine_chunks())))
-    return rows, pa.concat_tables([songless, coverless])
+    return rows, pa.concat_tables(faults)
 
 
 def _with(rows: pa.Table, column: str, values: pa.ChunkedArray) -> pa.Table:

@@ -244,8 +244,12 @@ def test_a_manifest_with_etags_of_its_own_is_believed_without_a_look(place: str)
 def test_a_song_without_audio_and_cover_is_one_reject(place: str) -> None:
     workspace, manifest = Workspace(f"{place}/workspace"), f"{place}/songs.csv"
     upload(place, "02_jazz.ogg")
-    write_csv(manifest, "song_id,audio_uri,cover_uri", "a,02_jazz.ogg,", "b,lost.mp3,lost.png")
-    assert build_catalogue(LENIENT, manifest, workspace).rejected == 1
+    write_csv(manifest, "song_id,audio_uri,cover_uri", "a,02_jazz.ogg,", "b,lost.mp3,lost.png",
+              "c,ftp://x/c.mp3,ftp://x/c.png")
+    build_catalogue(LENIENT, manifest, workspace)
+    rejects = read_rejects(workspace, "catalogue").to_pylist()
+    assert {reject["song_id"]: objects.name(reject["uri"]) for reject in rejects} == {"b": "lost.mp3", "c": "c.mp3"}
+    assert len(rejects) == 2
 
 
 class Unasked:
