@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -46,6 +47,8 @@ START_PAUSES_S = (1.0, 10.0)
 """Pauses before another start, where the machine killed the child while it started: memory may be free by then."""
 LAST_WORDS_S = 10.0
 """How long a process may take to be gone once it has closed its end."""
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
+"""How machines end processes: for want of memory, before they shut down. No decoder ends itself so."""
 
 _BOOT = (
     "import json, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path[:] = json.loads(sys.argv[2]); "
@@ -191,8 +194,8 @@ class _LostError(Exception):
 
     @property
     def maybe_the_machine(self) -> bool:
-        """SIGKILL comes from outside: memory ran out, by this item or by another program."""
-        return self.exit_code == -signal.SIGKILL
+        """It may have been this item that took all the memory, or another program."""
+        return self.exit_code is not None and -self.exit_code in FROM_OUTSIDE
 
     def verdict(self, timeout_s: float) -> InputError:
         """On an item that had the child for itself."""
@@ -283,7 +286,7 @@ class _Child:
 
 def live_as_child(fd: int) -> None:
     """The whole life of a child: make the work, do it on threads, and end when the parent's end of the wire closes."""
-    _die_with_parent()
+    _be_expendable()
     wire, speaking = Connection(fd), threading.Lock()
 
     def say(index: int, outcome: object) -> None:
@@ -334,11 +337,13 @@ def _work_through(
             say(index, _Bug(f"on {item!r:.300}\n{traceback.format_exc()}"))
 
 
-def _die_with_parent() -> None:
-    """Have the kernel end this process when the parent's end of stdin closes, even if a decoder holds the interpreter.
+def _be_expendable() -> None:
+    """Have the kernel end this process first when memory runs out, and at once when the parent is gone.
 
-    Not by PR_SET_PDEATHSIG, which fires when the thread that started the child ends.
+    It sees the parent's end of stdin close, even while a decoder holds the interpreter; PR_SET_PDEATHSIG would fire
+    when the thread that started the child ends.
     """
     if sys.platform == "linux":
+        Path("/proc/self/oom_score_adj").write_text("1000")
         fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)  # SIGIO, and its default is the end

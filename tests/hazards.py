@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import struct
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +25,8 @@ class Task:
     number: int
     deed: str = "compute"
     marker: Path | None = None
-    """Where `kill twice` counts."""
+    """Where `kill twice` counts, and what `wait for` waits for."""
+    load: bytes = b""
 
 
 class Unreadable(Task):
@@ -80,12 +83,19 @@ def _compute(_: Task, __: Core) -> None:
 
 
 def _compute_slowly(_: Task, __: Core) -> None:
-    time.sleep(0.3)
+    time.sleep(0.2)
 
 
 def _wait(_: Task, core: Core) -> None:
     with released(core):
-        time.sleep(0.3)
+        time.sleep(0.2)
+
+
+def _wait_for(task: Task, core: Core) -> None:
+    assert task.marker is not None
+    with released(core):
+        while not task.marker.exists():
+            time.sleep(0.005)
 
 
 def _wait_and_fail(_: Task, core: Core) -> None:
@@ -107,6 +117,11 @@ def _sleep(_: Task, __: Core) -> None:
 
 def _spin(_: Task, __: Core) -> None:
     re.match(r"(a+)+$", "a" * 64 + "b")  # C that keeps the interpreter to itself, for some thousand years
+
+
+def _stutter(task: Task, core: Core) -> None:
+    os.write(int(sys.argv[1]), struct.pack("!i", 1000))  # the head of a message on the wire, and never its body
+    _spin(task, core)
 
 
 def _segfault(_: Task, __: Core) -> None:
@@ -138,11 +153,13 @@ _DEEDS: dict[str, Callable[[Task, Core], None]] = {
     "compute": _compute,
     "slow": _compute_slowly,
     "wait": _wait,
+    "wait for": _wait_for,
     "wait and fail": _wait_and_fail,
     "fail": _fail,
     "blunder": _blunder,
     "sleep": _sleep,
     "spin": _spin,
+    "stutter": _stutter,
     "segfault": _segfault,
     "exit": _exit,
     "kill": _kill,
