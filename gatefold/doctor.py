@@ -147,8 +147,9 @@ def check_gpus() -> list[Finding]:
 def check_store(uri: str) -> list[Finding]:
     """Whether a store does what we count on, tried on objects of our own under a new name, which are removed."""
     folder = objects.join(uri, f"doctor-{uuid.uuid4().hex}")
-    with _removed(folder):
-        return _try_store(uri, _Trial(folder))
+    trial = _Trial(folder)
+    with _removed(trial):
+        return _try_store(uri, trial)
 
 
 class _Trial:
@@ -156,7 +157,8 @@ class _Trial:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self.whole, self.once = trial_objects(folder)
+        self.whole, self.once = objects.join(folder, "whole"), objects.join(folder, "once")
+        self.touched: list[str] = []
         self.data = b"0123456789" * 10
         self.put_at = (0.0, 0.0)
 
@@ -171,6 +173,7 @@ class _Trial:
         }
 
     def _put(self) -> None:
+        self.touched.append(self.whole)
         began = time.time()
         objects.put(self.whole, self.data)
         self.put_at = began, time.time()
@@ -183,6 +186,7 @@ class _Trial:
         return None if same else "asked for ten bytes from the middle, it answers with others"
 
     def _put_if_absent(self) -> str | None:
+        self.touched.append(self.once)
         won = [objects.put_if_absent(self.once, data) for data in (b"first", b"second")]
         if won == [True, False] and objects.read(self.once) == b"first":
             return None
@@ -195,10 +199,6 @@ class _Trial:
     def _delete(self) -> str | None:
         objects.delete(self.whole)
         return "what was deleted is still there" if objects.exists(self.whole) else None
-
-
-def trial_objects(folder: str) -> tuple[str, str]:
-    return objects.join(folder, "whole"), objects.join(folder, "once")
 
 
 def _try_store(uri: str, trial: _Trial) -> list[Finding]:
@@ -250,14 +250,14 @@ def check_clock(uri: str, put_at: tuple[float, float]) -> list[Finding]:
 
 
 @contextmanager
-def _removed(folder: str) -> Iterator[None]:
+def _removed(trial: _Trial) -> Iterator[None]:
     """Takes the trial's objects away at the end, and the folders that a local disk did not have before."""
-    path = objects.local_path(folder)
+    path = objects.local_path(trial.folder)
     new = [] if path is None else [one for one in (path, *path.parents) if not one.exists()]
     try:
         yield
     finally:
-        for uri in trial_objects(folder):
+        for uri in trial.touched:
             with suppress(GatefoldError):
                 objects.delete(uri)
         for one in new:  # the innermost first
