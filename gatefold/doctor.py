@@ -20,7 +20,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
-from gatefold.errors import GatefoldError, InvalidSettings
+from gatefold.errors import GatefoldError, InvalidSettings, StorageDenied, Unavailable
 from gatefold.storage import objects
 from gatefold.workspace import Workspace
 
@@ -32,6 +32,7 @@ _SKEW_S = (30.0, 300.0)  # clocks further apart than the first are a warning, th
 _DISK_BYTES = (10 * _GB, 1 * _GB)  # free room under the first is a warning, under the second a fault
 _MEMORY_BYTES = (2 * _GB, _GB // 2)  # likewise
 _OPEN_FILES = 4096
+_ANOTHER_STORE = "take one that keeps S3's promises, conditional writes too: a newer version, another store, a disk"
 _INSTALL = "pip install -c requirements.lock -e '.[cpu]' (or '.[gpu]') where gatefold's source is"
 
 
@@ -206,10 +207,12 @@ def _try_store(uri: str, trial: _Trial) -> list[Finding]:
     for name, step in trial.steps().items():
         try:
             wrong = step()
+            remedy = _ANOTHER_STORE
         except GatefoldError as error:
-            wrong = error.message
+            wrong = error.message.replace(trial.folder, uri)
+            remedy = _store_remedy(uri, error)
         if wrong is not None:
-            findings.append(Finding("store", "fault", f"cannot {name}: {wrong}", _store_remedy(uri, name)))
+            findings.append(Finding("store", "fault", f"cannot {name}: {wrong}", remedy))
         if name == "write":
             if wrong is not None:  # so would the others
                 return findings
@@ -219,15 +222,14 @@ def _try_store(uri: str, trial: _Trial) -> list[Finding]:
     return findings
 
 
-def _store_remedy(uri: str, step: str) -> str:
-    if step == "put if absent":
-        return "take a store that knows conditional writes: S3 itself, a newer version of this one, or a local disk"
+def _store_remedy(uri: str, error: GatefoldError) -> str:
     if objects.local_path(uri) is not None:
         return "give this account the right to it, or choose another place with --workspace"
-    return (
-        "check bucket, AWS_ENDPOINT_URL and credentials, this machine's clock, and that the account may s3:GetObject, "
-        "s3:PutObject, s3:DeleteObject and s3:ListBucket there"
-    )
+    if isinstance(error, StorageDenied):
+        return "check the credentials, this machine's clock, and that the account may s3:*Object and s3:ListBucket"
+    if isinstance(error, Unavailable):
+        return "check AWS_ENDPOINT_URL, and that this machine can reach it"
+    return "check the bucket's name in --workspace, and make the bucket if there is none"
 
 
 def check_clock(uri: str, put_at: tuple[float, float]) -> list[Finding]:

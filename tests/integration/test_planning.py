@@ -32,7 +32,7 @@ def test_the_doctor_says_what_to_do_about_a_bucket_that_is_not_there(s3: str) ->
     assert (found.name, found.state) == ("store", "fault")
     assert found.detail.startswith("cannot write: ")
     assert "NoSuchBucket" in found.detail
-    assert "check bucket" in found.remedy
+    assert "make the bucket" in found.remedy
 
 
 def test_a_plan_counts_the_requests_and_bytes_that_the_store_hands_out(folder: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 from gatefold import doctor, soundcheck
 from gatefold.decoding import FORMATS
 from gatefold.doctor import Finding
-from gatefold.errors import StorageDenied
+from gatefold.errors import GatefoldError, ObjectNotFound, StorageDenied, StorageUnavailable
 from gatefold.storage import objects
 from gatefold.storage.uris import ObjectInfo
 from gatefold.workspace import Workspace
@@ -129,6 +129,27 @@ def test_each_thing_a_store_does_wrong_is_told(uri: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(objects, "exists", lambda _: True)
     told = [one.detail.partition(":")[0] for one in faults(doctor.check_store(uri))]
     assert told == ["cannot list", "cannot delete"]
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (StorageDenied("'s3://b/w/x': ExpiredToken"), "check the credentials"),
+        (StorageUnavailable("'s3://b/w/x': no answer"), "check AWS_ENDPOINT_URL"),
+        (ObjectNotFound("'s3://b/w/x': NoSuchBucket"), "make the bucket"),
+    ],
+)
+def test_the_remedy_suits_what_the_store_says(
+    monkeypatch: pytest.MonkeyPatch, error: GatefoldError, remedy: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(objects, "put", refuse)
+    monkeypatch.setattr(objects, "delete", refuse)
+    (found,) = faults(doctor.check_store("s3://b/w"))
+    assert found.detail == f"cannot write: {error.message}"
+    assert remedy in found.remedy
 
 
 def test_nothing_is_left_in_a_store_whatever_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
