@@ -30,11 +30,13 @@ def folder(s3: str, request: pytest.FixtureRequest) -> str:
 class Faulty(ThreadingHTTPServer):
     """A store that answers every request with one fault."""
 
-    def __init__(self, status: int, body: bytes) -> None:
+    def __init__(self, status: int, body: bytes, *headers: tuple[str, str]) -> None:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
+                for name, value in headers:
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body)
 
@@ -49,8 +51,7 @@ class Faulty(ThreadingHTTPServer):
 
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
-    status, body = request.param
-    server = Faulty(status, body)
+    server = Faulty(*request.param)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
@@ -101,6 +102,8 @@ def test_listing_and_deleting_a_tree_take_its_objects_alone(folder: str) -> None
     for name in names:
         objects.put(f"{folder}/{name}", b"x")
     assert [info.uri for info in objects.list_objects(folder)] == sorted(f"{folder}/{name}" for name in names)
+    assert [info.uri for info in objects.list_folder(folder)] == [f"{folder}/a", f"{folder}/b-side"]
+    assert list(objects.list_folder(f"{folder}/b")) == [objects.stat(f"{folder}/b/{name}") for name in ("10", "2")]
     objects.delete_tree(f"{folder}/b")
     assert [info.uri for info in objects.list_objects(folder)] == [f"{folder}/a", f"{folder}/b-side"]
 
@@ -166,3 +169,36 @@ def test_a_broken_store_is_unavailable_and_worth_another_try(monkeypatch: pytest
 def test_denied_access_to_columns_is_told_as_such() -> None:
     with pytest.raises(StorageDenied, match=r"s3://bucket/t/part\.parquet"):
         tables.read_part("s3://bucket/t/part.parquet")
+
+
+TAG = ("ETag", '"tag"')
+SHORT = (206, b"12345", TAG, ("Content-Range", "bytes 0-4/100"))
+ELSEWHERE = (206, b"12345", TAG, ("Content-Range", "bytes 5-9/100"))
+WHOLE = (200, b"12345", TAG)
+ALTERED = (200, b"12345", TAG, ("x-amz-checksum-crc32", "AAAAAA=="))
+
+
+@pytest.mark.parametrize("faulty", [SHORT, ELSEWHERE, WHOLE], indirect=True, ids=["short", "elsewhere", "whole"])
+@pytest.mark.usefixtures("s3", "faulty")
+def test_a_range_other_than_the_one_asked_for_never_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "_PATIENCE_S", 0)
+    with pytest.raises(StorageUnavailable, match="asked for 10 bytes from 0 on, the store sent 5"):
+        objects.open_source("s3://bucket/key", first_bytes=10)
+
+
+@pytest.mark.parametrize("faulty", [ALTERED], indirect=True, ids=["altered"])
+@pytest.mark.usefixtures("s3", "faulty")
+def test_bytes_that_do_not_fit_their_checksum_never_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "_PATIENCE_S", 0)
+    with pytest.raises(StorageUnavailable, match="altered on its way"):
+        objects.read("s3://bucket/key")
+
+
+ARCHIVED = b"<Error><Code>InvalidObjectState</Code><Message>archived</Message></Error>"
+
+
+@pytest.mark.parametrize("faulty", [(403, ARCHIVED)], indirect=True, ids=["archived"])
+@pytest.mark.usefixtures("s3", "faulty")
+def test_an_archived_object_is_no_reason_to_stop() -> None:
+    with pytest.raises(InputError, match="restore it first"):
+        objects.read("s3://bucket/key")

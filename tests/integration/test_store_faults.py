@@ -53,8 +53,9 @@ def songs(folder: str, count: int) -> dict[str, bytes]:
 
 
 def part(number: int) -> pa.Table:
-    ids = [f"song {number:02}-{row}" for row in range(50)]
-    return pa.table({"song_id": ids, "noise": np.random.default_rng(number).random(50)})
+    """Larger than what opening it fetches."""
+    ids = [f"song {number:02}-{row}" for row in range(12_000)]
+    return pa.table({"song_id": ids, "noise": np.random.default_rng(number).random(12_000)})
 
 
 def put_list_and_read(folder: str, count: int) -> None:
@@ -139,6 +140,19 @@ def test_credentials_that_expire_stop_the_work_at_once(
         with pytest.raises(StorageDenied, match="AWS_SESSION_TOKEN"):
             call()
     assert store.requests - before <= 2 * 7  # the SDK may ask whether the bucket has moved, and repeats nothing
+
+
+def test_an_error_in_the_middle_of_a_part_is_told_as_what_it_is(folder: str, store: FaultyStore) -> None:
+    uri = tables.write_part(folder, "part", part(0))
+    for call, before in (
+        (lambda: tables.read_part(uri, ["noise"]), 1),
+        (lambda: tables.read_part(uri, ["noise"]), 2),
+        (lambda: tables.read_rows(folder, ["song 00-7"], ["song_id", "noise"]), 2),
+        (lambda: tables.read_rows(folder, ["song 00-7"], ["song_id", "noise"]), 3),
+    ):
+        store.denied_from = store.requests + before
+        with pytest.raises(StorageDenied, match=r"part\.parquet"):
+            call()
 
 
 def test_a_store_that_is_not_there_is_unavailable_within_a_bounded_time(

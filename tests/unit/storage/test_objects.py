@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gatefold.errors import InputError, ObjectNotFound, StorageDenied, TooLarge
+from gatefold.errors import InputError, ObjectChanged, ObjectNotFound, StorageDenied, TooLarge
+from gatefold.ranged import Source
 from gatefold.storage import local, objects
 
 ODD = ["a b.mp3", "100%.mp3", "%20.mp3", "#1?.mp3", "ü ñ 曲.mp3", "semi;colon+plus&=.mp3", "tail ", "[x]'\".mp3"]
@@ -83,6 +84,70 @@ def test_parents_end_at_the_root() -> None:
     assert objects.parent("s3://bucket/a") == objects.parent("s3://bucket") == "s3://bucket"
     assert objects.name("s3://bucket") == objects.name("file:///") == ""
     assert objects.join("file:///", "a") == "file:///a"
+
+
+DATA = bytes(range(256)) * 1000
+
+
+def test_a_source_reads_as_the_file_itself_and_fetches_no_byte_twice(folder: str) -> None:
+    objects.put(f"{folder}/song", DATA)
+    source: Source = objects.open_source(f"{folder}/song", first_bytes=1000)
+    assert source.size == len(DATA)
+    for offset, length in ((0, 10), (990, 10), (990, 20), (999, 1), (1000, 1), (5, 200_000), (255_990, 100), (9, 0)):
+        assert source.read_at(offset, length) == DATA[offset : offset + length]
+    assert source.read_at(len(DATA), 1) == source.read_at(1_000_000, 1) == b""
+    with pytest.raises(InputError, match="negative"):
+        source.read_at(-1, 1)
+
+
+def test_a_source_counts_what_it_fetched(folder: str) -> None:
+    objects.put(f"{folder}/song", DATA)
+    source = objects.open_source(f"{folder}/song")
+    assert source.bytes_read == objects.FIRST_BYTES
+    source.read_at(0, objects.FIRST_BYTES)
+    assert source.bytes_read == objects.FIRST_BYTES
+    source.read_at(objects.FIRST_BYTES - 5, 10)
+    assert source.bytes_read == objects.FIRST_BYTES + 5
+    source.read_at(len(DATA) - 3, 10)
+    assert source.bytes_read == objects.FIRST_BYTES + 8
+
+
+def test_a_source_tells_the_tag_that_listings_tell(folder: str) -> None:
+    objects.put(f"{folder}/song", DATA)
+    objects.put(f"{folder}/void", b"")
+    assert [objects.open_source(info.uri).etag for info in objects.list_folder(folder)] == [
+        info.etag for info in objects.list_objects(folder)
+    ]
+    void = objects.open_source(f"{folder}/void")
+    assert (void.size, void.read_at(0, 10), void.bytes_read) == (0, b"", 0)
+
+
+def test_a_source_never_mixes_two_contents(folder: str) -> None:
+    objects.put(f"{folder}/song", DATA)
+    source = objects.open_source(f"{folder}/song", first_bytes=10)
+    objects.put(f"{folder}/song", DATA[::-1])
+    with pytest.raises(ObjectChanged, match="song' changed while it was read") as caught:
+        source.read_at(5, 10)
+    assert caught.value.retryable
+
+
+def test_a_source_that_was_deleted_is_not_found(folder: str) -> None:
+    objects.put(f"{folder}/song", DATA)
+    source = objects.open_source(f"{folder}/song", first_bytes=10)
+    objects.delete(f"{folder}/song")
+    for call in (lambda: source.read_at(5, 10), lambda: objects.open_source(f"{folder}/song")):
+        with pytest.raises(ObjectNotFound, match=f"{folder}/song"):
+            call()
+
+
+def test_a_folder_lists_what_lies_directly_in_it(tmp_path: Path, folder: str) -> None:
+    for name in ("b 2", "b", "c/d", "b#1"):
+        objects.put(objects.join(folder, name), name.encode())
+    (tmp_path / f"{local.TEMPORARY}left").write_bytes(b"half")
+    found = list(objects.list_folder(folder))
+    assert [info.uri for info in found] == sorted(objects.join(folder, name) for name in ("b", "b 2", "b#1"))
+    assert [objects.stat(info.uri) for info in found] == found
+    assert list(objects.list_folder(f"{folder}/absent")) == list(objects.list_folder(f"{folder}/b")) == []
 
 
 def test_an_object_above_the_limit_is_not_read(folder: str) -> None:
