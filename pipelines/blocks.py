@@ -163,7 +163,7 @@ class _Run:
     def _pass(self, todo: pa.Table, *, give_up: bool) -> dict[str, str]:
         """Every song once; those that could not be read, with the reason."""
         tally, limit = self.tally, self.settings.max_reject_share
-        cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        cores = _cores()
         blocks = _cut(todo, cores, self.settings.rows_per_block)
         tally.workers = min(cores, len(blocks))
         self.on_progress(tally.done, tally.total, tally.facts())
@@ -177,6 +177,10 @@ class _Run:
                 self.on_progress(tally.done, tally.total, tally.facts())
                 check_share_early(self.stage.name, tally.codes, tally.songs, tally.total, limit)
         return postponed
+
+
+def _cores() -> int:
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def _cut(todo: pa.Table, cores: int, rows_per_block: int) -> list[pa.Table]:
@@ -242,9 +246,7 @@ class _BlockMapper:
         """Raises: StorageUnavailable when nothing at all could be read; Corrupt when a song was forgotten."""
         if self._give_up and len(made.postponed) == tracks.num_rows >= _LEAST_SONGS:
             example = next(iter(made.postponed.values()))
-            raise StorageUnavailable(
-                f"{self._stage.name}: not one of {tracks.num_rows} inputs could be read: {example}"
-            )
+            raise StorageUnavailable(f"{self._stage.name}: none of {tracks.num_rows} inputs could be read: {example}")
         told = {*made.rows["song_id"].to_pylist(), *made.postponed, *(reject.song_id for reject in made.rejects)}
         if told != (asked := set(tracks["song_id"].to_pylist())):
             raise Corrupt(f"{self._stage.name}: songs went in and not out, or the reverse: {sorted(told ^ asked)[:3]}")

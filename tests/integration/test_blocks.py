@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,8 @@ import pytest
 from gatefold.errors import LeaseLost, RunInProgress, StorageUnavailable, TooManyRejects
 from gatefold.storage import leases, objects, tables
 from pipelines import blocks
-from pipelines.quarantine import read_rejects, remove_rejects
 from pipelines.report import NOTHING, read_report
-from tests.words import AWAY, BAD, DEADLY, LATE, SLOW, Words, usable
+from tests.words import AWAY, BAD, DEADLY, SLOW, Words, usable
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 ROOT = Path(__file__).parents[2]
@@ -87,34 +85,6 @@ def test_a_killed_driver_is_followed_by_one_that_does_the_rest_and_nothing_twice
     assert words.run().done == 0
 
 
-def test_what_an_orphan_wrote_after_all_is_removed(words: Words) -> None:
-    texts = songs(30)
-    words.write(texts)
-    words.run()
-    (first, *others) = words.parts()
-    part = tables.read_part(f"{words.target}/{first}")
-    tables.write_part(words.target, "0-orphan", part)
-    tables.write_part(words.target, "orphan-of-two", tables.read_part(f"{words.target}/{others[0]}").slice(0, 4))
-    assert words.rows() != usable(texts)
-    words.write(texts | {"new": "a new song"})
-    assert words.run().done == 1
-    assert words.rows() == usable(texts | {"new": "a new song"})
-
-
-def test_what_an_orphan_writes_while_its_follower_works_is_removed_too(words: Words) -> None:
-    texts = songs(24) | {"t": SLOW}
-    words.write(texts)
-    written: list[str] = []
-
-    def write_double(done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:  # noqa: ARG001
-        if not written and (parts := tables.parts(words.target)):
-            written.append(tables.write_part(words.target, "orphan", tables.read_part(parts[0])))
-
-    words.run(write_double)
-    assert written
-    assert words.rows() == usable(texts)
-
-
 def test_a_run_that_was_followed_by_another_stops_and_writes_no_more(words: Words) -> None:
     words.write({f"t{number:03}": SLOW for number in range(64)})
 
@@ -130,65 +100,6 @@ def test_a_run_that_was_followed_by_another_stops_and_writes_no_more(words: Word
     assert len(words.rows()) < 64
 
 
-def test_changed_new_and_removed_songs_are_all_that_a_next_run_is_about(words: Words) -> None:
-    texts = songs(20) | {"bad": BAD, "mended": BAD, "spoilt": "a song"}
-    words.write(texts)
-    words.run()
-    words.times_read()
-    after = {**texts, "s003": "sung anew", "mended": "a song after all", "spoilt": BAD, "new": "a new song"}
-    del after["s007"], after["s008"]
-    words.write(after)
-    report = words.run()
-    assert (report.done, report.skipped, report.rejected) == (4, 18, 2)
-    assert words.times_read() == dict.fromkeys(("s003", "mended", "spoilt", "new"), 1)
-    assert words.rows() == usable(after)
-    assert words.refused() == ["bad", "spoilt"]
-
-
-def test_where_nothing_changed_no_part_is_listed_or_read(words: Words, monkeypatch: pytest.MonkeyPatch) -> None:
-    words.write(songs(10) | {"bad": BAD})
-    first = words.run()
-
-    def refuse(*_: object) -> None:
-        raise AssertionError("a part was looked at")
-
-    for name in ("parts", "read_part", "write_part"):
-        monkeypatch.setattr(tables, name, refuse)
-    report = words.run()
-    assert (report.done, report.skipped, report.rejected) == (0, 10, 1)
-    assert report.details["rejected"] == first.details["rejected"] == {"undecodable_audio": 1}
-
-
-def test_a_retry_runs_the_refused_and_counts_its_attempts(words: Words) -> None:
-    texts = songs(10) | {"bad": BAD, "mended": BAD}
-    words.write(texts)
-    words.run()
-    words.times_read()
-    (words.folder / "texts" / "mended").write_text("a song after all")
-    assert remove_rejects(words.workspace, "words") == 2
-    report = words.run()
-    assert words.times_read() == {"bad": 1, "mended": 1}
-    assert (report.done, report.rejected) == (2, 1)
-    (row,) = read_rejects(words.workspace, "words").to_pylist()
-    assert (row["song_id"], row["attempt"], len(row["etag"])) == ("bad", 2, 8)
-
-
-def test_many_small_parts_are_merged_with_their_neighbours(tmp_path: Path) -> None:
-    words = Words(tmp_path, rows_per_block=40)
-    texts = songs(100) | {f"bad{number}": BAD for number in range(9)}
-    words.write(texts)
-    words.run()
-    parts = words.parts()
-    assert len(tables.parts(words.workspace.rejects("words"))) < 9
-    assert 3 <= len(parts) <= 4
-    ranges = sorted((ids[0], ids[-1]) for ids in parts.values())
-    assert all(end < start for (_, end), (start, _) in pairwise(ranges)), "they overlap"
-    assert words.rows() == usable(texts)
-    words.write(texts | {"new": "a new song"})
-    words.run()
-    assert parts.items() <= words.parts().items(), "what was merged is merged again"
-
-
 def test_a_job_that_goes_wrong_is_stopped_before_it_has_read_everything(tmp_path: Path) -> None:
     words = Words(tmp_path, max_reject_share=0.3)
     words.write(songs(100) | {f"t{number:03}": BAD for number in range(60)} | {f"u{n:03}": SLOW for n in range(240)})
@@ -201,28 +112,6 @@ def test_a_job_that_goes_wrong_is_stopped_before_it_has_read_everything(tmp_path
     there = words.parts()
     time.sleep(1)
     assert words.parts() == there, "it was stopped and went on"
-
-
-def test_songs_that_the_store_hands_out_later_cost_a_second_pass_and_nothing_else(words: Words) -> None:
-    texts = songs(20) | {"t1": LATE, "t2": LATE}
-    words.write(texts)
-    report = words.run()
-    assert words.rows() == usable(texts)
-    assert (report.done, report.rejected) == (22, 0)
-    assert words.times_read() == {**dict.fromkeys(texts, 1), "t1": 2, "t2": 2}
-
-
-def test_songs_that_cannot_be_read_stay_pending_and_the_rest_is_kept(words: Words) -> None:
-    texts = songs(20) | {"t1": AWAY}
-    words.write(texts)
-    with pytest.raises(StorageUnavailable, match=r"1 inputs could not be read in 3 passes.*503 SlowDown"):
-        words.run()
-    assert words.rows() == usable(texts)
-    assert words.refused() == []
-    assert words.times_read()["t1"] == 3
-    texts["t1"] = "a song"
-    (words.folder / "texts" / "t1").write_text("a song")
-    assert words.run().done == 1
 
 
 def test_a_store_that_is_away_stops_the_job_at_once(words: Words) -> None:
