@@ -18,8 +18,10 @@ IN_HAND = 4
 """songs that a core works on by turns: while one waits for the store, another computes"""
 OVERHEAD = 1.0
 """core seconds of a run over those of its songs alone"""
-PUTS_PER_BLOCK = 2
-"""a part of rows, and one of rejects"""
+PUTS_PER_BLOCK = 3
+"""a part of rows, one of rejects, and a listing that tells whether the run still holds its lease"""
+LEAST_SONGS = 8
+"""in one go, however many cores wait for work"""
 _RESAMPLES = 1_000
 _PERCENTILES = (2.5, 97.5)
 _GB = 1e9
@@ -116,19 +118,19 @@ def estimate(
     """What `songs` songs take, of which `costs` are a fair sample.
 
     Args:
-        rows_per_block: songs that one core works on in one go; fewer blocks than cores leave cores idle.
+        rows_per_block: songs that one core works on in one go, fewer where there are not enough for all cores.
         cores: of this machine.
     """
     per_song = per_song_of(costs)
-    blocks = math.ceil(songs / rows_per_block)
-    totals = _totals(per_song, songs, blocks, prices)
+    totals = _totals(per_song, songs, math.ceil(songs / rows_per_block), prices)
+    busy = math.ceil(songs / min(LEAST_SONGS, rows_per_block))  # cores that would find work
     return Estimate(
         songs=songs,
         per_song=per_song,
         totals=totals,
         this_machine_cores=cores,
-        this_machine_wall_hours=totals.vcpu_hours.times(1 / min(cores, blocks)),
-        workers=[_on_workers(kind, totals, blocks) for kind in types],
+        this_machine_wall_hours=totals.vcpu_hours.times(1 / min(cores, busy)),
+        workers=[_on_workers(kind, totals, busy) for kind in types],
     )
 
 
@@ -173,8 +175,8 @@ def _totals(per_song: PerSong, songs: int, blocks: int, prices: StoragePrices) -
     )
 
 
-def _on_workers(kind: WorkerType, totals: Totals, blocks: int) -> WorkerPlan:
-    vcpus = min(kind.workers * kind.vcpus, blocks)
+def _on_workers(kind: WorkerType, totals: Totals, busy: int) -> WorkerPlan:
+    vcpus = min(kind.workers * kind.vcpus, busy)
     machines = math.ceil(vcpus / kind.vcpus)
     wall = totals.vcpu_hours.times(1 / vcpus)
     machines_usd = wall.times(machines * kind.usd_per_hour + kind.head_usd_per_hour)

@@ -10,13 +10,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 
 from gatefold.audio import Song, listen
 from gatefold.config import AudioSettings, Settings
-from gatefold.errors import InputError, NotFound
+from gatefold.errors import DecoderCrashed, DecodingTimeout, GatefoldError, InputError, NotFound
 from gatefold.storage import objects, tables
+from pipelines.isolation import Core, Isolated
 from pipelines.manifests import SUFFIXES, read_manifest
 from pipelines.report import OnProgress, silent
 from pipelines.scanning import list_songs
@@ -73,20 +76,23 @@ def draw_sample(source: str, size: int) -> Sample:
 def measure(sample: Sample, settings: Settings, on_progress: OnProgress = silent) -> list[SongCost]:
     """The cost of every song of the sample, in its order; a song that cannot be used has one too.
 
+    Songs are heard one after the other in a child process, as in a run, so that none can hang or end this one.
+
     Raises: StorageUnavailable; StorageDenied.
     """
-    torch.set_num_threads(1)  # as in a worker
-    base = objects.parent(sample.source)
-    _hear(sample.tracks[0], base, settings.audio)  # what is loaded or compiled once is no song's cost
-    costs: list[SongCost] = []
+    listener = partial(_make_listener, objects.parent(sample.source), settings.audio)
+    with Isolated(listener, timeout_s=settings.batch.song_timeout_s, in_flight=1) as child:
+        for _ in child.map(sample.tracks[:1]):  # what is loaded or compiled once is no song's cost
+            on_progress(0, len(sample.tracks))
+        heard: list[_Heard] = []
+        began = time.perf_counter()
+        for _, outcome in child.map(sample.tracks):
+            heard.append(outcome if isinstance(outcome, _Heard) else _lost(outcome, time.perf_counter() - began))
+            on_progress(len(heard), len(sample.tracks))
+            began = time.perf_counter()
     size = settings.batch.rows_per_block
-    for start in range(0, len(sample.tracks), size):
-        heard = []
-        for track in sample.tracks[start : start + size]:
-            heard.append(_hear(track, base, settings.audio))
-            on_progress(len(costs) + len(heard), len(sample.tracks))
-        costs += _with_encoding(heard, settings.audio)
-    return costs
+    blocks = [heard[start : start + size] for start in range(0, len(heard), size)]
+    return [cost for block in blocks for cost in _with_encoding(block, settings.audio)]
 
 
 def count_rejects(costs: Sequence[SongCost]) -> dict[str, int]:
@@ -104,15 +110,20 @@ class _Metered:
         self.size = self._source.size
 
     def read_at(self, offset: int, length: int) -> bytes:
-        before = self.read_bytes
+        before = self._source.bytes_read
         with self._waiting():
             data = self._source.read_at(offset, length)
-        self.requests += self.read_bytes > before
+        self.requests += self._source.bytes_read > before
         return data
 
-    @property
-    def read_bytes(self) -> int:
-        return self._source.bytes_read
+    def reading(self) -> dict[str, Any]:
+        """The numbers of `_Heard` that tell of reading."""
+        return {
+            "wait_s": self.wait_s,
+            "requests": self.requests,
+            "read_bytes": self._source.bytes_read,
+            "object_bytes": self.size,
+        }
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
@@ -123,51 +134,65 @@ class _Metered:
             self.wait_s += max(0.0, time.perf_counter() - wall - (time.thread_time() - cpu))
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Heard:
-    """A song listened to, and what that took."""
+    """What became of a song, and what that took."""
 
     song_id: str
-    song: Song | None = None
-    reject: str | None = None
-    source: _Metered | None = None
-    cpu_s: float = 0.0
-    wall_s: float = 0.0
+    outcome: Song | GatefoldError
+    cpu_s: float
+    wall_s: float
+    wait_s: float = 0.0
+    requests: int = 0
+    read_bytes: int = 0
+    object_bytes: int = 0
 
 
-def _hear(track: tuple[str, str], base: str, audio: AudioSettings) -> _Heard:
+def _make_listener(base: str, audio: AudioSettings) -> "partial[_Heard]":
+    torch.set_num_threads(1)  # as in a worker
+    return partial(_hear, base, audio)
+
+
+def _hear(base: str, audio: AudioSettings, track: tuple[str, str], _: Core) -> _Heard:
     song_id, uri = track
-    heard = _Heard(song_id)
+    source = None
     wall, cpu = time.perf_counter(), time.thread_time()
     try:
-        heard.source = _Metered(objects.resolve(uri, base))
-        heard.song = listen(heard.source, audio, name=f"song '{song_id}'")
+        source = _Metered(objects.resolve(uri, base))
+        outcome: Song | GatefoldError = listen(source, audio, name=f"song '{song_id}'")
     except (InputError, NotFound) as error:
-        heard.reject = error.code
-    heard.wall_s, heard.cpu_s = time.perf_counter() - wall, time.thread_time() - cpu
-    return heard
+        outcome = error
+    took = {"cpu_s": time.thread_time() - cpu, "wall_s": time.perf_counter() - wall}
+    if source is None:
+        return _Heard(song_id, outcome, **took)
+    return _Heard(song_id, outcome, **took, **source.reading())
+
+
+def _lost(error: GatefoldError, seconds: float) -> _Heard:
+    """Of a song that took its process with it, or all of its time. Raises: any other error."""
+    if not isinstance(error, DecodingTimeout | DecoderCrashed):
+        raise error
+    return _Heard("", error, cpu_s=seconds, wall_s=seconds)
 
 
 def _with_encoding(block: Sequence[_Heard], audio: AudioSettings) -> list[SongCost]:
     """The costs of a block's songs, each with its windows' share of what encoding the block takes and gives."""
     wall, cpu = time.perf_counter(), time.thread_time()
-    songs = [(heard.song_id, heard.song) for heard in block if heard.song is not None]
+    songs = [(heard.song_id, heard.outcome) for heard in block if isinstance(heard.outcome, Song)]
     written = len(tables.encode_part(spectrogram_rows(songs, audio))) if songs else 0
     wall_s, cpu_s = time.perf_counter() - wall, time.thread_time() - cpu
-    windows = [0 if heard.song is None else len(heard.song.starts_s) for heard in block]
+    windows = [len(heard.outcome.starts_s) if isinstance(heard.outcome, Song) else 0 for heard in block]
     shares = [count / max(1, sum(windows)) for count in windows]
-    return [_cost_of(heard, share, written, wall_s, cpu_s) for heard, share in zip(block, shares, strict=True)]
-
-
-def _cost_of(heard: _Heard, share: float, written_bytes: int, wall_s: float, cpu_s: float) -> SongCost:
-    source = heard.source
-    return SongCost(
-        cpu_s=heard.cpu_s + share * cpu_s,
-        wait_s=source.wait_s if source else 0.0,
-        wall_s=heard.wall_s + share * wall_s,
-        requests=source.requests if source else 1,
-        read_bytes=source.read_bytes if source else 0,
-        object_bytes=source.size if source else 0,
-        written_bytes=share * written_bytes,
-        reject=heard.reject,
-    )
+    return [
+        SongCost(
+            cpu_s=heard.cpu_s + share * cpu_s,
+            wait_s=heard.wait_s,
+            wall_s=heard.wall_s + share * wall_s,
+            requests=heard.requests,
+            read_bytes=heard.read_bytes,
+            object_bytes=heard.object_bytes,
+            written_bytes=share * written,
+            reject=None if isinstance(heard.outcome, Song) else heard.outcome.code,
+        )
+        for heard, share in zip(block, shares, strict=True)
+    ]

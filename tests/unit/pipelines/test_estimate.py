@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipelines.estimate import IN_HAND, OVERHEAD, PUTS_PER_BLOCK, Estimate, Range, estimate, per_song_of
+from pipelines.estimate import IN_HAND, LEAST_SONGS, OVERHEAD, PUTS_PER_BLOCK, Estimate, Range, estimate, per_song_of
 from pipelines.machines import StoragePrices, WorkerType
 from pipelines.sampling import SongCost
 
@@ -101,8 +101,8 @@ def test_workers_take_the_hours_divided_by_their_vcpus_and_cost_machines_head_an
     assert is_just(one.this_machine_wall_hours, 250 * OVERHEAD / 2)
 
 
-def test_a_few_songs_fill_only_as_many_cores_as_they_have_blocks() -> None:
-    one = estimated([SONG], songs=33, cores=8)
+def test_a_few_songs_fill_only_a_few_cores() -> None:
+    one = estimated([SONG], songs=2 * LEAST_SONGS, cores=8)
     assert (one.workers[0].vcpus, one.workers[0].machines) == (2, 1)
-    assert is_just(one.this_machine_wall_hours, 33 * 0.09 / 3600 * OVERHEAD / 2)
-    assert estimated([SONG], songs=16 * 32 + 1).workers[0].machines == 2
+    assert is_just(one.this_machine_wall_hours, 16 * 0.09 / 3600 * OVERHEAD / 2)
+    assert estimated([SONG], songs=16 * LEAST_SONGS + 1).workers[0].machines == 2

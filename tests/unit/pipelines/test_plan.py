@@ -6,13 +6,23 @@ from typing import Any
 
 import pytest
 
+from gatefold.audio import listen
 from gatefold.config import BatchSettings, Settings
-from gatefold.errors import Corrupt, InvalidManifest, InvalidSettings, StageMissing
-from gatefold.storage import objects
+from gatefold.errors import (
+    Corrupt,
+    DecodingTimeout,
+    InvalidManifest,
+    InvalidSettings,
+    StageMissing,
+    StorageUnavailable,
+)
+from gatefold.storage import objects, tables
 from gatefold.workspace import Workspace
+from pipelines import plan
 from pipelines.plan import Plan, judge_plan, make_plan, read_plan
 from pipelines.report import Report, write_report
-from pipelines.sampling import count_rejects, draw_sample, measure
+from pipelines.sampling import SongCost, _lost, _with_encoding, count_rejects, draw_sample, measure
+from pipelines.spectrograms import spectrogram_rows
 from tests.factories import AUDIO, CLIPS, MUSIC, encoded, tone
 
 ROOT = Path(__file__).parents[3]
@@ -22,6 +32,25 @@ SETTINGS = Settings(audio=AUDIO, batch=BatchSettings(rows_per_block=8))
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace((tmp_path / "workspace").as_uri())
+
+
+@pytest.fixture(scope="module")
+def told() -> list[tuple[int, int]]:
+    """What the measuring of `costs` told of its progress."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def costs(told: list[tuple[int, int]]) -> list[SongCost]:
+    """Of all clips, measured once, because that takes a process of its own."""
+    drawn = draw_sample(str(MUSIC), 100)
+    return measure(drawn, SETTINGS, lambda done, total, _=None: told.append((done, total)))
+
+
+@pytest.fixture
+def remembered(monkeypatch: pytest.MonkeyPatch, costs: list[SongCost]) -> None:
+    """For plans whose songs need not be measured anew."""
+    monkeypatch.setattr(plan, "measure", lambda *_: costs)
 
 
 def planned(workspace: Workspace, source: Path | str = MUSIC, **options: Any) -> Plan:
@@ -50,13 +79,15 @@ def test_a_sample_is_drawn_without_repeating_and_always_the_same() -> None:
     assert drawn.tracks != sorted(drawn.tracks)
 
 
-def test_every_clip_costs_time_and_bytes_and_writes_its_windows() -> None:
-    costs = measure(draw_sample(str(MUSIC), 100), SETTINGS)
+def test_every_clip_costs_time_and_bytes_and_writes_its_windows(
+    costs: list[SongCost], told: list[tuple[int, int]]
+) -> None:
     assert len(costs) == len(CLIPS)
+    assert told == [(number, len(CLIPS)) for number in range(len(CLIPS) + 1)]
     sizes = {clip.stat().st_size for clip in CLIPS}
     for cost in costs:
         assert cost.reject is None
-        assert 0 < cost.cpu_s <= cost.wall_s
+        assert 0 < cost.cpu_s <= 1.01 * cost.wall_s  # by two clocks
         assert 0 <= cost.wait_s < cost.wall_s
         assert cost.object_bytes in sizes
         assert 0 < cost.read_bytes <= cost.object_bytes
@@ -64,16 +95,15 @@ def test_every_clip_costs_time_and_bytes_and_writes_its_windows() -> None:
         assert cost.written_bytes > 0
 
 
-def test_written_bytes_are_those_of_compressed_parts(workspace: Workspace) -> None:
-    from gatefold.audio import listen
-    from gatefold.storage import tables
-    from pipelines.spectrograms import spectrogram_rows
-
-    drawn = draw_sample(str(MUSIC), 6)
-    songs = [(song_id, listen(objects.read(uri), AUDIO)) for song_id, uri in drawn.tracks]
-    part = tables.write_part(f"{workspace.uri}/parts", "one", spectrogram_rows(songs, AUDIO))
-    written = sum(cost.written_bytes for cost in measure(drawn, SETTINGS))
-    assert written == pytest.approx(objects.stat(part).size_bytes)
+def test_written_bytes_are_those_of_compressed_parts(workspace: Workspace, costs: list[SongCost]) -> None:
+    drawn = draw_sample(str(MUSIC), 100)
+    songs = [(song_id, listen(objects.open_source(uri), AUDIO)) for song_id, uri in drawn.tracks]
+    uris = [
+        tables.write_part(f"{workspace.uri}/parts", str(start), spectrogram_rows(songs[start : start + 8], AUDIO))
+        for start in range(0, len(songs), SETTINGS.batch.rows_per_block)
+    ]
+    written = sum(objects.stat(uri).size_bytes for uri in uris)
+    assert sum(cost.written_bytes for cost in costs) == pytest.approx(written)
 
 
 def test_songs_that_cannot_be_used_are_counted_by_code_and_cost_what_they_cost(tmp_path: Path) -> None:
@@ -85,29 +115,33 @@ def test_songs_that_cannot_be_used_are_counted_by_code_and_cost_what_they_cost(t
     assert {cost.written_bytes for cost in costs if cost.reject} == {0.0}
 
 
-def test_progress_is_told_song_by_song() -> None:
-    told: list[tuple[int, int]] = []
-    measure(draw_sample(str(MUSIC), 9), SETTINGS, lambda done, total, _=None: told.append((done, total)))
-    assert told == [(number, 9) for number in range(1, 10)]
+def test_a_song_that_hangs_or_crashes_costs_its_time_and_any_other_error_is_raised() -> None:
+    lost = _lost(DecodingTimeout("took more than 120 s"), 240.0)
+    (cost,) = _with_encoding([lost], AUDIO)
+    assert (cost.reject, cost.cpu_s, cost.written_bytes) == ("decoding_timeout", 240.0, 0.0)
+    with pytest.raises(StorageUnavailable, match="no answer"):
+        _lost(StorageUnavailable("no answer"), 1.0)
 
 
 # ---- the plan -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("remembered")
 def test_a_plan_of_a_folder_with_fewer_songs_than_the_sample_measures_them_all(workspace: Workspace) -> None:
-    plan = planned(workspace, songs=10_000_000)
-    assert (plan.sample_songs, plan.songs_in_source, plan.estimate.songs) == (len(CLIPS), len(CLIPS), 10_000_000)
-    assert any("17 songs tell little" in said for said in plan.assumptions)
-    assert plan.estimate.totals.read_bytes.mean == pytest.approx(10_000_000 * plan.estimate.per_song.read_bytes.mean)
-    assert plan.estimate.totals.vcpu_hours.low < plan.estimate.totals.vcpu_hours.high
-    assert [worker.name for worker in plan.estimate.workers] == ["audio"]
+    made = planned(workspace, songs=10_000_000)
+    assert (made.sample_songs, made.songs_in_source, made.estimate.songs) == (len(CLIPS), len(CLIPS), 10_000_000)
+    assert any("17 songs tell little" in said for said in made.assumptions)
+    assert made.estimate.totals.read_bytes.mean == pytest.approx(10_000_000 * made.estimate.per_song.read_bytes.mean)
+    assert made.estimate.totals.vcpu_hours.low < made.estimate.totals.vcpu_hours.high
+    assert [worker.name for worker in made.estimate.workers] == ["audio"]
 
 
 def test_a_plan_is_for_the_songs_there_unless_told_otherwise_and_is_kept(tmp_path: Path, workspace: Workspace) -> None:
-    plan = planned(workspace, mixed_manifest(tmp_path))
-    assert plan.estimate.songs == 5
-    assert plan.estimate.per_song.reject_share.mean == 0.6
-    assert read_plan(workspace) == plan
+    made = planned(workspace, mixed_manifest(tmp_path))
+    assert made.estimate.songs == 5
+    assert made.estimate.per_song.reject_share.mean == 0.6
+    assert made.sample_rejects == {"silent_audio": 1, "object_not_found": 1, "invalid_input": 1}
+    assert read_plan(workspace) == made
 
 
 def test_a_missing_price_is_told_before_anything_is_measured(tmp_path: Path, workspace: Workspace) -> None:
@@ -131,6 +165,7 @@ def run(workspace: Workspace, done: int = 100, **details: Any) -> None:
     write_report(workspace, report.model_copy(update={"details": {**report.details, **details}}))
 
 
+@pytest.mark.usefixtures("remembered")
 def test_a_run_is_held_against_the_plan_song_by_song(workspace: Workspace) -> None:
     per_song = planned(workspace).estimate.per_song
     run(workspace, work_s=200 * per_song.core_s.mean, bytes_read=50 * per_song.read_bytes.mean, workers=4)
@@ -144,6 +179,7 @@ def test_a_run_is_held_against_the_plan_song_by_song(workspace: Workspace) -> No
     assert (verdict.songs, verdict.missing) == (100, [])
 
 
+@pytest.mark.usefixtures("remembered")
 def test_what_the_report_lacks_is_named_and_the_rest_compared(workspace: Workspace) -> None:
     planned(workspace)
     run(workspace, bytes_read=12_345)
@@ -155,12 +191,14 @@ def test_what_the_report_lacks_is_named_and_the_rest_compared(workspace: Workspa
     ]
 
 
+@pytest.mark.usefixtures("remembered")
 def test_a_run_with_other_ears_is_told_apart(workspace: Workspace) -> None:
     planned(workspace)
     run(workspace, target=f"{workspace.uri}/spectrograms/0123456789ab")
     assert "the run had other audio settings" in judge_plan(workspace).missing[-1]
 
 
+@pytest.mark.usefixtures("remembered")
 def test_without_a_plan_or_a_run_after_it_nothing_is_judged(workspace: Workspace) -> None:
     with pytest.raises(StageMissing, match="has no plan; run `gatefold plan MANIFEST` first"):
         judge_plan(workspace)
