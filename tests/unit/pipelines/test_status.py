@@ -14,6 +14,7 @@ from gatefold.storage.releases import Part, Release
 from gatefold.workspace import Workspace
 from pipelines.quarantine import reject_of, write_rejects
 from pipelines.report import Report, write_report
+from pipelines.stages import Outcome, spectrogram_stage
 from pipelines.status import StageStatus, status_of
 from pipelines.versions import versions_of
 
@@ -60,6 +61,23 @@ def test_a_stage_is_fresh_when_every_song_has_a_row_or_a_reject(workspace: Works
     assert (stage(workspace, "spectrograms").state, stage(workspace, "spectrograms").done) == ("partly", 2)
     write_ids(folder, "s2")
     write_rejects(workspace, "spectrograms", "p", [reject_of(SilentAudio("silent"), "s3", None, "spectrograms")])
+    found = stage(workspace, "spectrograms")
+    assert (found.state, found.done, found.total, found.rejected) == ("fresh", 3, 4, 1)
+
+
+def test_a_song_whose_file_has_changed_is_not_done(workspace: Workspace) -> None:
+    write_ids(workspace.spectrograms(SETTINGS.audio), "s0", "s1", "s2", "s3")
+    assert stage(workspace, "spectrograms").state == "fresh"
+    tracks = catalogues.read_tracks(workspace)
+    etags = pa.array([None, "changed", None, None], pa.string())
+    tracks = tracks.set_column(tracks.column_names.index("audio_etag"), "audio_etag", etags)
+    catalogues.replace(workspace, Catalogue("c2", 4, "file:///m.csv"), tracks, 100)
+    assert (stage(workspace, "spectrograms").state, stage(workspace, "spectrograms").done) == ("partly", 3)
+
+
+def test_a_stage_that_ended_well_is_believed_without_a_look_at_its_parts(workspace: Workspace) -> None:
+    ended = spectrogram_stage(SETTINGS, workspace)
+    ended.finish(ended.begin(), Outcome(4, {"silent_audio": 1}))
     found = stage(workspace, "spectrograms")
     assert (found.state, found.done, found.total, found.rejected) == ("fresh", 3, 4, 1)
 
