@@ -135,7 +135,8 @@ def _whole_parquet(uri: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, OSError) as error:
-        raise Corrupt(f"part '{uri}' is not a whole Parquet file: {error}; delete it and make it anew") from error
+        remedy = "delete it, and the `_finished.json` beside it if there is one, and run its stage again"
+        raise Corrupt(f"part '{uri}' is not a whole Parquet file: {error}; {remedy}") from error
 
 
 def tensor_column(arrays: Sequence[npt.NDArray[Any]], tensor: pa.FixedShapeTensorType) -> pa.ExtensionArray:
