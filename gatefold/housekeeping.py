@@ -127,7 +127,9 @@ def retry_rejects(
     stage: _StageOption = None,
     code: Annotated[str | None, typer.Option(metavar="CODE", help="Only with this code.")] = None,
 ) -> None:
-    """Try rejected songs again, after their files or the settings were mended; others of their stage that wait run along.
+    """Try rejected songs again, after their files or the settings were mended.
+
+    Songs of the same stage that are still to be done run along.
 
     Example: gatefold rejects retry --code audio_too_long --set audio.max_duration_s=3600
     """
