@@ -16,6 +16,7 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
@@ -95,7 +96,7 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], store: FaultyStore, upstream: str) -> None:
         self.store, self.upstream = store, upstream
-        self.stopped = threading.Event()
+        self.stopped, self.one_writer = threading.Event(), threading.Lock()
         self._open: set[socket.socket] = set()
         super().__init__(address, _Handler)
 
@@ -169,9 +170,11 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_request  # noqa: N815 - the names are the library's
 
     def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-        self._upstream.request(self.command, self.path, body, dict(self.headers.items()))
-        answer = self._upstream.getresponse()
-        return answer.status, answer.getheaders(), answer.read()
+        # moto looks whether there is an object, then writes; S3 does both at once
+        with self.server.one_writer if "If-None-Match" in self.headers else nullcontext():
+            self._upstream.request(self.command, self.path, body, dict(self.headers.items()))
+            answer = self._upstream.getresponse()
+            return answer.status, answer.getheaders(), answer.read()
 
     def _head(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
         self.send_response_only(status)

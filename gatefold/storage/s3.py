@@ -37,7 +37,7 @@ from gatefold.storage.uris import ObjectInfo, Piece, bucket_and_key
 
 _ATTEMPTS = 6
 """of the SDK, which sees to what goes wrong before a body begins: slow down, server errors, lost connections"""
-_TRIES = 8
+_TRIES = 10
 """of ours around them: for broken bodies, and for when the SDK's own budget of retries is spent"""
 _PATIENCE_S = 120.0
 """When an operation has taken so long, it is not tried again."""
