@@ -163,16 +163,16 @@ class _Run:
     def _pass(self, todo: pa.Table, *, give_up: bool) -> dict[str, str]:
         """Every song once; those that could not be read, with the reason."""
         tally, limit = self.tally, self.settings.max_reject_share
-        cores = _cores()
-        blocks = _cut(todo, cores, self.settings.rows_per_block)
-        tally.workers = min(cores, len(blocks))
+        blocks = _cut(todo, _cores(), self.settings.rows_per_block)
+        tally.workers = min(_cores(), len(blocks))
         self.on_progress(tally.done, tally.total, tally.facts())
         tried = read_attempts(self.stage.workspace, self.stage.name)
         mapper = (self.make_mapper, self.stage, self.lease, tried, give_up)
         postponed: dict[str, str] = {}
-        with own_errors(), closing(_map(blocks, mapper, tally.workers)) as finished:
+        with own_errors(), closing(_map(blocks, mapper)) as finished:
             for block in finished:
                 tally.add(block)
+                tally.workers = min(_cores(), len(blocks))
                 postponed |= block.postponed
                 self.on_progress(tally.done, tally.total, tally.facts())
                 check_share_early(self.stage.name, tally.codes, tally.songs, tally.total, limit)
@@ -191,7 +191,7 @@ def _cut(todo: pa.Table, cores: int, rows_per_block: int) -> list[pa.Table]:
     return [by_id.slice(start, rows) for start in range(0, by_id.num_rows, rows)]
 
 
-def _map(blocks: list[pa.Table], mapper: tuple[Any, ...], workers: int) -> Generator[Block, None, None]:
+def _map(blocks: list[pa.Table], mapper: tuple[Any, ...]) -> Generator[Block, None, None]:
     """The blocks as they are finished; closed before the last, it stops the others."""
     ray.data.DataContext.get_current().max_consecutive_actor_init_deaths = _WORKER_STARTS
     finished = ray.data.from_arrow(blocks).map_batches(
@@ -199,7 +199,11 @@ def _map(blocks: list[pa.Table], mapper: tuple[Any, ...], workers: int) -> Gener
         fn_constructor_args=mapper,
         batch_size=None,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
+        compute=ray.data.ActorPoolStrategy(
+            min_size=1,
+            max_size=len(blocks),
+            initial_size=min(_cores(), len(blocks)),  # nodes may join as it runs
+        ),
         num_cpus=1,
     )
     for row in finished.iter_rows():

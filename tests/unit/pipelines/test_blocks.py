@@ -18,7 +18,7 @@ from pipelines.tally import Block
 from tests.words import AWAY, BAD, LATE, Words, usable
 
 
-def map_here(cut: list[pa.Table], mapper: tuple[Any, ...], workers: int) -> Iterator[Block]:  # noqa: ARG001
+def map_here(cut: list[pa.Table], mapper: tuple[Any, ...]) -> Iterator[Block]:
     """What Ray does, by one worker that is never lost."""
     block_mapper = blocks._BlockMapper(*mapper)
     for tracks in cut:
