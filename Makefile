@@ -32,12 +32,18 @@ check: $(INSTALLED) ## read the code: ruff, and mypy as strict as it gets
 fix: $(INSTALLED) ## let ruff mend what it can
 	.venv/bin/ruff check --fix .
 
-bench: $(INSTALLED) ## measure the figures of the README, one after the other
-	for path in $(wildcard benchmarks/*.py); do .venv/bin/python -m benchmarks.$$(basename $$path .py) || exit; done
+bench: bench-decoding bench-extraction ## measure the figures of the README, one after the other
+
+bench-%: .venv/.bench ## measure one of them, as in bench-extraction; BENCH_ARGS= goes to it
+	.venv/bin/python -m benchmarks.$* $(BENCH_ARGS)
 
 clean: ## take away .venv and caches; workspaces stay
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find gatefold pipelines serve tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/.bench: $(INSTALLED)
+	.venv/bin/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[cpu,dev,bench]'
+	@touch $@
 
 $(INSTALLED): pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { echo "gatefold needs Python 3.10, 3.11 or 3.12, and python3 is" \

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,9 @@ from gatefold.ranged import Source
 _LOG_FLOOR = 1e-6  # mel power below this is inaudible; it also keeps the logarithm finite
 _LOUDEST = 1e10  # of full scale: floats scaled like 32-bit integers pass, what would overflow in a spectrogram does not
 _ZEROS, _ROLLOFF = 6, 0.99  # zero crossings on each side of a resampling kernel; its cutoff as a share of Nyquist
-_OUTPUTS, _SLICE = 64, 16  # outputs of a row of samples, at least; those of them whose kernels are multiplied at once
+_OUTPUTS = 64  # of a row of samples, at least
+_SLICE = 16  # kernels, or mel bands, that are multiplied at once; they are zero but for a few neighbours
+_FRAMES = 250  # of a spectrogram, worked on at once
 _FINEST_RATIO = 1_000  # terms of the resampling ratio; its kernel takes memory by their product
 
 
@@ -70,16 +73,21 @@ def log_mel(windows: Waveform, rate: int, audio: AudioSettings) -> npt.NDArray[n
 
     The power of a Hann-windowed, centred short-time Fourier transform in mel bands of Slaney's scale and norm.
     """
-    taper, bands = _tapers_and_bands(audio)
+    taper, slices = _taper_and_bands(audio)
     with torch.inference_mode():
         waveform = _resampled(torch.from_numpy(windows), rate, audio.sample_rate)
         waveform = torch.nn.functional.pad(waveform, (0, audio.window_length - waveform.shape[-1]))  # negative: crops
         centred = torch.nn.functional.pad(waveform[:, None], (audio.n_fft // 2, audio.n_fft // 2), mode="reflect")
-        frames = centred[:, 0].unfold(-1, audio.n_fft, audio.hop_length)[:, : audio.frames] * taper  # [W, F, n_fft]
-        spectrum = torch.fft.rfft(frames)
-        power = spectrum.real.square() + spectrum.imag.square()  # a quarter of the time of abs, which takes roots
-        log_power = (power @ bands).add_(_LOG_FLOOR).log_()  # [W, F, M]
-        result: npt.NDArray[np.float16] = log_power.to(torch.float16).transpose(1, 2).contiguous().numpy()
+        frames = centred[:, 0].unfold(-1, audio.n_fft, audio.hop_length)[:, : audio.frames]  # [W, F, n_fft], a view
+        mel = torch.empty(len(windows), audio.frames, audio.n_mels)
+        for window, first in product(range(len(windows)), range(0, audio.frames, _FRAMES)):  # as the cache can hold
+            squares = torch.view_as_real(torch.fft.rfft(frames[window, first : first + _FRAMES] * taper)).square()
+            power = squares[..., 0] + squares[..., 1]
+            for band, low, triangles in slices:
+                piece = power[:, low : low + len(triangles)] @ triangles
+                mel[window, first : first + _FRAMES, band : band + triangles.shape[1]] = piece
+        log_power = mel.add_(_LOG_FLOOR).log_().to(torch.float16)
+        result: npt.NDArray[np.float16] = log_power.transpose(1, 2).contiguous().numpy()
     return result
 
 
@@ -95,8 +103,10 @@ def spectrogram_picture(song: Song) -> npt.NDArray[np.uint8]:
 
 
 @lru_cache(maxsize=8)
-def _tapers_and_bands(audio: AudioSettings) -> tuple[torch.Tensor, torch.Tensor]:
-    """The window of a frame [n_fft] and the triangles of the mel bands [n_fft // 2 + 1, M]."""
+def _taper_and_bands(audio: AudioSettings) -> tuple[torch.Tensor, list[tuple[int, int, torch.Tensor]]]:
+    """The window of a frame [n_fft]; and the mel bands in slices of neighbours, which reach over few frequencies: first
+    band, first frequency, triangles [frequencies, bands].
+    """
     around = audio.n_fft - audio.win_length
     taper = torch.nn.functional.pad(torch.hann_window(audio.win_length), (around // 2, around - around // 2))
     bands = melscale_fbanks(
@@ -108,7 +118,14 @@ def _tapers_and_bands(audio: AudioSettings) -> tuple[torch.Tensor, torch.Tensor]
         norm="slaney",
         mel_scale="slaney",
     )
-    return taper, bands
+    return taper, [(band, *_without_zeros(bands[:, band : band + _SLICE])) for band in range(0, audio.n_mels, _SLICE)]
+
+
+def _without_zeros(columns: torch.Tensor) -> tuple[int, torch.Tensor]:
+    """The first row that is not all zeros, and from it on the rows to the last such."""
+    used = (columns != 0).any(1).nonzero().flatten()
+    first, end = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
+    return first, columns[first:end].contiguous()
 
 
 def _resampled(waveform: torch.Tensor, rate: int, wanted: int) -> torch.Tensor:
@@ -145,15 +162,10 @@ def _resampling_kernels(up: int, down: int) -> tuple[int, list[tuple[int, int, t
     width = math.ceil(_ZEROS * down / cutoff)
     taps = torch.arange(-width, width + down, dtype=torch.float64) / down
     outputs = torch.arange(up, dtype=torch.float64) / up
-    time = ((taps - outputs[:, None]) * cutoff).clamp(-_ZEROS, _ZEROS)
+    time = ((taps[:, None] - outputs) * cutoff).clamp(-_ZEROS, _ZEROS)
     kernels = torch.sinc(time) * torch.cos(time * (math.pi / _ZEROS / 2)).square() * (cutoff / down)
-    slices = []
-    for first in range(0, up, _SLICE):
-        some = kernels[first : first + _SLICE]
-        used = (time[first : first + _SLICE].abs() < _ZEROS).any(0).nonzero()
-        offset, end = int(used.min()), int(used.max()) + 1
-        slices.append((first, offset, some[:, offset:end].T.to(torch.float32).contiguous()))
-    return width, slices
+    kernels = torch.where(time.abs() < _ZEROS, kernels, 0.0).to(torch.float32)
+    return width, [(first, *_without_zeros(kernels[:, first : first + _SLICE])) for first in range(0, up, _SLICE)]
 
 
 def _dbfs(peak: float) -> str:

@@ -88,7 +88,7 @@ class RangedFile(io.RawIOBase):
         try:
             while filled < len(view):
                 start, data = self._segment(len(view) - filled)
-                there = data[self._position - start :][: len(view) - filled]
+                there = memoryview(data)[self._position - start :][: len(view) - filled]
                 view[filled : filled + len(there)] = there
                 filled += len(there)
                 self._position += len(there)
