@@ -135,7 +135,8 @@ def _show_verdict(verdict: "Verdict") -> list[RenderableType]:
         f"{verdict.songs:,} songs",
         "",
         table(("", "planned", "real", "off"), rows, right=("off",)),
-        _show_points("!", verdict.missing),
+        *([""] if verdict.remarks else []),
+        _show_points("!", verdict.remarks),
     ]
 
 
@@ -163,8 +164,10 @@ def _unit_of(value: float, units: _Units) -> tuple[float, str]:
 
 
 def _digits(value: float) -> str:
-    """Three of them."""
-    return f"{value:,.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+    """Three of them; two of what is small."""
+    if value >= 99.95:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}" if value >= 0.0995 else f"{value:.2g}"
 
 
 def doctor(context: typer.Context) -> None:

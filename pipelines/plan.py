@@ -21,6 +21,7 @@ SAMPLE = 48
 """songs measured, unless told otherwise"""
 _FEW = 30
 """songs, of which fewer tell little of their spread"""
+_SHORT_S = 300.0
 
 
 class Plan(Record):
@@ -58,8 +59,8 @@ class Verdict(Record):
     songs: int
     """that the run worked on"""
     comparisons: list[Comparison]
-    missing: list[str]
-    """what cannot be compared, and why"""
+    remarks: list[str]
+    """what could not be compared, or should not be trusted, and why"""
 
 
 def make_plan(
@@ -109,7 +110,7 @@ def _assumptions(sampled: int, source: str) -> list[str]:
     said = [
         "a vCPU of a worker works as fast as a core of this machine does alone",
         f"reads come from {store}",
-        f"a run takes {OVERHEAD:.2f} times the core time of its songs",
+        f"a run takes {OVERHEAD:.2f} times the core time of its songs; `gatefold plan` after a real one says how much",
         "machines are there from the beginning and none is lost; on spot, what a lost one had begun is done again",
     ]
     few = f"{sampled} songs tell little of how songs differ, so the range is rough; measure more with --sample"
@@ -140,8 +141,8 @@ def judge_plan(workspace: Workspace) -> Verdict:
         raise StageMissing(f"no songs were extracted since the plan of {at}; run `gatefold {SPECTROGRAMS}` first")
     if not report.done:
         raise StageMissing(f"the last run had nothing to do, so it says nothing of the plan ('{uri}')")
-    held, missing = _hold_against(plan, report)
-    return Verdict(planned_at=plan.made_at, ran_at=ran_at, songs=report.done, comparisons=held, missing=missing)
+    held, remarks = _hold_against(plan, report)
+    return Verdict(planned_at=plan.made_at, ran_at=ran_at, songs=report.done, comparisons=held, remarks=remarks)
 
 
 def _hold_against(plan: Plan, report: Report) -> tuple[list[Comparison], list[str]]:
@@ -153,16 +154,18 @@ def _hold_against(plan: Plan, report: Report) -> tuple[list[Comparison], list[st
         ("read a song", per_song.read_bytes, None if read_bytes is None else read_bytes / done, "bytes_read"),
         ("wall time of the run", wall_s, None if workers is None else report.seconds, "workers"),
     ]
-    missing = [f"{what}: the report of the run has no {name}" for what, _, real, name in found if real is None]
+    remarks = [f"{what}: the report of the run has no {name}" for what, _, real, name in found if real is None]
     target = str(report.details.get("target", ""))
     if target and objects.name(target) != plan.audio:
-        missing.append("the run had other audio settings than the plan, so its songs took other work")
+        remarks.append("the run had other audio settings than the plan, so its songs took other work")
+    if report.seconds < _SHORT_S:
+        remarks.append(f"a run of {report.seconds:.0f} s is largely its workers' start, which the plan leaves out")
     held = [
         Comparison(quantity=what, planned=planned, real=real, ratio=real / planned.mean if planned.mean else None)
         for what, planned, real, _ in found
         if real is not None
     ]
-    return held, missing
+    return held, remarks
 
 
 def _number(report: Report, name: str) -> float | None:

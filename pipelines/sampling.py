@@ -162,10 +162,8 @@ def _hear(base: str, audio: AudioSettings, track: tuple[str, str], _: Core) -> _
         outcome: Song | GatefoldError = listen(source, audio, name=f"song '{song_id}'")
     except (InputError, NotFound) as error:
         outcome = error
-    took = {"cpu_s": time.thread_time() - cpu, "wall_s": time.perf_counter() - wall}
-    if source is None:
-        return _Heard(song_id, outcome, **took)
-    return _Heard(song_id, outcome, **took, **source.reading())
+    cpu_s, wall_s = time.thread_time() - cpu, time.perf_counter() - wall
+    return _Heard(song_id, outcome, cpu_s, wall_s, **(source.reading() if source else {}))
 
 
 def _lost(error: GatefoldError, seconds: float) -> _Heard:

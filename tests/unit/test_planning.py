@@ -79,8 +79,8 @@ def test_a_source_that_is_no_manifest_is_misuse(workspace: Workspace, tmp_path: 
 
 
 def test_numbers_have_three_digits_and_the_unit_that_suits_them() -> None:
-    assert [_digits(value) for value in (0.0, 0.123, 9.994, 9.996, 12.34, 99.96, 1_234.5)] == [
-        "0.00", "0.12", "9.99", "10.0", "12.3", "100", "1,234",
+    assert [_digits(value) for value in (0.0, 0.00351, 0.123, 9.994, 9.996, 12.34, 99.96, 1_234.5)] == [
+        "0", "0.0035", "0.12", "9.99", "10.0", "12.3", "100", "1,234",
     ]  # fmt: skip
     scale = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
     assert [_sized(value, scale) for value in (0.5, 90.0, 7_200.0)] == ["0.50 s", "1.50 min", "2.00 h"]

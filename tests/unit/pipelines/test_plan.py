@@ -159,9 +159,9 @@ def test_a_source_without_songs_is_refused(tmp_path: Path, workspace: Workspace)
 # ---- against a run --------------------------------------------------------------------------------------------------
 
 
-def run(workspace: Workspace, done: int = 100, **details: Any) -> None:
+def run(workspace: Workspace, done: int = 100, seconds: float = 700.0, **details: Any) -> None:
     target = workspace.spectrograms(AUDIO)
-    report = Report(stage="spectrograms", done=done, skipped=0, rejected=0, seconds=7.0, details={"target": target})
+    report = Report(stage="spectrograms", done=done, skipped=0, rejected=0, seconds=seconds, details={"target": target})
     write_report(workspace, report.model_copy(update={"details": {**report.details, **details}}))
 
 
@@ -174,9 +174,9 @@ def test_a_run_is_held_against_the_plan_song_by_song(workspace: Workspace) -> No
     assert ratios["core time a song"] == pytest.approx(2.0)
     assert ratios["read a song"] == pytest.approx(0.5)
     wall = verdict.comparisons[2]
-    assert (wall.quantity, wall.real) == ("wall time of the run", 7.0)
+    assert (wall.quantity, wall.real) == ("wall time of the run", 700.0)
     assert wall.planned.mean == pytest.approx(100 * per_song.core_s.mean / 4)
-    assert (verdict.songs, verdict.missing) == (100, [])
+    assert (verdict.songs, verdict.remarks) == (100, [])
 
 
 @pytest.mark.usefixtures("remembered")
@@ -185,17 +185,24 @@ def test_what_the_report_lacks_is_named_and_the_rest_compared(workspace: Workspa
     run(workspace, bytes_read=12_345)
     verdict = judge_plan(workspace)
     assert [one.quantity for one in verdict.comparisons] == ["read a song"]
-    assert verdict.missing == [
+    assert verdict.remarks == [
         "core time a song: the report of the run has no work_s",
         "wall time of the run: the report of the run has no workers",
     ]
 
 
 @pytest.mark.usefixtures("remembered")
+def test_a_run_too_short_to_tell_much_is_said_to_be_so(workspace: Workspace) -> None:
+    planned(workspace)
+    run(workspace, seconds=80.0, work_s=1.0, bytes_read=1, workers=1)
+    assert judge_plan(workspace).remarks == ["a run of 80 s is largely its workers' start, which the plan leaves out"]
+
+
+@pytest.mark.usefixtures("remembered")
 def test_a_run_with_other_ears_is_told_apart(workspace: Workspace) -> None:
     planned(workspace)
     run(workspace, target=f"{workspace.uri}/spectrograms/0123456789ab")
-    assert "the run had other audio settings" in judge_plan(workspace).missing[-1]
+    assert "the run had other audio settings" in judge_plan(workspace).remarks[-1]
 
 
 @pytest.mark.usefixtures("remembered")
