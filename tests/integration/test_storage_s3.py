@@ -34,8 +34,7 @@ class Faulty(ThreadingHTTPServer):
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                for name, value in headers:
+                for name, value in {"Content-Length": str(len(body)), **dict(headers)}.items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body)
@@ -184,6 +183,14 @@ def test_a_range_other_than_the_one_asked_for_never_passes(monkeypatch: pytest.M
     monkeypatch.setattr(s3, "_PATIENCE_S", 0)
     with pytest.raises(StorageUnavailable, match="asked for 10 bytes from 0 on, the store sent 5"):
         objects.open_source("s3://bucket/key", first_bytes=10)
+
+
+@pytest.mark.parametrize("faulty", [(200, b"12345", TAG, ("Content-Length", "9"))], indirect=True, ids=["cut"])
+@pytest.mark.usefixtures("s3", "faulty")
+def test_a_body_that_is_cut_short_never_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "_PATIENCE_S", 0)
+    with pytest.raises(StorageUnavailable, match="ended after 5 of 9 bytes"):
+        objects.read("s3://bucket/key")
 
 
 @pytest.mark.parametrize("faulty", [ALTERED], indirect=True, ids=["altered"])
