@@ -55,7 +55,8 @@ def decode_windows(source: Source | bytes, audio: AudioSettings, *, name: str = 
     if not file.size:
         raise EmptyFile(f"{name}: the file is empty")
     try:
-        with _opened(file, name) as decoder:
+        # samples may be infinite or no numbers; that is for the listener to judge
+        with _opened(file, name) as decoder, np.errstate(all="ignore"):
             return _windows(decoder, audio, name)
     except (av.FFmpegError, soundfile.SoundFileError, ValueError, EOFError) as error:
         file.check()
@@ -244,6 +245,8 @@ class _FFmpeg:
             raise UndecodableAudio(f"{name}: holds no audio stream; expected {FORMATS}")
         self._container, self._file, self._name = container, file, name
         self._stream = stream = container.streams.audio[0]
+        if stream.codec_context is None:  # then it has none of the attributes below
+            raise UndecodableAudio(f"{name}: its audio is in a codec that is not known here; expected {FORMATS}")
         if not stream.rate or stream.time_base is None:
             raise UndecodableAudio(f"{name}: its audio stream names no sample rate; encode it again")
         self.rate, self.clock_error = stream.rate, 0.0

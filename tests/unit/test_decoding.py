@@ -1,18 +1,16 @@
 """Decoders: windows of long files against the whole of them, how little is read, and files cut short."""
 
-import io
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
-import soundfile
 
 from gatefold.config import AudioSettings
-from gatefold.decoding import Waveform, decode_windows, window_starts
+from gatefold.decoding import decode_windows, window_starts
 from gatefold.errors import StorageUnavailable, TruncatedAudio, UndecodableAudio
 from gatefold.ranged import BytesSource, RangedFile
 from tests.factories import AUDIO, CLIPS, encoded, tone
+from tests.sounds import music, muxed, written
 
 WINDOWS = AudioSettings(window_s=2.5)
 WHOLE = AudioSettings(window_s=600.0, windows=1)
@@ -32,47 +30,13 @@ class CountingSource(BytesSource):
         return data
 
 
-def music(duration_s: float = LONG_S, rate: int = 44_100) -> Waveform:
-    """A melody in stereo, [N, 2], no second of it like another."""
-    time = np.arange(round(duration_s * rate)) / rate
-    random = np.random.default_rng(0)
-    notes = random.uniform(100, 2_000, int(duration_s * 4) + 1)[(time * 4).astype(int)]
-    voice = np.sin(2 * np.pi * np.cumsum(notes) / rate) * 0.3
-    noise = random.normal(0, 0.02, len(time))
-    return np.stack([voice + noise, voice - noise], axis=1).astype(np.float32)
-
-
-def written(samples: Waveform, format: str, subtype: str | None = None, rate: int = 44_100, **more: object) -> bytes:
-    """By libsndfile, in pieces, as its vorbis encoder wants them."""
-    sink = io.BytesIO()
-    with soundfile.SoundFile(sink, "w", rate, samples.shape[1], format=format, subtype=subtype, **more) as file:
-        for start in range(0, len(samples), rate):
-            file.write(samples[start : start + rate])
-    return sink.getvalue()
-
-
-def muxed(samples: Waveform, codec: str, container: str, rate: int = 44_100) -> bytes:
-    """By FFmpeg."""
-    sink = io.BytesIO()
-    with av.open(sink, "w", format=container) as output:
-        stream = output.add_stream(codec, rate=rate, layout="stereo")
-        stream.bit_rate = 128_000
-        whole = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), format="fltp", layout="stereo")
-        whole.sample_rate, whole.pts = rate, 0
-        cut = av.AudioResampler(format="fltp", layout="stereo", rate=rate, frame_size=stream.codec_context.frame_size)
-        for frame in [*cut.resample(whole), *cut.resample(None)]:
-            output.mux(stream.encode(frame))
-        output.mux(stream.encode(None))
-    return sink.getvalue()
-
-
-MUSIC = music()
+MUSIC = music(LONG_S)
 LONG = {
     "wav": written(MUSIC, "WAV", "PCM_16"),
     "aiff": written(MUSIC, "AIFF", "PCM_16"),
     "flac": written(MUSIC, "FLAC", "PCM_16"),
     "ogg": written(MUSIC, "OGG", "VORBIS"),
-    "opus": written(music(rate=48_000), "OGG", "OPUS", rate=48_000),
+    "opus": written(music(LONG_S, 48_000), "OGG", "OPUS", rate=48_000),
     "mp3": muxed(MUSIC, "libmp3lame", "mp3"),
     "m4a": muxed(MUSIC, "aac", "ipod"),
 }
@@ -207,6 +171,17 @@ def test_what_the_store_raises_is_neither_swallowed_nor_taken_for_the_end_of_the
 
         with pytest.raises(StorageUnavailable, match=kind):
             decode_windows(Failing(data), WINDOWS)
+
+
+def test_a_codec_that_nobody_knows_is_refused_as_that() -> None:
+    with pytest.raises(UndecodableAudio, match="codec that is not known"):
+        decode_windows(LONG["m4a"].replace(b"mp4a", b"zzzz").replace(b"esds", b"free"), WINDOWS)
+
+
+@pytest.mark.parametrize("sample", [np.inf, np.nan])
+def test_samples_that_are_no_numbers_are_read_without_a_word(sample: float) -> None:
+    sound = np.stack([np.full(8_000, sample), np.full(8_000, -sample)], axis=1)
+    assert np.isnan(decode_windows(encoded(sound, 8_000, subtype="FLOAT"), AUDIO).waveform).any()
 
 
 def test_windows_are_spread_from_the_first_sample_to_the_last() -> None:

@@ -1,0 +1,44 @@
+"""Sound files that tests encode for themselves: a melody that nowhere repeats, in any container and codec we read."""
+
+import io
+
+import av
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+Samples = npt.NDArray[np.float32]
+
+
+def music(duration_s: float, rate: int = 44_100) -> Samples:
+    """A melody in stereo, [N, 2], no second of it like another."""
+    time = np.arange(round(duration_s * rate)) / rate
+    random = np.random.default_rng(0)
+    notes = random.uniform(100, 2_000, int(duration_s * 4) + 1)[(time * 4).astype(int)]
+    voice = np.sin(2 * np.pi * np.cumsum(notes) / rate) * 0.3
+    noise = random.normal(0, 0.02, len(time))
+    return np.stack([voice + noise, voice - noise], axis=1).astype(np.float32)
+
+
+def written(samples: Samples, format: str, subtype: str | None = None, rate: int = 44_100, **more: object) -> bytes:
+    """By libsndfile, in pieces, as its vorbis encoder wants them."""
+    sink = io.BytesIO()
+    with soundfile.SoundFile(sink, "w", rate, samples.shape[1], format=format, subtype=subtype, **more) as file:
+        for start in range(0, len(samples), rate):
+            file.write(samples[start : start + rate])
+    return sink.getvalue()
+
+
+def muxed(samples: Samples, codec: str, container: str, rate: int = 44_100) -> bytes:
+    """By FFmpeg, in stereo."""
+    sink = io.BytesIO()
+    with av.open(sink, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=rate, layout="stereo")
+        stream.bit_rate = 128_000
+        whole = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), format="fltp", layout="stereo")
+        whole.sample_rate, whole.pts = rate, 0
+        cut = av.AudioResampler(format="fltp", layout="stereo", rate=rate, frame_size=stream.codec_context.frame_size)
+        for frame in [*cut.resample(whole), *cut.resample(None)]:
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return sink.getvalue()
