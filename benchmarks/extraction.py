@@ -52,7 +52,7 @@ class CountedSource(BytesSource):
 # ---- songs ----------------------------------------------------------------------------------------------------------
 
 
-def music(rate: int) -> Stereo:
+def music(rate: int, duration_s: int) -> Stereo:
     """The clips one after another, again and again: [N, 2]."""
     pieces = []
     for clip in sorted(path for path in CLIPS.iterdir() if path.suffix != ".csv"):
@@ -60,7 +60,7 @@ def music(rate: int) -> Stereo:
             to_stereo = av.AudioResampler(format="fltp", layout="stereo", rate=rate)
             pieces += [part.to_ndarray() for frame in container.decode(audio=0) for part in to_stereo.resample(frame)]
     once = np.concatenate(pieces, axis=1).T
-    return np.ascontiguousarray(np.resize(once, (SONG_S * rate, 2)))
+    return np.ascontiguousarray(np.resize(once, (duration_s * rate, 2)))
 
 
 def by_soundfile(samples: Stereo, rate: int, format: str, subtype: str) -> bytes:
@@ -85,15 +85,15 @@ def by_ffmpeg(samples: Stereo, rate: int, codec: str, format: str, bit_rate: int
     return sink.getvalue()
 
 
-def songs() -> dict[str, bytes]:
-    samples = music(RATE)
+def songs(duration_s: int) -> dict[str, bytes]:
+    samples = music(RATE, duration_s)
     return {
         "wav": by_soundfile(samples, RATE, "WAV", "PCM_16"),
         "flac": by_soundfile(samples, RATE, "FLAC", "PCM_16"),
         "mp3": by_ffmpeg(samples, RATE, "libmp3lame", "mp3", 192_000),
         "m4a": by_ffmpeg(samples, RATE, "aac", "ipod", 160_000),
         "ogg": by_soundfile(samples, RATE, "OGG", "VORBIS"),
-        "opus": by_soundfile(music(48_000), 48_000, "OGG", "OPUS"),
+        "opus": by_soundfile(music(48_000, duration_s), 48_000, "OGG", "OPUS"),
     }
 
 
@@ -216,7 +216,7 @@ def main() -> None:
     made: dict[str, dict[str, float]] = {}
     shares: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for format, data in songs().items():
+        for format, data in songs(SONG_S).items():
             path = Path(folder) / f"song.{format}"
             path.write_bytes(data)
             made[format], shares[format] = measured(path, data, options.turns), share_read(data)

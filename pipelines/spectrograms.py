@@ -28,11 +28,12 @@ from pipelines.stages import SPECTROGRAMS, spectrogram_stage, spectrogram_tracks
 def extract_spectrograms(settings: Settings, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
     """Rows of `spectrogram_schema` for every song of the catalogue that can be heard, a reject for every other."""
     stage, read_tracks = spectrogram_stage(settings, workspace), partial(spectrogram_tracks, workspace)
-    make_mapper = partial(_make_mapper, settings.audio, settings.batch)
-    return map_tracks(stage, read_tracks, make_mapper, settings.batch, on_progress=on_progress)
+    mapper = partial(make_mapper, settings.audio, settings.batch)
+    return map_tracks(stage, read_tracks, mapper, settings.batch, on_progress=on_progress)
 
 
-def _make_mapper(audio: AudioSettings, batch: BatchSettings) -> BlockMapper:
+def make_mapper(audio: AudioSettings, batch: BatchSettings) -> BlockMapper:
+    """Tracks with `song_id` and `audio_uri` to rows, by a child process of the caller's, which starts when needed."""
     listeners = Isolated(partial(_make_listener, audio), timeout_s=batch.song_timeout_s)
     return partial(_listen_to_block, listeners, audio)
 
