@@ -25,7 +25,7 @@ from pipelines.sampling import SongCost, _lost, _with_encoding, count_rejects, d
 from pipelines.spectrograms import spectrogram_rows
 from tests.factories import AUDIO, CLIPS, MUSIC, encoded, tone
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 SETTINGS = Settings(audio=AUDIO, batch=BatchSettings(rows_per_block=8))
 
 
