@@ -10,8 +10,8 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 INSTALLED := .venv/.installed
 
 help: ## say what there is to make
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name what; do \
-		printf '  make %-7s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name what; do \
+		printf '  make %-10s %s\n' "$$name" "$$what"; done
 
 demo: $(INSTALLED) ## synthesise a catalogue, train on it, and open the page; DEMO_ARGS= goes to gatefold demo
 	.venv/bin/gatefold demo $(DEMO_ARGS)
@@ -22,8 +22,8 @@ serve: $(INSTALLED) ## serve the active release of the workspace; SERVE_ARGS= go
 test: $(INSTALLED) ## run the tests, which need Chromium for the page; ARGS= goes to pytest
 	.venv/bin/pytest $(ARGS)
 
-chaos: $(INSTALLED) ## kill a run in every kind of stage and see it end whole; takes minutes; ARGS= goes to pytest
-	.venv/bin/pytest tests/chaos $(ARGS)
+test-chaos: $(INSTALLED) ## kill whatever can be killed, spoil what can be spoilt; takes minutes; ARGS= goes to pytest
+	.venv/bin/pytest tests/chaos tests/integration/test_kills.py $(ARGS)
 
 check: $(INSTALLED) ## read the code: ruff, and mypy as strict as it gets
 	.venv/bin/ruff check .
@@ -56,4 +56,4 @@ $(INSTALLED): pyproject.toml requirements.lock
 		while read -r line; do case $$line in *MB\)|*GB\)|Installing*) echo "  $${line:0:110}";; esac; done
 	@touch $@
 
-.PHONY: help demo serve test chaos check fix bench clean
+.PHONY: help demo serve test test-chaos check fix bench clean

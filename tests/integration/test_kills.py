@@ -1,0 +1,90 @@
+"""Whoever is killed while a catalogue is extracted, and whenever: every song ends with its windows or its reject, once.
+
+The quick half of what `make test-chaos` kills: drivers, workers and decoders, in a Ray that stays.
+"""
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+import ray
+
+from tests import kills
+from tests.kills import Moment
+from tests.repertoire import BLOATS, CRASHES, HANGS, SONGS, SONGS_PER_BLOCK, Repertoire
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+
+
+@pytest.fixture
+def songs(tmp_path: Path) -> Repertoire:
+    made = Repertoire(tmp_path, pace_s=0.03)
+    made.write()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("moment", "workers"),
+    [
+        pytest.param(kills.after_songs(1), False, id="at its first song"),
+        pytest.param(kills.after_parts(random.Random(1).randint(2, 8)), False, id="in its first half"),
+        pytest.param(kills.after_parts(random.Random(2).randint(8, 15)), True, id="in its second half"),
+        pytest.param(kills.rows_without_rejects, True, id="between rows and rejects of a block"),
+        pytest.param(kills.rows_doubled, False, id="between merged rows and the end of their pieces"),
+        pytest.param(kills.all_but_the_note, False, id="before it noted that all is done"),
+    ],
+)
+def test_a_driver_that_is_killed_is_followed_by_one_that_does_the_rest(
+    songs: Repertoire, moment: Moment, workers: bool
+) -> None:
+    kills.kill_driver(moment, songs, ray.get_runtime_context().gcs_address, workers=workers)
+    finished = songs.finished()
+    songs.empty_decodings()
+    report = songs.extract()
+    assert report.done + report.skipped == SONGS
+    assert report.skipped >= len(finished)
+    assert not finished & {found.song_id for found in songs.decodings()}
+    songs.audit()
+
+
+@pytest.mark.parametrize(
+    ("victims", "at"),
+    [
+        pytest.param("a worker", [1], id="a worker at its first song"),
+        pytest.param("a worker", [random.Random(3).randint(20, 100)], id="a worker in the middle"),
+        pytest.param("all workers", [random.Random(4).randint(20, 100)], id="both workers at once"),
+        pytest.param("a worker", sorted(random.Random(5).sample(range(10, 120, 20), 3)), id="three workers in turn"),
+        pytest.param("a decoder", [1], id="a decoder at its first song"),
+        pytest.param("a decoder", [random.Random(6).randint(20, 100)], id="a decoder in the middle"),
+        pytest.param("all decoders", [random.Random(7).randint(20, 100)], id="both decoders at once"),
+        pytest.param("a decoder", sorted(random.Random(8).sample(range(10, 120, 20), 3)), id="three decoders in turn"),
+    ],
+)
+def test_a_run_goes_on_without(songs: Repertoire, victims: str, at: list[int]) -> None:
+    of = songs.workers if "worker" in victims else songs.children
+    count = 2 if "all" in victims else 1
+
+    def strike() -> None:
+        for begun in at:
+            kills.wait_for(kills.after_songs(begun), songs)
+            kills.kill(of()[-count:])
+
+    with kills.meanwhile(strike):
+        report = songs.extract()
+    assert (report.done, report.skipped, report.rejected) == (SONGS, 0, songs.unusable())
+    assert len(songs.decodings()) <= SONGS + count * len(at) * SONGS_PER_BLOCK, "more was done again than was lost"
+    songs.audit()
+
+
+def test_songs_that_hang_or_crash_their_decoder_cost_themselves_alone(tmp_path: Path) -> None:
+    songs = Repertoire(tmp_path)
+    songs.settings = songs.settings.model_copy(
+        update={"batch": songs.settings.batch.model_copy(update={"song_timeout_s": 4.0})}
+    )
+    songs.write(**{HANGS: "decoding_timeout", CRASHES: "decoder_crashed", BLOATS: "decoder_crashed"})
+    began = time.monotonic()
+    report = songs.extract()
+    assert time.monotonic() - began < 120, "the job took as long as its worst song"
+    assert (report.done, report.rejected) == (SONGS + 3, songs.unusable())
+    songs.audit()
