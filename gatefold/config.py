@@ -213,8 +213,9 @@ class BatchSettings(Section):
 
     rows_per_block: int = Field(256, ge=1)
     """songs a task at most, fewer of a small catalogue; the unit that is committed, and lost in a crash"""
-    song_timeout_s: float = Field(120.0, gt=0)
-    """seconds that a song may take to be read and decoded; then its decoder is killed and the song rejected"""
+    song_timeout_s: float = Field(300.0, gt=0)
+    """seconds that a song may take; then its decoder is killed and the song rejected. Half of them may be spent waiting
+    for the store; then the song is left for later"""
     max_reject_share: float = Field(0.2, ge=0, le=1)
     """share of a stage's inputs that may be rejected before the exit code is 3"""
 

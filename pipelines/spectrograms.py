@@ -4,6 +4,9 @@ A song is decoded in a child process of its worker, which may hang or crash over
 waits for the store, another of the same worker is decoded.
 """
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,10 +15,9 @@ import torch
 
 from gatefold.audio import Song, listen
 from gatefold.config import AudioSettings, BatchSettings, Settings
-from gatefold.errors import GatefoldError, InputError, NotFound, Unavailable
+from gatefold.errors import GatefoldError, InputError, NotFound, StorageUnavailable, Unavailable
 from gatefold.records import spectrogram_schema
 from gatefold.storage import objects
-from gatefold.storage.objects import ObjectSource
 from gatefold.storage.tables import tensor_column
 from gatefold.workspace import Workspace
 from pipelines.blocks import BlockMapper, Made, map_tracks
@@ -34,7 +36,8 @@ def extract_spectrograms(settings: Settings, workspace: Workspace, on_progress: 
 
 def make_mapper(audio: AudioSettings, batch: BatchSettings) -> BlockMapper:
     """Tracks with `song_id` and `audio_uri` to rows, by a child process of the caller's, which starts when needed."""
-    listeners = Isolated(partial(_make_listener, audio), timeout_s=batch.song_timeout_s)
+    patience_s = batch.song_timeout_s / 2  # so that a slow store is known for what it is before the limit is reached
+    listeners = Isolated(partial(_make_listener, audio, patience_s), timeout_s=batch.song_timeout_s)
     return partial(_listen_to_block, listeners, audio)
 
 
@@ -85,28 +88,43 @@ class _Heard:
 
 
 class _YieldingSource:
-    """A source whose readers let another song compute while they wait for the store."""
+    """A source whose reader lets other songs compute while it waits for the store, which it does not for ever."""
 
-    def __init__(self, source: ObjectSource, core: Core) -> None:
-        self.size = source.size
-        self._source, self._core = source, core
+    def __init__(self, uri: str, core: Core, patience_s: float) -> None:
+        self._core, self._patience_s, self._waited_s = core, patience_s, 0.0
+        with self._waiting(uri):
+            self._source = objects.open_source(uri)
+        self.size = self._source.size
+
+    @property
+    def bytes_read(self) -> int:
+        return self._source.bytes_read
 
     def read_at(self, offset: int, length: int) -> bytes:
-        with released(self._core):
+        with self._waiting(self._source.uri):
             return self._source.read_at(offset, length)
 
+    @contextmanager
+    def _waiting(self, uri: str) -> Iterator[None]:
+        """Raises: StorageUnavailable when the store, not the song, is what takes so long."""
+        began = time.monotonic()
+        with released(self._core):
+            yield
+        self._waited_s += time.monotonic() - began
+        if self._waited_s > self._patience_s:
+            raise StorageUnavailable(f"'{uri}': the store took {self._waited_s:.0f} s over it; try again")
 
-def _make_listener(audio: AudioSettings) -> "partial[_Heard]":
+
+def _make_listener(audio: AudioSettings, patience_s: float) -> "partial[_Heard]":
     torch.set_num_threads(1)  # one worker a core; threads within would only fight
-    return partial(_listen_to, audio)
+    return partial(_listen_to, audio, patience_s)
 
 
-def _listen_to(audio: AudioSettings, request: _Request, core: Core) -> _Heard:
+def _listen_to(audio: AudioSettings, patience_s: float, request: _Request, core: Core) -> _Heard:
     source = None
     try:
-        with released(core):
-            source = objects.open_source(request.uri)
-        outcome: Song | GatefoldError = listen(_YieldingSource(source, core), audio, name=request.name)
+        source = _YieldingSource(request.uri, core, patience_s)
+        outcome: Song | GatefoldError = listen(source, audio, name=request.name)
     except GatefoldError as error:
         outcome = error
     return _Heard(outcome) if source is None else _Heard(outcome, source.size, source.bytes_read)

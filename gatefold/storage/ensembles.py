@@ -70,7 +70,7 @@ class Ensemble:
         if not objects.exists(uri):
             return self._recall(song, uri)
         name = objects.name(uri)
-        heard = listen(objects.read(uri, self.encoder.audio.max_bytes), self.encoder.audio, name=f"song '{name}'")
+        heard = listen(objects.open_source(uri), self.encoder.audio, name=f"song '{name}'")
         return Heard(PurePosixPath(name).stem, self.encoder.embed_song(heard.log_mel), song=heard)
 
     def search(
