@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,6 @@ from gatefold.workspace import Workspace
 from pipelines import cluster, spectrograms
 from pipelines.blocks import BlockMapper, map_tracks
 from pipelines.catalogue import build_catalogue
-from pipelines.isolation import Core, Isolated
 from pipelines.quarantine import read_rejects
 from pipelines.report import OnProgress, Report, silent
 from pipelines.stages import spectrogram_stage, spectrogram_tracks
@@ -246,23 +246,21 @@ def _song(number: int) -> tuple[str, bytes]:
 
 
 def _make_mapper(notes: Path, pace_s: float, audio: AudioSettings, batch: BatchSettings) -> BlockMapper:
-    listeners = Isolated(partial(_make_listener, notes, pace_s, audio), timeout_s=batch.song_timeout_s)
-    return partial(spectrograms._listen_to_block, listeners, audio)
+    spectrograms._make_listener = partial(_make_listener, notes, pace_s)  # in this worker, whose children make it
+    return spectrograms.make_mapper(audio, batch)
 
 
-def _make_listener(notes: Path, pace_s: float, audio: AudioSettings) -> Callable[..., spectrograms._Heard]:
-    spectrograms._make_listener(audio, 60.0)  # for what it sets in this process
-    return partial(_listen_to, notes, pace_s, audio)
+def _make_listener(notes: Path, pace_s: float, *rest: Any) -> Callable[..., object]:
+    spectrograms.listen = partial(_listen, notes, pace_s)  # in this child
+    return spectrograms._make_listener(*rest)
 
 
-def _listen_to(
-    notes: Path, pace_s: float, audio: AudioSettings, request: spectrograms._Request, core: Core
-) -> spectrograms._Heard:
-    (notes / f"{request.song_id}!{os.getpid()}!{os.getppid()}!{uuid.uuid4().hex}").touch()
+def _listen(notes: Path, pace_s: float, source: Source, audio: AudioSettings, *, name: str) -> Song:
+    song_id = name.split("'")[1]
+    (notes / f"{song_id}!{os.getpid()}!{os.getppid()}!{uuid.uuid4().hex}").touch()
     time.sleep(pace_s)
-    if deed := _DEEDS.get(request.song_id.partition(".")[0]):
-        listen(_Stumbling(objects.open_source(request.uri), deed), audio)
-    return spectrograms._listen_to(audio, 60.0, request, core)
+    deed = _DEEDS.get(song_id.partition(".")[0])
+    return listen(_Stumbling(source, deed) if deed else source, audio, name=name)
 
 
 class _Stumbling:
