@@ -22,7 +22,7 @@ from gatefold.ranged import BytesSource, RangedFile, Source
 
 FORMATS = "wav, flac, mp3, ogg (vorbis, opus), m4a, aac or aiff"
 _RATES = (4_000, 768_000)  # hertz
-_BLOCK = 1 << 16  # samples read at a time where the decoder lets us choose
+_BLOCK = 1 << 17  # samples of all channels read at a time where the decoder lets us choose
 _MISSING_S = 0.5  # seconds that a window may lack of what the header promises
 _LEAD_S = 0.25  # decoded before a window and dropped: an mp3 frame leans on up to nine before it, others on one
 _TABLE_ERROR = 0.01  # share of a song by which the places in an mp3's header may be wrong; they are 1/256 apart
@@ -49,7 +49,8 @@ class Windows:
 def decode_windows(source: Source | bytes, audio: AudioSettings, *, name: str = "song") -> Windows:
     """The windows of a song, spread evenly from its beginning to its end; the same from wherever its bytes come.
 
-    Raises: EmptyFile, TooLarge, UndecodableAudio, TruncatedAudio, AudioTooLong; and what the source raises.
+    Raises: EmptyFile, TooLarge, UndecodableAudio (caused by a MemoryError where memory was short), TruncatedAudio,
+    AudioTooLong; and what the source raises.
     """
     file = RangedFile(BytesSource(source) if isinstance(source, bytes) else source, audio.max_bytes)
     if not file.size:
@@ -60,7 +61,7 @@ def decode_windows(source: Source | bytes, audio: AudioSettings, *, name: str = 
             return _windows(decoder, audio, name)
     except (av.FFmpegError, soundfile.SoundFileError, ValueError, EOFError) as error:
         file.check()
-        raise UndecodableAudio(f"{name}: cannot be decoded ({str(error).strip()}); expected {FORMATS}") from error
+        raise UndecodableAudio(f"{name}: cannot be decoded ({_reason(error)}); expected {FORMATS}") from error
     except TooLarge as error:
         raise TooLarge(f"{name}: {error}; shorten or compress it, or raise audio.max_bytes") from error
 
@@ -212,8 +213,8 @@ class _SoundFile:
         try:
             self._opened.seek(min(start, self._opened.frames))
             self._file.expect(length * self._file.size // self.samples)
-            at, end = start, start + length
-            while at < end and len(block := self._opened.read(min(_BLOCK, end - at), dtype="float32", always_2d=True)):
+            at, end, most = start, start + length, _BLOCK // self._opened.channels
+            while at < end and len(block := self._opened.read(min(most, end - at), dtype="float32", always_2d=True)):
                 self._file.check()
                 yield at, _mono(block.T)
                 at += len(block)
@@ -221,7 +222,7 @@ class _SoundFile:
         except soundfile.SoundFileError as error:
             self._file.check()
             raise TruncatedAudio(
-                f"{self._name}: cut short or damaged, decoding stopped ({error}); send it again"
+                f"{self._name}: cut short or damaged, decoding stopped ({_reason(error)}); send it again"
             ) from error
 
 
@@ -234,6 +235,11 @@ def _promised_frames(head: bytes, size: int, frames: int) -> int:
     }.get(head[:4], 0)
     streamed = promised > 0xFFFF_FFFF  # written before its length was known
     return 0 if streamed else frames * promised // size
+
+
+def _reason(error: Exception) -> str:
+    """What a decoder says, without the address of our file in memory."""
+    return str(getattr(error, "error_string", None) or getattr(error, "strerror", None) or error).strip()
 
 
 class _FFmpeg:

@@ -12,6 +12,7 @@ from typing_extensions import Buffer
 from gatefold.errors import TooLarge
 
 _LEAST = 1 << 15  # bytes of a fetch that nobody announced
+_MOST = 1 << 25  # bytes of a fetch that was announced: what will be wanted is reckoned from headers, which may lie
 _KEPT = 1 << 26  # bytes of all segments; the one least recently read goes first
 
 
@@ -60,7 +61,7 @@ class RangedFile(io.RawIOBase):
 
     def expect(self, length: int) -> None:
         """Announces that so many bytes will be read from the next place on that is not here yet."""
-        self._expected = length
+        self._expected = min(length, _MOST)
 
     def check(self) -> None:
         """Raises: what a read raised since the last check; TooLarge when more than `max_bytes` were wanted."""

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import queue
+import resource
 import signal
 import socket
 import struct
@@ -282,6 +283,16 @@ class _Child:
 
 
 # ---- the child's end ------------------------------------------------------------------------------------------------
+
+
+def limit_memory(more_bytes: int) -> None:
+    """For `make_work`: lets this process allocate so much more than it has now; then allocating fails, as MemoryError
+    in Python. On Linux; elsewhere nothing is limited.
+    """
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text()
+        present = int(status.partition("VmData:")[2].split()[0]) * 1024
+        resource.setrlimit(resource.RLIMIT_DATA, (present + more_bytes, resource.RLIM_INFINITY))
 
 
 def live_as_child(fd: int) -> None:

@@ -21,10 +21,13 @@ from gatefold.storage import objects
 from gatefold.storage.tables import tensor_column
 from gatefold.workspace import Workspace
 from pipelines.blocks import BlockMapper, Made, map_tracks
-from pipelines.isolation import Core, Isolated, released
+from pipelines.isolation import Core, Isolated, limit_memory, released
 from pipelines.quarantine import Reject, reject_of
 from pipelines.report import OnProgress, Report, silent
 from pipelines.stages import SPECTROGRAMS, spectrogram_stage, spectrogram_tracks
+
+_MEMORY_BYTES = 1 << 30
+"""that the songs in a child's hands may take; a header of a few bytes can make FFmpeg ask for gigabytes"""
 
 
 def extract_spectrograms(settings: Settings, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
@@ -117,6 +120,7 @@ class _YieldingSource:
 
 def _make_listener(audio: AudioSettings, patience_s: float) -> "partial[_Heard]":
     torch.set_num_threads(1)  # one worker a core; threads within would only fight
+    limit_memory(_MEMORY_BYTES)
     return partial(_listen_to, audio, patience_s)
 
 
@@ -126,7 +130,13 @@ def _listen_to(audio: AudioSettings, patience_s: float, request: _Request, core:
         source = _YieldingSource(request.uri, core, patience_s)
         outcome: Song | GatefoldError = listen(source, audio, name=request.name)
     except GatefoldError as error:
+        if isinstance(error.__cause__, MemoryError):
+            raise MemoryError from error  # other songs share this memory; alone, a song shows whether it is the glutton
         outcome = error
+    except RuntimeError as error:
+        if "allocate memory" in str(error):  # what torch makes of it
+            raise MemoryError from error
+        raise
     return _Heard(outcome) if source is None else _Heard(outcome, source.size, source.bytes_read)
 
 

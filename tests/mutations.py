@@ -56,6 +56,16 @@ def mutated(data: bytes, random: np.random.Generator) -> tuple[str, bytes]:
     return ", ".join(done), changed
 
 
+def memory_bomb() -> bytes:
+    """An m4a of 24 kB whose tables promise eighty million packets, of which FFmpeg makes a list of 2.8 GB."""
+    bomb = bytearray(muxed(music(*_SHORT), "aac", "ipod", _SHORT[1]))
+    for mark, *numbers in ((b"stsz", 4, 80_000_000), (b"stsc", 1, 1, 80_000_000)):
+        for place, number in enumerate(numbers):
+            at = bomb.index(mark) + 8 + 4 * place
+            bomb[at : at + 4] = number.to_bytes(4, "big")
+    return bytes(bomb)
+
+
 # ---- blind ----------------------------------------------------------------------------------------------------------
 
 

@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from gatefold.config import BatchSettings
+from pipelines.spectrograms import make_mapper
+from tests.factories import AUDIO, CLIPS
 from tests.fuzzing import fuzz
+from tests.mutations import memory_bomb
 
 
 @pytest.mark.slow
@@ -14,3 +19,26 @@ def test_a_stage_over_mutated_songs_ends_with_one_set_of_windows_or_one_reject_e
     assert fuzzed.heard > 60
     assert fuzzed.codes["undecodable_audio"] > 60
     assert fuzzed.codes["truncated_audio"] > 6
+
+
+@pytest.mark.slow
+def test_a_song_that_asks_for_gigabytes_is_refused_them_and_costs_no_other(tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.m4a"
+    bomb.write_bytes(memory_bomb())
+    uris = [bomb.as_uri(), *(clip.as_uri() for clip in CLIPS[:3])]
+    before = children()
+    mapper = make_mapper(AUDIO, BatchSettings())
+    made = mapper(pa.table({"song_id": list("abcd"), "audio_uri": uris}))
+    (child,) = children() - before
+    assert peak_bytes(child) < 2e9  # three times as much without a limit
+    assert [reject.song_id for reject in made.rejects] == ["a"]
+    assert set(made.rows["song_id"].to_pylist()) == set("bcd")
+
+
+def children() -> set[int]:
+    """Of this process, whichever of its threads started them."""
+    return {int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
+
+
+def peak_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024

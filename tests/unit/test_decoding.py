@@ -1,16 +1,18 @@
 """Decoders: windows of long files against the whole of them, how little is read, and files cut short."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from gatefold.config import AudioSettings
 from gatefold.decoding import decode_windows, window_starts
 from gatefold.errors import StorageUnavailable, TruncatedAudio, UndecodableAudio
 from gatefold.ranged import BytesSource, RangedFile
 from tests.factories import AUDIO, CLIPS, encoded, tone
-from tests.sounds import music, muxed, written
+from tests.sounds import Samples, music, muxed, written
 
 WINDOWS = AudioSettings(window_s=2.5)
 WHOLE = AudioSettings(window_s=600.0, windows=1)
@@ -219,3 +221,32 @@ def test_a_file_reads_what_is_expected_at_once_and_nothing_twice() -> None:
     file.seek(500_000)
     assert b"".join(pieces) == file.read(200_000) == source.read_at(500_000, 200_000)
     assert source.reads[:-1] == [200_000]
+
+
+def test_a_header_may_announce_gigabytes_and_no_more_is_fetched_at_once_than_a_window_can_need() -> None:
+    source = CountingSource(bytes(40 << 20))
+    file = RangedFile(source, max_bytes=1 << 30)
+    file.expect(1 << 34)
+    file.read(1_000)
+    assert source.reads == [32 << 20]
+
+
+def test_a_thousand_channels_are_read_a_few_samples_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, (6_000, 1_024)).astype(np.float32)
+    asked: list[int] = []
+    read = soundfile.SoundFile.read
+
+    def counted(self: soundfile.SoundFile, frames: int, **more: Any) -> Samples:
+        asked.append(frames)
+        return read(self, frames, **more)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", counted)
+    heard = decode_windows(encoded(sound, 8_000, subtype="FLOAT"), AUDIO)
+    assert heard.waveform[0] == pytest.approx(sound.mean(axis=1)[:5_120], abs=1e-6)
+    assert max(asked) == 128
+
+
+def test_what_a_decoder_says_is_told_without_addresses_in_our_memory() -> None:
+    for data in (LONG["wav"][:40], LONG["m4a"][:40], LONG["flac"][:40]):
+        with pytest.raises(UndecodableAudio, match=r"^song: cannot be decoded \([^<>]+\); expected wav"):
+            decode_windows(data, WINDOWS)
