@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -86,9 +87,8 @@ def read_rows(folder: str, song_ids: Sequence[str], columns: list[str], stage: s
     if not (uris := parts(folder)):
         raise StageMissing(f"'{folder}' holds no Parquet part" + (f"; run `gatefold {stage}` first" if stage else ""))
     song_id = pyarrow.dataset.field("song_id")
-    among = song_id.isin(pa.array(song_ids, pa.string()))
-    if len(song_ids):  # the range is what row-group statistics can prune by
-        among &= (song_id >= min(song_ids)) & (song_id <= max(song_ids))
+    low, high = min(song_ids, default=""), max(song_ids, default="")
+    among = song_id.isin(pa.array(song_ids, pa.string())) & (song_id >= low) & (song_id <= high)
 
     def rows(uri: str) -> pa.Table:
         with _whole_parquet(uri):
@@ -96,7 +96,21 @@ def read_rows(folder: str, song_ids: Sequence[str], columns: list[str], stage: s
             return part.to_table(columns=columns, filter=among)
 
     with ThreadPoolExecutor(_READERS) as pool:
-        return pa.concat_tables(pool.map(rows, uris), promote_options="permissive")
+        ranges = pool.map(_id_range, uris)
+        holding = [uri for uri, (first, last) in zip(uris, ranges, strict=True) if first <= high and low <= last]
+        return pa.concat_tables(pool.map(rows, holding or uris[:1]), promote_options="permissive")
+
+
+@lru_cache(maxsize=1 << 18)
+def _id_range(uri: str) -> tuple[str, str]:
+    """First and last song_id of a part. Remembered: what is made under a name never has more songs than were in it."""
+    with _whole_parquet(uri):
+        footer = pq.ParquetFile(_opened(uri)).metadata
+    column = footer.schema.to_arrow_schema().get_field_index("song_id")
+    groups = [footer.row_group(number).column(column).statistics for number in range(footer.num_row_groups)]
+    if not groups or not all(group is not None and group.has_min_max for group in groups):
+        return "", "\U0010ffff"
+    return min(group.min for group in groups), max(group.max for group in groups)
 
 
 class _PartFile(io.RawIOBase):

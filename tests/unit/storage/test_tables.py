@@ -81,3 +81,28 @@ def test_a_part_that_is_cut_short_is_corrupt(folder: str) -> None:
     objects.put(uri, objects.read(uri)[:-20])
     with pytest.raises(Corrupt, match=r"part\.parquet' is not a whole Parquet file"):
         tables.read_table(folder)
+
+
+def test_rows_are_read_by_id_from_the_parts_that_can_hold_them_alone(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        ids = [f"{number:02}-{song}" for song in range(10)]
+        tables.write_part(folder, f"part-{number:02}", pa.table({"song_id": ids, "number": [number] * 10}))
+    opened: list[str] = []
+    open_source = objects.open_source
+    monkeypatch.setattr(objects, "open_source", lambda uri: opened.append(objects.name(uri)) or open_source(uri))
+    assert tables.read_rows(folder, ["03-4", "05-0"], ["number"])["number"].to_pylist() == [3, 5]
+    assert len(opened) == 20 + 3, "the footers of all, then the three between the ids"
+    opened.clear()
+    assert tables.read_rows(folder, ["07-9"], ["song_id"])["song_id"].to_pylist() == ["07-9"]
+    assert opened == ["part-07.parquet"]
+    assert tables.read_rows(folder, ["99-0"], ["song_id", "number"]).num_rows == 0
+    assert tables.read_rows(folder, [], ["number"]).column_names == ["number"]
+
+
+def test_rows_are_found_after_a_part_lost_some_of_its_songs(folder: str) -> None:
+    tables.write_part(folder, "part", pa.table({"song_id": ["a", "b", "c"]}))
+    assert tables.read_rows(folder, ["a", "c"], ["song_id"]).num_rows == 2
+    tables.write_part(folder, "part", pa.table({"song_id": ["b"]}))
+    assert tables.read_rows(folder, ["a", "b", "c"], ["song_id"])["song_id"].to_pylist() == ["b"]
