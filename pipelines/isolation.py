@@ -290,9 +290,17 @@ def limit_memory(more_bytes: int) -> None:
     in Python. On Linux; elsewhere nothing is limited.
     """
     if sys.platform == "linux":
-        status = Path("/proc/self/status").read_text()
-        present = int(status.partition("VmData:")[2].split()[0]) * 1024
-        resource.setrlimit(resource.RLIMIT_DATA, (present + more_bytes, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_DATA, (_allocated_bytes() + more_bytes, resource.RLIM_INFINITY))
+
+
+def memory_left() -> float:
+    """Bytes that this process may still allocate."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return math.inf if limit == resource.RLIM_INFINITY else limit - _allocated_bytes()
+
+
+def _allocated_bytes() -> int:
+    return int(Path("/proc/self/status").read_text().partition("VmData:")[2].split()[0]) * 1024
 
 
 def live_as_child(fd: int) -> None:

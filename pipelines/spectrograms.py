@@ -21,7 +21,7 @@ from gatefold.storage import objects
 from gatefold.storage.tables import tensor_column
 from gatefold.workspace import Workspace
 from pipelines.blocks import BlockMapper, Made, map_tracks
-from pipelines.isolation import Core, Isolated, limit_memory, released
+from pipelines.isolation import Core, Isolated, limit_memory, memory_left, released
 from pipelines.quarantine import Reject, reject_of
 from pipelines.report import OnProgress, Report, silent
 from pipelines.stages import SPECTROGRAMS, spectrogram_stage, spectrogram_tracks
@@ -130,8 +130,8 @@ def _listen_to(audio: AudioSettings, patience_s: float, request: _Request, core:
         source = _YieldingSource(request.uri, core, patience_s)
         outcome: Song | GatefoldError = listen(source, audio, name=request.name)
     except GatefoldError as error:
-        if isinstance(error.__cause__, MemoryError):
-            raise MemoryError from error  # other songs share this memory; alone, a song shows whether it is the glutton
+        if isinstance(error.__cause__, MemoryError) and memory_left() < _MEMORY_BYTES / 2:
+            raise MemoryError from error  # others have it; what is left when this song has given back its own says so
         outcome = error
     except RuntimeError as error:
         if "allocate memory" in str(error):  # what torch makes of it

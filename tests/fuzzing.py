@@ -52,7 +52,7 @@ def fuzz(folder: Path, count: int, seed: int) -> Fuzzed:
     assert sorted([*heard, *rejected]) == [f"{number:05}" for number in range(count)]  # each once, on one side
     codes = Counter(row["code"] for row in rejects)
     assert codes.keys() <= CODES, [row for row in rejects if row["code"] not in CODES]
-    assert all(row["song_id"] in row["message"] and row["size_bytes"] is not None for row in rejects)
+    assert all(row["song_id"] in row["message"] for row in rejects)
     assert (report.done, report.skipped, report.rejected) == (count, 0, len(rejects))
     return Fuzzed(len(heard), codes, wall_s)
 

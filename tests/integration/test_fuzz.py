@@ -1,5 +1,7 @@
 """Songs that lie, a few hundred of them; tests/chaos has thousands."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +12,8 @@ from pipelines.spectrograms import make_mapper
 from tests.factories import AUDIO, CLIPS
 from tests.fuzzing import fuzz
 from tests.mutations import memory_bomb
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
@@ -33,6 +37,17 @@ def test_a_song_that_asks_for_gigabytes_is_refused_them_and_costs_no_other(tmp_p
     assert peak_bytes(child) < 2e9  # three times as much without a limit
     assert [reject.song_id for reject in made.rejects] == ["a"]
     assert set(made.rows["song_id"].to_pylist()) == set("bcd")
+
+
+def test_a_process_that_is_limited_knows_what_is_left_and_gets_no_more() -> None:
+    program = (
+        "import numpy as np; from pipelines.isolation import limit_memory, memory_left; limit_memory(1 << 28);"
+        "before = memory_left(); held = np.ones(1 << 27, np.uint8); print(round((before - memory_left()) / (1 << 27)));"
+        "np.ones(1 << 28, np.uint8)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ended.stdout == "1\n"
+    assert "MemoryError" in ended.stderr
 
 
 def children() -> set[int]:
