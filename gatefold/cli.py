@@ -95,6 +95,8 @@ def demo(
 
 
 def _tell_of_demo(session: Session, url: str | None) -> None:
+    from gatefold.scorecard import sections
+
     details = {report.stage: report.details for report in session.reports}
     measures: Any = details["evaluate"]["table"]
     sheets = {stage: str(details[stage]["sheet"]) for stage in ("evaluate", "examples")}
@@ -107,11 +109,7 @@ def _tell_of_demo(session: Session, url: str | None) -> None:
             "report": report,
             "url": url,
         },
-        table(
-            ("measure", "value", "beside it"),
-            [(name, f"{value:.3f}", beside) for name, value, beside in measures],
-            right=("value",),
-        ),
+        *(table(part.columns, part.rows, right=part.columns[1:]) for part in sections(measures)),
         f"\nheld-out songs  {readable(sheets['evaluate'])}",
         f"{'free clips':<15} {readable(sheets['examples'])}",
         f"{'report':<15} {readable(report)}",

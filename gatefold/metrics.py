@@ -1,45 +1,149 @@
-"""How good: arrays in, numbers out. Retrieval by rank and by genre, generation by distance between sets of features.
+"""How good: arrays in, numbers out. Retrieval by rank and by genre, with what guessing would give and how far chance
+may have moved a figure; generation by distance between sets of features.
 
-Shape legend: Q = songs asked, T = covers in the gallery, N = pictures, C = feature width.
+Shape legend: Q = those who ask, songs or covers; T = what they are asked among, their own on the diagonal (T = Q);
+R = resamplings; N = pictures; C = feature width.
 """
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating]
+Doubles = npt.NDArray[np.float64]
+Ranks = npt.NDArray[np.int64]
+Statistic = Callable[[Doubles, Doubles], Doubles]
+"""(one value for each who asks [Q], how often each counts [R, Q]) -> [R]; NaN where nobody counts"""
 
 
-def ranks_of_own(similarity: Floats) -> npt.NDArray[np.int64]:
-    """Rank [Q], from 1, of each song's own cover (on the diagonal of [Q, Q]); ties and NaN count against it."""
+# ---- whether each finds its own ----------------------------------------------------------------------------------
+
+
+def ranks_of_own(similarity: Floats) -> Ranks:
+    """Rank [Q], from 1, of each one's own (on the diagonal of [Q, Q]); ties and NaN count against it."""
     own = np.diagonal(similarity)[:, None]
-    ranks: npt.NDArray[np.int64] = (~(similarity < own)).sum(1)  # not >=, by which NaN would rank first
+    ranks: Ranks = (~(similarity < own)).sum(1)  # not >=, by which NaN would rank first
     return ranks
 
 
-def recall_at_k(ranks: npt.NDArray[np.int64], k: int) -> float:
-    """Share of songs whose own cover is among the first k."""
-    return float((ranks <= k).mean())
+def expected_recall(sizes: Ranks, k: int) -> float:
+    """Recall@k of one who guesses among `sizes` [Q], the own one with them: all of them, or those of its genre."""
+    return float((np.minimum(sizes, k) / sizes).mean())
 
 
-def median_rank(ranks: npt.NDArray[np.int64]) -> float:
-    return float(np.median(ranks))
+def expected_median_rank(sizes: Ranks) -> float:
+    """Median of the rank of one who guesses among `sizes` [Q]: of all the ranks that may come, by their probability."""
+    ranks = np.arange(1, sizes.max() + 1)
+    probability = ((ranks[:, None] <= sizes) / sizes).mean(1)
+    return float(median(ranks.astype(np.float64), probability[None])[0])
 
 
-def precision_at_k(similarity: Floats, labels: npt.NDArray[np.str_], k: int) -> tuple[float, float, float]:
-    """Share of the first k covers with the song's label, its own left out; by chance; at best, as labels are rare.
+def expected_reciprocal_rank(sizes: Ranks) -> float:
+    """Mean reciprocal rank of one who guesses among `sizes` [Q]."""
+    return float((harmonic(sizes) / sizes).mean())
+
+
+def harmonic(n: Ranks) -> Doubles:
+    """1 + 1/2 + ... + 1/n of each entry."""
+    sums = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, n.max(initial=0) + 1))])
+    return np.asarray(sums[n], dtype=np.float64)
+
+
+# ---- whether each finds its like ---------------------------------------------------------------------------------
+
+
+def relevance(similarity: Floats, labels: npt.NDArray[np.str_]) -> npt.NDArray[np.bool_]:
+    """[Q, T - 1]: whether the nearest, the next, ... of each has its label; its own is left out, ties count against it.
 
     Args:
-        similarity: [Q, Q], songs against covers, own covers on the diagonal.
-        labels: [Q], of song and cover alike.
+        similarity: [Q, T], own ones on the diagonal.
+        labels: [Q], of both sides alike; "" is unknown, and is like nothing.
     """
-    others = similarity.astype(np.float64, copy=True)
-    np.fill_diagonal(others, -np.inf)
-    k = min(k, len(labels) - 1)
-    nearest = np.argpartition(-others, k - 1, axis=1)[:, :k]
-    same = labels[:, None] == labels[None, :]
-    chance = (same.sum(1) - 1) / (len(labels) - 1)
-    best = np.minimum(same.sum(1) - 1, k) / k
-    return float(np.take_along_axis(same, nearest, axis=1).mean()), float(chance.mean()), float(best.mean())
+    size = len(labels)
+    same = (labels[:, None] == labels[None, :]) & (labels != "")
+    others = ~np.eye(size, dtype=bool)
+    away = -similarity[others].reshape(size, size - 1)
+    same = same[others].reshape(size, size - 1)
+    return np.take_along_axis(same, np.lexsort((same, away), axis=-1), axis=1)
+
+
+def precision_at_k(relevant: npt.NDArray[np.bool_], k: int) -> Doubles:
+    """[Q]: share of the first k, or of all where there are fewer; NaN where there is nothing to find."""
+    precision = relevant[:, :k].mean(1)
+    return np.where(relevant.any(1), precision, np.nan)
+
+
+def average_precision(relevant: npt.NDArray[np.bool_]) -> Doubles:
+    """[Q]: mean, over those with the label, of the precision down to each; NaN where there is nothing to find."""
+    precision = relevant.cumsum(1) / np.arange(1, relevant.shape[1] + 1)
+    count = relevant.sum(1)
+    return np.where(count > 0, (precision * relevant).sum(1) / np.maximum(count, 1), np.nan)
+
+
+def expected_average_precision(count: Ranks, others: int) -> Doubles:
+    """[Q]: average precision in an order that is a guess, `count` [Q] of the `others` being right; NaN where none is.
+
+    A place n holds a right one with probability count / others, and then 1 + (n - 1)(count - 1) / (others - 1) of the
+    first n are right.
+    """
+    first = harmonic(np.array([others]))[0]
+    rest = np.maximum(count - 1, 0) / max(others - 1, 1)
+    return np.where(count > 0, (first + rest * (others - first)) / others, np.nan)
+
+
+# ---- statistics, and how sure they are ---------------------------------------------------------------------------
+
+
+def mean(values: Doubles, weights: Doubles) -> Doubles:
+    """Weighted means [R] of values [Q], those that are NaN left out."""
+    known = ~np.isnan(values)
+    return _ratio(weights[:, known] @ values[known], weights[:, known].sum(1))
+
+
+def median(values: Doubles, weights: Doubles) -> Doubles:
+    """Weighted medians [R] of values [Q]; halfway between two where the weight falls apart there."""
+    order = np.argsort(values, kind="stable")
+    below = np.cumsum(weights[:, order], axis=1)
+    half = below[:, -1:] / 2
+    slack = 1e-9 * half  # sums of shares are not exact
+    lower, upper = (below >= half - slack).argmax(1), (below > half + slack).argmax(1)
+    return np.asarray((values[order][lower] + values[order][upper]) / 2, dtype=np.float64)
+
+
+def mean_over(groups: npt.NDArray[np.str_]) -> Statistic:
+    """The mean of the means of the groups [Q], so that each group counts alike however large it is."""
+
+    def of_groups(values: Doubles, weights: Doubles) -> Doubles:
+        names = np.unique(groups[~np.isnan(values)])
+        means = np.array([mean(values[groups == name], weights[:, groups == name]) for name in names])
+        drawn = ~np.isnan(means)
+        return _ratio(np.where(drawn, means, 0).sum(0), drawn.sum(0))
+
+    return of_groups
+
+
+def resampled(clusters: Sequence[str], rounds: int, seed: int) -> Doubles:
+    """How often each of Q counts in each of `rounds` resamplings, [R, Q]: whole clusters are drawn with replacement.
+
+    Songs of one artist are alike, and drawing them one by one would make the figures look surer than they are.
+    """
+    names, places = np.unique(np.array(clusters), return_inverse=True)
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=rounds)
+    return drawn[:, places].astype(np.float64)
+
+
+def interval(values: Doubles, statistic: Statistic, weights: Doubles) -> tuple[float, float]:
+    """95 % bootstrap interval (percentiles) of a statistic of values [Q], by weights [R, Q] from `resampled`."""
+    low, high = np.nanpercentile(statistic(values, weights), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _ratio(total: Doubles, weight: npt.NDArray[np.number]) -> Doubles:
+    return np.asarray(np.divide(total, weight, out=np.full(len(total), np.nan), where=weight > 0), dtype=np.float64)
+
+
+# ---- new covers --------------------------------------------------------------------------------------------------
 
 
 def frechet_distance(a: Floats, b: Floats) -> float:

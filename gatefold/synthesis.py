@@ -126,6 +126,39 @@ def seen_sigma(settings: SynthesisSettings) -> NDArray[np.float64]:
     return settings.cover_noise * np.array(blur)
 
 
+def log_odds_of_own(
+    latent: NDArray[np.float64], seen: NDArray[np.float64], genres: NDArray[np.str_], sigma: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """[Q, Q]: how much likelier cover j was drawn for song i than for some song of its genre; -inf across genres.
+
+    The best any ranker can do: it hears the true traits and the genre, and reads in a cover the genre and all that the
+    noise left of the traits. Songs that rank covers by it find their own as often as can be, and so do covers songs.
+
+    Args:
+        latent: true traits [Q, 5] of the songs, in the order of `TRAIT_NAMES`.
+        seen: traits [Q, 5] as their covers were drawn from.
+        genres: [Q], names from `GENRES`.
+        sigma: standard deviation [5] of the noise between the two.
+    """
+    sigma = np.maximum(sigma, 1e-6)
+    heard, read = latent / sigma, seen / sigma
+    own = heard @ read.T - (heard**2).sum(1)[:, None] / 2 - (read**2).sum(1)[None] / 2 - np.log(sigma).sum()
+    named = {genre.name: genre for genre in GENRES}
+    any_song = np.array([_log_density(one, named[name], sigma) for one, name in zip(seen, genres, strict=True)])
+    return np.where(genres[:, None] == genres[None, :], own - any_song[None], -np.inf)
+
+
+def _log_density(seen: NDArray[np.float64], genre: Genre, sigma: NDArray[np.float64]) -> float:
+    """Of these seen traits [5] among the covers of a genre, up to a constant."""
+    mean = genre.mean.vector().astype(np.float64)
+    spread = np.sqrt((_ARTIST_SPREAD**2 + _SONG_SPREAD**2) * genre.spread**2 + sigma**2)
+    log_densities = -(((seen - mean) / spread) ** 2) / 2 - np.log(spread)
+    mode = TRAIT_NAMES.index("mode")  # one of two values, then noise
+    minor, major = (-(((seen[mode] - value) / sigma[mode]) ** 2) / 2 - np.log(sigma[mode]) for value in (0, 1))
+    log_densities[mode] = np.logaddexp(np.log(mean[mode]) + major, np.log1p(-mean[mode]) + minor)
+    return float(log_densities.sum())
+
+
 def compose_catalogue(settings: SynthesisSettings) -> list[SyntheticTrack]:
     """All the tracks of a catalogue. A track depends on the seed, its own number and the number of artists, not on
     how many songs there are, so a larger catalogue begins with the smaller one.

@@ -27,7 +27,7 @@ from pipelines.stages import (
     spectrogram_tracks,
 )
 from pipelines.tidying import present
-from pipelines.versions import Versions, versions_of
+from pipelines.versions import Versions, evaluation_of, versions_of
 
 State = Literal["fresh", "partly", "stale", "missing"]
 """fresh: nothing to do; partly: songs are left; stale: made of another catalogue or other settings; missing: never"""
@@ -108,7 +108,7 @@ def _bundle(stage: str, kind: str, folder: str, version: str) -> StageStatus:
 
 def _evaluation(settings: Settings, workspace: Workspace, versions: Versions) -> StageStatus:
     report = read_report(workspace, "evaluate")
-    made_of = {"release": versions.release, "settings": settings.evaluation.fingerprint()}
+    made_of = evaluation_of(settings, versions)
     fresh = report is not None and report.details.get("made_of") == made_of
     state: State = "fresh" if fresh else "missing" if report is None else "stale"
     return StageStatus("evaluate", state, int(fresh), 1, 0, versions.release)

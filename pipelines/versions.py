@@ -11,6 +11,8 @@ from gatefold.errors import StageMissing
 from gatefold.storage import catalogues, objects, tables
 from gatefold.workspace import Workspace
 
+_EVALUATION_EDITION = "2"  # raise it when the same release would be measured otherwise, or told of in another shape
+
 
 @dataclass(frozen=True)
 class Versions:
@@ -38,6 +40,15 @@ def versions_of(settings: Settings, workspace: Workspace) -> Versions:
     index = _digest(encoder, settings.index.fingerprint(), *embedded)
     generator = _digest(index, settings.generator.fingerprint())
     return Versions(catalogue.fingerprint, encoder, index, generator, _digest(encoder, index, generator))
+
+
+def evaluation_of(settings: Settings, versions: Versions) -> dict[str, str]:
+    """What a report of the evaluation says it was made of; one that says otherwise is stale."""
+    return {
+        "release": versions.release,
+        "settings": settings.evaluation.fingerprint(),
+        "edition": _EVALUATION_EDITION,
+    }
 
 
 def _digest(*parts: str) -> str:

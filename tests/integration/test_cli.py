@@ -84,7 +84,7 @@ Demo = tuple[Shell, Any]
 def test_the_demo_ends_in_a_table_two_sheets_and_a_cover_for_every_clip(demo: Demo) -> None:
     shell, printed = demo
     assert printed["url"] is None
-    assert "recall@10" in [row[0] for row in printed["evaluation"]]
+    assert "recall@10" in [row["measure"] for row in printed["evaluation"]]
     for sheet in printed["sheets"].values():
         assert Path(sheet.removeprefix("file://")).stat().st_size > 10_000
     examples = shell.workspace / "examples"

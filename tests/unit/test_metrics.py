@@ -4,7 +4,23 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gatefold.metrics import frechet_distance, kernel_distance, median_rank, precision_at_k, ranks_of_own, recall_at_k
+from gatefold.metrics import (
+    average_precision,
+    expected_average_precision,
+    expected_median_rank,
+    expected_recall,
+    expected_reciprocal_rank,
+    frechet_distance,
+    interval,
+    kernel_distance,
+    mean,
+    mean_over,
+    median,
+    precision_at_k,
+    ranks_of_own,
+    relevance,
+    resampled,
+)
 
 Matrix = npt.NDArray[np.float64]
 
@@ -19,43 +35,105 @@ def test_ranks_are_those_of_a_sort() -> None:
     assert ranks_of_own(similarity).tolist() == naive
 
 
-def test_a_tie_counts_against_a_cover_so_that_a_model_which_says_one_thing_scores_nothing() -> None:
-    ranks = ranks_of_own(np.zeros((50, 50)))
-    assert (recall_at_k(ranks, 10), median_rank(ranks)) == (0, 50)
+def test_a_tie_counts_against_a_cover_so_that_a_model_which_says_one_thing_finds_nothing() -> None:
+    assert ranks_of_own(np.zeros((50, 50))).tolist() == [50] * 50
+    labels = np.array(["a", "b", "b", "b", "b"] * 10)
+    relevant = relevance(np.zeros((50, 50)), labels)
+    assert not relevant[labels == "a", :40].any()
+    assert relevant[labels == "a", 40:].all()
 
 
 def test_a_model_that_broke_ranks_last_and_not_first() -> None:
     assert ranks_of_own(np.full((9, 9), np.nan)).tolist() == [9] * 9
 
 
-def test_recall_and_median_of_known_ranks() -> None:
-    ranks = np.array([1, 2, 10, 11])
-    assert [recall_at_k(ranks, k) for k in (1, 10, 11)] == [0.25, 0.75, 1.0]
-    assert median_rank(ranks) == 6
-
-
-def test_precision_is_that_of_a_sort_with_the_own_cover_left_out() -> None:
-    similarity, labels = normal(30, 30, 1), np.array(["folk", "jazz", "polka"] * 10)
-    naive, chance = [], []
+def test_the_nearest_that_are_alike_are_those_of_a_sort_with_the_own_one_left_out() -> None:
+    similarity, labels = normal(30, 30, 1), np.array(["folk", "jazz", ""] * 10)
+    relevant = relevance(similarity, labels)
+    precision, average = precision_at_k(relevant, 7), average_precision(relevant)
     for i, row in enumerate(similarity):
-        others = sorted((j for j in range(30) if j != i), key=lambda j: -row[j])
-        naive.append(np.mean([labels[j] == labels[i] for j in others[:7]]))
-        chance.append(np.mean([labels[j] == labels[i] for j in others]))
-    best = np.mean([min(7, (labels == label).sum() - 1) / 7 for label in labels])
-    assert precision_at_k(similarity, labels, 7) == pytest.approx((np.mean(naive), np.mean(chance), best))
+        order = sorted((j for j in range(30) if j != i), key=lambda j: -row[j])
+        alike = [bool(labels[j] == labels[i] != "") for j in order]
+        assert relevant[i].tolist() == alike
+        if labels[i] == "":
+            assert np.isnan([precision[i], average[i]]).all()
+            continue
+        places = [place for place, hit in enumerate(alike, 1) if hit]
+        assert precision[i] == pytest.approx(np.mean(alike[:7]))
+        assert average[i] == pytest.approx(np.mean([number / place for number, place in enumerate(places, 1)]))
 
 
-def test_precision_over_more_than_there_are_is_that_of_chance() -> None:
-    similarity, labels = normal(20, 20, 2), np.array(["a", "b"] * 10)
-    precision, chance, _ = precision_at_k(similarity, labels, 1_000)
-    assert precision == pytest.approx(chance)
+def test_asking_for_more_than_there_are_is_asking_for_all() -> None:
+    relevant = relevance(normal(20, 20, 2), np.array(["a", "b"] * 10))
+    assert precision_at_k(relevant, 1_000) == pytest.approx(9 / 19)
 
 
-def test_precision_leaves_the_similarities_as_they_were() -> None:
-    similarity = normal(5, 5, 3)
-    before = similarity.copy()
-    precision_at_k(similarity, np.array(list("aabbc")), 2)
-    assert np.array_equal(similarity, before)
+def guessed(sizes: list[int], rounds: int = 40_000) -> npt.NDArray[np.int64]:
+    """Ranks [rounds, Q] of one who guesses."""
+    return np.random.default_rng(0).integers(1, np.array(sizes) + 1, (rounds, len(sizes)))
+
+
+def test_what_a_guess_is_expected_to_find_is_what_simulated_guesses_find() -> None:
+    sizes = [3, 3, 3, 7, 7, 7, 7, 7, 7, 7, 1, 20, 20]
+    ranks = guessed(sizes)
+    for k in (1, 5, 10):
+        assert expected_recall(np.array(sizes), k) == pytest.approx((ranks <= k).mean(), abs=3e-3)
+    assert expected_reciprocal_rank(np.array(sizes)) == pytest.approx((1 / ranks).mean(), abs=3e-3)
+    assert expected_median_rank(np.array(sizes)) == np.median(ranks)
+    assert [expected_median_rank(np.full(n, n)) for n in (4, 255)] == [2.5, 128.0]
+
+
+def test_the_average_precision_of_a_guess_is_that_of_shuffled_lists() -> None:
+    rng, count = np.random.default_rng(0), np.array([0, 1, 4, 11])
+    relevant = rng.permuted(np.tile(np.arange(11) < count[:, None], (20_000, 1, 1)), axis=2).reshape(-1, 11)
+    simulated = average_precision(relevant).reshape(20_000, 4).mean(0)
+    assert expected_average_precision(count, 11)[1:] == pytest.approx(simulated[1:], abs=4e-3)
+    assert np.isnan(expected_average_precision(count, 11)[0])
+
+
+def test_weighted_statistics_are_those_of_values_that_stand_as_often() -> None:
+    rng = np.random.default_rng(3)
+    values, groups = rng.standard_normal(23).round(1), np.array(list("aaaaabbbbbbbcccccccccdd"))
+    weights = rng.integers(0, 4, (50, 23)).astype(np.float64)
+    weights[0] = 1
+    for number, weight in enumerate(weights.astype(int)):
+        standing, group = np.repeat(values, weight), np.repeat(groups, weight)
+        assert mean(values, weights)[number] == pytest.approx(standing.mean())
+        assert median(values, weights)[number] == pytest.approx(np.median(standing))
+        naive = np.mean([standing[group == name].mean() for name in np.unique(group)])
+        assert mean_over(groups)(values, weights)[number] == pytest.approx(naive)
+
+
+def test_a_value_that_is_not_known_does_not_count() -> None:
+    values, ones = np.array([1.0, np.nan, 3.0]), np.ones((1, 3))
+    assert mean(values, ones) == 2
+    assert mean_over(np.array(["a", "b", "a"]))(values, ones) == 2
+    assert np.isnan(mean(values, np.array([[0.0, 1.0, 0.0]]))).all()
+
+
+def test_a_resampling_draws_whole_clusters_as_many_as_there_are_and_the_same_from_one_seed() -> None:
+    clusters = list("aabbbcd")
+    weights = resampled(clusters, 500, 7)
+    assert weights.shape == (500, 7)
+    assert (weights[:, 0] == weights[:, 1]).all()
+    assert (weights[:, [0, 2, 5, 6]].sum(1) == 4).all()
+    assert np.array_equal(weights, resampled(clusters, 500, 7))
+    assert not np.array_equal(weights, resampled(clusters, 500, 8))
+    assert weights[:, 0].mean() == pytest.approx(1, abs=0.1)
+
+
+def test_an_interval_holds_the_truth_as_often_as_it_says_also_where_songs_of_an_artist_are_alike() -> None:
+    rng = np.random.default_rng(5)
+    covered: list[bool] = []
+    narrow: list[bool] = []
+    for seed in range(150):
+        artists = np.repeat(np.arange(40), 5)
+        values = np.repeat(rng.standard_normal(40), 5) + 0.3 * rng.standard_normal(200)  # the true mean is 0
+        for names, found in ((artists.astype(str), covered), (np.arange(200).astype(str), narrow)):
+            low, high = interval(values, mean, resampled(names.tolist(), 300, seed))
+            found.append(low <= 0 <= high)
+    assert 0.87 <= np.mean(covered) <= 0.99
+    assert np.mean(narrow) < 0.75  # what drawing song by song would have claimed
 
 
 def test_frechet_distance_of_known_gaussians() -> None:

@@ -16,7 +16,7 @@ from pipelines.quarantine import reject_of, write_rejects
 from pipelines.report import Report, write_report
 from pipelines.stages import Outcome, spectrogram_stage
 from pipelines.status import StageStatus, status_of
-from pipelines.versions import versions_of
+from pipelines.versions import evaluation_of, versions_of
 
 SETTINGS = Settings()
 
@@ -104,8 +104,7 @@ def test_a_release_and_its_evaluation_are_fresh_only_together_with_their_setting
     release = Release(version=version, created_at="2024", encoder=part, index=part, generator=part)
     releases.publish(workspace, release)
     releases.activate(workspace, version)
-    made_of = {"release": version, "settings": SETTINGS.evaluation.fingerprint()}
-    details = {"made_of": dict(made_of)}
+    details = {"made_of": dict(evaluation_of(SETTINGS, versions_of(SETTINGS, workspace)))}
     write_report(
         workspace,
         Report.model_validate(

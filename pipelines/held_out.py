@@ -1,0 +1,110 @@
+"""The songs that training never met, with both sides in the space of an encoder, and what is known of them beside.
+
+What is measured on them is decided elsewhere; how well an encoder was trained does not matter here, so the same songs
+can be embedded by any, also by one that learned nothing.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from gatefold.config import Settings
+from gatefold.errors import SchemaMismatch, StageMissing
+from gatefold.retrieval import CoverIndex
+from gatefold.storage import tables
+from gatefold.storage.catalogues import read_tracks
+from gatefold.synthesis import GENRES, TRAIT_NAMES, log_odds_of_own
+from gatefold.towers import DualEncoder
+from gatefold.workspace import Workspace
+from pipelines.pairs import paired_ids, read_windows
+
+_AT_ONCE = 128  # songs whose windows are in memory together
+
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The test songs with both sides: ids, genres and artists [Q], song and cover embeddings float32 [Q, D]."""
+
+    ids: list[str]
+    genres: npt.NDArray[np.str_]
+    """"" where it is not known"""
+    artists: list[str]
+    """the song itself where its artist is not known"""
+    songs: Vectors
+    covers: Vectors
+
+
+def held_out_of(settings: Settings, workspace: Workspace, index: CoverIndex) -> HeldOut:
+    """As the index has them. Raises: StageMissing when fewer than four test songs have both sides."""
+    ids = paired_ids(settings, workspace, "test")
+    if len(ids) < 4:
+        raise StageMissing(
+            f"{len(ids)} test songs have both sides, at least 4 are needed; add artists or raise split.test"
+        )
+    known = [index.get(song_id) for song_id in ids]
+    songs = np.stack([track.song_embedding for track in known if track.song_embedding is not None])
+    genres = np.array([track.track.genre or "" for track in known])
+    artists = [
+        f"artist {name.strip().casefold()}" if (name := track.track.artist) and name.strip() else f"song {song_id}"
+        for song_id, track in zip(ids, known, strict=True)
+    ]
+    return HeldOut(ids, genres, artists, songs, index.cover_embeddings(ids))
+
+
+def untrained(encoder: DualEncoder) -> DualEncoder:
+    """The same towers as their training found them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(encoder.settings.seed)
+        return DualEncoder(encoder.settings, encoder.audio, encoder.cover).eval().requires_grad_(False)
+
+
+def embed_pairs(
+    encoder: DualEncoder, settings: Settings, workspace: Workspace, ids: list[str]
+) -> tuple[Vectors, Vectors]:
+    """Song and cover embeddings [Q, D], in this process, a few songs at a time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # one song is too little for two, and where cores are shared they wait for each other
+    try:
+        parts = [
+            _embed(encoder, settings, workspace, ids[start : start + _AT_ONCE])
+            for start in range(0, len(ids), _AT_ONCE)
+        ]
+    finally:
+        torch.set_num_threads(threads)
+    return np.concatenate([songs for songs, _ in parts]), np.concatenate([covers for _, covers in parts])
+
+
+def _embed(encoder: DualEncoder, settings: Settings, workspace: Workspace, ids: list[str]) -> tuple[Vectors, Vectors]:
+    windows = read_windows(settings, workspace, ids)
+    rows = tables.read_rows(workspace.covers(settings.cover), ids, ["song_id", "pixels"])
+    pixels = dict(zip(rows["song_id"].to_pylist(), tables.tensors(rows["pixels"]), strict=True))
+    songs = np.stack([encoder.embed_song(windows[song_id]) for song_id in ids])
+    return songs, encoder.embed_covers(np.stack([pixels[song_id] for song_id in ids]))
+
+
+def ceiling_of(workspace: Workspace, held_out: HeldOut) -> npt.NDArray[np.float64] | None:
+    """Similarity [Q, Q] of the best possible ranker; None but for a synthetic catalogue, whose manifest carries it."""
+    names = [f"{kind}_{name}" for kind in ("latent", "seen") for name in TRAIT_NAMES]
+    if not set(held_out.genres) <= {genre.name for genre in GENRES}:
+        return None
+    try:
+        tracks = read_tracks(workspace, ["song_id", *names])
+    except SchemaMismatch:  # the usual case: nobody knows the latents of songs that were not made up
+        return None
+    traits = np.stack([_floats(tracks[name]) for name in names], axis=1)
+    latent, seen = traits[:, : len(TRAIT_NAMES)], traits[:, len(TRAIT_NAMES) :]
+    places = {song_id: place for place, song_id in enumerate(tracks["song_id"].to_pylist())}
+    asked = [places[song_id] for song_id in held_out.ids]
+    if not np.isfinite(traits[asked]).all():
+        return None
+    sigma = np.sqrt(np.nanmean((seen - latent) ** 2, axis=0))  # as drawn, whatever these settings say of synthesis
+    return log_odds_of_own(latent[asked], seen[asked], held_out.genres, sigma)
+
+
+def _floats(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)

@@ -1,0 +1,112 @@
+"""The table of measures: right in both directions, with honest company, and readable."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from gatefold.config import SynthesisSettings
+from gatefold.metrics import ranks_of_own
+from gatefold.scorecard import Measure, as_markdown, measure_genres, measure_retrieval, sections
+from gatefold.synthesis import compose_catalogue, log_odds_of_own, seen_sigma
+
+GENRES = np.array(["folk", "jazz", "jazz", "metal"] * 15)
+ARTISTS = [str(number // 3) for number in range(60)]
+
+
+def similar(seed: int = 0, own: float = 1.5) -> npt.NDArray[np.float64]:
+    """Songs against covers [60, 60], their own ones nearer."""
+    return np.random.default_rng(seed).standard_normal((60, 60)) + own * np.eye(60)
+
+
+def measured(similarity: npt.NDArray[np.float64], genres: npt.NDArray[np.str_] = GENRES) -> dict[str, Measure]:
+    measures = measure_retrieval(similarity, genres, ARTISTS, rivals={"rival": similar(9)}, seed=0)
+    return {measure.measure: measure for measure in measures}
+
+
+def test_covers_ask_by_the_columns_and_songs_by_the_rows() -> None:
+    similarity = similar()
+    forth, back = measured(similarity), measured(similarity.T.copy())
+    songs_first = [name for name in forth if not name.endswith(", by cover")]
+    assert list(forth) == songs_first + [f"{name}, by cover" for name in songs_first]
+    for name in songs_first:
+        assert forth[f"{name}, by cover"].value == back[name].value
+    ranks = ranks_of_own(similarity)
+    assert forth["recall@5"].value == (ranks <= 5).mean()
+    assert (forth["MRR"].value, forth["median rank"].value) == ((1 / ranks).mean(), np.median(ranks))
+
+
+def test_every_figure_lies_within_its_interval_which_is_the_same_again() -> None:
+    for measure in measured(similar()).values():
+        assert measure.low is not None
+        assert measure.high is not None
+        assert measure.low <= measure.value <= measure.high
+    assert measured(similar()) == measured(similar())
+
+
+def test_one_who_guesses_and_one_who_knows_the_genres_score_what_is_said_of_them() -> None:
+    rng = np.random.default_rng(1)
+    same = (GENRES[:, None] == GENRES[None, :]).astype(np.float64)
+    guesses = [measured(rng.random((60, 60))) for _ in range(60)]
+    experts = [measured(same + rng.random((60, 60))) for _ in range(60)]
+    said = measured(similar())
+    for name in said:
+        for played, whose in ((guesses, "chance"), (experts, "by genre")):
+            values = [one[name].value for one in played]
+            slack = 4 * np.std(values) / np.sqrt(len(values)) + 1e-9
+            # a median of few ranks is not quite the median of all that may come
+            assert said[name].beside[whose] == pytest.approx(np.mean(values), abs=slack + ("median" in name)), name
+
+
+def test_without_genres_nothing_is_said_of_them() -> None:
+    for genres in (np.full(60, ""), np.full(60, "folk"), np.arange(60).astype(str)):
+        found = measured(similar(), genres)
+        assert not any("genre" in name for name in found)
+        assert set(found["recall@1"].beside) == {"chance", "rival"}
+
+
+def test_every_genre_is_named_and_the_table_has_their_mean() -> None:
+    similarity = similar()
+    genres = measure_genres(similarity, GENRES)
+    assert {name: genre["songs"] for name, genre in genres.items()} == {"folk": 15, "jazz": 30, "metal": 15}
+    mean = np.mean([genre["mAP"] for genre in genres.values()])
+    assert measured(similarity)["genre mAP"].value == pytest.approx(mean)
+
+
+def test_one_artist_alone_gives_no_interval() -> None:
+    measures = measure_retrieval(similar(), GENRES, ["one"] * 60, rivals={}, seed=0)
+    assert all(measure.low is None and measure.high is None for measure in measures)
+
+
+def test_the_best_ranker_of_a_synthetic_catalogue_beats_genres_and_is_not_perfect() -> None:
+    settings = SynthesisSettings(songs=240, artists=48)
+    tracks = compose_catalogue(settings)
+    latent, seen = (
+        np.stack([getattr(t, side).vector() for t in tracks], dtype=np.float64) for side in ("latent", "seen")
+    )
+    genres = np.array([track.genre for track in tracks])
+    sigma = seen_sigma(settings)
+    best = log_odds_of_own(latent, seen, genres, sigma)
+    artists = [track.artist for track in tracks]
+    nearest = np.where(np.isfinite(best), -(((latent[:, None] - seen) / sigma) ** 2).sum(-1), -np.inf)
+    for measure in measure_retrieval(best, genres, artists, rivals={"nearest": nearest}, seed=0):
+        if measure.measure.startswith("recall"):
+            assert measure.beside["by genre"] < measure.value < 1
+            assert measure.value >= measure.beside["nearest"] - 0.02
+    without = log_odds_of_own(latent, latent, genres, np.zeros(5))
+    assert (ranks_of_own(without) == 1).all()
+
+
+def test_the_table_is_no_wider_than_a_terminal_and_leaves_blank_what_is_not_known() -> None:
+    rows = [measure.row() for measure in measured(similar()).values()]
+    rows += [Measure("KID, covers alone", 12.5, beside={"real": 0.1}).row()]
+    rows += [Measure("KID, songs with covers", 0.25, beside={"real": 0.1, "shuffled songs": 2}).row()]
+    first, second = sections(rows)
+    assert first.columns == ["measure", "value", "95 %", "chance", "by genre", "rival"]
+    assert second.columns == ["measure", "value", "real", "shuffled songs"]
+    assert second.rows == [
+        ["KID, covers alone", "12.5", "0.100", ""],
+        ["KID, songs with covers", "0.250", "0.100", "2.000"],
+    ]
+    text = as_markdown(rows)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "| KID, covers alone | 12.5 | 0.100 |  |" in text
