@@ -115,10 +115,10 @@ class EncoderSettings(Section):
     """channels of a tower's first block; the later ones are 2 and 4 times as wide"""
     dropout: float = Field(0.1, ge=0, lt=1)
     """probability"""
-    loss: Literal["infonce", "triplet"] = "infonce"
-    """symmetric InfoNCE, or the paper's triplet loss"""
+    loss: Literal["infonce", "triplet", "sigmoid"] = "infonce"
+    """symmetric InfoNCE, the paper's triplet loss with the hardest strangers of a batch, or SigLIP's sigmoid loss"""
     temperature: float = Field(0.1, gt=0)
-    """initial temperature of InfoNCE; learned"""
+    """initial temperature of InfoNCE and of the sigmoid loss; learned"""
     margin: float = Field(0.2, gt=0)
     """of the triplet loss, in cosine"""
     epochs: int = Field(30, ge=1)

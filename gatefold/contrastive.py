@@ -1,5 +1,8 @@
 """The losses that pull a song and its own cover together and push the others away, over the batch of all workers.
 
+Every worker computes the loss of the joined batch, so that the mean of their gradients, which is what a distributed run
+descends, is what one worker would have with all the pairs.
+
 Shape legend: B = pairs on this worker, D = width of the joint space. Embeddings are of unit length.
 """
 
@@ -13,7 +16,8 @@ from torch.nn import functional as fn
 
 from gatefold.config import EncoderSettings
 
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(song embeddings [B, D], cover embeddings [B, D], logit scale [], logit bias []) -> []"""
 
 
 def gathered(features: Tensor) -> Tensor:
@@ -24,11 +28,13 @@ def gathered(features: Tensor) -> Tensor:
 
 
 def loss_for(settings: EncoderSettings) -> Loss:
-    """The loss that the settings name: (song embeddings [B, D], cover embeddings [B, D], logit scale []) -> []."""
+    """The loss that the settings name."""
     if settings.loss == "infonce":
-        return info_nce
+        return lambda song, cover, logit_scale, _: info_nce(song, cover, logit_scale)
+    if settings.loss == "sigmoid":
+        return sigmoid
     # every parameter must take part, or the workers of a distributed run wait for its gradient
-    return lambda song, cover, logit_scale: triplet(song, cover, settings.margin) + 0 * logit_scale
+    return lambda song, cover, logit_scale, _: triplet(song, cover, settings.margin) + 0 * logit_scale
 
 
 def info_nce(song: Tensor, cover: Tensor, logit_scale: Tensor) -> Tensor:
@@ -52,3 +58,13 @@ def triplet(song: Tensor, cover: Tensor, margin: float) -> Tensor:
     by_song = fn.relu(margin + strangers.amax(1) - own)
     by_cover = fn.relu(margin + strangers.amax(0) - own)
     return (by_song + by_cover).mean() / 2
+
+
+def sigmoid(song: Tensor, cover: Tensor, logit_scale: Tensor, logit_bias: Tensor) -> Tensor:
+    """Sigmoid loss: of each song and each cover by itself, whether they belong together; summed for a song's covers.
+
+    Source: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", algorithm 1.
+    """
+    logits = logit_scale * gathered(song) @ gathered(cover).T + logit_bias
+    belongs = 2 * torch.eye(len(logits), dtype=logits.dtype, device=logits.device) - 1
+    return -fn.logsigmoid(belongs * logits).sum() / len(logits)

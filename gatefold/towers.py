@@ -79,7 +79,7 @@ class CoverTower(Tower):
 
 
 class DualEncoder(nn.Module):
-    """Both towers, the temperature, and the ears and eyes they were trained with.
+    """Both towers, the temperature (for the sigmoid loss also a bias), and the ears and eyes they were trained with.
 
     `fingerprint` names the published weights; it is empty until they are loaded from a bundle.
     """
@@ -91,6 +91,9 @@ class DualEncoder(nn.Module):
         self.song_tower = SongTower(settings)
         self.cover_tower = CoverTower(settings)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / settings.temperature)))
+        # only where it is learned: a parameter without a gradient would make the workers of a distributed run wait
+        odds_of_a_stranger = math.log(settings.batch_size - 1)
+        self.logit_bias = nn.Parameter(torch.tensor(-odds_of_a_stranger)) if settings.loss == "sigmoid" else None
 
     def encode_song(self, log_mel: Tensor, *, normalize: bool = True) -> Tensor:
         """[B, M, F] -> [B, D], one vector a window."""
@@ -102,9 +105,11 @@ class DualEncoder(nn.Module):
         features = self.cover_tower(pixels)
         return fn.normalize(features, dim=-1) if normalize else features
 
-    def forward(self, log_mel: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Song embeddings [B, D], cover embeddings [B, D], logit scale [] (clamped to 100, as CLIP does)."""
-        return self.encode_song(log_mel), self.encode_cover(pixels), self.logit_scale.exp().clamp(max=100)
+    def forward(self, log_mel: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Song and cover embeddings [B, D], logit scale [] (clamped to 100, as CLIP does), logit bias [] (or 0)."""
+        scale = self.logit_scale.exp().clamp(max=100)
+        bias = torch.zeros_like(scale) if self.logit_bias is None else self.logit_bias
+        return self.encode_song(log_mel), self.encode_cover(pixels), scale, bias
 
     @torch.inference_mode()
     def embed_song(self, log_mel: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:

@@ -129,8 +129,8 @@ def _stepper(
         log_mel = windows[torch.arange(len(windows), device=windows.device), drawn].float()
         song, cover = augment_song(log_mel, generator), augment_cover(to_model(batch["pixels"]), generator)
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            song_embedding, cover_embedding, logit_scale = model(song, cover)
-        loss = contrastive_loss(song_embedding.float(), cover_embedding.float(), logit_scale)
+            song_embedding, cover_embedding, logit_scale, logit_bias = model(song, cover)
+        loss = contrastive_loss(song_embedding.float(), cover_embedding.float(), logit_scale, logit_bias)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         descent.step()

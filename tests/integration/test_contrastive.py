@@ -11,21 +11,26 @@ import pytest
 import torch
 from torch.nn import functional as fn
 
-from gatefold.contrastive import info_nce, triplet
+from gatefold.config import EncoderSettings
+from gatefold.contrastive import loss_for
 
+LOSSES = ("infonce", "triplet", "sigmoid")
 WORKER = """
 import json, sys
 import torch, torch.distributed as dist
-from gatefold.contrastive import info_nce, triplet
-rank, store = int(sys.argv[1]), sys.argv[2]
+from gatefold.config import EncoderSettings
+from gatefold.contrastive import loss_for
+rank, store, losses = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-song, cover = (torch.tensor(side, dtype=torch.float64)[4 * rank:4 * rank + 4] for side in json.load(sys.stdin))
+song, cover, learned = (torch.tensor(side, dtype=torch.float64) for side in json.load(sys.stdin))
 result = []
-for loss in (lambda s, c: info_nce(s, c, torch.tensor(10.0)), lambda s, c: triplet(s, c, 0.2)):
-    s, c = song.clone().requires_grad_(), cover.clone().requires_grad_()
-    value = loss(s, c)
+for loss in losses:
+    given = [side[4 * rank:4 * rank + 4].clone() for side in (song, cover)] + list(learned.clone())
+    for tensor in given:
+        tensor.requires_grad_()
+    value = loss_for(EncoderSettings(loss=loss))(*given)
     value.backward()
-    result.append([value.item(), s.grad.tolist(), c.grad.tolist()])
+    result.append([value.item(), *([] if t.grad is None else t.grad.tolist() for t in given)])
 print(json.dumps(result))
 dist.destroy_process_group()
 """
@@ -34,20 +39,24 @@ dist.destroy_process_group()
 def test_two_workers_learn_what_one_would_from_both_their_batches(tmp_path: Path) -> None:
     draw = torch.Generator().manual_seed(0)
     song, cover = fn.normalize(torch.randn(2, 8, 5, generator=draw, dtype=torch.float64), dim=-1)
+    learned = torch.tensor([10.0, -3.0], dtype=torch.float64)  # logit scale and bias
     command = [sys.executable, "-W", "ignore", "-c", WORKER]
     workers = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], stdin=PIPE, stdout=PIPE, text=True)
+        subprocess.Popen([*command, str(rank), str(tmp_path / "store"), *LOSSES], stdin=PIPE, stdout=PIPE, text=True)
         for rank in (0, 1)
     ]
-    given = json.dumps([song.tolist(), cover.tolist()])
+    given = json.dumps([song.tolist(), cover.tolist(), learned.tolist()])
     with ThreadPoolExecutor() as pool:
         answers = list(pool.map(lambda worker: json.loads(worker.communicate(given, timeout=120)[0]), workers))
-    for number, loss in enumerate((lambda s, c: info_nce(s, c, torch.tensor(10.0)), lambda s, c: triplet(s, c, 0.2))):
-        s, c = (side.detach().clone().requires_grad_() for side in (song, cover))
-        value = loss(s, c)
-        value.backward()
+    for number, loss in enumerate(LOSSES):
+        alone = [side.detach().clone().requires_grad_() for side in (song, cover, *learned)]
+        value = loss_for(EncoderSettings.model_validate({"loss": loss}))(*alone)
+        value.backward()  # type: ignore[no-untyped-call]
         halves = [answer[number] for answer in answers]
         assert [half[0] for half in halves] == pytest.approx([value.item()] * 2)
-        for side, alone in ((1, s.grad), (2, c.grad)):
-            together = torch.tensor([row for half in halves for row in half[side]], dtype=torch.float64)
-            assert torch.allclose(together / 2, alone, atol=1e-12)  # DDP takes the mean over workers
+        for place, side in enumerate(alone[:2], 1):
+            together = torch.tensor([row for half in halves for row in half[place]], dtype=torch.float64)
+            assert torch.allclose(together / 2, side.grad, atol=1e-12)  # DDP takes the mean over workers
+        for place, parameter in enumerate(alone[2:], 3):
+            for half in halves:
+                assert half[place] == ([] if parameter.grad is None else pytest.approx(parameter.grad.item()))

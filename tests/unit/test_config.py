@@ -63,7 +63,7 @@ def test_an_override_may_hold_equal_signs_and_null() -> None:
         ("generator.hidden=34", "hidden 34 must be a multiple of 4"),
         ("split.test=0.95", "validation 0.1 and test 0.95 leave no artist to train on"),
         ("cover.size=61", r"cover.size 61 is no multiple of generator.patch_size \d"),
-        ("encoder.loss=hinge", "encoder.loss = 'hinge': .*'infonce' or 'triplet'"),
+        ("encoder.loss=hinge", "encoder.loss = 'hinge': .*'infonce', 'triplet' or 'sigmoid'"),
         ("audio.n_mels", "'audio.n_mels' must read KEY=VALUE"),
         ("=3", "'=3' must read KEY=VALUE"),
         ("workspace.uri=x", "workspace = {'uri': 'x'}"),

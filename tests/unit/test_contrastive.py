@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gatefold.config import EncoderSettings
-from gatefold.contrastive import gathered, info_nce, loss_for, triplet
+from gatefold.contrastive import gathered, info_nce, loss_for, sigmoid, triplet
 
 
 def pairs(count: int, width: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -40,6 +40,15 @@ def naive_triplet(song: Tensor, cover: Tensor, margin: float) -> Tensor:
     return total / (2 * count)
 
 
+def naive_sigmoid(song: Tensor, cover: Tensor, scale: float, bias: float) -> Tensor:
+    count, total = len(song), torch.zeros((), dtype=torch.float64)
+    for i in range(count):
+        for j in range(count):
+            together = 1 / (1 + torch.exp(-(scale * song[i] @ cover[j] + bias)))
+            total = total - torch.log(together if i == j else 1 - together)
+    return total / count
+
+
 def agree(fast: Callable[[Tensor, Tensor], Tensor], naive: Callable[[Tensor, Tensor], Tensor], count: int) -> None:
     results = []
     for loss in (fast, naive):
@@ -64,6 +73,33 @@ def test_triplet_is_its_definition_with_gradients(count: int, margin: float) -> 
     agree(lambda s, c: triplet(s, c, margin), lambda s, c: naive_triplet(s, c, margin), count)
 
 
+@pytest.mark.parametrize("count", [2, 3, 16])
+@pytest.mark.parametrize(("scale", "bias"), [(1.0, 0.0), (10.0, -4.0), (20.0, -10.0)])
+def test_sigmoid_is_its_definition_with_gradients(count: int, scale: float, bias: float) -> None:
+    agree(
+        lambda s, c: sigmoid(s, c, torch.tensor(scale), torch.tensor(bias)),
+        lambda s, c: naive_sigmoid(s, c, scale, bias),
+        count,
+    )
+
+
+def test_sigmoid_teaches_its_temperature_and_its_bias() -> None:
+    song, cover = pairs(8)
+    at = torch.tensor([2.0, -3.0], dtype=torch.float64, requires_grad=True)
+    sigmoid(song, cover, at[0].exp(), at[1]).backward()  # type: ignore[no-untyped-call]
+    assert at.grad is not None
+    for number in (0, 1):
+        step = torch.zeros(2, dtype=torch.float64)
+        step[number] = 1e-6
+        above, below = (sigmoid(song, cover, x[0].exp(), x[1]) for x in (at + step, at - step))
+        assert at.grad[number].item() == pytest.approx(((above - below) / 2e-6).item(), rel=1e-4)
+
+
+def test_sigmoid_stays_finite_where_a_pair_could_not_be_worse() -> None:
+    song = torch.eye(4, dtype=torch.float64)
+    assert sigmoid(song, -song, torch.tensor(1e4), torch.tensor(0.0)).item() == pytest.approx(1e4, rel=1e-3)
+
+
 def test_infonce_teaches_its_temperature() -> None:
     song, cover = pairs(8)
     log_scale = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
@@ -79,6 +115,7 @@ def test_pairs_that_match_cost_nothing_and_chance_costs_the_logarithm_of_the_bat
     perfect = torch.eye(8, dtype=torch.float64)
     assert info_nce(perfect, perfect, torch.tensor(100.0)).item() == pytest.approx(0, abs=1e-9)
     assert triplet(perfect, perfect, 0.2).item() == 0
+    assert sigmoid(perfect, perfect, torch.tensor(100.0), torch.tensor(-50.0)).item() == pytest.approx(0, abs=1e-9)
     alike = torch.ones(8, 1, dtype=torch.float64)
     assert info_nce(alike, alike, torch.tensor(10.0)).item() == pytest.approx(torch.tensor(8.0).log().item())
     assert triplet(alike, alike, 0.2).item() == pytest.approx(0.2)
@@ -86,9 +123,10 @@ def test_pairs_that_match_cost_nothing_and_chance_costs_the_logarithm_of_the_bat
 
 def test_settings_choose_the_loss_and_its_margin() -> None:
     song, cover = pairs(6)
-    scale = torch.tensor(10.0)
-    assert loss_for(EncoderSettings(loss="infonce"))(song, cover, scale) == info_nce(song, cover, scale)
-    assert loss_for(EncoderSettings(loss="triplet", margin=0.3))(song, cover, scale) == triplet(song, cover, 0.3)
+    scale, bias = torch.tensor(10.0), torch.tensor(-2.0)
+    assert loss_for(EncoderSettings(loss="infonce"))(song, cover, scale, bias) == info_nce(song, cover, scale)
+    assert loss_for(EncoderSettings(loss="triplet", margin=0.3))(song, cover, scale, bias) == triplet(song, cover, 0.3)
+    assert loss_for(EncoderSettings(loss="sigmoid"))(song, cover, scale, bias) == sigmoid(song, cover, scale, bias)
 
 
 def test_a_worker_alone_gathers_only_its_own() -> None:

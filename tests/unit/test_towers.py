@@ -100,6 +100,19 @@ def test_the_temperature_starts_where_settings_say_and_is_never_below_a_hundredt
     assert encoder(song, cover)[2].item() == 100
 
 
+def test_only_the_sigmoid_loss_has_a_bias_which_starts_at_the_odds_of_a_stranger() -> None:
+    song, cover = torch.rand(2, AUDIO.n_mels, AUDIO.frames), torch.rand(2, 3, 16, 16)
+    torch.manual_seed(0)
+    plain = DualEncoder(ENCODER, AUDIO, COVER)
+    torch.manual_seed(0)
+    biased = DualEncoder(ENCODER.model_copy(update={"loss": "sigmoid", "batch_size": 11}), AUDIO, COVER)
+    assert [name for name, _ in biased.named_parameters() if name not in plain.state_dict()] == ["logit_bias"]
+    for name, value in plain.state_dict().items():
+        assert torch.equal(biased.state_dict()[name], value), name
+    assert plain(song, cover)[3].item() == 0
+    assert torch.sigmoid(biased(song, cover)[3]).item() == pytest.approx(1 / 11)
+
+
 def test_an_encoder_built_from_defaults_takes_what_the_default_ears_and_eyes_give() -> None:
     audio, cover = AudioSettings(), CoverSettings()
     encoder = DualEncoder(EncoderSettings(), audio, cover).eval()
