@@ -116,7 +116,7 @@ class EncoderSettings(Section):
     dropout: float = Field(0.1, ge=0, lt=1)
     """probability"""
     loss: Literal["infonce", "triplet", "sigmoid"] = "infonce"
-    """symmetric InfoNCE, the paper's triplet loss with the hardest strangers of a batch, or SigLIP's sigmoid loss"""
+    """symmetric InfoNCE, the paper's triplet loss with semi-hard strangers of the batch, or SigLIP's sigmoid loss"""
     temperature: float = Field(0.1, gt=0)
     """initial temperature of InfoNCE and of the sigmoid loss; learned"""
     margin: float = Field(0.2, gt=0)
@@ -137,8 +137,12 @@ class EncoderSettings(Section):
 class IndexSettings(Section):
     """The index of covers."""
 
-    kind: Literal["flat"] = "flat"
-    """exact search"""
+    kind: Literal["auto", "flat", "hnsw", "ivf", "ivfpq"] = "auto"
+    """flat is exact; auto takes the most exact that is fast enough and fits max_bytes"""
+    recall: float = Field(0.95, gt=0, le=1)
+    """share of the 100 truly nearest that a search must find; measured, and below it nothing is published"""
+    max_bytes: int = Field(4_000_000_000, gt=0)
+    """bytes of memory for the vectors, in each replica"""
 
 
 class GeneratorSettings(Section):

@@ -96,6 +96,12 @@ class TooLarge(InputError):
     status = 413
 
 
+class RecallTooLow(InputError):
+    """An index finds less of what is nearest than was asked for."""
+
+    code = "recall_too_low"
+
+
 class Unauthorized(InputError):
     code = "unauthorized"
     status = 401

@@ -7,11 +7,12 @@ import pyarrow.compute as pc
 
 from gatefold.config import Settings
 from gatefold.errors import BundleNotFound, StageMissing
-from gatefold.retrieval import METADATA, CoverIndex
+from gatefold.retrieval import METADATA, CoverIndex, unit_columns
 from gatefold.storage import objects, tables
 from gatefold.storage.bundles import open_bundle
 from gatefold.storage.catalogues import read_tracks
-from gatefold.storage.indexes import publish_index
+from gatefold.storage.indexes import figures_of, publish_index
+from gatefold.tuning import build_tuned
 from gatefold.workspace import Workspace
 from pipelines.report import OnProgress, Report, silent, write_report
 from pipelines.versions import versions_of
@@ -26,26 +27,30 @@ def build_index(settings: Settings, workspace: Workspace, on_progress: OnProgres
     uri = objects.join(workspace.indexes, versions.index)
     on_progress(0, 1)
     try:
-        bundle, built = open_bundle(uri, "index"), False
+        bundle, made = open_bundle(uri, "index"), False
     except BundleNotFound:
         encoder = open_bundle(objects.join(workspace.encoders, versions.encoder), "encoder")
         tracks = indexed_tracks(workspace, versions.encoder)
-        index = CoverIndex(tracks, encoder.fingerprint)
-        if not index.ntotal:
+        covers, songs = unit_columns(tracks)
+        if not len(covers):
             raise StageMissing("no song has a cover; nothing can be retrieved: see `gatefold rejects list`") from None
-        bundle = publish_index(uri, index, tracks, version=versions.index, lineage={"encoder": encoder.fingerprint})
-        built = True
+        built = build_tuned(covers, songs, settings.index)
+        index = CoverIndex(tracks, encoder.fingerprint, built.vectors)
+        lineage = {"encoder": encoder.fingerprint}
+        bundle = publish_index(uri, index, tracks, built.figures, version=versions.index, lineage=lineage)
+        made = True
     on_progress(1, 1)
     report = Report(
         stage=STAGE,
-        done=int(built),
-        skipped=int(not built),
+        done=int(made),
+        skipped=int(not made),
         rejected=0,
         seconds=time.monotonic() - began,
         details={
             "version": bundle.version,
             "fingerprint": bundle.fingerprint,
             "covers": int(str(bundle.details["covers"])),
+            **figures_of(bundle).model_dump(),
         },
     )
     write_report(workspace, report)

@@ -9,17 +9,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import soundfile
 
-from gatefold.config import AudioSettings, CoverSettings, EncoderSettings, GeneratorSettings
+from gatefold.config import AudioSettings, CoverSettings, EncoderSettings, GeneratorSettings, IndexSettings
 from gatefold.covers import decode_cover, encode_picture
 from gatefold.generator import build_transformer
 from gatefold.records import embedding_schema
-from gatefold.retrieval import CoverIndex
+from gatefold.retrieval import CoverIndex, unit_columns
 from gatefold.storage import objects, releases
 from gatefold.storage.bundles import Bundle
 from gatefold.storage.indexes import publish_index
 from gatefold.storage.models import build_pipeline, publish_encoder, publish_generator
 from gatefold.storage.releases import Part, Release
 from gatefold.towers import DualEncoder
+from gatefold.tuning import build_tuned
 from gatefold.workspace import Workspace
 
 MUSIC = Path(__file__).parent / "data" / "music"
@@ -93,8 +94,9 @@ def publish_small_release(workspace: Workspace, tracks: int = 12) -> Release:
     for uri, picture in zip(uris, pictures, strict=True):
         objects.put(uri, picture)
     table = table.set_column(table.column_names.index("cover_uri"), "cover_uri", pa.array(uris))
-    index = CoverIndex(table, ears.fingerprint)
-    eyes = publish_index(f"{workspace.indexes}/i1", index, table, version="i1", lineage={})
+    built = build_tuned(*unit_columns(table), IndexSettings())
+    index = CoverIndex(table, ears.fingerprint, built.vectors)
+    eyes = publish_index(f"{workspace.indexes}/i1", index, table, built.figures, version="i1", lineage={})
     pipeline = build_pipeline(
         build_transformer(GENERATOR, COVER, ENCODER.embed_dim),
         neighbours=GENERATOR.neighbours,

@@ -50,6 +50,14 @@ class Bundle:
             raise BundleCorrupt(f"bundle '{self.uri}': file '{name}' was altered since; publish it anew")
         return data
 
+    def path(self, name: str) -> Path | None:
+        """Where a file lies, verified, on this machine's disk; None for a bundle in a store. Raises as `read` does."""
+        folder = objects.local_path(self.uri)
+        if folder is None:
+            return None
+        self.read(name)
+        return folder / name
+
     def fetch(self, folder: Path) -> Path:
         """Copies every file, verified, into a local folder; that folder. Raises: BundleCorrupt."""
         for name in self.files:

@@ -18,15 +18,23 @@ import soundfile
 from PIL import Image
 
 from gatefold.audio import listen
-from gatefold.config import AudioSettings, CoverSettings, EncoderSettings, GeneratorSettings, ServeSettings
+from gatefold.config import (
+    AudioSettings,
+    CoverSettings,
+    EncoderSettings,
+    GeneratorSettings,
+    IndexSettings,
+    ServeSettings,
+)
 from gatefold.covers import decode_cover, encode_picture
 from gatefold.errors import BundleNotFound, InvalidSettings
 from gatefold.generator import build_transformer
-from gatefold.retrieval import CoverIndex
+from gatefold.retrieval import CoverIndex, unit_columns
 from gatefold.storage import releases
 from gatefold.storage.indexes import load_index, publish_index
 from gatefold.storage.models import build_pipeline, load_encoder, load_generator, publish_encoder, publish_generator
 from gatefold.towers import DualEncoder
+from gatefold.tuning import build_tuned
 from gatefold.workspace import Workspace
 from serve.deploy import deploy, stop
 
@@ -86,8 +94,9 @@ def publish_release(workspace: Workspace) -> None:
             "cover_embedding": vectors,
         }
     )
-    index = CoverIndex(tracks, ears.fingerprint)
-    covers = publish_index(f"{workspace.indexes}/i1", index, tracks, version="i1", lineage={})
+    built = build_tuned(*unit_columns(tracks), IndexSettings())
+    index = CoverIndex(tracks, ears.fingerprint, built.vectors)
+    covers = publish_index(f"{workspace.indexes}/i1", index, tracks, built.figures, version="i1", lineage={})
     generator = GeneratorSettings(hidden=64, layers=2, heads=2, neighbours=4)
     pipeline = build_pipeline(
         build_transformer(generator, COVER, 16),

@@ -6,7 +6,8 @@ import pytest
 
 from gatefold.errors import BundleCorrupt, InputError, UnknownTrack, WrongModel
 from gatefold.records import Match, Track
-from gatefold.retrieval import CoverIndex, Vectors, build_flat, deserialize
+from gatefold.retrieval import CoverIndex
+from gatefold.vectors import Vectors, build, deserialize, serialize
 from tests.factories import indexed_tracks, unit_vectors
 
 COUNT, WIDTH = 60, 8
@@ -152,7 +153,7 @@ def test_an_index_of_no_covers_finds_nothing() -> None:
 
 def test_what_was_serialized_finds_the_same(index: CoverIndex) -> None:
     tracks = indexed_tracks(COVERS, without_cover=BARE, songs=SONGS)
-    again = CoverIndex(tracks, "ears-1", deserialize(index.serialized()))
+    again = CoverIndex(tracks, "ears-1", deserialize(serialize(index.vectors)))
     assert search(again, SONGS[2], 30) == search(index, SONGS[2], 30)
 
 
@@ -164,11 +165,11 @@ def test_bytes_that_are_no_index_are_corrupt(damage: bytes) -> None:
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.99])
 def test_an_index_cut_short_is_corrupt(index: CoverIndex, share: float) -> None:
-    data = index.serialized()
+    data = serialize(index.vectors)
     with pytest.raises(BundleCorrupt, match="build it again"):
         deserialize(data[: round(len(data) * share)])
 
 
 def test_vectors_that_are_not_those_of_the_table_are_corrupt() -> None:
     with pytest.raises(BundleCorrupt, match="60 vectors for 57 covers"):
-        CoverIndex(indexed_tracks(COVERS, without_cover=BARE), "ears-1", build_flat(COVERS))
+        CoverIndex(indexed_tracks(COVERS, without_cover=BARE), "ears-1", build(COVERS, "flat"))

@@ -1,0 +1,220 @@
+"""Vectors, kept so that the nearest are found fast: flat, a graph (HNSW), cells (IVF), or codes in cells (IVF-PQ), each
+made by FAISS. Which kind follows from size and memory. Inner products of unit vectors, so scores are cosines.
+
+The same vectors and settings make the same index. Knows nothing of tracks, files or recall (tuning.py).
+
+Shape legend: B = queries, T = vectors kept, D = their width.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, cast
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from gatefold.config import IndexSettings
+from gatefold.errors import BundleCorrupt, InvalidSettings
+
+Vectors = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+Kind = Literal["flat", "hnsw", "ivf", "ivfpq"]
+KINDS: tuple[Kind, ...] = ("flat", "hnsw", "ivf", "ivfpq")
+"""From the most exact and largest to the smallest."""
+
+FLAT_BYTES = 80_000_000
+"""of vectors that one core compares with a query in less than ten milliseconds"""
+LINKS = 32
+"""M of HNSW"""
+CONSTRUCTION = 100
+"""efConstruction of HNSW"""
+CODES = 256
+"""centroids of a sub-quantizer: one byte each"""
+SAMPLE_PER_CELL = 64
+"""vectors that a cell is trained on"""
+SEED = 1234
+
+
+def choose(count: int, width: int, settings: IndexSettings) -> Kind:
+    """The kind asked for, or by "auto" the most exact that is fast enough and fits the memory.
+
+    Raises: InvalidSettings when it takes more than `settings.max_bytes`.
+    """
+    if settings.kind != "auto":
+        kind: Kind = settings.kind
+    else:
+        fast = [k for k in KINDS if k != "flat" or count * width * 4 <= FLAT_BYTES]
+        kind = next((k for k in fast if bytes_of(k, count, width) <= settings.max_bytes), "ivfpq")
+    needed = bytes_of(kind, count, width)
+    if needed > settings.max_bytes:
+        raise InvalidSettings(
+            f"an index of kind '{kind}' over {count:,} vectors takes {needed:,} bytes, index.max_bytes is "
+            f"{settings.max_bytes:,}; raise it" + ("" if kind == "ivfpq" else " or take a smaller kind")
+        )
+    return kind
+
+
+def bytes_of(kind: Kind, count: int, width: int) -> int:
+    """What an index of this kind will take in memory, to a few percent."""
+    cells = cells_of(count) * width * 4
+    if kind == "flat":
+        return count * width * 4
+    if kind == "hnsw":
+        return count * (width * 4 + LINKS * 2 * 4 + 20)  # twice the links on the lowest level, few above it
+    if kind == "ivf":
+        return count * (width * 4 + 8) + cells
+    return count * (subquantizers_of(width) + 8 + width) + cells + CODES * width * 4
+
+
+def cells_of(count: int) -> int:
+    """nlist: about four times the root of the count, and enough vectors for each to be trained on."""
+    return max(1, min(round(4 * math.sqrt(count)), count // 39))
+
+
+def subquantizers_of(width: int) -> int:
+    """m of PQ: four dimensions to a byte, or the next number above that divides the width."""
+    return next(width // size for size in (4, 3, 2, 1) if width % size == 0)
+
+
+def build(vectors: Vectors, kind: Kind) -> faiss.Index:
+    """An index over float32 [T, D], its search effort not yet tuned. Raises: InvalidSettings for too few vectors."""
+    count, width = vectors.shape
+    vectors = np.ascontiguousarray(vectors)
+    if kind == "ivfpq" and count < CODES:
+        raise InvalidSettings(f"index.kind 'ivfpq' learns its codes from at least {CODES} vectors; there are {count}")
+    index = _empty(kind, count, width)
+    if kind == "hnsw":
+        with one_thread():  # several link in the order in which they come
+            index.add(vectors)
+        return index
+    if kind != "flat":
+        index.train(_sample(vectors, max(cells_of(count), CODES) * SAMPLE_PER_CELL))
+    index.add(vectors)
+    return index
+
+
+def _empty(kind: Kind, count: int, width: int) -> faiss.Index:
+    if kind == "flat":
+        return faiss.IndexFlatIP(width)
+    if kind == "hnsw":
+        graph = faiss.IndexHNSWFlat(width, LINKS, faiss.METRIC_INNER_PRODUCT)
+        graph.hnsw.efConstruction = CONSTRUCTION
+        return graph
+    # "np": no polysemous training, which takes most of the time and serves only another kind of search
+    codes = f",PQ{subquantizers_of(width)}np,Refine(SQ8)" if kind == "ivfpq" else ",Flat"
+    index = faiss.index_factory(width, f"IVF{cells_of(count)}{codes}", faiss.METRIC_INNER_PRODUCT)
+    cells = cells_in(index)
+    for clustering in (cells.cp, cells.pq.cp) if kind == "ivfpq" else (cells.cp,):
+        clustering.seed, clustering.min_points_per_centroid = SEED, 1
+    return index
+
+
+def kind_of(index: faiss.Index) -> Kind:
+    """Raises: BundleCorrupt for one that `build` does not make."""
+    made = {"IndexFlatIP": "flat", "IndexFlat": "flat", "IndexHNSWFlat": "hnsw", "IndexIVFFlat": "ivf",
+            "IndexRefine": "ivfpq"}
+    name = type(index).__name__
+    if name not in made:
+        raise BundleCorrupt(f"the index is a FAISS '{name}', which is none of {list(KINDS)}; build it anew")
+    return cast(Kind, made[name])
+
+
+def cells_in(index: faiss.Index) -> faiss.IndexIVF:
+    """The inverted lists of an index of kind "ivf" or "ivfpq"."""
+    return faiss.downcast_index(index.base_index) if isinstance(index, faiss.IndexRefine) else index
+
+
+def effort_of(index: faiss.Index) -> dict[str, int]:
+    """What the index spends on a search: efSearch, nprobe, k_factor. Empty for flat."""
+    kind = kind_of(index)
+    if kind == "flat":
+        return {}
+    if kind == "hnsw":
+        return {"efSearch": int(index.hnsw.efSearch)}
+    effort = {"nprobe": int(cells_in(index).nprobe)}
+    return effort if kind == "ivf" else effort | {"k_factor": int(index.k_factor)}
+
+
+def set_effort(index: faiss.Index, effort: dict[str, int]) -> None:
+    """Kept in the index, also when it is saved."""
+    if "efSearch" in effort:
+        index.hnsw.efSearch = effort["efSearch"]
+    if "nprobe" in effort:
+        cells_in(index).nprobe = effort["nprobe"]
+    if "k_factor" in effort:
+        index.k_factor = effort["k_factor"]
+
+
+def search(
+    index: faiss.Index, queries: Vectors, k: int, *, allowed: Mask | None = None, scale: float = 1.0
+) -> tuple[Vectors, Ids]:
+    """Scores and ids [B, k], best first; id -1 where an approximate search found fewer. Safe in many threads at once.
+
+    Args:
+        queries: float32 [B, D], contiguous.
+        allowed: bool [T], what may be found; None for all.
+        scale: how many times the index's own effort to spend.
+    """
+    if allowed is None and scale == 1:
+        return cast(tuple[Vectors, Ids], index.search(queries, k))
+    bits = None if allowed is None else np.packbits(allowed, bitorder="little")
+    selector = {} if bits is None else {"sel": faiss.IDSelectorBitmap(bits)}
+    effort, kind = effort_of(index), kind_of(index)
+    if kind == "flat":
+        parameters = faiss.SearchParameters(**selector)
+    elif kind == "hnsw":
+        ef = min(math.ceil(effort["efSearch"] * scale), index.ntotal)
+        parameters = faiss.SearchParametersHNSW(efSearch=ef, **selector)
+    else:
+        nprobe = min(math.ceil(effort["nprobe"] * scale), cells_in(index).nlist)
+        parameters = faiss.SearchParametersIVF(nprobe=nprobe, **selector)
+    if kind == "ivfpq":
+        parameters = faiss.IndexRefineSearchParameters(k_factor=effort["k_factor"], base_index_params=parameters)
+    return cast(tuple[Vectors, Ids], index.search(queries, k, params=parameters))
+
+
+def serialize(index: faiss.Index) -> bytes:
+    """Effort included."""
+    return bytes(faiss.serialize_index(index))
+
+
+def deserialize(data: bytes) -> faiss.Index:
+    """Raises: BundleCorrupt."""
+    try:
+        return faiss.deserialize_index(np.frombuffer(data, np.uint8))
+    except (RuntimeError, MemoryError) as error:
+        raise _unreadable(error) from error
+
+
+def open_mapped(path: str) -> faiss.Index:
+    """The index in a local file, of which only what searches touch is read. Raises: BundleCorrupt."""
+    try:
+        return faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC)
+    except (RuntimeError, MemoryError) as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> BundleCorrupt:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return BundleCorrupt(f"the FAISS part of the index cannot be read ({reason}); build it again")
+
+
+def _sample(vectors: Vectors, size: int) -> Vectors:
+    if len(vectors) <= size:
+        return vectors
+    chosen = np.random.default_rng(SEED).choice(len(vectors), size, replace=False)
+    return vectors[np.sort(chosen)]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Of FAISS, for the caller."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
