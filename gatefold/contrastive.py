@@ -48,16 +48,25 @@ def info_nce(song: Tensor, cover: Tensor, logit_scale: Tensor) -> Tensor:
 
 
 def triplet(song: Tensor, cover: Tensor, margin: float) -> Tensor:
-    """Triplet loss with the hardest stranger of the batch, in both directions; `margin` is in cosine.
+    """Triplet loss with one stranger each, mined in the batch, in both directions; `margin` is in cosine.
 
-    Source: Apolo & Mendoza 2023 (the loss); Faghri et al. 2018, "VSE++", equation 6 (the hardest negative).
+    The stranger is the hardest that is still farther than one's own, or the hardest of all where none is. With simply
+    the hardest, towers that know nothing yet soon say one thing for all, which costs the margin and stays so.
+
+    Source: Apolo & Mendoza 2023 (the loss); Schroff et al. 2015, "FaceNet", section 3.2 (semi-hard negatives).
     """
     cosine = gathered(song) @ gathered(cover).T
     own = cosine.diagonal()
-    strangers = cosine.masked_fill(torch.eye(len(cosine), dtype=torch.bool, device=cosine.device), -torch.inf)
-    by_song = fn.relu(margin + strangers.amax(1) - own)
-    by_cover = fn.relu(margin + strangers.amax(0) - own)
+    by_song, by_cover = (fn.relu(margin + _stranger(side) - own) for side in (cosine, cosine.T))
     return (by_song + by_cover).mean() / 2
+
+
+def _stranger(cosine: Tensor) -> Tensor:
+    """Cosine [N] of the semi-hard stranger in each row of [N, N]."""
+    own = cosine.diagonal()[:, None]
+    strangers = cosine.masked_fill(torch.eye(len(cosine), dtype=torch.bool, device=cosine.device), -torch.inf)
+    farther = strangers.masked_fill(strangers >= own, -torch.inf).amax(1)
+    return torch.where(farther.isinf(), strangers.amax(1), farther)
 
 
 def sigmoid(song: Tensor, cover: Tensor, logit_scale: Tensor, logit_bias: Tensor) -> Tensor:

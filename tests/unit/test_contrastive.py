@@ -33,9 +33,9 @@ def naive_triplet(song: Tensor, cover: Tensor, margin: float) -> Tensor:
     for i in range(count):
         own = song[i] @ cover[i]
         others = [j for j in range(count) if j != i]
-        hardest_cover = max((song[i] @ cover[j] for j in others), key=Tensor.item)
-        hardest_song = max((song[j] @ cover[i] for j in others), key=Tensor.item)
-        for stranger in (hardest_cover, hardest_song):
+        for strangers in ([song[i] @ cover[j] for j in others], [song[j] @ cover[i] for j in others]):
+            farther = [cosine for cosine in strangers if cosine < own]
+            stranger = max(farther or strangers, key=Tensor.item)
             total = total + torch.clamp(margin - own + stranger, min=0)
     return total / (2 * count)
 
@@ -98,6 +98,15 @@ def test_sigmoid_teaches_its_temperature_and_its_bias() -> None:
 def test_sigmoid_stays_finite_where_a_pair_could_not_be_worse() -> None:
     song = torch.eye(4, dtype=torch.float64)
     assert sigmoid(song, -song, torch.tensor(1e4), torch.tensor(0.0)).item() == pytest.approx(1e4, rel=1e-3)
+
+
+def test_triplet_takes_the_hardest_stranger_that_is_farther_and_the_hardest_of_all_where_none_is() -> None:
+    cosine = torch.tensor([[0.5, 0.9, 0.4], [0.8, 0.1, 0.7], [0.0, 0.2, 0.3]], dtype=torch.float64)
+    cover = torch.eye(3, dtype=torch.float64)  # so that a song's row is its cosines
+    by_song = [0.2 + 0.4 - 0.5, 0.2 + 0.8 - 0.1, 0.2 + 0.2 - 0.3]
+    by_cover = [0.2 + 0.0 - 0.5, 0.2 + 0.9 - 0.1, 0.2 + 0.7 - 0.3]  # strangers 0.8 0.0, then 0.9 0.2, then 0.4 0.7
+    expected = sum(max(cost, 0) for cost in by_song + by_cover) / 6
+    assert triplet(cosine, cover, 0.2).item() == pytest.approx(expected)
 
 
 def test_infonce_teaches_its_temperature() -> None:
