@@ -21,6 +21,8 @@ from gatefold.session import Command, Commands, Session, readable
 from gatefold.terminal import Terminal, table
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from gatefold.storage.ensembles import Ensemble
 
 app = typer.Typer(
@@ -95,8 +97,6 @@ def demo(
 
 
 def _tell_of_demo(session: Session, url: str | None) -> None:
-    from gatefold.scorecard import sections
-
     details = {report.stage: report.details for report in session.reports}
     measures: Any = details["evaluate"]["table"]
     sheets = {stage: str(details[stage]["sheet"]) for stage in ("evaluate", "examples")}
@@ -109,7 +109,7 @@ def _tell_of_demo(session: Session, url: str | None) -> None:
             "report": report,
             "url": url,
         },
-        *(table(part.columns, part.rows, right=part.columns[1:]) for part in sections(measures)),
+        *_tables(measures),
         f"\nheld-out songs  {readable(sheets['evaluate'])}",
         f"{'free clips':<15} {readable(sheets['examples'])}",
         f"{'report':<15} {readable(report)}",
@@ -117,6 +117,12 @@ def _tell_of_demo(session: Session, url: str | None) -> None:
     )
     place = readable(session.workspace.uri)
     session.terminal.note(f"\nwith a song of your own: gatefold --workspace {place} search song.mp3")
+
+
+def _tables(measures: Any) -> "list[Table]":
+    from gatefold.scorecard import sections
+
+    return [table(section.columns, section.rows, right=section.columns[1:]) for section in sections(measures)]
 
 
 @app.command(rich_help_panel=_STAGES)
@@ -195,11 +201,39 @@ _stage(
     "The model that paints new covers from a song and its nearest covers; resumes.",
     "train-generator --set generator.steps=5000",
 )
-_stage(
-    "evaluate",
-    "How good all this is, on artists that training never met: a table and a contact sheet.",
-    "evaluate --json",
-)
+
+
+@app.command(rich_help_panel=_STAGES)
+def evaluate(
+    context: typer.Context,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(metavar="VERSION", help="An encoder of this workspace, in place of the release; repeatable."),
+    ] = None,
+) -> None:
+    """How good all this is, on artists that training never met: a table and a contact sheet.
+
+    Example: gatefold evaluate --json
+    """
+    session: Session = context.obj.open()
+    session.connect()
+    if not compare:
+        measured = session.run_stage("evaluate")
+        session.terminal.result(measured.model_dump(), *_tables(measured.details.get("table", [])))
+        return
+    from gatefold.scorecard import side_by_side
+    from pipelines.comparison import compare_encoders
+
+    report = session.watch("compare", partial(compare_encoders, session.settings, session.workspace, compare))
+    encoders: Any = report.details["encoders"]
+    heads = [f"{encoder['loss']}\n{encoder['version']}" for encoder in encoders]
+    compared = side_by_side(heads, [encoder["table"] for encoder in encoders])
+    session.terminal.result(
+        report.model_dump(),
+        table(compared.columns, compared.rows, right=compared.columns[1:]),
+        f"\n{report.details['held_out']} held-out songs by {report.details['artists']} artists; "
+        "±: half the 95 % interval over artists",
+    )
 
 
 app.add_typer(release_app, name="release", rich_help_panel=_STAGES)

@@ -172,6 +172,21 @@ def _section(rows: list[Mapping[str, Any]], *, resampled: bool) -> Section:
     return Section(["measure", "value", *(["95 %"] if resampled else []), *beside], cells)
 
 
+def side_by_side(names: Sequence[str], tables: Sequence[Sequence[Mapping[str, Any]]]) -> Section:
+    """Tables of the same measures, one column each, headed by `names`: value and half the width of its interval."""
+    beside = [name for name in ("chance", "ceiling") if name in tables[0][0]["beside"]]
+    cells = [
+        [rows[0]["measure"], *map(_with_span, rows), *(_shown(rows[0]["beside"][name]) for name in beside)]
+        for rows in zip(*tables, strict=True)
+    ]
+    return Section(["measure", *names, *beside], cells)
+
+
+def _with_span(row: Mapping[str, Any]) -> str:
+    span = "" if row["low"] is None else f" ± {_shown((row['high'] - row['low']) / 2)}"
+    return _shown(row["value"]) + span
+
+
 def _shown(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 

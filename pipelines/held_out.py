@@ -46,14 +46,18 @@ def held_out_of(settings: Settings, workspace: Workspace, index: CoverIndex) -> 
         raise StageMissing(
             f"{len(ids)} test songs have both sides, at least 4 are needed; add artists or raise split.test"
         )
-    known = [index.get(song_id) for song_id in ids]
-    songs = np.stack([track.song_embedding for track in known if track.song_embedding is not None])
-    genres = np.array([track.track.genre or "" for track in known])
-    artists = [
-        f"artist {name.strip().casefold()}" if (name := track.track.artist) and name.strip() else f"song {song_id}"
-        for song_id, track in zip(ids, known, strict=True)
-    ]
-    return HeldOut(ids, genres, artists, songs, index.cover_embeddings(ids))
+    known = [index.get(song_id).song_embedding for song_id in ids]
+    songs = np.stack([embedding for embedding in known if embedding is not None])
+    return named(workspace, ids, songs, index.cover_embeddings(ids))
+
+
+def named(workspace: Workspace, ids: list[str], songs: Vectors, covers: Vectors) -> HeldOut:
+    """These songs, song and cover embeddings [Q, D], with what the catalogue says of them."""
+    rows = read_tracks(workspace, ["song_id", "artist", "genre"]).to_pylist()
+    known = {row["song_id"]: row for row in rows}
+    artists = [(known[song_id]["artist"] or "").strip().casefold() for song_id in ids]
+    keys = [f"artist {name}" if name else f"song {song_id}" for song_id, name in zip(ids, artists, strict=True)]
+    return HeldOut(ids, np.array([known[song_id]["genre"] or "" for song_id in ids]), keys, songs, covers)
 
 
 def untrained(encoder: DualEncoder) -> DualEncoder:

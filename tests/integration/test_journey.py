@@ -13,19 +13,24 @@ import torch
 
 from gatefold.audio import listen
 from gatefold.config import Settings, load
-from gatefold.errors import StageMissing, TooManyRejects
+from gatefold.errors import BundleNotFound, StageMissing, TooManyRejects
 from gatefold.storage import objects, releases, tables
+from gatefold.storage.bundles import open_bundle
 from gatefold.storage.ensembles import load_ensemble
+from gatefold.storage.models import load_encoder, publish_encoder
 from gatefold.workspace import Workspace
 from pipelines.catalogue import build_catalogue
+from pipelines.comparison import compare_encoders
 from pipelines.covers import extract_covers
 from pipelines.evaluation import SHEET, TABLE
+from pipelines.held_out import untrained
 from pipelines.pairs import read_windows
 from pipelines.quarantine import read_rejects
 from pipelines.report import NOTHING, OnProgress, Report, silent
 from pipelines.run import Job, run_all
 from pipelines.spectrograms import extract_spectrograms
 from pipelines.synthesize import MANIFEST, synthesize
+from pipelines.versions import versions_of
 from tests.factories import CLIPS, MUSIC, encoded, tone
 
 SMALL = load(
@@ -104,6 +109,22 @@ def test_the_evaluation_says_how_it_would_be_by_chance_and_at_best(journey: Jour
     assert 0 <= measures["MRR"]["low"] <= measures["MRR"]["value"] <= measures["MRR"]["high"] <= 1
     assert measures["MRR"]["value"] < measures["MRR"]["beside"]["ceiling"] < 1
     assert set(measures["KID, songs with covers"]["beside"]) == {"real", "shuffled songs"}
+
+
+def test_encoders_are_compared_on_the_same_songs_each_as_its_release_was_measured(journey: Journey) -> None:
+    version = versions_of(SMALL, journey.workspace).encoder
+    bundle = open_bundle(f"{journey.workspace.encoders}/{version}", "encoder")
+    random = untrained(load_encoder(bundle.uri))
+    publish_encoder(f"{journey.workspace.encoders}/random", random, version="random", lineage={}, details={})
+    details: Any = compare_encoders(SMALL, journey.workspace, [version, "random"]).details
+    trained, untrained_too = ({row["measure"]: row for row in encoder["table"]} for encoder in details["encoders"])
+    table: Any = journey.reports["evaluate"].details["table"]
+    for row in table:
+        if "untrained" in row["beside"]:
+            assert trained[row["measure"]]["value"] == pytest.approx(row["value"], abs=1e-6)
+            assert untrained_too[row["measure"]]["value"] == pytest.approx(row["beside"]["untrained"], abs=1e-6)
+    with pytest.raises(BundleNotFound, match=f"no encoder 'other' in .* it has {version}, random"):
+        compare_encoders(SMALL, journey.workspace, ["other"])
 
 
 def test_what_is_done_is_not_done_again(journey: Journey) -> None:

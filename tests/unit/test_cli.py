@@ -18,7 +18,7 @@ from gatefold.errors import SilentAudio, StorageUnavailable, TooManyRejects, Und
 from gatefold.storage import objects, releases
 from gatefold.storage.releases import Part, Release
 from gatefold.workspace import Workspace
-from pipelines import run
+from pipelines import comparison, run
 from pipelines.quarantine import reject_of, write_rejects
 from pipelines.report import OnProgress, Report, write_report
 
@@ -109,6 +109,26 @@ def test_global_options_count_before_and_after_the_verb(
     assert result.exit_code == 0
     assert json.loads(result.stdout)["stage"] == "embed"
     assert [settings.encoder.epochs for _, settings in pipelines.ran] == [2]
+
+
+def test_encoders_that_are_compared_stand_side_by_side_in_the_order_asked_for(
+    workspace: Workspace, pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compare(_: Settings, __: Workspace, versions: list[str], on_progress: OnProgress) -> Report:
+        on_progress(2, 2)
+        row = {"measure": "recall@10", "value": 0.5, "low": 0.4, "high": 0.6, "beside": {"chance": 0.1}}
+        encoders = [{"version": version, "loss": f"loss of {version}", "table": [row]} for version in versions]
+        return report_of("compare", details={"held_out": 20, "artists": 5, "encoders": encoders})
+
+    monkeypatch.setattr(comparison, "compare_encoders", compare)
+    shown = call(workspace, "evaluate", "--compare", "second", "--compare", "first")
+    assert shown.exit_code == 0
+    assert shown.stdout.index("loss of second") < shown.stdout.index("loss of first")
+    assert "0.500 ± 0.100" in shown.stdout
+    assert "20 held-out songs by 5 artists" in shown.stdout
+    found = json.loads(call(workspace, "evaluate", "--compare", "first", "--json").stdout)
+    assert [encoder["version"] for encoder in found["details"]["encoders"]] == ["first"]
+    assert pipelines.verbs() == []
 
 
 def test_what_follows_two_dashes_is_never_an_option() -> None:

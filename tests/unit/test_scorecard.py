@@ -6,7 +6,7 @@ import pytest
 
 from gatefold.config import SynthesisSettings
 from gatefold.metrics import ranks_of_own
-from gatefold.scorecard import Measure, as_markdown, measure_genres, measure_retrieval, sections
+from gatefold.scorecard import Measure, as_markdown, measure_genres, measure_retrieval, sections, side_by_side
 from gatefold.synthesis import compose_catalogue, log_odds_of_own, seen_sigma
 
 GENRES = np.array(["folk", "jazz", "jazz", "metal"] * 15)
@@ -110,3 +110,13 @@ def test_the_table_is_no_wider_than_a_terminal_and_leaves_blank_what_is_not_know
     text = as_markdown(rows)
     assert max(map(len, text.splitlines())) <= 100
     assert "| KID, covers alone | 12.5 | 0.100 |  |" in text
+
+
+def test_encoders_side_by_side_fit_a_terminal_three_at_a_time() -> None:
+    tables = [[measure.row() for measure in measured(similar(seed)).values()] for seed in range(3)]
+    compared = side_by_side(["a" * 12, "b" * 12, "c" * 12], tables)
+    assert compared.columns == ["measure", "a" * 12, "b" * 12, "c" * 12, "chance"]
+    row = tables[1][0]
+    assert compared.rows[0][2] == f"{row['value']:.3f} ± {(row['high'] - row['low']) / 2:.3f}"
+    widths = [max(map(len, column)) for column in zip(compared.columns, *compared.rows, strict=True)]
+    assert sum(widths) + 2 * len(widths) <= 100

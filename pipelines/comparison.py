@@ -1,0 +1,78 @@
+"""Several encoders of a workspace on the same held-out songs, in one table.
+
+Each embeds them anew, with the ears and eyes it was trained with, so one that no release names can be compared too.
+"""
+
+import time
+
+import numpy as np
+
+from gatefold.config import Settings
+from gatefold.errors import BundleNotFound, StageMissing
+from gatefold.scorecard import Measure, measure_retrieval
+from gatefold.storage import objects
+from gatefold.storage.bundles import list_bundles
+from gatefold.storage.models import load_encoder
+from gatefold.towers import DualEncoder
+from gatefold.workspace import Workspace
+from pipelines.held_out import HeldOut, ceiling_of, embed_pairs, named
+from pipelines.pairs import paired_ids
+from pipelines.report import OnProgress, Report, silent, write_report
+
+STAGE = "compare"
+
+
+def compare_encoders(
+    settings: Settings, workspace: Workspace, versions: list[str], on_progress: OnProgress = silent
+) -> Report:
+    """Retrieval by each encoder, kept as `reports/compare.json`: `encoders` has version, loss and table, in this order.
+
+    Raises: BundleNotFound for a version that the workspace has not, naming those it has; StageMissing when fewer than
+    four test songs have both sides for all of them.
+    """
+    began = time.monotonic()
+    encoders = {version: _encoder(workspace, version) for version in versions}
+    hearing = {version: _with_ears_of(encoder, settings) for version, encoder in encoders.items()}
+    ids = sorted(set.intersection(*(set(paired_ids(its, workspace, "test")) for its in hearing.values())))
+    if len(ids) < 4:
+        raise StageMissing(f"{len(ids)} test songs have both sides for all encoders, at least 4 are needed")
+    tables = {}
+    for number, (version, encoder) in enumerate(encoders.items(), 1):
+        held_out = named(workspace, ids, *embed_pairs(encoder, hearing[version], workspace, ids))
+        tables[version] = [measure.row() for measure in _measured(settings, workspace, held_out)]
+        on_progress(number, len(encoders))
+    compared = [
+        {"version": version, "loss": encoder.settings.loss, "table": tables[version]}
+        for version, encoder in encoders.items()
+    ]
+    report = Report(
+        stage=STAGE,
+        done=len(encoders),
+        skipped=0,
+        rejected=0,
+        seconds=time.monotonic() - began,
+        details={"held_out": len(ids), "artists": len(set(held_out.artists)), "encoders": compared},
+    )
+    write_report(workspace, report)
+    return report
+
+
+def _encoder(workspace: Workspace, version: str) -> DualEncoder:
+    try:
+        return load_encoder(objects.join(workspace.encoders, version))
+    except BundleNotFound as error:
+        known = ", ".join(objects.name(bundle.uri) for bundle in list_bundles(workspace.encoders)) or "none"
+        raise BundleNotFound(f"no encoder '{version}' in '{workspace.uri}'; it has {known}") from error
+
+
+def _with_ears_of(encoder: DualEncoder, settings: Settings) -> Settings:
+    return settings.model_copy(update={"audio": encoder.audio, "cover": encoder.cover})
+
+
+def _measured(settings: Settings, workspace: Workspace, held_out: HeldOut) -> list[Measure]:
+    ceiling = ceiling_of(workspace, held_out)
+    rivals = {} if ceiling is None else {"ceiling": ceiling}
+    similarity = np.asarray(held_out.songs @ held_out.covers.T)
+    return measure_retrieval(
+        similarity, held_out.genres, held_out.artists, rivals=rivals, seed=settings.evaluation.seed
+    )
