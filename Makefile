@@ -32,7 +32,7 @@ check: $(INSTALLED) ## read the code: ruff, and mypy as strict as it gets
 fix: $(INSTALLED) ## let ruff mend what it can
 	.venv/bin/ruff check --fix .
 
-bench: bench-decoding bench-extraction bench-scaling ## measure the figures of the README, one after the other
+bench: bench-decoding bench-extraction bench-scaling bench-retrieval ## measure the figures of the README, one after the other
 
 bench-%: .venv/.bench ## measure one of them, as in bench-extraction; BENCH_ARGS= goes to it
 	.venv/bin/python -m benchmarks.$* $(BENCH_ARGS)
