@@ -34,6 +34,7 @@ fix: $(INSTALLED) ## let ruff mend what it can
 
 bench: bench-decoding bench-extraction bench-scaling bench-retrieval ## measure the figures of the README, one after the other
 
+bench-retrieval: .venv/.bench-retrieval
 bench-%: .venv/.bench ## measure one of them, as in bench-extraction; BENCH_ARGS= goes to it
 	.venv/bin/python -m benchmarks.$* $(BENCH_ARGS)
 
@@ -43,6 +44,11 @@ clean: ## take away .venv and caches; workspaces stay
 
 .venv/.bench: $(INSTALLED)
 	.venv/bin/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[cpu,dev,bench]'
+	@touch $@
+
+# hnswlib has no wheel for every machine; then it needs a C++ compiler
+.venv/.bench-retrieval: $(INSTALLED)
+	.venv/bin/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[cpu,dev,bench-retrieval]'
 	@touch $@
 
 $(INSTALLED): pyproject.toml requirements.lock
