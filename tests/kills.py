@@ -36,8 +36,10 @@ def rows_without_rejects(songs: Repertoire) -> bool:
 
 
 def rows_doubled(songs: Repertoire) -> bool:
-    """Merged rows are put, and the pieces that they were merged of are all there still."""
-    return songs.parts() > BLOCKS
+    """Merged rows are put, and pieces that they were merged of are there still."""
+    sizes = songs.part_sizes()
+    merged = sum(size > 2 * sizes[0] for size in sizes)
+    return merged > 0 and len(sizes) > BLOCKS - merged * (BLOCKS // MERGED - 1)
 
 
 def pieces_half_gone(songs: Repertoire) -> bool:
@@ -49,7 +51,8 @@ def rows_merged(songs: Repertoire) -> bool:
 
 
 def rejects_doubled(songs: Repertoire) -> bool:
-    return songs.reject_parts() > BLOCKS
+    """Likewise of rejects, which are merged into one part after the rows."""
+    return songs.parts() == MERGED and songs.reject_parts() not in (1, BLOCKS)
 
 
 def all_but_the_note(songs: Repertoire) -> bool:

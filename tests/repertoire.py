@@ -126,6 +126,10 @@ class Repertoire:
     def parts(self) -> int:
         return _count_parts(self.target)
 
+    def part_sizes(self) -> list[int]:
+        """Bytes of each, the smallest first."""
+        return sorted(info.size_bytes for info in objects.list_objects(self.target) if info.uri.endswith(".parquet"))
+
     def reject_parts(self) -> int:
         return _count_parts(self.rejects)
 
