@@ -1,6 +1,6 @@
 """Whoever is killed while a catalogue is extracted, and whenever: every song ends with its windows or its reject, once.
 
-The quick half of what `make test-chaos` kills: drivers, workers and decoders, in a Ray that stays.
+Part of what `make test-chaos` kills: drivers, workers and decoders, in a Ray that stays.
 """
 
 import random
@@ -14,6 +14,8 @@ from tests import kills
 from tests.kills import Moment
 from tests.repertoire import BLOATS, CRASHES, HANGS, SONGS, SONGS_PER_BLOCK, Repertoire
 
+MINUTES = pytest.mark.chaos
+"""of what `make test` has no time for"""
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 
@@ -27,9 +29,9 @@ def songs(tmp_path: Path) -> Repertoire:
 @pytest.mark.parametrize(
     ("moment", "workers"),
     [
-        pytest.param(kills.after_parts(random.Random(1).randint(2, 8)), False, id="in its first half"),
+        pytest.param(kills.after_parts(random.Random(1).randint(2, 8)), False, id="in its first half", marks=MINUTES),
         pytest.param(kills.rows_without_rejects, True, id="between rows and rejects of a block"),
-        pytest.param(kills.rows_doubled, False, id="between merged rows and the end of their pieces"),
+        pytest.param(kills.rows_doubled, False, id="between merged rows and the end of their pieces", marks=MINUTES),
     ],
 )
 def test_a_driver_that_is_killed_is_followed_by_one_that_does_the_rest(
@@ -49,9 +51,9 @@ def test_a_driver_that_is_killed_is_followed_by_one_that_does_the_rest(
     ("victims", "at"),
     [
         pytest.param("all workers", [random.Random(4).randint(20, 100)], id="both workers at once"),
-        pytest.param("a worker", sorted(random.Random(5).sample(range(1, 120, 20), 3)), id="three workers in turn"),
+        pytest.param("a worker", sorted(random.Random(5).sample(range(1, 120, 20), 3)), id="three workers in turn", marks=MINUTES),
         pytest.param("all decoders", [random.Random(7).randint(20, 100)], id="both decoders at once"),
-        pytest.param("a decoder", sorted(random.Random(8).sample(range(1, 120, 20), 3)), id="three decoders in turn"),
+        pytest.param("a decoder", sorted(random.Random(8).sample(range(1, 120, 20), 3)), id="three decoders in turn", marks=MINUTES),
     ],
 )
 def test_a_run_goes_on_without(songs: Repertoire, victims: str, at: list[int]) -> None:
