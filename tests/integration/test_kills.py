@@ -51,9 +51,16 @@ def test_a_driver_that_is_killed_is_followed_by_one_that_does_the_rest(
     ("victims", "at"),
     [
         pytest.param("all workers", [random.Random(4).randint(20, 100)], id="both workers at once"),
-        pytest.param("a worker", sorted(random.Random(5).sample(range(1, 120, 20), 3)), id="three workers in turn", marks=MINUTES),
+        pytest.param(
+            "a worker", sorted(random.Random(5).sample(range(1, 120, 20), 3)), id="three workers in turn", marks=MINUTES
+        ),
         pytest.param("all decoders", [random.Random(7).randint(20, 100)], id="both decoders at once"),
-        pytest.param("a decoder", sorted(random.Random(8).sample(range(1, 120, 20), 3)), id="three decoders in turn", marks=MINUTES),
+        pytest.param(
+            "a decoder",
+            sorted(random.Random(8).sample(range(1, 120, 20), 3)),
+            id="three decoders in turn",
+            marks=MINUTES,
+        ),
     ],
 )
 def test_a_run_goes_on_without(songs: Repertoire, victims: str, at: list[int]) -> None:
