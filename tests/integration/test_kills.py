@@ -79,6 +79,7 @@ def test_a_run_goes_on_without(songs: Repertoire, victims: str, at: list[int]) -
     songs.audit()
 
 
+@MINUTES
 def test_songs_that_hang_or_crash_their_decoder_cost_themselves_alone(tmp_path: Path) -> None:
     songs = Repertoire(tmp_path)
     songs.settings = songs.settings.model_copy(
