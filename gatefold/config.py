@@ -160,7 +160,7 @@ class GeneratorSettings(Section):
     """nearest covers the picture is conditioned on, beside the song"""
     condition_dropout: float = Field(0.1, ge=0, lt=1)
     """probability that training drops the condition, for classifier-free guidance"""
-    steps: int = Field(900, ge=1)
+    steps: int = Field(700, ge=1)
     """optimizer steps"""
     batch_size: int = Field(32, ge=1)
     """covers a step, over all workers"""
