@@ -36,7 +36,7 @@ bench: bench-decoding bench-extraction bench-scaling bench-retrieval ## measure 
 
 bench-retrieval: .venv/.bench-retrieval
 bench-%: .venv/.bench ## measure one of them, as in bench-extraction; BENCH_ARGS= goes to it
-	.venv/bin/python -m benchmarks.$* $(BENCH_ARGS)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 .venv/bin/python -m benchmarks.$* $(BENCH_ARGS)
 
 clean: ## take away .venv and caches; workspaces stay
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache

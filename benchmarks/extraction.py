@@ -211,7 +211,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=TURNS, help="turns of each way; the best counts")
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
+    parser.add_argument("--write", type=Path, help="only write the songs into this folder, to plan with")
     options = parser.parse_args()
+    if options.write:
+        options.write.mkdir(parents=True, exist_ok=True)
+        for format, data in songs(SONG_S).items():
+            (options.write / f"song.{format}").write_bytes(data)
+        return
     torch.set_num_threads(1)
     made: dict[str, dict[str, float]] = {}
     shares: dict[str, float] = {}
