@@ -195,7 +195,7 @@ class InProcessJobs:
         try:
             async with self._changed:
                 await asyncio.wait_for(self._changed.wait_for(lambda: self._history(job_id)[-1].ended), within_s)
-        except asyncio.TimeoutError:  # the built-in TimeoutError only since Python 3.11
+        except asyncio.TimeoutError:  # the built-in one only since Python 3.11; the job as it is then is the answer
             pass
         return await self.get(job_id)
 

@@ -177,6 +177,6 @@ def _process_without_proc(pid: int) -> str | None:
         os.kill(pid, 0)
     except ProcessLookupError:
         return None
-    except PermissionError:
-        pass
+    except PermissionError:  # it lives, and is another user's
+        return ""
     return ""
