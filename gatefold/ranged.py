@@ -43,31 +43,12 @@ class BytesSource:
         return bytes(self._data[offset : offset + length])
 
 
-class RangedFile(io.RawIOBase):
-    """A source as a file to read from.
+class SourceFile(io.RawIOBase):
+    """A source as a file to read from, for readers that join their reads to few and great ones themselves."""
 
-    A decoder written in C cannot pass on what goes wrong here: it is shown the end of the file instead, and whoever
-    called the decoder asks `check` before believing that.
-    """
-
-    def __init__(self, source: Source, max_bytes: int) -> None:
-        """Args: max_bytes: that may be fetched in all."""
+    def __init__(self, source: Source) -> None:
         self.size = source.size
-        self.fetched = 0
-        self._source, self._max_bytes = source, max_bytes
-        self._position = self._expected = 0
-        self._segments: list[tuple[int, bytes]] = []  # the last read stands last
-        self._failure: Exception | None = None
-
-    def expect(self, length: int) -> None:
-        """Announces that so many bytes will be read from the next place on that is not here yet."""
-        self._expected = min(length, _MOST)
-
-    def check(self) -> None:
-        """Raises: what a read raised since the last check; TooLarge when more than `max_bytes` were wanted."""
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
+        self._source, self._position = source, 0
 
     def readable(self) -> bool:
         return True
@@ -82,6 +63,41 @@ class RangedFile(io.RawIOBase):
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
         self._position = max(0, base + offset)
         return self._position
+
+    def readinto(self, buffer: Buffer) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self._source.read_at(self._position, len(view))
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+class RangedFile(SourceFile):
+    """A source as a file for decoders, which read in small steps.
+
+    A decoder cannot pass on what goes wrong here, be it written in C or in the habit of making every error its own: it
+    is shown the end of the file instead, and whoever called the decoder asks `check` before believing that.
+    """
+
+    def __init__(self, source: Source, max_bytes: int, name: str = "") -> None:
+        """Args: max_bytes: that may be fetched in all; name: for readers that go by it."""
+        super().__init__(source)
+        self.name = name
+        self.fetched = 0
+        self._max_bytes = max_bytes
+        self._expected = 0
+        self._segments: list[tuple[int, bytes]] = []  # the last read stands last
+        self._failure: Exception | None = None
+
+    def expect(self, length: int) -> None:
+        """Announces that so many bytes will be read from the next place on that is not here yet."""
+        self._expected = min(length, _MOST)
+
+    def check(self) -> None:
+        """Raises: what a read raised since the last check; TooLarge when more than `max_bytes` were wanted."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def readinto(self, buffer: Buffer) -> int:
         view = memoryview(buffer).cast("B")[: max(0, self.size - self._position)]

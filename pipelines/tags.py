@@ -2,13 +2,13 @@
 
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import mutagen
 from mutagen.id3 import ID3
 from mutagen.mp4 import MP4
 from mutagen.wave import WAVE
 
+from gatefold.ranged import RangedFile
 from gatefold.storage.pictures import embedded_picture, open_audio, tags_of
 
 _KEYS = {
@@ -35,10 +35,11 @@ def read_tags(uri: str) -> Tags:
     with open_audio(uri) as file:
         audio = tags_of(file, uri)
         title, artist, album, genre = _texts(audio, file)
+        file.check()
         return Tags(title, artist, album, genre, has_picture=embedded_picture(audio) is not None)
 
 
-def _texts(audio: mutagen.FileType, file: BinaryIO) -> list[str | None]:
+def _texts(audio: mutagen.FileType, file: RangedFile) -> list[str | None]:
     if isinstance(audio.tags, ID3):
         return [_first(_frame_texts(audio.tags, key)) for key in _KEYS[ID3]]
     if isinstance(audio, WAVE):
@@ -58,7 +59,7 @@ def _first(texts: list[str]) -> str | None:
     return next((text.strip() for text in map(str, texts) if text.strip()), None)
 
 
-def _riff_info(file: BinaryIO) -> dict[str, str]:
+def _riff_info(file: RangedFile) -> dict[str, str]:
     """The INFO list of a WAV file, by four-letter key; mutagen reads only ID3 there."""
     found: dict[str, str] = {}
     file.seek(12)  # "RIFF", size, "WAVE"

@@ -5,9 +5,7 @@ Whether the bytes are a picture at all is for `gatefold.covers` to say.
 
 import base64
 import binascii
-import io
 from contextlib import suppress
-from typing import BinaryIO, cast
 
 import mutagen
 from mutagen.flac import FLAC, Picture
@@ -16,57 +14,12 @@ from mutagen.id3 import ID3
 from mutagen.mp4 import MP4
 
 from gatefold.errors import EmptyFile, ObjectNotFound, TooLarge, UndecodableAudio
+from gatefold.ranged import RangedFile
 from gatefold.storage import objects
 
 FRAGMENT = "#picture"
-_BLOCK_BYTES = 64 * 1024
-_BLOCKS_KEPT = 64
+_TAGS_BYTES = 1 << 26  # that may be read of an audio file for its tags, pictures among them
 _FRONT_COVER = 3  # the number ID3 and FLAC give to it
-
-
-class RangedFile(io.RawIOBase):
-    """A stored object as a seekable file that fetches no more than the blocks that are read; one thread's own."""
-
-    def __init__(self, source: objects.ObjectSource) -> None:
-        super().__init__()
-        self.name = objects.name(source.uri)  # mutagen knows a bare MP3 stream by its name alone
-        self._source = source
-        self._place = 0
-        self._blocks: dict[int, bytes] = {}
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._place
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._source.size}[whence]
-        if place < 0:
-            raise OSError(f"'{self._source.uri}': cannot seek to {place}, before the first byte")
-        self._place = place
-        return place
-
-    def read(self, size: int | None = -1) -> bytes:
-        end = self._source.size if size is None or size < 0 else min(self._place + size, self._source.size)
-        if end <= self._place:
-            return b""
-        first, last = self._place // _BLOCK_BYTES, (end - 1) // _BLOCK_BYTES
-        data = b"".join(self._block(number) for number in range(first, last + 1))
-        start = self._place - first * _BLOCK_BYTES
-        found = data[start : start + end - self._place]
-        self._place += len(found)
-        return found
-
-    def _block(self, number: int) -> bytes:
-        if number not in self._blocks:
-            if len(self._blocks) >= _BLOCKS_KEPT:
-                del self._blocks[next(iter(self._blocks))]
-            self._blocks[number] = self._source.read_at(number * _BLOCK_BYTES, _BLOCK_BYTES)
-        return self._blocks[number]
 
 
 def read_cover(cover_uri: str, max_bytes: int) -> bytes:
@@ -87,18 +40,25 @@ def read_cover(cover_uri: str, max_bytes: int) -> bytes:
     return picture
 
 
-def open_audio(uri: str) -> BinaryIO:
-    """A stored audio file, seekable, read as far as needed. Raises: ObjectNotFound."""
-    return cast(BinaryIO, RangedFile(objects.open_source(uri)))
+def open_audio(uri: str) -> RangedFile:
+    """A stored audio file, read as far as needed. Raises: ObjectNotFound."""
+    return RangedFile(objects.open_source(uri), _TAGS_BYTES, objects.name(uri))  # a bare mp3 is known by its name alone
 
 
-def tags_of(file: BinaryIO, uri: str) -> mutagen.FileType:
-    """What mutagen makes of an audio file. Raises: EmptyFile; UndecodableAudio when that is nothing."""
-    if not file.read(1):
+def tags_of(file: RangedFile, uri: str) -> mutagen.FileType:
+    """What mutagen makes of an audio file.
+
+    Raises: EmptyFile; UndecodableAudio when that is nothing; TooLarge when tags are; storage errors.
+    """
+    if not file.size:
         raise EmptyFile(f"'{uri}': the file is empty; upload it again")
-    file.seek(0)
     try:
-        tags = mutagen.File(file)
+        try:
+            tags = mutagen.File(file)
+        finally:
+            file.check()  # first: what mutagen makes of a read that failed says nothing of the file
+    except TooLarge as error:
+        raise TooLarge(f"'{uri}': its tags are too large: {error}; take pictures out of it") from error
     except (mutagen.MutagenError, ValueError, IndexError, KeyError, EOFError) as error:
         raise UndecodableAudio(f"'{uri}': tags cannot be read ({error}); replace the file") from error
     if tags is None:

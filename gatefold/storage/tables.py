@@ -3,7 +3,6 @@
 It knows nothing of what the columns mean; the schemas stand in `records`.
 """
 
-import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from gatefold.errors import Corrupt, SchemaMismatch, StageMissing
+from gatefold.ranged import SourceFile
 from gatefold.storage import objects
 
 _SUFFIX = ".parquet"
@@ -113,35 +113,9 @@ def _id_range(uri: str) -> tuple[str, str]:
     return min(group.min for group in groups), max(group.max for group in groups)
 
 
-class _PartFile(io.RawIOBase):
-    """A part as the file that Arrow wants; Arrow itself joins its reads to few and great ones."""
-
-    def __init__(self, source: objects.ObjectSource) -> None:
-        super().__init__()
-        self._source, self._place = source, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._place
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._source.size}[whence]
-        return self._place
-
-    def read(self, size: int | None = -1) -> bytes:
-        data = self._source.read_at(self._place, self._source.size if size is None or size < 0 else size)
-        self._place += len(data)
-        return data
-
-
 def _opened(uri: str) -> pa.PythonFile:
     """A part through the house's own door: Arrow's reader of S3 knows less of what a store may do."""
-    return pa.PythonFile(_PartFile(objects.open_source(uri)), mode="r")
+    return pa.PythonFile(SourceFile(objects.open_source(uri)), mode="r")
 
 
 @contextmanager

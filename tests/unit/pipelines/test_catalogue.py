@@ -12,11 +12,20 @@ from mutagen.mp3 import MP3
 from mutagen.oggvorbis import OggVorbis
 
 from gatefold.config import SplitSettings
-from gatefold.errors import EmptyFile, InvalidManifest, ObjectNotFound, StageMissing, TooLarge, UndecodableAudio
+from gatefold.errors import (
+    EmptyFile,
+    InvalidManifest,
+    ObjectNotFound,
+    StageMissing,
+    StorageUnavailable,
+    TooLarge,
+    UndecodableAudio,
+)
+from gatefold.ranged import BytesSource, RangedFile
 from gatefold.records import split_of
 from gatefold.storage import catalogues, objects
 from gatefold.storage.catalogues import Catalogue
-from gatefold.storage.pictures import RangedFile, read_cover
+from gatefold.storage.pictures import open_audio, read_cover, tags_of
 from gatefold.workspace import Workspace
 from pipelines.catalogue import with_splits
 from pipelines.scanning import list_songs
@@ -126,13 +135,27 @@ def test_a_picture_that_is_gone_is_not_found(tmp_path: Path) -> None:
 
 def test_a_ranged_file_reads_as_the_file_itself() -> None:
     path = MUSIC / "12_blues_kit_organ.flac"
-    with path.open("rb") as plain, RangedFile(objects.open_source(objects.resolve(str(path)))) as ranged:
+    with path.open("rb") as plain, open_audio(objects.resolve(str(path))) as ranged:
         for place, length in ((0, 10), (65_530, 12), (131_072, 65_536), (5, 300_000), (516_600, 100), (600_000, 5)):
             assert ranged.seek(place) == plain.seek(place)
             assert ranged.read(length) == plain.read(length)
             assert ranged.tell() == plain.tell()
         assert ranged.seek(-4, 2) == plain.seek(-4, 2)
         assert ranged.read() == plain.read()
+
+
+def test_tags_that_cannot_be_fetched_are_the_fault_of_the_store_and_not_of_the_song() -> None:
+    class Failing(BytesSource):
+        def read_at(self, offset: int, length: int) -> bytes:
+            if offset:
+                raise StorageUnavailable("the store is away")
+            return super().read_at(offset, length)
+
+    data = (MUSIC / "09_lofi_cc0.ogg").read_bytes()
+    with pytest.raises(StorageUnavailable, match="the store is away"):
+        tags_of(RangedFile(Failing(data), len(data), "a.ogg"), "a.ogg")
+    with pytest.raises(TooLarge, match=r"a\.ogg.*more than 4,000"):
+        tags_of(RangedFile(BytesSource(data), 4_000, "a.ogg"), "a.ogg")
 
 
 def test_a_wav_without_its_list_of_info_is_still_a_song(tmp_path: Path) -> None:
