@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from gatefold.audio import Song, listen
 from gatefold.config import AudioSettings, BatchSettings, Settings
@@ -181,12 +182,23 @@ class Repertoire:
         heard, refused = self._wanted()
         assert Counter((row["song_id"], row["window"]) for row in rows) == heard
         assert Counter((reject["song_id"], reject["code"]) for reject in rejects) == refused
-        self._compare_windows()
+        self._compare_windows(tables.read_table(self.target))
         assert self.noted()
         self.empty_decodings()
         again = self.extract()
         assert (again.done, again.skipped, again.rejected) == (0, len(self.expected), len(refused))
         assert self.decodings() == []
+
+    def audit_so_far(self) -> None:
+        """Asserts that what is there of a run that was killed is right, and there once."""
+        heard, refused = self._wanted()
+        rejects = read_rejects(self.workspace, "spectrograms").to_pylist()
+        assert Counter((reject["song_id"], reject["code"]) for reject in rejects) <= refused
+        found = Counter[tuple[str, int]]()
+        for part in map(tables.read_part, tables.parts(self.target)):
+            found.update(zip(part["song_id"].to_pylist(), part["window"].to_pylist(), strict=True))
+            self._compare_windows(part)
+        assert found <= heard
 
     def _wanted(self) -> tuple[Counter[tuple[str, int]], Counter[tuple[str, str]]]:
         heard, refused = Counter[tuple[str, int]](), Counter[tuple[str, str]]()
@@ -197,8 +209,7 @@ class Repertoire:
                 heard.update((song_id, window) for window in range(len(outcome.starts_s)))
         return heard, refused
 
-    def _compare_windows(self) -> None:
-        rows = tables.read_table(self.target)
+    def _compare_windows(self, rows: pa.Table) -> None:
         columns = (rows["song_id"].to_pylist(), rows["window"].to_pylist(), tables.tensors(rows["log_mel"]))
         for song_id, window, log_mel in zip(*columns, strict=True):
             wanted = self.expected[song_id]

@@ -82,13 +82,6 @@ def test_a_driver_killed_while_it_puts_in_order_what_another_left_loses_nothing(
     finish(songs)
 
 
-def test_a_driver_killed_again_and_again_gets_on(songs: Repertoire) -> None:
-    draw = random.Random(14)
-    for _ in range(4):
-        kills.kill_driver(kills.after_songs(songs.begun() + draw.randint(5, 20)), songs, group=True)
-    finish(songs)
-
-
 @pytest.mark.parametrize(
     ("at", "together"),
     [

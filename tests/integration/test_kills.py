@@ -47,6 +47,21 @@ def test_a_driver_that_is_killed_is_followed_by_one_that_does_the_rest(
     songs.audit()
 
 
+def test_a_driver_killed_again_and_again_gets_on(songs: Repertoire) -> None:
+    draw = random.Random(14)
+    for _ in range(8):
+        songs.empty_decodings()
+        moment = kills.after_songs(draw.randint(5, 20))
+        kills.kill_driver(moment, songs, ray.get_runtime_context().gcs_address, workers=draw.random() < 0.5)
+        songs.audit_so_far()
+    songs.empty_decodings()
+    finished = songs.finished()
+    report = songs.extract()
+    assert (report.done, report.skipped) == (SONGS - len(finished), len(finished))
+    assert not finished & {found.song_id for found in songs.decodings()}
+    songs.audit()
+
+
 @pytest.mark.parametrize(
     ("victims", "at"),
     [
