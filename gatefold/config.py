@@ -121,6 +121,8 @@ class EncoderSettings(Section):
     """initial temperature of InfoNCE and of the sigmoid loss; learned"""
     margin: float = Field(0.2, gt=0)
     """of the triplet loss, in cosine"""
+    genre_weight: float = Field(0.0, ge=0)
+    """of a supervised term beside the loss, which draws songs and covers of one genre together; 0 leaves it out"""
     epochs: int = Field(30, ge=1)
     """passes over the training songs"""
     batch_size: int = Field(64, ge=2)
@@ -131,6 +133,13 @@ class EncoderSettings(Section):
     """of AdamW"""
     warmup: float = Field(0.1, ge=0, lt=1)
     """share of all steps"""
+    ema_decay: float = Field(0.99, ge=0, lt=1)
+    """of the weights that are published"""
+    evaluations: int = Field(6, ge=1)
+    """times that training measures recall on validation songs; the weights of the best are published"""
+    patience: int | None = Field(None, ge=1)
+    """evaluations in a row without a better recall that end training; by default none do, as the last steps, at a small
+    learning rate, gain the most"""
     seed: int = 0
 
 
@@ -198,6 +207,8 @@ class TrainSettings(Section):
     """lost workers that a run survives; -1 is any number"""
     checkpoint_steps: int = Field(100, ge=1)
     """optimizer steps between checkpoints; at most that much work is lost"""
+    store_share: float = Field(0.3, ge=0, le=1)
+    """share of the cluster's object store that the examples may fill; more than that are read anew each epoch"""
 
 
 class EvaluationSettings(Section):

@@ -1,4 +1,5 @@
-"""The losses that pull a song and its own cover together and push the others away, over the batch of all workers.
+"""The losses that pull a song and its own cover together and push the others away, over the batch of all workers; and
+one that does so for a whole genre.
 
 Every worker computes the loss of the joined batch, so that the mean of their gradients, which is what a distributed run
 descends, is what one worker would have with all the pairs.
@@ -77,3 +78,24 @@ def sigmoid(song: Tensor, cover: Tensor, logit_scale: Tensor, logit_bias: Tensor
     logits = logit_scale * gathered(song) @ gathered(cover).T + logit_bias
     belongs = 2 * torch.eye(len(logits), dtype=logits.dtype, device=logits.device) - 1
     return -fn.logsigmoid(belongs * logits).sum() / len(logits)
+
+
+def genre_contrast(song: Tensor, cover: Tensor, genre: Tensor, temperature: float) -> Tensor:
+    """Supervised contrastive loss: songs and covers of one genre are to lie together, away from those of others.
+
+    Args:
+        song: [B, D], of unit length, as is `cover`.
+        genre: int64 [B], a number for each genre; pairs below 0, whose genre is not known, take no part.
+
+    Returns: the mean over all that take part, of both sides; 0 where none does.
+
+    Source: Khosla et al. 2020, "Supervised Contrastive Learning", equation 2.
+    """
+    features, genres = torch.cat([gathered(song), gathered(cover)]), gathered(genre).repeat(2)
+    known = genres >= 0
+    features, genres = features[known], genres[known]
+    itself = torch.eye(len(genres), dtype=torch.bool, device=genres.device)
+    logits = (features @ features.T / temperature).masked_fill(itself, -torch.inf)
+    of_genre = (genres[:, None] == genres) & ~itself  # never empty: a song has its own cover
+    log_probability = (logits - logits.logsumexp(1, keepdim=True)).masked_fill(~of_genre, 0)
+    return -(log_probability.sum(1) / of_genre.sum(1)).sum() / max(len(genres), 1)

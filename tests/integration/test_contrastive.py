@@ -12,28 +12,39 @@ import torch
 from torch.nn import functional as fn
 
 from gatefold.config import EncoderSettings
-from gatefold.contrastive import loss_for
+from gatefold.contrastive import Loss, genre_contrast, loss_for
 
-LOSSES = ("infonce", "triplet", "sigmoid")
+LOSSES = ("infonce", "triplet", "sigmoid", "genre")
+GENRES = [0, 1, -1, 1, 0, 0, -1, 2]
 WORKER = """
 import json, sys
 import torch, torch.distributed as dist
 from gatefold.config import EncoderSettings
-from gatefold.contrastive import loss_for
+from gatefold.contrastive import genre_contrast, loss_for
 rank, store, losses = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-song, cover, learned = (torch.tensor(side, dtype=torch.float64) for side in json.load(sys.stdin))
+*sides, genres = json.load(sys.stdin)
+song, cover, learned = (torch.tensor(side, dtype=torch.float64) for side in sides)
+genres = torch.tensor(genres[4 * rank:4 * rank + 4])
 result = []
 for loss in losses:
     given = [side[4 * rank:4 * rank + 4].clone() for side in (song, cover)] + list(learned.clone())
     for tensor in given:
         tensor.requires_grad_()
-    value = loss_for(EncoderSettings(loss=loss))(*given)
+    by_genre = lambda song, cover, *_: genre_contrast(song, cover, genres, 0.1)
+    value = (by_genre if loss == "genre" else loss_for(EncoderSettings(loss=loss)))(*given)
     value.backward()
     result.append([value.item(), *([] if t.grad is None else t.grad.tolist() for t in given)])
 print(json.dumps(result))
 dist.destroy_process_group()
 """
+
+
+def loss_named(name: str) -> Loss:
+    """Of the joined batch."""
+    if name == "genre":
+        return lambda song, cover, *_: genre_contrast(song, cover, torch.tensor(GENRES), 0.1)
+    return loss_for(EncoderSettings.model_validate({"loss": name}))
 
 
 def test_two_workers_learn_what_one_would_from_both_their_batches(tmp_path: Path) -> None:
@@ -45,12 +56,12 @@ def test_two_workers_learn_what_one_would_from_both_their_batches(tmp_path: Path
         subprocess.Popen([*command, str(rank), str(tmp_path / "store"), *LOSSES], stdin=PIPE, stdout=PIPE, text=True)
         for rank in (0, 1)
     ]
-    given = json.dumps([song.tolist(), cover.tolist(), learned.tolist()])
+    given = json.dumps([song.tolist(), cover.tolist(), learned.tolist(), GENRES])
     with ThreadPoolExecutor() as pool:
         answers = list(pool.map(lambda worker: json.loads(worker.communicate(given, timeout=120)[0]), workers))
     for number, loss in enumerate(LOSSES):
         alone = [side.detach().clone().requires_grad_() for side in (song, cover, *learned)]
-        value = loss_for(EncoderSettings.model_validate({"loss": loss}))(*alone)
+        value = loss_named(loss)(*alone)
         value.backward()  # type: ignore[no-untyped-call]
         halves = [answer[number] for answer in answers]
         assert [half[0] for half in halves] == pytest.approx([value.item()] * 2)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gatefold.config import EncoderSettings
-from gatefold.contrastive import gathered, info_nce, loss_for, sigmoid, triplet
+from gatefold.contrastive import gathered, genre_contrast, info_nce, loss_for, sigmoid, triplet
 
 
 def pairs(count: int, width: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -49,6 +49,17 @@ def naive_sigmoid(song: Tensor, cover: Tensor, scale: float, bias: float) -> Ten
     return total / count
 
 
+def naive_genre_contrast(song: Tensor, cover: Tensor, genre: list[int], temperature: float) -> Tensor:
+    sides = [(side[i], genre[i]) for side in (song, cover) for i in range(len(genre)) if genre[i] >= 0]
+    total = torch.zeros((), dtype=torch.float64)
+    for place, (one, its_genre) in enumerate(sides):
+        others = sides[:place] + sides[place + 1 :]
+        all_of_them = sum((torch.exp(one @ other / temperature) for other, _ in others), torch.zeros(()))
+        alike = [torch.exp(one @ other / temperature) for other, genre_of in others if genre_of == its_genre]
+        total = total - sum((torch.log(other / all_of_them) for other in alike), torch.zeros(())) / len(alike)
+    return total / len(sides)
+
+
 def agree(fast: Callable[[Tensor, Tensor], Tensor], naive: Callable[[Tensor, Tensor], Tensor], count: int) -> None:
     results = []
     for loss in (fast, naive):
@@ -81,6 +92,31 @@ def test_sigmoid_is_its_definition_with_gradients(count: int, scale: float, bias
         lambda s, c: naive_sigmoid(s, c, scale, bias),
         count,
     )
+
+
+@pytest.mark.parametrize("genre", [[0, 0, 1, 1, 0, 2], [3, 3, 3, 3, 3, 3], [0, 1, 2, 3, 4, 5], [-1, 0, 1, -1, 0, 1]])
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_the_contrast_of_genres_is_its_definition_with_gradients(genre: list[int], temperature: float) -> None:
+    agree(
+        lambda s, c: genre_contrast(s, c, torch.tensor(genre), temperature),
+        lambda s, c: naive_genre_contrast(s, c, genre, temperature),
+        len(genre),
+    )
+
+
+def test_pairs_of_no_known_genre_neither_cost_nor_teach() -> None:
+    song, cover = pairs(4)
+    value = genre_contrast(song, cover, torch.full((4,), -1), 0.1)
+    value.backward()  # type: ignore[no-untyped-call]
+    assert value == 0
+    assert song.grad is not None
+    assert not song.grad.any()
+
+
+def test_the_contrast_of_genres_falls_as_those_of_a_genre_come_together() -> None:
+    apart, together = torch.eye(4, dtype=torch.float64), torch.eye(2, dtype=torch.float64).repeat_interleave(2, 0)
+    genre = torch.tensor([0, 0, 1, 1])
+    assert genre_contrast(together, together, genre, 0.1) < genre_contrast(apart, apart, genre, 0.1)
 
 
 def test_sigmoid_teaches_its_temperature_and_its_bias() -> None:
