@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gatefold.housekeeping import rejects_app, release_app, status
+from gatefold.housekeeping import opt_out, rejects_app, release_app, status
 from gatefold.planning import doctor, plan
 from gatefold.session import Command, Commands, Session, readable
 from gatefold.terminal import Terminal, table
@@ -368,6 +368,7 @@ app.command(rich_help_panel=_KEEP)(status)
 app.command(rich_help_panel=_KEEP)(plan)
 app.command(rich_help_panel=_KEEP)(doctor)
 app.add_typer(rejects_app, name="rejects", rich_help_panel=_KEEP)
+app.command("opt-out", rich_help_panel=_KEEP)(opt_out)
 
 
 def main() -> None:

@@ -270,6 +270,8 @@ class ServeSettings(Section):
     """finished jobs remembered"""
     wait_max_s: float = Field(60.0, ge=0)
     """seconds that `Prefer: wait` may hold a request"""
+    look_every_s: float = Field(2.0, gt=0)
+    """seconds between looks at the workspace: for opt-outs made elsewhere, and for another release"""
 
 
 class Settings(Section):

@@ -87,6 +87,40 @@ def _tell_of_release(session: Session, active: "Release") -> None:
     )
 
 
+def opt_out(
+    context: typer.Context,
+    song_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[SONG_ID]...", help="Songs to withdraw; lists all when left out.")
+    ] = None,
+) -> None:
+    """Withdraw songs for their artists: no search finds them any more, no new cover is made of them; or list them.
+
+    It holds for every search from now on; an endpoint that runs follows within `serve.look_every_s`. The next
+    `gatefold index` is built without them. To take one back, delete its object under `optouts/` and index again.
+
+    Example: gatefold opt-out song-17 song-23
+    """
+    session: Session = context.obj.open()
+    from gatefold.errors import StageMissing
+    from gatefold.storage import optouts
+    from gatefold.storage.catalogues import read_tracks
+
+    workspace = session.workspace
+    made = [optouts.withdraw(workspace, song_id) for song_id in song_ids or []]
+    shown = made if song_ids else sorted(optouts.read_all(workspace).values(), key=lambda one: (one.at, one.song_id))
+    try:
+        catalogued = set(read_tracks(workspace, ["song_id"])["song_id"].to_pylist())
+    except StageMissing:
+        catalogued = set()
+    strangers = [one.song_id for one in made if one.song_id not in catalogued]
+    session.terminal.result(
+        {"optouts": [one.model_dump() for one in shown], "not_in_catalogue": strangers},
+        table(("withdrawn", "song_id"), [(one.at, one.song_id) for one in shown]) if shown else "no opt-outs",
+    )
+    for song_id in strangers:
+        session.terminal.note(f"'{song_id}' is withdrawn, but not in the catalogue; is it spelt so?")
+
+
 def status(context: typer.Context) -> None:
     """How far the workspace is: what is done, rejected, stale or missing, and which release serves.
 

@@ -49,5 +49,10 @@ class Workspace:
         return f"{self.uri}/releases"
 
     @property
+    def optouts(self) -> str:
+        """Songs that their artists withdrew."""
+        return f"{self.uri}/optouts"
+
+    @property
     def reports(self) -> str:
         return f"{self.uri}/reports"

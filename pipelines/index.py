@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from gatefold.config import Settings
 from gatefold.errors import BundleNotFound, StageMissing
 from gatefold.retrieval import METADATA, CoverIndex, unit_columns
-from gatefold.storage import objects, tables
+from gatefold.storage import objects, optouts, tables
 from gatefold.storage.bundles import open_bundle
 from gatefold.storage.catalogues import read_tracks
 from gatefold.storage.indexes import figures_of, publish_index
@@ -23,6 +23,7 @@ STAGE = "index"
 def build_index(settings: Settings, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
     """An index bundle of the embeddings of this catalogue's encoder; nothing is done where it stands already."""
     began = time.monotonic()
+    optouts.settle(workspace)
     versions = versions_of(settings, workspace)
     uri = objects.join(workspace.indexes, versions.index)
     on_progress(0, 1)
@@ -58,8 +59,13 @@ def build_index(settings: Settings, workspace: Workspace, on_progress: OnProgres
 
 
 def indexed_tracks(workspace: Workspace, encoder_version: str) -> pa.Table:
-    """METADATA, song_embedding and cover_embedding of the present catalogue's tracks that have either, by song_id."""
+    """METADATA, song_embedding and cover_embedding of the present catalogue's tracks that have either, by song_id.
+
+    Songs that were withdrawn are left out.
+    """
     tracks = read_tracks(workspace, list(METADATA))
+    withdrawn = pa.array(optouts.song_ids(workspace), pa.string())
+    tracks = tracks.filter(pc.invert(pc.is_in(tracks["song_id"], value_set=withdrawn)))
     embedded = tables.read_table(workspace.embeddings(encoder_version), stage="embed")
     present = tracks.filter(pc.is_in(tracks["song_id"], value_set=embedded["song_id"].combine_chunks())).sort_by(
         "song_id"

@@ -11,7 +11,7 @@ import ray.data
 from gatefold.config import Settings
 from gatefold.errors import StageMissing
 from gatefold.records import Split
-from gatefold.storage import tables
+from gatefold.storage import optouts, tables
 from gatefold.storage.catalogues import read_tracks
 from gatefold.workspace import Workspace
 
@@ -21,7 +21,7 @@ SONGS_PER_READ = 32
 
 
 def paired_ids(settings: Settings, workspace: Workspace, split: Split) -> list[str]:
-    """song_id of every track of this split with a spectrogram and a cover, sorted.
+    """song_id of every track of this split with a spectrogram and a cover, sorted; none that was withdrawn.
 
     Raises: StageMissing when there is none.
     """
@@ -29,7 +29,7 @@ def paired_ids(settings: Settings, workspace: Workspace, split: Split) -> list[s
     heard = _ids(workspace.spectrograms(settings.audio), "spectrograms")
     seen = _ids(workspace.covers(settings.cover), "covers")
     of_split = {row["song_id"] for row in tracks.to_pylist() if row["split"] == split}
-    ids = sorted(of_split & heard & seen)
+    ids = sorted(of_split & heard & seen - optouts.song_ids(workspace))
     if not ids:
         raise StageMissing(f"no {split} song has both a spectrogram and a cover; see `gatefold rejects list`")
     return ids

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from gatefold.config import Settings
 from gatefold.errors import BundleNotFound
-from gatefold.storage import catalogues, objects, releases
+from gatefold.storage import catalogues, objects, optouts, releases
 from gatefold.storage.bundles import list_bundles, open_bundle
 from gatefold.workspace import Workspace
 from pipelines.quarantine import read_rejects
@@ -64,7 +64,7 @@ def status_of(settings: Settings, workspace: Workspace) -> Status:
         release = None
     if catalogue is None:
         return Status(workspace.uri, None, release, [StageStatus("catalogue", "missing", 0, None, 0, None)])
-    versions = versions_of(settings, workspace)
+    versions = versions_of(settings, workspace, optouts.digests(workspace))
     refused = len(read_rejects(workspace, "catalogue"))
     heard, seen = spectrogram_stage(settings, workspace), cover_stage(settings, workspace)
     embedded = embedding_stage(settings, workspace, versions.encoder)

@@ -4,11 +4,12 @@ The same catalogue and settings give the same version: `run` knows what is stale
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gatefold.config import Settings
 from gatefold.errors import StageMissing
-from gatefold.storage import catalogues, objects, tables
+from gatefold.storage import catalogues, objects, optouts, tables
 from gatefold.workspace import Workspace
 
 _EVALUATION_EDITION = "2"  # raise it when the same release would be measured otherwise, or told of in another shape
@@ -25,8 +26,12 @@ class Versions:
     release: str
 
 
-def versions_of(settings: Settings, workspace: Workspace) -> Versions:
-    """Raises: StageMissing when there is no catalogue yet."""
+def versions_of(settings: Settings, workspace: Workspace, withdrawn: Sequence[str] | None = None) -> Versions:
+    """Args:
+        withdrawn: digests of the opt-outs that the index leaves out; those of the last one that was built when None.
+
+    Raises: StageMissing when there is no catalogue yet.
+    """
     catalogue = catalogues.current(workspace)
     if catalogue is None:
         raise StageMissing(f"'{workspace.uri}' has no catalogue; run `gatefold catalogue SOURCE` first")
@@ -37,7 +42,8 @@ def versions_of(settings: Settings, workspace: Workspace) -> Versions:
         settings.encoder.fingerprint(),
     )
     embedded = [objects.name(part) for part in tables.parts(workspace.embeddings(encoder))]  # more, after a retry
-    index = _digest(encoder, settings.index.fingerprint(), *embedded)
+    left_out = optouts.settled(workspace) if withdrawn is None else withdrawn
+    index = _digest(encoder, settings.index.fingerprint(), *embedded, *left_out)
     generator = _digest(index, settings.generator.fingerprint())
     return Versions(catalogue.fingerprint, encoder, index, generator, _digest(encoder, index, generator))
 

@@ -17,7 +17,7 @@ from gatefold.errors import NotFound, UnknownTrack
 from gatefold.generator import CoverPipeline
 from gatefold.records import Match
 from gatefold.retrieval import CoverIndex
-from gatefold.storage import objects, releases
+from gatefold.storage import objects, optouts, releases
 from gatefold.storage.indexes import load_index
 from gatefold.storage.models import load_encoder, load_generator
 from gatefold.storage.releases import Release
@@ -58,6 +58,7 @@ class Ensemble:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self.encoder: DualEncoder = load_encoder(self._uri(release.encoder), self._device)
         self.index: CoverIndex = load_index(self._uri(release.index))
+        self._withdrawn = optouts.song_ids(workspace)
         self._pipeline: CoverPipeline | None = None
 
     def hear(self, song: str) -> Heard:
@@ -76,12 +77,12 @@ class Ensemble:
     def search(
         self, heard: Heard, k: int, *, exclude_song_ids: Collection[str] = (), exclude_artists: Collection[str] = ()
     ) -> list[Match]:
-        """The k nearest covers, best first."""
+        """The k nearest covers, best first; none of a song that was withdrawn."""
         return self.index.search(
             heard.embedding[None],
             k,
             encoder_fingerprint=self.encoder.fingerprint,
-            exclude_song_ids=exclude_song_ids,
+            exclude_song_ids=self._withdrawn.union(exclude_song_ids),
             exclude_artists=exclude_artists,
         )[0]
 
@@ -123,6 +124,8 @@ class Ensemble:
         return Painting(pixels, neighbours, record)
 
     def _recall(self, song_id: str, uri: str) -> Heard:
+        if song_id in self._withdrawn:
+            raise NotFound(f"song '{song_id}' was withdrawn; see `gatefold opt-out`")
         try:
             known = self.index.get(song_id)
         except UnknownTrack as error:

@@ -15,7 +15,7 @@ from gatefold import session
 from gatefold.cli import app
 from gatefold.config import Settings
 from gatefold.errors import SilentAudio, StorageUnavailable, TooManyRejects, UndecodableAudio
-from gatefold.storage import objects, releases
+from gatefold.storage import objects, optouts, releases
 from gatefold.storage.releases import Part, Release
 from gatefold.workspace import Workspace
 from pipelines import comparison, run
@@ -330,6 +330,17 @@ def test_a_retry_of_nothing_runs_nothing(workspace: Workspace, pipelines: Pipeli
     result = call(workspace, "rejects", "retry")
     assert (result.exit_code, result.stdout) == (0, "no such rejects\n")
     assert pipelines.verbs() == []
+
+
+def test_songs_are_withdrawn_and_listed(workspace: Workspace) -> None:
+    assert call(workspace, "opt-out").stdout == "no opt-outs\n"
+    made = call(workspace, "opt-out", "s1", "s2", "--json")
+    assert (made.exit_code, json.loads(made.stdout)["not_in_catalogue"]) == (0, ["s1", "s2"])
+    assert "'s1' is withdrawn, but not in the catalogue" in made.stderr
+    assert optouts.song_ids(workspace) == {"s1", "s2"}
+    listed = json.loads(call(workspace, "opt-out", "--json").stdout)["optouts"]
+    assert sorted(one["song_id"] for one in listed) == ["s1", "s2"]
+    assert "s1" in call(workspace, "opt-out").stdout
 
 
 # ---- search and generate --------------------------------------------------------------------------------------------

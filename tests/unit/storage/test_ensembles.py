@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gatefold.errors import BundleNotFound, NotFound, UndecodableAudio
-from gatefold.storage import objects
+from gatefold.storage import objects, optouts
 from gatefold.storage.ensembles import Ensemble, load_ensemble
 from gatefold.workspace import Workspace
 from tests.factories import ENCODER, GENERATOR, encoded, publish_small_release, tone, unit_vectors
@@ -93,6 +93,21 @@ def test_the_record_has_all_that_replays_the_picture(ensemble: Ensemble, song: P
         **record["settings"],
     )
     assert np.array_equal(replayed, painting.pixels)
+
+
+def test_a_withdrawn_song_is_neither_found_nor_recalled_nor_taken_from(tmp_path: Path, song: Path) -> None:
+    workspace = Workspace(objects.resolve(str(tmp_path)))
+    publish_small_release(workspace)
+    before = load_ensemble(workspace)
+    nearest = [match.track.song_id for match in before.search(before.hear(str(song)), 12)]
+    optouts.withdraw(workspace, nearest[0])
+    after = load_ensemble(workspace)
+    heard = after.hear(str(song))
+    assert [match.track.song_id for match in after.search(heard, 5)] == nearest[1:6]
+    taken = [match.track.song_id for match in after.paint(heard, seeds=[0]).neighbours]
+    assert taken == nearest[1 : 1 + GENERATOR.neighbours]
+    with pytest.raises(NotFound, match="was withdrawn"):
+        after.hear(nearest[0])
 
 
 def test_a_workspace_without_a_release_says_what_to_run(tmp_path: Path) -> None:
