@@ -1,7 +1,8 @@
 """The index: which covers lie nearest to a song, by inner products of unit vectors (so scores are cosines).
 
-Where the vectors are searched approximately (vectors.py), it still answers with k covers wherever the filters leave k,
-and with true cosines: the table of tracks has every vector.
+The vectors may lie in shards, which are searched apart; the answer is that of the whole. Where they are searched
+approximately (vectors.py), it still answers with k covers wherever the filters leave k. The scores are true cosines,
+the same bits alone or among other queries, in one shard or several: the table of tracks has every vector.
 
 An index knows which encoder made its vectors and refuses another's: vectors of two encoders are both unit length and
 both meaningless to each other, and the wrong answers would look like answers. Knows nothing of files or of Ray.
@@ -21,12 +22,17 @@ import pyarrow.compute as pc
 from gatefold.errors import BundleCorrupt, InputError, UnknownTrack, WrongModel
 from gatefold.records import Match, Track
 from gatefold.tuning import DEPTH
-from gatefold.vectors import Ids, Mask, Vectors, build, kind_of, search
+from gatefold.vectors import Ids, Kind, Mask, Vectors, build, cosines, kind_of, merge, search
 
 METADATA = ("song_id", "title", "artist", "album", "genre", "cover_uri")
 FEW = 20_000
 """allowed vectors up to which comparing with each is faster than searching for them"""
-_PIECE = 8_192
+_PIECE, _SCORES = 8_192, 1 << 26
+"""vectors, and scores, that are held at once where many are compared"""
+_SPARE = 32
+"""neighbours beyond k that an exact search looks at: those as near as the last, as songs of one album are"""
+_ROUNDING = 1e-5
+"""more than FAISS and `cosines` may differ by"""
 
 
 @dataclass(frozen=True)
@@ -39,40 +45,73 @@ class IndexedTrack:
     cover_embedding: Vectors | None
 
 
+@dataclass(frozen=True)
+class Hits:
+    """The covers nearest to a query, best first, in columns: these cross to another process faster than matches."""
+
+    scores: list[float]
+    tracks: dict[str, list[str | None]]
+    """by field of Track"""
+
+    def matches(self) -> list[Match]:
+        rows = zip(*self.tracks.values(), strict=True)
+        return [
+            Match(rank=rank, score=score, track=Track(**dict(zip(self.tracks, row, strict=True))))
+            for rank, (score, row) in enumerate(zip(self.scores, rows, strict=True), start=1)
+        ]
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """Vectors of the covers from `start` to before `stop`."""
+
+    vectors: faiss.Index
+    kind: Kind
+    start: int
+    stop: int
+
+
 class CoverIndex:
     """Covers of a catalogue, searchable by song or cover embedding.
 
     Args:
         tracks: one row a song: METADATA, song_embedding and cover_embedding (null where there is none).
-        vectors: the FAISS index of the covers there are, in row order; a flat one is built from `tracks` when None.
         encoder_fingerprint: of the encoder whose vectors these are.
+        shards: FAISS indexes of the covers there are, in row order, one behind the other; without any, a flat one is
+            built from `tracks`.
     """
 
-    def __init__(self, tracks: pa.Table, encoder_fingerprint: str, vectors: faiss.Index | None = None) -> None:
+    def __init__(self, tracks: pa.Table, encoder_fingerprint: str, *shards: faiss.Index) -> None:
         self.encoder_fingerprint = encoder_fingerprint
         self._tracks = tracks.combine_chunks()
         has_cover = pc.is_valid(tracks["cover_embedding"])
         self._rows = np.flatnonzero(has_cover.to_numpy())  # FAISS id -> row of the table
         self._covers = _slots(tracks["cover_embedding"])  # by row of the table
+        self._named = {name: self._tracks[name].combine_chunks() for name in Track.model_fields}
         self._ids = tracks["song_id"].to_pylist()
         self._row_of = {song_id: row for row, song_id in enumerate(self._ids)}
         self._labels = {column: _Labels(tracks[column], self._rows) for column in ("artist", "genre")}
-        self._vectors = build(self._covers[self._rows], "flat") if vectors is None else vectors
-        self._kind = kind_of(self._vectors)
-        if (self.ntotal, self.embed_dim) != (len(self._rows), self._covers.shape[1]):
+        self.shards = shards or (build(self._covers[self._rows], "flat"),)
+        stops = np.cumsum([shard.ntotal for shard in self.shards]).tolist()
+        self._shards = [
+            _Shard(shard, kind_of(shard), stop - shard.ntotal, stop)
+            for shard, stop in zip(self.shards, stops, strict=True)
+        ]
+        widths = sorted({int(shard.d) for shard in self.shards})
+        if (self.ntotal, widths) != (len(self._rows), [self.embed_dim]):
             raise BundleCorrupt(
-                f"index holds {self.ntotal} vectors for {len(self._rows)} covers, {self.embed_dim} wide for "
-                f"{self._covers.shape[1]}; build it again"
+                f"index holds {self.ntotal} vectors for {len(self._rows)} covers, {widths} wide for {self.embed_dim}; "
+                "build it again"
             )
 
     @property
     def ntotal(self) -> int:
         """covers"""
-        return int(self._vectors.ntotal)
+        return self._shards[-1].stop
 
     @property
     def embed_dim(self) -> int:
-        return int(self._vectors.d)
+        return int(self._covers.shape[1])
 
     def search(
         self,
@@ -88,15 +127,46 @@ class CoverIndex:
 
         Raises: WrongModel naming both fingerprints; InputError for a query that is not [B, D] or not finite.
         """
+        hits = self.hits(
+            embeddings,
+            k,
+            encoder_fingerprint=encoder_fingerprint,
+            exclude_song_ids=exclude_song_ids,
+            exclude_artists=exclude_artists,
+            genres=genres,
+        )
+        return [hit.matches() for hit in hits]
+
+    def hits(
+        self,
+        embeddings: Vectors,
+        k: int,
+        *,
+        encoder_fingerprint: str,
+        exclude_song_ids: Collection[str] = (),
+        exclude_artists: Collection[str] = (),
+        genres: Collection[str] = (),
+    ) -> list[Hits]:
+        """`search`, its matches still in columns."""
         self._check(embeddings, encoder_fingerprint)
         allowed = self._allowed(exclude_song_ids, exclude_artists, genres)
-        return [self._matches(*row) for row in zip(*self.nearest(embeddings, k, allowed), strict=True)]
+        scores, found = self.nearest(embeddings, k, allowed)
+        tracks = self._columns(self._rows[found.ravel()])
+        width = found.shape[1]
+        return [
+            Hits(
+                np.minimum(row, 1).tolist(),  # rounding may exceed 1
+                {name: values[place * width : (place + 1) * width] for name, values in tracks.items()},
+            )
+            for place, row in enumerate(scores)
+        ]
 
     def nearest(self, embeddings: Vectors, k: int, allowed: Mask | None = None) -> tuple[Vectors, Ids]:
         """Cosines and numbers of the nearest covers of each query, both [B, k], best first; covers count from 0 in the
         order of the tracks.
 
-        Fewer than k only where there are no more, or the filters leave no more.
+        Fewer than k only where there are no more, or the filters leave no more. Of equally near ones the lower number
+        comes first.
 
         Args:
             embeddings: float32 [B, D].
@@ -107,21 +177,39 @@ class CoverIndex:
         if k == 0 or len(embeddings) == 0:
             return np.zeros((len(embeddings), 0), np.float32), np.zeros((len(embeddings), 0), np.int64)
         queries = np.ascontiguousarray(embeddings, np.float32)
-        if self._kind == "flat":
-            return search(self._vectors, queries, k, allowed=allowed)
-        if allowed is not None and left <= FEW:
-            return self._compare(queries, k, np.flatnonzero(allowed))
-        # tuned for DEPTH among all: more answers, or rarer ones, lie deeper
-        scale = max(1.0, k / DEPTH) * self.ntotal / left
-        scores, found = search(self._vectors, queries, k, allowed=allowed, scale=scale)
-        short = np.flatnonzero((found < 0).any(axis=1))
-        if len(short):
-            among = np.arange(self.ntotal) if allowed is None else np.flatnonzero(allowed)
-            scores[short], found[short] = self._compare(queries[short], k, among)
-        if self._kind == "ivfpq":  # whose scores are those of rounded vectors
-            for row, ids in enumerate(found):
-                scores[row : row + 1], found[row : row + 1] = self._compare(queries[row : row + 1], k, ids)
-        return scores, found
+        pieces = [self._nearest_in(shard, queries, k, allowed) for shard in self._shards]
+        return pieces[0] if len(pieces) == 1 else merge(pieces, k)
+
+    def _nearest_in(self, shard: _Shard, queries: Vectors, k: int, allowed: Mask | None) -> tuple[Vectors, Ids]:
+        """What `nearest` answers, of one shard."""
+        within = None if allowed is None else allowed[shard.start : shard.stop]
+        total = shard.stop - shard.start
+        left = total if within is None else int(np.count_nonzero(within))
+        k = min(k, left)
+        if k == 0:
+            return np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)
+        if shard.kind != "flat" and within is not None and left <= FEW:
+            return self._compare(queries, k, shard.start + np.flatnonzero(within))
+        if shard.kind == "flat":
+            found = search(shard.vectors, queries, min(k + _SPARE, left), allowed=within)[1]
+        else:  # tuned for DEPTH among all: more answers, or rarer ones, lie deeper
+            scale = max(1.0, k / DEPTH) * total / left
+            found = search(shard.vectors, queries, k, allowed=within, scale=scale)[1]
+        scores, ids = self._true(queries, found + shard.start)
+        doubtful = (found < 0).any(axis=1)
+        if shard.kind == "flat" and ids.shape[1] < left:  # one that was not found may be as near as the last that was
+            doubtful |= scores[:, -1] >= scores[:, k - 1] - _ROUNDING
+        scores, ids = scores[:, :k], ids[:, :k]
+        if doubtful.any():
+            among = np.arange(total) if within is None else np.flatnonzero(within)
+            scores[doubtful], ids[doubtful] = self._compare(queries[doubtful], k, shard.start + among)
+        return scores, ids
+
+    def _true(self, queries: Vectors, found: Ids) -> tuple[Vectors, Ids]:
+        """Cosines of these covers [B, K], and the covers, in their order."""
+        rows = self._rows[found]
+        scores = np.stack([cosines(query, self._covers[row]) for query, row in zip(queries, rows, strict=True)])
+        return merge([(scores, found)], found.shape[1])
 
     def get(self, song_id: str) -> IndexedTrack:
         """Raises: UnknownTrack."""
@@ -129,7 +217,8 @@ class CoverIndex:
         values = self._tracks.slice(row, 1).to_pylist()[0]
         sides = (values["song_embedding"], values["cover_embedding"])
         song, cover = (None if side is None else np.asarray(side, np.float32) for side in sides)
-        return IndexedTrack(self._tracks_at(np.array([row]))[0], values["cover_uri"], song, cover)
+        track = Track(**{name: values[name] for name in Track.model_fields})
+        return IndexedTrack(track, values["cover_uri"], song, cover)
 
     def cover_embeddings(self, song_ids: Sequence[str]) -> Vectors:
         """float32 [len(song_ids), D]. Raises: UnknownTrack, also for a track without a cover."""
@@ -139,23 +228,22 @@ class CoverIndex:
                 raise UnknownTrack(f"track '{song_id}' has no cover in this index")
         return self._covers[np.array(rows, np.int64)]
 
-    @property
-    def vectors(self) -> faiss.Index:
-        """The FAISS part, for a bundle."""
-        return self._vectors
-
     def _compare(self, queries: Vectors, k: int, among: Ids) -> tuple[Vectors, Ids]:
         """The k nearest of these covers, exactly, as `nearest` has them; `among` has at least k."""
-        scores, found = np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)
+        if len(queries) * len(among) > _SCORES and len(queries) > 1:
+            halves = [self._compare(half, k, among) for half in np.array_split(queries, 2)]
+            return np.concatenate([s for s, _ in halves]), np.concatenate([ids for _, ids in halves])
+        scores = np.empty((len(queries), len(among)), np.float32)
         for start in range(0, len(among), _PIECE):
-            piece = among[start : start + _PIECE]
-            scores = np.concatenate([scores, queries @ self._covers[self._rows[piece]].T], axis=1)
-            found = np.concatenate([found, np.broadcast_to(piece, (len(queries), len(piece)))], axis=1)
-            if scores.shape[1] > k:
-                best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-                scores, found = np.take_along_axis(scores, best, 1), np.take_along_axis(found, best, 1)
-        order = np.lexsort((found, -scores), axis=1)
-        return np.take_along_axis(scores, order, 1), np.take_along_axis(found, order, 1)
+            vectors = self._covers[self._rows[among[start : start + _PIECE]]]
+            for row, query in enumerate(queries):
+                scores[row, start : start + _PIECE] = cosines(query, vectors)
+        nearest, found = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+        for row, told in enumerate(scores):
+            as_near = np.flatnonzero(told >= np.partition(told, len(told) - k)[len(told) - k])
+            best = as_near[np.lexsort((as_near, -told[as_near]))[:k]]
+            nearest[row], found[row] = told[best], among[best]
+        return nearest, found
 
     def _check(self, embeddings: Vectors, encoder_fingerprint: str) -> None:
         if encoder_fingerprint != self.encoder_fingerprint:
@@ -184,16 +272,10 @@ class CoverIndex:
             keep &= self._labels["genre"].among(genres)
         return keep
 
-    def _matches(self, scores: Vectors, found: Ids) -> list[Match]:
-        tracks = self._tracks_at(self._rows[found])
-        return [
-            Match(rank=rank, score=min(float(score), 1.0), track=track)  # rounding may exceed 1
-            for rank, (score, track) in enumerate(zip(scores, tracks, strict=True), start=1)
-        ]
-
-    def _tracks_at(self, rows: Ids) -> list[Track]:
-        chosen = self._tracks.select(list(Track.model_fields)).take(pa.array(rows, pa.int64()))
-        return [Track(**values) for values in chosen.to_pylist()]
+    def _columns(self, rows: Ids) -> dict[str, list[str | None]]:
+        """What is known of the tracks in these rows, by field of Track."""
+        places = pa.array(rows, pa.int64())
+        return {name: self._named[name].take(places).to_pylist() for name in Track.model_fields}
 
     def _row(self, song_id: str) -> int:
         if song_id not in self._row_of:

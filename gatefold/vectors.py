@@ -7,7 +7,7 @@ Shape legend: B = queries, T = vectors kept, D = their width.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, cast
 
@@ -43,6 +43,8 @@ def choose(count: int, width: int, settings: IndexSettings) -> Kind:
 
     Raises: InvalidSettings when it takes more than `settings.max_bytes`.
     """
+    if count == 0:  # nothing to learn from
+        return "flat"
     if settings.kind != "auto":
         kind: Kind = settings.kind
     else:
@@ -174,6 +176,26 @@ def search(
     if kind == "ivfpq":
         parameters = faiss.IndexRefineSearchParameters(k_factor=effort["k_factor"], base_index_params=parameters)
     return cast(tuple[Vectors, Ids], index.search(queries, k, params=parameters))
+
+
+def cosines(query: Vectors, vectors: Vectors) -> Vectors:
+    """Inner products of one query [D] with each of [N, D], float32 [N], each the same bits among whichever others.
+
+    That is not so of a matrix product, nor of FAISS where several queries come together: their rounding depends on the
+    shape, and equal vectors may come out unequal.
+    """
+    return cast(Vectors, np.einsum("nd,d->n", vectors, query))
+
+
+def merge(pieces: Sequence[tuple[Vectors, Ids]], k: int) -> tuple[Vectors, Ids]:
+    """The k best of several answers to the same queries, scores and ids [B, at most k]; of equals the lower id first.
+
+    Args:
+        pieces: scores and ids, each [B, any number].
+    """
+    scores, ids = (np.concatenate(part, axis=1) for part in zip(*pieces, strict=True))
+    order = np.lexsort((ids, -scores), axis=1)[:, :k]
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1)
 
 
 def serialize(index: faiss.Index) -> bytes:

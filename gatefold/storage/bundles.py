@@ -67,9 +67,19 @@ class Bundle:
         return folder
 
 
+def put_file(uri: str, name: str, data: bytes) -> FileEntry:
+    """Puts a file where a bundle is to be published, for one too large to be published by a single process.
+
+    Whoever puts files one by one sees to it that nobody else does so at the same `uri`.
+    """
+    _check_name(name)
+    objects.put(objects.join(uri, name), data)
+    return _entry(data)
+
+
 def publish(
     uri: str,
-    files: Mapping[str, bytes],
+    files: Mapping[str, bytes | FileEntry],
     *,
     kind: str,
     version: str,
@@ -82,7 +92,7 @@ def publish(
     written over.
 
     Args:
-        files: content by name; a name may hold subfolders ("unet/config.json").
+        files: content by name, or what `put_file` said of it; a name may hold subfolders ("unet/config.json").
         kind: what it is ("encoder"); whoever opens it must ask for the same.
         lineage: the fingerprints of what it was made from.
         details: anything that JSON can hold.
@@ -91,12 +101,13 @@ def publish(
     """
     for name in files:
         _check_name(name)
-    entries = {name: FileEntry(len(data), hashlib.sha256(data).hexdigest()) for name, data in sorted(files.items())}
+    entries = {name: _entry(data) if isinstance(data, bytes) else data for name, data in sorted(files.items())}
     bundle = Bundle(uri, kind, version, _fingerprint(kind, entries), dict(lineage), dict(details), entries)
     standing = _standing(uri)
     if standing is None:
         for name, data in files.items():
-            objects.put(objects.join(uri, name), data)
+            if isinstance(data, bytes):
+                objects.put(objects.join(uri, name), data)
         if objects.put_if_absent(objects.join(uri, _MANIFEST), _to_json(bundle)):
             return bundle
         standing = _standing(uri)
@@ -164,6 +175,10 @@ def _standing(uri: str) -> Bundle | None:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleCorrupt(f"bundle '{uri}': its manifest cannot be read ({error!r}); publish it anew") from error
     return bundle
+
+
+def _entry(data: bytes) -> FileEntry:
+    return FileEntry(len(data), hashlib.sha256(data).hexdigest())
 
 
 def _to_json(bundle: Bundle) -> bytes:

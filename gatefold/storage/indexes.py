@@ -1,43 +1,107 @@
-"""Index bundles: the FAISS file, and a Parquet table of the tracks with their embeddings and metadata."""
+"""Index bundles: FAISS files, and Parquet tables of the tracks with their embeddings and metadata; one of each, or one
+for each shard. A shard is a slice of the tracks in the order of their ids, and an index in itself."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import faiss
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from gatefold.errors import BundleCorrupt
 from gatefold.retrieval import CoverIndex
-from gatefold.storage.bundles import Bundle, open_bundle, publish
-from gatefold.tuning import Figures
+from gatefold.storage.bundles import Bundle, FileEntry, open_bundle, publish, put_file
+from gatefold.tuning import Built, Figures
 from gatefold.vectors import deserialize, kind_of, open_mapped, serialize
 
 _VECTORS, _TRACKS = "covers.faiss", "tracks.parquet"
 
 
+class Shard(BaseModel):
+    """A slice of an index, as its bundle tells of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: str
+    """of its two files in the bundle, with a slash at the end; empty for the only shard"""
+    first_song_id: str
+    """songs before it are in the shards before; empty in the first"""
+    covers: int
+    tracks: int
+    figures: Figures
+
+
+_SHARDS = TypeAdapter(list[Shard])
+
+
+@dataclass(frozen=True)
+class StoredShard:
+    """A shard whose files are put, and no bundle yet."""
+
+    shard: Shard
+    files: Mapping[str, FileEntry]
+
+
+def store_shard(uri: str, number: int, of: int, first_song_id: str, tracks: pa.Table, built: Built) -> StoredShard:
+    """Puts the files of one shard where the bundle is to be published.
+
+    Args:
+        number, of: which of how many, from 0.
+        tracks: METADATA, song_embedding and cover_embedding, in the order of their ids.
+        built: of the covers there are, in the order of `tracks`.
+    """
+    folder = "" if of == 1 else f"shard-{number:03}/"
+    shard = Shard(
+        folder=folder,
+        first_song_id=first_song_id,
+        covers=built.figures.vectors,
+        tracks=tracks.num_rows,
+        figures=built.figures,
+    )
+    contents = {_VECTORS: serialize(built.vectors), _TRACKS: _parquet(tracks)}
+    return StoredShard(shard, {folder + name: put_file(uri, folder + name, data) for name, data in contents.items()})
+
+
+def publish_shards(
+    uri: str,
+    stored: Sequence[StoredShard],
+    figures: Figures,
+    *,
+    encoder_fingerprint: str,
+    version: str,
+    lineage: Mapping[str, str],
+) -> Bundle:
+    """A bundle of kind "index", of all its shards in the order of their songs, that states the figures of the whole."""
+    shards = [part.shard for part in stored]
+    files = {name: entry for part in stored for name, entry in part.files.items()}
+    details = _details(encoder_fingerprint, sum(s.covers for s in shards), sum(s.tracks for s in shards), figures)
+    if len(shards) > 1:
+        details["shards"] = [shard.model_dump() for shard in shards]
+    return publish(uri, files, kind="index", version=version, lineage=lineage, details=details)
+
+
 def publish_index(
     uri: str, index: CoverIndex, tracks: pa.Table, figures: Figures, *, version: str, lineage: Mapping[str, str]
 ) -> Bundle:
-    """A bundle of kind "index" that states its figures.
+    """A bundle of kind "index", of a single shard, that states its figures.
 
     Args:
         tracks: the table the index was made of.
         figures: what was measured of its vectors.
     """
-    sink = io.BytesIO()
-    pq.write_table(tracks, sink, compression="zstd")
-    details = {
-        "encoder_fingerprint": index.encoder_fingerprint,
-        "covers": index.ntotal,
-        "tracks": tracks.num_rows,
-        "figures": figures.model_dump(),
-    }
-    files = {_VECTORS: serialize(index.vectors), _TRACKS: sink.getvalue()}
+    (vectors,) = index.shards
+    files = {_VECTORS: serialize(vectors), _TRACKS: _parquet(tracks)}
+    details = _details(index.encoder_fingerprint, index.ntotal, tracks.num_rows, figures)
     return publish(uri, files, kind="index", version=version, lineage=lineage, details=details)
 
 
-def load_index(uri: str) -> CoverIndex:
+def load_index(uri: str, shard: int | None = None) -> CoverIndex:
     """From a local disk the vectors are mapped: only what searches touch is read.
+
+    Args:
+        shard: its number, for that shard alone; all of them when None.
 
     Raises: BundleNotFound, BundleCorrupt.
     """
@@ -45,13 +109,27 @@ def load_index(uri: str) -> CoverIndex:
     fingerprint = bundle.details.get("encoder_fingerprint")
     if not isinstance(fingerprint, str):
         raise BundleCorrupt(f"index '{uri}' does not name its encoder; build it again")
+    shards = shards_of(bundle)
+    chosen = shards if shard is None else [shards[shard]]
+    vectors = [_vectors(bundle, part) for part in chosen]
+    tables = [pq.read_table(io.BytesIO(bundle.read(part.folder + _TRACKS))) for part in chosen]
+    return CoverIndex(pa.concat_tables(tables), fingerprint, *vectors)
+
+
+def shards_of(bundle: Bundle) -> list[Shard]:
+    """The shards of an index bundle, in the order of their songs. Raises: BundleCorrupt."""
     figures = figures_of(bundle)
-    tracks = pq.read_table(io.BytesIO(bundle.read(_TRACKS)))
-    path = bundle.path(_VECTORS)
-    vectors = deserialize(bundle.read(_VECTORS)) if path is None else open_mapped(str(path))
-    if kind_of(vectors) != figures.kind:
-        raise BundleCorrupt(f"index '{uri}' is of kind '{kind_of(vectors)}' and says '{figures.kind}'; build it again")
-    return CoverIndex(tracks, fingerprint, vectors)
+    details = bundle.details
+    told = details.get("shards") or [
+        {"folder": "", "first_song_id": "", "covers": figures.vectors, "tracks": details.get("tracks"),
+         "figures": figures}
+    ]
+    try:
+        return _SHARDS.validate_python(told)
+    except ValueError as error:
+        raise BundleCorrupt(
+            f"index '{bundle.uri}' does not say what shards it has ({error}); build it anew: `gatefold index`"
+        ) from error
 
 
 def figures_of(bundle: Bundle) -> Figures:
@@ -62,3 +140,29 @@ def figures_of(bundle: Bundle) -> Figures:
         raise BundleCorrupt(
             f"index '{bundle.uri}' does not state its kind and recall; build it anew: `gatefold index`"
         ) from error
+
+
+def _vectors(bundle: Bundle, shard: Shard) -> faiss.Index:
+    name = shard.folder + _VECTORS
+    path = bundle.path(name)
+    vectors = deserialize(bundle.read(name)) if path is None else open_mapped(str(path))
+    if kind_of(vectors) != shard.figures.kind:
+        raise BundleCorrupt(
+            f"index '{bundle.uri}' is of kind '{kind_of(vectors)}' and says '{shard.figures.kind}'; build it again"
+        )
+    return vectors
+
+
+def _details(encoder_fingerprint: str, covers: int, tracks: int, figures: Figures) -> dict[str, object]:
+    return {
+        "encoder_fingerprint": encoder_fingerprint,
+        "covers": covers,
+        "tracks": tracks,
+        "figures": figures.model_dump(),
+    }
+
+
+def _parquet(tracks: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(tracks, sink, compression="zstd")
+    return sink.getvalue()

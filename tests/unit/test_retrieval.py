@@ -7,13 +7,15 @@ import pytest
 from gatefold.errors import BundleCorrupt, InputError, UnknownTrack, WrongModel
 from gatefold.records import Match, Track
 from gatefold.retrieval import CoverIndex
-from gatefold.vectors import Vectors, build, deserialize, serialize
+from gatefold.vectors import Vectors, build, cosines, deserialize, serialize
 from tests.factories import indexed_tracks, unit_vectors
 
 COUNT, WIDTH = 60, 8
 COVERS, SONGS = unit_vectors(COUNT, WIDTH), unit_vectors(COUNT, WIDTH, seed=1)
 BARE = (4, 17, 59)
 """Rows without a cover."""
+TWINS = np.repeat(unit_vectors(20, WIDTH, seed=2), 12, axis=0)[np.random.default_rng(3).permutation(240)]
+"""Covers of twenty albums, twelve times each."""
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,27 @@ def test_genres_are_kept_and_filters_add_up(index: CoverIndex) -> None:
 def test_filters_that_leave_nothing_find_nothing(index: CoverIndex) -> None:
     assert search(index, SONGS[0], 5, genres=["polka"]) == []
     assert ids(search(index, SONGS[0], 2, exclude_song_ids=["nobody"])) == ids(search(index, SONGS[0], 2))
+
+
+@pytest.mark.parametrize("cuts", [(), (120,), (70, 71), (3, 100, 200)])
+@pytest.mark.parametrize("together", [1, 7, 40])
+def test_shards_find_what_a_sort_of_the_whole_finds_bit_for_bit(cuts: tuple[int, ...], together: int) -> None:
+    index = CoverIndex(indexed_tracks(TWINS), "ears-1", *(build(part, "flat") for part in np.split(TWINS, cuts)))
+    queries = np.concatenate([unit_vectors(together - 1, WIDTH, seed=4), TWINS[:1]])
+    for allowed in (None, np.arange(240) % 3 > 0, np.arange(240) == 71):
+        for k in (1, 30, 240):
+            scores, found = index.nearest(queries, k, allowed)
+            for row, query in enumerate(queries):
+                told = cosines(query, TWINS)
+                among = np.arange(240) if allowed is None else np.flatnonzero(allowed)
+                best = among[np.lexsort((among, -told[among]))[:k]]
+                assert np.array_equal(found[row], best)
+                assert np.array_equal(scores[row], told[best])
+
+
+def test_hits_in_columns_are_the_matches(index: CoverIndex) -> None:
+    hits = index.hits(SONGS[:3], 10, encoder_fingerprint="ears-1", genres=["jazz"])
+    assert [hit.matches() for hit in hits] == index.search(SONGS[:3], 10, encoder_fingerprint="ears-1", genres=["jazz"])
 
 
 def test_an_unknown_artist_or_genre_is_excluded_by_no_exclusion_and_kept_by_no_genre() -> None:
@@ -153,7 +176,7 @@ def test_an_index_of_no_covers_finds_nothing() -> None:
 
 def test_what_was_serialized_finds_the_same(index: CoverIndex) -> None:
     tracks = indexed_tracks(COVERS, without_cover=BARE, songs=SONGS)
-    again = CoverIndex(tracks, "ears-1", deserialize(serialize(index.vectors)))
+    again = CoverIndex(tracks, "ears-1", deserialize(serialize(index.shards[0])))
     assert search(again, SONGS[2], 30) == search(index, SONGS[2], 30)
 
 
@@ -165,7 +188,7 @@ def test_bytes_that_are_no_index_are_corrupt(damage: bytes) -> None:
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.99])
 def test_an_index_cut_short_is_corrupt(index: CoverIndex, share: float) -> None:
-    data = serialize(index.vectors)
+    data = serialize(index.shards[0])
     with pytest.raises(BundleCorrupt, match="build it again"):
         deserialize(data[: round(len(data) * share)])
 
