@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gatefold.session import Session, readable
-from gatefold.terminal import table
+from gatefold.terminal import sparkline, table
 
 if TYPE_CHECKING:
     from gatefold.storage.releases import Release
@@ -130,13 +130,16 @@ def status(context: typer.Context) -> None:
     from pipelines.status import status_of
 
     found = status_of(session.settings, session.workspace)
-    rows = [(one.stage, one.state, one.done, one.total, one.rejected or None, one.version) for one in found.stages]
+    rows = [
+        (one.stage, one.state, one.done, one.total, one.rejected or None, one.version, sparkline(one.curve))
+        for one in found.stages
+    ]
     session.terminal.result(
         asdict(found),
         f"workspace  {readable(found.workspace)}",
         f"source     {readable(found.source) if found.source else '–'}",
         f"release    {found.release or '–'}\n",
-        table(("stage", "state", "done", "of", "rejected", "version"), rows, right=("done", "of", "rejected")),
+        table(("stage", "state", "done", "of", "rejected", "version", "loss"), rows, right=("done", "of", "rejected")),
     )
 
 

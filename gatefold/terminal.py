@@ -5,6 +5,7 @@ looks, in a log, it is a plain line every few seconds. It knows numbers and name
 """
 
 import json
+import math
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ _LINE_EVERY_S = 5.0
 _WIDE = 1000  # characters
 _NAME_WIDTH = 16  # the longest verb, and one
 _BESIDE_BAR = 62  # columns: name, eight digits twice, rate, hours left
+_SPARKS, _BLOCKS = 14, "▁▂▃▄▅▆▇█"
 _INDENT, _BETWEEN = "  ", " · "
 
 
@@ -222,3 +224,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Se
             *(Text("" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row)
         )
     return made
+
+
+def sparkline(values: Sequence[float], width: int = _SPARKS) -> str:
+    """Values as a row of at most `width` blocks, the least as the lowest of them; what is not finite is left out."""
+    finite = [value for value in values if math.isfinite(value)]
+    count = min(width, len(finite))
+    spans = [finite[place * len(finite) // count : (place + 1) * len(finite) // count] for place in range(count)]
+    means = [sum(span) / len(span) for span in spans]
+    low, high = min(means, default=0.0), max(means, default=0.0)
+    return "".join(_BLOCKS[round((mean - low) / ((high - low) or 1) * (len(_BLOCKS) - 1))] for mean in means)

@@ -6,7 +6,7 @@ It reads what the stages left behind and starts nothing; Ray is not needed.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -35,7 +35,10 @@ State = Literal["fresh", "partly", "stale", "missing"]
 
 @dataclass(frozen=True)
 class StageStatus:
-    """Of one stage; `total` is None where its inputs cannot be known yet, `version` where it makes none."""
+    """Of one stage; `total` is None where its inputs cannot be known yet, `version` where it makes none.
+
+    `curve` is the loss of a training from its beginning to its end; empty where none was finished.
+    """
 
     stage: str
     state: State
@@ -43,6 +46,7 @@ class StageStatus:
     total: int | None
     rejected: int
     version: str | None
+    curve: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,10 +104,10 @@ def _rows(stage: Stage, read_tracks: Callable[[], pa.Table], version: str) -> St
 
 def _bundle(stage: str, kind: str, folder: str, version: str) -> StageStatus:
     try:
-        open_bundle(objects.join(folder, version), kind)
+        details: Any = open_bundle(objects.join(folder, version), kind).details
     except BundleNotFound:
         return StageStatus(stage, "stale" if list_bundles(folder) else "missing", 0, 1, 0, version)
-    return StageStatus(stage, "fresh", 1, 1, 0, version)
+    return StageStatus(stage, "fresh", 1, 1, 0, version, tuple(loss for _, loss in details.get("curve", ())))
 
 
 def _evaluation(settings: Settings, workspace: Workspace, versions: Versions) -> StageStatus:

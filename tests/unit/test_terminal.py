@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from gatefold import terminal
-from gatefold.terminal import OnProgress, Terminal, table
+from gatefold.terminal import OnProgress, Terminal, sparkline, table
 
 
 @dataclass
@@ -138,6 +138,20 @@ def test_a_table_is_not_folded_in_a_file_and_reads_no_markup(capsys: pytest.Capt
     assert len(lines) == 3
     assert "[red]long long" in lines[1]
     assert lines[2].startswith("1,000  x")
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ([], ""),
+        ([2.0, 2.0], "▁▁"),
+        ([3.0, 2.0, float("nan"), 1.0], "█▅▁"),
+        ([8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0], "█▇▆▅▄▃▂▁"),
+        ([8.0] * 100 + [1.0] * 40, "██████████▁▁▁▁"),
+    ],
+)
+def test_a_sparkline_shows_how_values_went_from_the_least_to_the_greatest(values: list[float], line: str) -> None:
+    assert sparkline(values) == line
 
 
 def test_once_stdout_is_kept_only_results_reach_it(

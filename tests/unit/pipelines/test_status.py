@@ -90,10 +90,11 @@ def test_a_stage_of_other_settings_is_stale(workspace: Workspace) -> None:
     assert stage(workspace, "covers", other).state == "stale"
 
 
-def test_a_model_is_stale_once_its_settings_change(workspace: Workspace) -> None:
+def test_a_model_shows_how_its_loss_fell_and_is_stale_once_its_settings_change(workspace: Workspace) -> None:
     uri = f"{workspace.encoders}/{versions_of(SETTINGS, workspace).encoder}"
-    bundles.publish(uri, {"a": b"1"}, kind="encoder", version="v", lineage={}, details={})
-    assert stage(workspace, "train-encoder").state == "fresh"
+    curve = [[8, 3.5], [16, 2.0]]
+    bundles.publish(uri, {"a": b"1"}, kind="encoder", version="v", lineage={}, details={"curve": curve})
+    assert (stage(workspace, "train-encoder").state, stage(workspace, "train-encoder").curve) == ("fresh", (3.5, 2.0))
     other = SETTINGS.model_copy(update={"encoder": EncoderSettings(epochs=99)})
     assert stage(workspace, "train-encoder", other).state == "stale"
 
