@@ -152,6 +152,8 @@ class IndexSettings(Section):
     """share of the 100 truly nearest that a search must find; measured, and below it nothing is published"""
     max_bytes: int = Field(4_000_000_000, gt=0)
     """bytes of memory for the vectors, in each replica"""
+    covers_per_shard: int = Field(2_000_000, ge=1)
+    """songs at most of which one index is made; more are cut into shards, built and served side by side"""
 
 
 class GeneratorSettings(Section):

@@ -1,23 +1,34 @@
-"""The index of the catalogue's covers, as a bundle that also knows what each match is called."""
+"""The index of the catalogue's covers, as a bundle that also knows what each match is called.
+
+A large catalogue is cut into shards by the ids of its songs. Each is a task of its own: it reads its songs, builds and
+tunes their vectors and stores both; only figures come back, and the whole is published last.
+"""
 
 import time
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 
-from gatefold.config import Settings
+from gatefold.config import IndexSettings, Settings
 from gatefold.errors import BundleNotFound, StageMissing
 from gatefold.retrieval import METADATA, CoverIndex, unit_columns
-from gatefold.storage import objects, optouts, tables
-from gatefold.storage.bundles import open_bundle
+from gatefold.storage import leases, objects, optouts, tables
+from gatefold.storage.bundles import Bundle, open_bundle
 from gatefold.storage.catalogues import read_tracks
-from gatefold.storage.indexes import figures_of, publish_index
-from gatefold.tuning import build_tuned
+from gatefold.storage.indexes import StoredShard, figures_of, publish_index, publish_shards, shards_of, store_shard
+from gatefold.storage.tables import EVERYTHING, Span
+from gatefold.tuning import QUERIES, Answers, Questions, build_for, build_tuned, of_shards, questions_of
+from gatefold.vectors import SEED
 from gatefold.workspace import Workspace
 from pipelines.report import OnProgress, Report, silent, write_report
-from pipelines.versions import versions_of
+from pipelines.rows import own_errors
+from pipelines.versions import Versions, versions_of
 
 STAGE = "index"
+_SIDES = ("song_embedding", "cover_embedding")
+_NO_COVER = "no song has a cover; nothing can be retrieved: see `gatefold rejects list`"
 
 
 def build_index(settings: Settings, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
@@ -30,16 +41,14 @@ def build_index(settings: Settings, workspace: Workspace, on_progress: OnProgres
     try:
         bundle, made = open_bundle(uri, "index"), False
     except BundleNotFound:
-        encoder = open_bundle(objects.join(workspace.encoders, versions.encoder), "encoder")
-        tracks = indexed_tracks(workspace, versions.encoder)
-        covers, songs = unit_columns(tracks)
-        if not len(covers):
-            raise StageMissing("no song has a cover; nothing can be retrieved: see `gatefold rejects list`") from None
-        built = build_tuned(covers, songs, settings.index)
-        index = CoverIndex(tracks, encoder.fingerprint, built.vectors)
-        lineage = {"encoder": encoder.fingerprint}
-        bundle = publish_index(uri, index, tracks, built.figures, version=versions.index, lineage=lineage)
-        made = True
+        spans = _spans(workspace, versions.encoder, settings.index.covers_per_shard)
+        if len(spans) == 1:
+            bundle, made = _build_whole(uri, settings.index, workspace, versions), True
+        else:
+            with leases.hold(objects.join(workspace.runs, STAGE, "lease")) as lease:
+                stored = _build_shards(uri, settings.index, workspace, versions, spans, on_progress)
+                lease.check()
+                bundle, made = _publish(uri, settings.index, workspace, versions, stored), True
     on_progress(1, 1)
     report = Report(
         stage=STAGE,
@@ -51,6 +60,7 @@ def build_index(settings: Settings, workspace: Workspace, on_progress: OnProgres
             "version": bundle.version,
             "fingerprint": bundle.fingerprint,
             "covers": int(str(bundle.details["covers"])),
+            "shards": len(shards_of(bundle)),
             **figures_of(bundle).model_dump(),
         },
     )
@@ -58,20 +68,117 @@ def build_index(settings: Settings, workspace: Workspace, on_progress: OnProgres
     return report
 
 
-def indexed_tracks(workspace: Workspace, encoder_version: str) -> pa.Table:
+def _build_whole(uri: str, settings: IndexSettings, workspace: Workspace, versions: Versions) -> Bundle:
+    encoder = open_bundle(objects.join(workspace.encoders, versions.encoder), "encoder")
+    tracks = indexed_tracks(workspace, versions.encoder)
+    covers, songs = unit_columns(tracks)
+    if not len(covers):
+        raise StageMissing(_NO_COVER)
+    built = build_tuned(covers, songs, settings)
+    index = CoverIndex(tracks, encoder.fingerprint, built.vectors)
+    lineage = {"encoder": encoder.fingerprint}
+    return publish_index(uri, index, tracks, built.figures, version=versions.index, lineage=lineage)
+
+
+def _spans(workspace: Workspace, encoder_version: str, songs_per_shard: int) -> list[Span]:
+    """The song_ids of each shard: slices of about equal size of the tracks that have an embedding."""
+    present = _present(workspace, encoder_version)
+    count = max(1, -(-len(present) // songs_per_shard))
+    firsts = [present[len(present) * number // count].as_py() for number in range(1, count)]
+    return list(zip(["", *firsts], [*firsts, None], strict=True))
+
+
+def _present(workspace: Workspace, encoder_version: str) -> pa.Array:
+    """song_ids of the present catalogue's tracks that have an embedding, sorted."""
+    embedded = tables.read_table(workspace.embeddings(encoder_version), ["song_id"], stage="embed")["song_id"]
+    known = read_tracks(workspace, ["song_id"])["song_id"]
+    return known.filter(pc.is_in(known, value_set=embedded.combine_chunks())).sort().combine_chunks()
+
+
+def _build_shards(
+    uri: str,
+    settings: IndexSettings,
+    workspace: Workspace,
+    versions: Versions,
+    spans: list[Span],
+    on_progress: OnProgress,
+) -> list[tuple[StoredShard, Answers]]:
+    """All shards, side by side on as many cores, measured with the same questions."""
+    questions = _questions(workspace, versions.encoder)
+    task = ray.remote(_build_shard)
+    with own_errors():
+        shards = [
+            task.remote(uri, settings, workspace, versions.encoder, (number, len(spans)), span, questions)
+            for number, span in enumerate(spans)
+        ]
+        waiting = shards
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            ray.get(done)  # raises as soon as one has failed
+            on_progress(len(shards) - len(waiting), len(shards))
+        return list(ray.get(shards))
+
+
+def _build_shard(
+    uri: str,
+    settings: IndexSettings,
+    workspace: Workspace,
+    encoder_version: str,
+    which: tuple[int, int],
+    span: Span,
+    questions: Questions,
+) -> tuple[StoredShard, Answers]:
+    tracks = indexed_tracks(workspace, encoder_version, span)
+    built = build_for(unit_columns(tracks)[0], questions, settings)
+    return store_shard(uri, *which, span[0], tracks, built), built.answers
+
+
+def _questions(workspace: Workspace, encoder_version: str) -> Questions:
+    """Made of a few of the songs, which any shard may hold."""
+    present = _present(workspace, encoder_version)
+    chosen = np.random.default_rng(SEED).choice(len(present), min(4 * QUERIES, len(present)), replace=False)
+    song_ids = present.take(pa.array(chosen)).to_pylist()
+    rows = tables.read_rows(workspace.embeddings(encoder_version), song_ids, ["song_id", *_SIDES])
+    return questions_of(*unit_columns(rows.sort_by("song_id")))
+
+
+def _publish(
+    uri: str,
+    settings: IndexSettings,
+    workspace: Workspace,
+    versions: Versions,
+    stored: list[tuple[StoredShard, Answers]],
+) -> Bundle:
+    """Raises: RecallTooLow where the shards find too little together."""
+    shards = [(part.shard.figures, answers) for part, answers in stored]
+    if not any(figures.vectors for figures, _ in shards):
+        raise StageMissing(_NO_COVER)
+    encoder = open_bundle(objects.join(workspace.encoders, versions.encoder), "encoder").fingerprint
+    return publish_shards(
+        uri,
+        [part for part, _ in stored],
+        of_shards(shards, settings.recall),
+        encoder_fingerprint=encoder,
+        version=versions.index,
+        lineage={"encoder": encoder},
+    )
+
+
+def indexed_tracks(workspace: Workspace, encoder_version: str, within: Span = EVERYTHING) -> pa.Table:
     """METADATA, song_embedding and cover_embedding of the present catalogue's tracks that have either, by song_id.
 
     Songs that were withdrawn are left out.
     """
-    tracks = read_tracks(workspace, list(METADATA))
+    tracks = read_tracks(workspace, list(METADATA), within)
     withdrawn = pa.array(optouts.song_ids(workspace), pa.string())
     tracks = tracks.filter(pc.invert(pc.is_in(tracks["song_id"], value_set=withdrawn)))
-    embedded = tables.read_table(workspace.embeddings(encoder_version), stage="embed")
+    columns = ["song_id", *_SIDES]
+    embedded = tables.read_table(workspace.embeddings(encoder_version), columns, stage="embed", within=within)
     present = tracks.filter(pc.is_in(tracks["song_id"], value_set=embedded["song_id"].combine_chunks())).sort_by(
         "song_id"
     )
     places = pc.index_in(present["song_id"], value_set=embedded["song_id"].combine_chunks())
     rows = embedded.combine_chunks().take(places.combine_chunks())
-    for side in ("song_embedding", "cover_embedding"):
+    for side in _SIDES:
         present = present.append_column(side, rows[side])
     return present

@@ -54,7 +54,9 @@ def folder(workspace: Workspace, catalogue: Catalogue) -> str:
     return objects.join(workspace.catalogue, catalogue.fingerprint)
 
 
-def read_tracks(workspace: Workspace, columns: list[str] | None = None) -> pa.Table:
+def read_tracks(
+    workspace: Workspace, columns: list[str] | None = None, within: tables.Span = tables.EVERYTHING
+) -> pa.Table:
     """All tracks: the columns of `records.TRACKS`, then those the manifest carried.
 
     Raises: StageMissing when there is no catalogue yet.
@@ -62,4 +64,4 @@ def read_tracks(workspace: Workspace, columns: list[str] | None = None) -> pa.Ta
     catalogue = current(workspace)
     if catalogue is None:
         raise StageMissing(f"'{workspace.uri}' has no catalogue; run `gatefold catalogue SOURCE` first")
-    return tables.read_table(folder(workspace, catalogue), columns, stage="catalogue SOURCE")
+    return tables.read_table(folder(workspace, catalogue), columns, stage="catalogue SOURCE", within=within)

@@ -22,6 +22,10 @@ from gatefold.storage import objects
 _SUFFIX = ".parquet"
 _READERS = 8
 
+Span = tuple[str, str | None]
+"""song_ids from the first on, to before the second where there is one"""
+EVERYTHING: Span = ("", None)
+
 
 def write_part(folder: str, name: str, table: pa.Table) -> str:
     """Writes one part, `<name>.parquet`, in one atomic put; its uri. A part of the same name is replaced."""
@@ -48,12 +52,15 @@ def has_parts(folder: str) -> bool:
     return any(info.uri.endswith(_SUFFIX) for info in objects.list_objects(folder))
 
 
-def read_table(folder: str, columns: list[str] | None = None, stage: str | None = None) -> pa.Table:
+def read_table(
+    folder: str, columns: list[str] | None = None, stage: str | None = None, within: Span = EVERYTHING
+) -> pa.Table:
     """All parts in the order of their names, as one table of one schema; a column that a part lacks is null there.
 
     Args:
         columns: what to read, in this order; of the other columns no byte is fetched.
         stage: the verb that makes this folder, to be named when it is empty.
+        within: rows of other songs are read, and dropped part by part.
 
     Raises: StageMissing when there is no part; SchemaMismatch when parts disagree or no part has a column.
     """
@@ -62,7 +69,7 @@ def read_table(folder: str, columns: list[str] | None = None, stage: str | None 
         remedy = f"; run `gatefold {stage}` first" if stage else ""
         raise StageMissing(f"'{folder}' holds no Parquet part{remedy}")
     with ThreadPoolExecutor(_READERS) as pool:
-        tables = list(pool.map(lambda uri: read_part(uri, columns), uris))
+        tables = list(pool.map(lambda uri: _cut(read_part(uri, columns), within), uris))
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
         return table if columns is None else table.select(columns)
@@ -70,6 +77,14 @@ def read_table(folder: str, columns: list[str] | None = None, stage: str | None 
         raise SchemaMismatch(f"the parts of '{folder}' do not fit each other: {error}; make the folder anew") from error
     except KeyError as error:
         raise SchemaMismatch(f"no part of '{folder}' has {error.args[0]}; it has {tables[0].column_names}") from error
+
+
+def _cut(table: pa.Table, within: Span) -> pa.Table:
+    first, before = within
+    song_id = pyarrow.dataset.field("song_id")
+    if first:
+        table = table.filter(song_id >= first)
+    return table if before is None else table.filter(song_id < before)
 
 
 def read_part(uri: str, columns: list[str] | None = None) -> pa.Table:
