@@ -50,15 +50,28 @@ class Hits:
     """The covers nearest to a query, best first, in columns: these cross to another process faster than matches."""
 
     scores: list[float]
+    """cosines; rounding may exceed 1"""
     tracks: dict[str, list[str | None]]
     """by field of Track"""
 
     def matches(self) -> list[Match]:
         rows = zip(*self.tracks.values(), strict=True)
         return [
-            Match(rank=rank, score=score, track=Track(**dict(zip(self.tracks, row, strict=True))))
+            Match(rank=rank, score=min(score, 1.0), track=Track(**dict(zip(self.tracks, row, strict=True))))
             for rank, (score, row) in enumerate(zip(self.scores, rows, strict=True), start=1)
         ]
+
+    def first(self, k: int) -> "Hits":
+        """The k nearest of them."""
+        return Hits(self.scores[:k], {name: values[:k] for name, values in self.tracks.items()})
+
+
+def merge_hits(shards: Sequence[Hits], k: int) -> Hits:
+    """The k nearest of what shards found, which come in their order: of equally near ones the earlier."""
+    scores = [score for hits in shards for score in hits.scores]
+    order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:k]  # stable, also in reverse
+    columns = {name: [value for hits in shards for value in hits.tracks[name]] for name in shards[0].tracks}
+    return Hits([scores[i] for i in order], {name: [values[i] for i in order] for name, values in columns.items()})
 
 
 @dataclass(frozen=True)
@@ -155,7 +168,7 @@ class CoverIndex:
         width = found.shape[1]
         return [
             Hits(
-                np.minimum(row, 1).tolist(),  # rounding may exceed 1
+                row.tolist(),
                 {name: values[place * width : (place + 1) * width] for name, values in tracks.items()},
             )
             for place, row in enumerate(scores)

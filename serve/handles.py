@@ -17,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from gatefold.errors import GatefoldError, IndexNotReady, Overloaded, Unavailable
 from gatefold.records import Match
-from gatefold.retrieval import IndexedTrack
+from gatefold.retrieval import Hits, IndexedTrack
 from serve.problems import RETRY_AFTER_S, internal_error
 from serve.stages import Commission, EncoderFacts, Heard, IndexFacts, PainterFacts, Pictures, Query, Vector
 
@@ -55,8 +55,8 @@ class RetrieverHandle:
         self._facts: IndexFacts | None = None
 
     async def search(self, query: Query) -> list[Match]:
-        matches: list[Match] = await call(self._handle.search, query)
-        return matches
+        hits: Hits = await call(self._handle.search, query)
+        return hits.matches()
 
     async def track(self, song_id: str) -> IndexedTrack:
         track: IndexedTrack = await call(self._handle.track, song_id)
