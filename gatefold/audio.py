@@ -91,6 +91,26 @@ def log_mel(windows: Waveform, rate: int, audio: AudioSettings) -> npt.NDArray[n
     return result
 
 
+def mel_power(log_mel: torch.Tensor) -> torch.Tensor:
+    """The mel power of which `log_mel` float [..., M, F] is the logarithm, of the same shape; none at its floor."""
+    floor = torch.tensor(_LOG_FLOOR).log_().to(torch.float16).to(torch.float32).exp_()  # as silence is written down
+    return (log_mel.exp() - floor.to(log_mel.device)).clamp(min=0)
+
+
+def mel_bands(audio: AudioSettings) -> torch.Tensor:
+    """float32 [n_fft / 2 + 1, M], what each frequency adds to each band: triangles of Slaney's scale and norm."""
+    bands: torch.Tensor = melscale_fbanks(
+        n_freqs=audio.n_fft // 2 + 1,
+        f_min=audio.f_min,
+        f_max=audio.f_max,
+        n_mels=audio.n_mels,
+        sample_rate=audio.sample_rate,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+    return bands
+
+
 def spectrogram_picture(song: Song) -> npt.NDArray[np.uint8]:
     """What was heard, as a picture uint8 [M, W * F, 3]: windows side by side, low notes below, black, ember, white."""
     level = np.concatenate(list(song.log_mel.astype(np.float32)), axis=1)[::-1]
@@ -109,15 +129,7 @@ def _taper_and_bands(audio: AudioSettings) -> tuple[torch.Tensor, list[tuple[int
     """
     around = audio.n_fft - audio.win_length
     taper = torch.nn.functional.pad(torch.hann_window(audio.win_length), (around // 2, around - around // 2))
-    bands = melscale_fbanks(
-        n_freqs=audio.n_fft // 2 + 1,
-        f_min=audio.f_min,
-        f_max=audio.f_max,
-        n_mels=audio.n_mels,
-        sample_rate=audio.sample_rate,
-        norm="slaney",
-        mel_scale="slaney",
-    )
+    bands = mel_bands(audio)
     return taper, [(band, *_without_zeros(bands[:, band : band + _SLICE])) for band in range(0, audio.n_mels, _SLICE)]
 
 

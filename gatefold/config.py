@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from gatefold.errors import InvalidSettings
 
+_ABSOLUTE = r"^(/|file:///|s3://.)"
+
 
 class Section(BaseModel):
     """Frozen, strangers forbidden."""
@@ -115,6 +117,13 @@ class EncoderSettings(Section):
     """channels of a tower's first block; the later ones are 2 and 4 times as wide"""
     dropout: float = Field(0.1, ge=0, lt=1)
     """probability"""
+    song_backbone: str | None = Field(None, pattern=_ABSOLUTE)
+    """folder of a CLAP or AST checkpoint in the place of our own song tower: an absolute path, `file:///…` or `s3://…`,
+    that every worker can read"""
+    cover_backbone: str | None = Field(None, pattern=_ABSOLUTE)
+    """likewise CLIP, DINOv2 or ConvNeXt V2 for covers, which are resized from `cover.size` to what it was trained on"""
+    freeze_backbones: bool = True
+    """whether only the projection behind a backbone learns"""
     loss: Literal["infonce", "triplet", "sigmoid"] = "infonce"
     """symmetric InfoNCE, the paper's triplet loss with semi-hard strangers of the batch, or SigLIP's sigmoid loss"""
     temperature: float = Field(0.1, gt=0)

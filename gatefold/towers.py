@@ -1,7 +1,8 @@
 """Two towers into one space: a song's log-mel windows and a cover's pixels become unit vectors that can be compared.
 
 Knows tensors and settings; nothing of files, losses or Ray. The paper's networks are not published in detail (Apolo &
-Mendoza, HCII 2023); these are ours: small residual convolutional towers that train on a laptop.
+Mendoza, HCII 2023); these are ours: small residual convolutional towers that train on a laptop. In the place
+of either a backbone may stand.
 
 Shape legend: B = batch, W = windows, M = mel bands, F = frames, S = pixels a side, C = channels, D = width of the joint
 space.
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
+from gatefold.backbones import Backbone
 from gatefold.config import AudioSettings, CoverSettings, EncoderSettings
 from gatefold.covers import to_model
 from gatefold.errors import WrongModel
@@ -84,12 +86,23 @@ class DualEncoder(nn.Module):
     `fingerprint` names the published weights; it is empty until they are loaded from a bundle.
     """
 
-    def __init__(self, settings: EncoderSettings, audio: AudioSettings, cover: CoverSettings) -> None:
+    def __init__(
+        self,
+        settings: EncoderSettings,
+        audio: AudioSettings,
+        cover: CoverSettings,
+        *,
+        song_backbone: Backbone | None = None,
+        cover_backbone: Backbone | None = None,
+    ) -> None:
         super().__init__()
         self.settings, self.audio, self.cover = settings, audio, cover
         self.fingerprint = ""
-        self.song_tower = SongTower(settings)
-        self.cover_tower = CoverTower(settings)
+        for name, given in (("song_backbone", song_backbone), ("cover_backbone", cover_backbone)):
+            if (asked := getattr(settings, name)) and given is None:
+                raise WrongModel(f"encoder.{name} is '{asked}', and this encoder was built without it")
+        self.song_tower = song_backbone or SongTower(settings)
+        self.cover_tower = cover_backbone or CoverTower(settings)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / settings.temperature)))
         # only where it is learned: a parameter without a gradient would make the workers of a distributed run wait
         odds_of_a_stranger = math.log(settings.batch_size - 1)

@@ -11,10 +11,12 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from gatefold.backbones import Backbone, Checkpoint, Network, build_cover_backbone, build_song_backbone, rebuild
 from gatefold.config import AudioSettings, CoverSettings, EncoderSettings, Section
-from gatefold.errors import BundleCorrupt
+from gatefold.errors import BundleCorrupt, InvalidSettings, WrongModel
 from gatefold.generator import CoverPipeline
 from gatefold.storage.bundles import Bundle, open_bundle, publish
+from gatefold.storage.checkpoints import load_checkpoint
 from gatefold.towers import DualEncoder
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
@@ -26,13 +28,29 @@ class _EncoderConfig(Section):
     encoder: EncoderSettings
     audio: AudioSettings
     cover: CoverSettings
+    song_backbone: Checkpoint | None = None
+    cover_backbone: Checkpoint | None = None
+
+
+def build_encoder(settings: EncoderSettings, audio: AudioSettings, cover: CoverSettings) -> DualEncoder:
+    """An encoder before its first step: our own towers at random, backbones with the weights of their checkpoints.
+
+    Raises: InvalidSettings for a checkpoint that cannot stand where it should, or that wants other ears.
+    """
+    song = None if settings.song_backbone is None else load_checkpoint(settings.song_backbone, "song_backbone")
+    picture = None if settings.cover_backbone is None else load_checkpoint(settings.cover_backbone, "cover_backbone")
+    return _assembled(settings, audio, cover, song, picture)
 
 
 def publish_encoder(
     uri: str, model: DualEncoder, *, version: str, lineage: Mapping[str, str], details: Mapping[str, object]
 ) -> Bundle:
-    """A bundle of kind "encoder"."""
-    config = _EncoderConfig(encoder=model.settings, audio=model.audio, cover=model.cover)
+    """A bundle of kind "encoder", whole by itself: its backbones, frozen or not, are in it."""
+    song, picture = (tower.checkpoint if isinstance(tower, Backbone) else None
+                     for tower in (model.song_tower, model.cover_tower))
+    config = _EncoderConfig(
+        encoder=model.settings, audio=model.audio, cover=model.cover, song_backbone=song, cover_backbone=picture
+    )
     files = {
         _CONFIG: config.model_dump_json(indent=2).encode(),
         _WEIGHTS: save({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}),
@@ -45,12 +63,30 @@ def load_encoder(uri: str, device: str = "cpu") -> DualEncoder:
     bundle = open_bundle(uri, "encoder")
     try:
         config = _EncoderConfig.model_validate_json(bundle.read(_CONFIG))
-        model = DualEncoder(config.encoder, config.audio, config.cover)
+        song = None if config.song_backbone is None else rebuild(config.song_backbone, "song_backbone")
+        picture = None if config.cover_backbone is None else rebuild(config.cover_backbone, "cover_backbone")
+        model = _assembled(config.encoder, config.audio, config.cover, song, picture)
         model.load_state_dict(load(bundle.read(_WEIGHTS)))
-    except (ValidationError, SafetensorError, RuntimeError) as error:
+    except (ValidationError, InvalidSettings, WrongModel, SafetensorError, RuntimeError) as error:
         raise BundleCorrupt(f"encoder '{uri}' does not fit this gatefold ({error}); train it again") from error
     model.fingerprint = bundle.fingerprint
     return model.eval().requires_grad_(False).to(device)
+
+
+def _assembled(
+    settings: EncoderSettings,
+    audio: AudioSettings,
+    cover: CoverSettings,
+    song: Network | None,
+    picture: Network | None,
+) -> DualEncoder:
+    return DualEncoder(
+        settings,
+        audio,
+        cover,
+        song_backbone=None if song is None else build_song_backbone(*song, settings, audio),
+        cover_backbone=None if picture is None else build_cover_backbone(*picture, settings, cover),
+    )
 
 
 def publish_generator(

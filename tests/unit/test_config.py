@@ -127,3 +127,11 @@ def test_a_fingerprint_changes_with_any_knob_and_with_nothing_else() -> None:
 def test_a_window_is_a_whole_number_of_samples_and_columns() -> None:
     audio = AudioSettings(sample_rate=16_000, hop_length=320, window_s=5.12)
     assert (audio.window_length, audio.frames) == (81_920, 256)
+
+
+def test_a_backbone_has_a_place_that_every_worker_finds() -> None:
+    for place in ("/models/clap", "file:///models/clap", "s3://bucket/clap"):
+        assert load(overrides=[f"encoder.song_backbone={place}"]).encoder.song_backbone == place
+    for place in ("models/clap", "laion/clap-htsat-unfused", "https://example.org/clap"):
+        with pytest.raises(InvalidSettings, match=r"encoder.song_backbone = .* match pattern"):
+            load(overrides=[f"encoder.song_backbone={place}"])

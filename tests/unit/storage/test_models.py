@@ -1,5 +1,6 @@
 """Models as bundles: what is published comes back bit for bit, and what was damaged does not come back."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,16 @@ import torch
 from gatefold.errors import BundleCorrupt, BundleNotFound
 from gatefold.generator import CoverPipeline, build_transformer
 from gatefold.storage import bundles, objects
-from gatefold.storage.models import build_pipeline, load_encoder, load_generator, publish_encoder, publish_generator
+from gatefold.storage.models import (
+    build_encoder,
+    build_pipeline,
+    load_encoder,
+    load_generator,
+    publish_encoder,
+    publish_generator,
+)
 from gatefold.towers import DualEncoder
+from tests.checkpoints import EARS, write_checkpoint
 from tests.factories import AUDIO, COVER, ENCODER, GENERATOR, unit_vectors
 
 LINEAGE, DETAILS = {"catalogue": "abc"}, {"recall_at_10": 0.5}
@@ -54,6 +63,30 @@ def test_an_encoder_comes_back_with_its_ears_and_eyes_and_embeds_alike(encoder_u
     loaded = load_encoder(encoder_uri)
     assert (loaded.settings, loaded.audio, loaded.cover) == (ENCODER, AUDIO, COVER)
     assert np.array_equal(loaded.embed_song(LOG_MEL), encoder().embed_song(LOG_MEL))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize(("song", "cover"), [("clap", "clip"), ("audio-spectrogram-transformer", "dinov2"),
+                                             ("clap", "convnextv2")])
+def test_an_encoder_of_backbones_is_whole_without_their_checkpoints(
+    tmp_path: Path, song: str, cover: str, frozen: bool
+) -> None:
+    folders = [write_checkpoint(tmp_path / kind, kind) for kind in (song, cover)]
+    places = {"song_backbone": str(folders[0]), "cover_backbone": str(folders[1])}
+    settings = ENCODER.model_copy(update={**places, "freeze_backbones": frozen})
+    torch.manual_seed(0)
+    made = build_encoder(settings, EARS[song], COVER).eval()
+    uri = objects.resolve(str(tmp_path / "encoders" / "v1"))
+    publish_encoder(uri, made, version="v1", lineage=LINEAGE, details=DETAILS)
+    for folder in folders:
+        shutil.rmtree(folder)
+    loaded = load_encoder(uri)
+    assert loaded.settings == settings
+    for name, value in made.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    assert np.array_equal(loaded.embed_song(LOG_MEL), made.embed_song(LOG_MEL))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, COVER.size, COVER.size), np.uint8)
+    assert np.array_equal(loaded.embed_covers(pixels), made.embed_covers(pixels))
 
 
 def test_a_loaded_model_knows_its_name_and_no_longer_learns(encoder_uri: str, generator_uri: str) -> None:
@@ -131,6 +164,14 @@ def test_weights_of_another_width_are_refused(encoder_uri: str) -> None:
     assert wider != config
     with pytest.raises(BundleCorrupt, match="size mismatch"):
         load_encoder(republished(encoder_uri, "encoder", {"config.json": wider}))
+
+
+def test_a_bundle_that_names_a_backbone_and_holds_none_is_refused(encoder_uri: str) -> None:
+    config = bundles.open_bundle(encoder_uri, "encoder").read("config.json")
+    naming = config.replace(b'"cover_backbone": null,', b'"cover_backbone": "/clip",', 1)
+    assert naming != config
+    with pytest.raises(BundleCorrupt, match="cover_backbone is '/clip', and this encoder was built without it"):
+        load_encoder(republished(encoder_uri, "encoder", {"config.json": naming}))
 
 
 @pytest.mark.parametrize(
