@@ -16,6 +16,7 @@ from gatefold.errors import SchemaMismatch, StageMissing
 from gatefold.retrieval import CoverIndex
 from gatefold.storage import tables
 from gatefold.storage.catalogues import read_tracks
+from gatefold.storage.models import build_encoder
 from gatefold.synthesis import GENRES, TRAIT_NAMES, log_odds_of_own
 from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
@@ -64,7 +65,7 @@ def untrained(encoder: DualEncoder) -> DualEncoder:
     """The same towers as their training found them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(encoder.settings.seed)
-        return DualEncoder(encoder.settings, encoder.audio, encoder.cover).eval().requires_grad_(False)
+        return build_encoder(encoder.settings, encoder.audio, encoder.cover).eval().requires_grad_(False)
 
 
 def embed_pairs(

@@ -18,6 +18,7 @@ from gatefold.config import AudioSettings, BatchSettings, Settings
 from gatefold.errors import GatefoldError, InputError, NotFound, StorageUnavailable, Unavailable
 from gatefold.records import spectrogram_schema
 from gatefold.storage import objects
+from gatefold.storage.checkpoints import check_song_backbone
 from gatefold.storage.tables import tensor_column
 from gatefold.workspace import Workspace
 from pipelines.blocks import BlockMapper, Made, map_tracks
@@ -31,7 +32,11 @@ _MEMORY_BYTES = 1 << 30
 
 
 def extract_spectrograms(settings: Settings, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
-    """Rows of `spectrogram_schema` for every song of the catalogue that can be heard, a reject for every other."""
+    """Rows of `spectrogram_schema` for every song of the catalogue that can be heard, a reject for every other.
+
+    Raises: InvalidSettings, before the first of them, when the song backbone was trained on other spectrograms.
+    """
+    check_song_backbone(settings.encoder, settings.audio)
     stage, read_tracks = spectrogram_stage(settings, workspace), partial(spectrogram_tracks, workspace)
     mapper = partial(make_mapper, settings.audio, settings.batch)
     return map_tracks(stage, read_tracks, mapper, settings.batch, on_progress=on_progress)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from gatefold.config import Settings
 from gatefold.errors import StageMissing
 from gatefold.storage import catalogues, objects, optouts, tables
+from gatefold.storage.checkpoints import by_content
 from gatefold.workspace import Workspace
 
 _EVALUATION_EDITION = "2"  # raise it when the same release would be measured otherwise, or told of in another shape
@@ -30,7 +31,7 @@ def versions_of(settings: Settings, workspace: Workspace, withdrawn: Sequence[st
     """Args:
         withdrawn: digests of the opt-outs that the index leaves out; those of the last one that was built when None.
 
-    Raises: StageMissing when there is no catalogue yet.
+    Raises: StageMissing when there is no catalogue yet; InvalidSettings for a backbone that is not where it should be.
     """
     catalogue = catalogues.current(workspace)
     if catalogue is None:
@@ -39,7 +40,7 @@ def versions_of(settings: Settings, workspace: Workspace, withdrawn: Sequence[st
         catalogue.fingerprint,
         settings.audio.fingerprint(),
         settings.cover.fingerprint(),
-        settings.encoder.fingerprint(),
+        by_content(settings.encoder).fingerprint(),
     )
     embedded = [objects.name(part) for part in tables.parts(workspace.embeddings(encoder))]  # more, after a retry
     left_out = optouts.settled(workspace) if withdrawn is None else withdrawn

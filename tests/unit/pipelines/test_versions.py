@@ -12,6 +12,7 @@ from gatefold.storage import catalogues, objects, tables
 from gatefold.storage.catalogues import Catalogue
 from gatefold.workspace import Workspace
 from pipelines.versions import versions_of
+from tests.checkpoints import write_checkpoint
 
 SETTINGS = Settings()
 
@@ -32,6 +33,20 @@ def test_a_setting_changes_the_versions_behind_it_and_none_before(workspace: Wor
     assert (before.encoder, before.index) == (after.encoder, after.index)
     assert before.generator != after.generator
     assert before.release != after.release
+
+
+def test_a_backbone_makes_another_encoder_when_its_files_change_and_not_when_they_move(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    def encoder(folder: Path) -> str:
+        return versions_of(load(overrides=[f"encoder.cover_backbone={folder}"]), workspace).encoder
+
+    first = write_checkpoint(tmp_path / "first", "dinov2")
+    moved = write_checkpoint(tmp_path / "moved", "dinov2")
+    before = encoder(first)
+    assert before == encoder(moved) != versions_of(SETTINGS, workspace).encoder
+    write_checkpoint(moved, "dinov2", seed=1)
+    assert encoder(moved) != before
 
 
 def test_a_song_embedded_later_makes_another_index(workspace: Workspace) -> None:
