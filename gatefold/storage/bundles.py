@@ -170,7 +170,8 @@ def _standing(uri: str) -> Bundle | None:
         files = {name: FileEntry(entry["size_bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
         bundle = Bundle(uri, manifest["kind"], manifest["version"], _fingerprint(manifest["kind"], files),
                         manifest["lineage"], manifest["details"], files)
-        if bundle.fingerprint != manifest["fingerprint"]:
+        told = manifest.pop("checksum", None)  # bundles of earlier releases have none
+        if bundle.fingerprint != manifest["fingerprint"] or told not in (None, _checksum(manifest)):
             raise BundleCorrupt(f"bundle '{uri}': its manifest was altered; publish it anew")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleCorrupt(f"bundle '{uri}': its manifest cannot be read ({error!r}); publish it anew") from error
@@ -184,7 +185,13 @@ def _entry(data: bytes) -> FileEntry:
 def _to_json(bundle: Bundle) -> bytes:
     content = {"format": FORMAT, **asdict(bundle)}
     del content["uri"]  # a bundle may be copied elsewhere
-    return json.dumps(content, indent=1, sort_keys=True).encode()
+    content = json.loads(json.dumps(content))  # as it will be read
+    return json.dumps(content | {"checksum": _checksum(content)}, indent=1, sort_keys=True).encode()
+
+
+def _checksum(manifest: Mapping[str, object]) -> str:
+    """Of all that a manifest says besides."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _fingerprint(kind: str, files: Mapping[str, FileEntry]) -> str:
