@@ -22,6 +22,7 @@ from gatefold.errors import AudioTooShort, SilentAudio, UndecodableAudio
 from gatefold.ranged import Source
 
 _LOG_FLOOR = 1e-6  # mel power below this is inaudible; it also keeps the logarithm finite
+_SILENCE = float(np.exp(np.float32(np.float16(np.log(_LOG_FLOOR)))))  # what the floor is when 16 bits have held it
 _LOUDEST = 1e10  # of full scale: floats scaled like 32-bit integers pass, what would overflow in a spectrogram does not
 _ZEROS, _ROLLOFF = 6, 0.99  # zero crossings on each side of a resampling kernel; its cutoff as a share of Nyquist
 _OUTPUTS = 64  # of a row of samples, at least
@@ -93,8 +94,7 @@ def log_mel(windows: Waveform, rate: int, audio: AudioSettings) -> npt.NDArray[n
 
 def mel_power(log_mel: torch.Tensor) -> torch.Tensor:
     """The mel power of which `log_mel` float [..., M, F] is the logarithm, of the same shape; none at its floor."""
-    floor = torch.tensor(_LOG_FLOOR).log_().to(torch.float16).to(torch.float32).exp_()  # as silence is written down
-    return (log_mel.exp() - floor.to(log_mel.device)).clamp(min=0)
+    return (log_mel.exp() - _SILENCE).clamp(min=0)
 
 
 def mel_bands(audio: AudioSettings) -> torch.Tensor:

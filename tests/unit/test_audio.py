@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from gatefold.audio import Song, listen, log_mel, spectrogram_picture
+from gatefold.audio import Song, listen, log_mel, mel_power, spectrogram_picture
 from gatefold.config import AudioSettings
 from gatefold.decoding import Waveform, decode_windows
 from gatefold.errors import (
@@ -204,6 +204,15 @@ def test_the_log_mel_is_the_textbooks(audio: AudioSettings) -> None:
     waveform = noise + tone(audio.window_s, audio.sample_rate, hertz=1_234)
     fast = log_mel(waveform[None], audio.sample_rate, audio)[0]
     assert np.abs(fast - naive_log_mel(waveform.astype(np.float64), audio)).max() < 8e-3  # a step of float16 near 8
+
+
+def test_of_a_log_mel_the_power_can_be_told_again_down_to_none() -> None:
+    power = torch.tensor([0.0, 1e-7, 1e-6, 1e-3, 1.0, 1e3])
+    log_power = (power + 1e-6).log().to(torch.float16).float()
+    told = mel_power(log_power)
+    assert told[0] < 1e-12
+    assert torch.allclose(told[1:], power[1:], rtol=0.05)
+    assert torch.allclose(told[2:], power[2:], rtol=0.01)
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 32_000, 44_100, 44_101, 48_000, 96_000, 192_001])

@@ -92,6 +92,16 @@ def test_every_kind_gives_features_that_are_the_same_alone_and_in_a_batch(folder
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_changes_features_a_little(folders: dict[str, Path], kind: str) -> None:
+    backbone, given = tower(folders, kind).eval(), batch(kind)
+    with torch.no_grad():
+        exact = backbone(given)
+        with torch.autocast("cpu", torch.bfloat16):
+            halved = backbone(given).float()
+    assert torch.allclose(exact, halved, atol=0.1 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_weights_are_those_of_the_checkpoint(folders: dict[str, Path], kind: str) -> None:
     saved = transformers.AutoModel.from_pretrained(folders[kind]).state_dict()
     found = tower(folders, kind).network.state_dict()
