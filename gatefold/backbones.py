@@ -214,9 +214,9 @@ def check_ears(checkpoint: Checkpoint, audio: AudioSettings) -> None:
 class _ClapEars(nn.Module):
     """log_mel [B, M, F] -> decibels [B, 1, F + 1, M], as ClapFeatureExtractor of "rand_trunc" gives them.
 
-    An exact change of scale, but for the 16 bits that a log_mel has, which tell mel power from none above -80 dB; and
-    for the frame at the end of a window, which ours leaves out and which here repeats the one before. A song shorter
-    than a window is followed by silence, where the extractor would repeat it.
+    An exact change of scale, but for two things: the 16 bits of a log_mel are right to 0.05 dB above -60 dB, and leave
+    nothing below -84 dB; and the frame at the end of a window, which ours has not, repeats the one before. A song
+    shorter than a window is followed by silence, where the extractor would repeat it.
     """
 
     def forward(self, log_mel: Tensor) -> Tensor:
@@ -227,11 +227,11 @@ class _ClapEars(nn.Module):
 class _KaldiEars(nn.Module):
     """log_mel [B, M, F] -> standardised log filter banks [B, F, M], nearly those of ASTFeatureExtractor.
 
-    Kaldi's bands lie on another scale of mels, which has more of them below 200 Hz and above 4 kHz, have unit height,
-    and follow a pre-emphasis. So the power density between the centres of our bands is interpolated, emphasised, and
-    summed under Kaldi's triangles, which sets levels right and smooths what is finer than our bands. The emphasis acts
-    on the spectrum here, there on samples. Frames begin where the extractor's do to within 2.5 ms, and like there the
-    last two of 1024 are empty. A song shorter than a window is followed by silence, where the extractor has zeros.
+    Kaldi's bands lie on another scale of mels, narrower below 500 Hz and above 2.8 kHz, have unit height, and follow a
+    pre-emphasis. So the power density between the centres of our bands is interpolated, emphasised, and summed under
+    Kaldi's triangles, which sets levels right and smooths what is finer than our bands. The emphasis acts on the
+    spectrum here, there on samples. Frames begin where the extractor's do to within 2.5 ms, and as there the last two
+    of 1024 are empty. A song shorter than a window is followed by silence, where the extractor has zeros.
     """
 
     bands: Tensor
@@ -241,8 +241,9 @@ class _KaldiEars(nn.Module):
         self.register_buffer("bands", _to_kaldi_bands(audio), persistent=False)
         self._frames = audio.frames
         self._heard = 1 + (audio.window_length - audio.win_length) // audio.hop_length
-        self._mean: float = checkpoint.asks("mean")
-        self._spread: float = 2 * checkpoint.asks("std")
+        standardised = checkpoint.inputs.get("do_normalize", True)
+        self._mean: float = checkpoint.asks("mean") if standardised else 0.0
+        self._spread: float = 2 * checkpoint.asks("std") if standardised else 1.0
 
     def forward(self, log_mel: Tensor) -> Tensor:
         # our frames are centred on their hop, Kaldi's begin there: half of 400 samples later is 1.25 of our frames
