@@ -220,9 +220,12 @@ class CoverIndex:
 
     def _true(self, queries: Vectors, found: Ids) -> tuple[Vectors, Ids]:
         """Cosines of these covers [B, K], and the covers, in their order."""
-        rows = self._rows[found]
-        scores = np.stack([cosines(query, self._covers[row]) for query, row in zip(queries, rows, strict=True)])
-        return merge([(scores, found)], found.shape[1])
+        scores, ids, rows = np.empty(found.shape, np.float32), np.empty_like(found), self._rows[found]
+        for place, query in enumerate(queries):
+            told = cosines(query, self._covers.take(rows[place], axis=0))
+            order = np.lexsort((found[place], -told))
+            scores[place], ids[place] = told[order], found[place, order]
+        return scores, ids
 
     def get(self, song_id: str) -> IndexedTrack:
         """Raises: UnknownTrack."""
@@ -248,7 +251,7 @@ class CoverIndex:
             return np.concatenate([s for s, _ in halves]), np.concatenate([ids for _, ids in halves])
         scores = np.empty((len(queries), len(among)), np.float32)
         for start in range(0, len(among), _PIECE):
-            vectors = self._covers[self._rows[among[start : start + _PIECE]]]
+            vectors = self._covers.take(self._rows[among[start : start + _PIECE]], axis=0)
             for row, query in enumerate(queries):
                 scores[row, start : start + _PIECE] = cosines(query, vectors)
         nearest, found = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)

@@ -49,14 +49,19 @@ class CoverShard:
     def __init__(self, bundle_uri: str, number: int, endpoint_url: str | None) -> None:
         replica.enter(endpoint_url)
         self._index = load_index(bundle_uri, number)
+        self._threads = 1
 
-    def reconfigure(self, tuning: dict[str, int]) -> None:
+    def reconfigure(self, tuning: dict[str, float]) -> None:
         """`user_config`: threads of FAISS."""
-        faiss.omp_set_num_threads(tuning["threads"])
+        self._threads = int(tuning["threads"])
 
     async def search(self, queries: list[Query]) -> list[Answer]:
         """For each query its hits, or the error that it alone deserves."""
-        return await asyncio.to_thread(search_together, self._index, queries)
+        return await asyncio.to_thread(self._search, queries)
+
+    def _search(self, queries: list[Query]) -> list[Answer]:
+        faiss.omp_set_num_threads(self._threads)  # which holds for the thread that says it
+        return search_together(self._index, queries)
 
     async def track(self, song_id: str) -> IndexedTrack:
         return self._index.get(song_id)
@@ -80,7 +85,8 @@ class CoverRetriever:
 
     def reconfigure(self, tuning: dict[str, float]) -> None:
         """`user_config`: threads of FAISS, searches answered together, and seconds that the first of them waits."""
-        faiss.omp_set_num_threads(int(tuning["threads"]))
+        if isinstance(self._index, CoverShard):
+            self._index.reconfigure(tuning)
         self._search_together.set_max_batch_size(int(tuning["batch"]))
         self._search_together.set_batch_wait_timeout_s(tuning["batch_wait_s"])
 
