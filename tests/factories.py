@@ -81,10 +81,12 @@ def indexed_tracks(covers: Vectors, *, without_cover: Sequence[int] = (), songs:
     return pa.table(columns)
 
 
-def publish_small_release(workspace: Workspace, tracks: int = 12) -> Release:
-    """A release of untrained models, active, over the tracks of `indexed_tracks` with covers drawn at random."""
+def publish_small_release(workspace: Workspace, tracks: int = 12, number: int = 1) -> Release:
+    """A release of untrained models, active, over the tracks of `indexed_tracks` with covers drawn at random: "r1" of
+    "e1", "i1" and "g1", or with whatever number."""
+    e, i, g, r = (f"{kind}{number}" for kind in "eigr")
     encoder = DualEncoder(ENCODER, AUDIO, COVER).eval()
-    ears = publish_encoder(f"{workspace.encoders}/e1", encoder, version="e1", lineage={}, details={})
+    ears = publish_encoder(f"{workspace.encoders}/{e}", encoder, version=e, lineage={}, details={})
     pixels = np.random.default_rng(0).integers(0, 256, (tracks, 3, COVER.size, COVER.size), np.uint8)
     pictures = [encode_picture(picture, 64, "png") for picture in pixels]
     seen = np.stack([decode_cover(picture, COVER) for picture in pictures])
@@ -96,7 +98,7 @@ def publish_small_release(workspace: Workspace, tracks: int = 12) -> Release:
     table = table.set_column(table.column_names.index("cover_uri"), "cover_uri", pa.array(uris))
     built = build_tuned(*unit_columns(table), IndexSettings())
     index = CoverIndex(table, ears.fingerprint, built.vectors)
-    eyes = publish_index(f"{workspace.indexes}/i1", index, table, built.figures, version="i1", lineage={})
+    eyes = publish_index(f"{workspace.indexes}/{i}", index, table, built.figures, version=i, lineage={})
     pipeline = build_pipeline(
         build_transformer(GENERATOR, COVER, ENCODER.embed_dim),
         neighbours=GENERATOR.neighbours,
@@ -104,10 +106,10 @@ def publish_small_release(workspace: Workspace, tracks: int = 12) -> Release:
         guidance_scale=2.0,
         encoder_fingerprint=ears.fingerprint,
     )
-    hand = publish_generator(f"{workspace.generators}/g1", pipeline, version="g1", lineage={}, details={})
+    hand = publish_generator(f"{workspace.generators}/{g}", pipeline, version=g, lineage={}, details={})
     encoder_part, index_part, generator_part = (_part(workspace, bundle) for bundle in (ears, eyes, hand))
     release = Release(
-        version="r1",
+        version=r,
         created_at="2024-01-01T00:00:00+00:00",
         encoder=encoder_part,
         index=index_part,
