@@ -33,8 +33,9 @@ from gatefold.workspace import Workspace
 from pipelines.blocks import BlockMapper
 from pipelines.catalogue import build_catalogue
 from pipelines.cluster import connect
+from pipelines.listening import make_mapper
 from pipelines.report import NOTHING
-from pipelines.spectrograms import extract_spectrograms, make_mapper
+from pipelines.spectrograms import extract_spectrograms
 
 RESULTS = Path(__file__).parent / "results" / "scaling.md"
 BLOCK = 32

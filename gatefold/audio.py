@@ -6,7 +6,6 @@ Shape legend: W = windows, N = samples, M = mel bands, F = frames.
 """
 
 import math
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import product
@@ -20,6 +19,7 @@ from gatefold.config import AudioSettings
 from gatefold.decoding import Waveform, decode_windows
 from gatefold.errors import AudioTooShort, SilentAudio, UndecodableAudio
 from gatefold.ranged import Source
+from gatefold.records import Song
 
 _LOG_FLOOR = 1e-6  # mel power below this is inaudible; it also keeps the logarithm finite
 _SILENCE = float(np.exp(np.float32(np.float16(np.log(_LOG_FLOOR)))))  # what the floor is when 16 bits have held it
@@ -29,17 +29,6 @@ _OUTPUTS = 64  # of a row of samples, at least
 _SLICE = 16  # kernels, or mel bands, that are multiplied at once; they are zero but for a few neighbours
 _FRAMES = 250  # of a spectrogram, worked on at once
 _FINEST_RATIO = 1_000  # terms of the resampling ratio; its kernel takes memory by their product
-
-
-@dataclass(frozen=True)
-class Song:
-    """What was heard of a song."""
-
-    duration_s: float
-    starts_s: npt.NDArray[np.float32]
-    """[W], where each window begins"""
-    log_mel: npt.NDArray[np.float16]
-    """[W, M, F], natural logarithm of mel power, about -14 to 8"""
 
 
 def listen(source: Source | bytes, audio: AudioSettings, *, name: str = "song") -> Song:

@@ -1,11 +1,14 @@
 """The nouns: what a track is, what a match is, and the schema of every table in a workspace.
 
-Shape legend: M = mel bands, F = frames, S = pixels a side, D = width of the joint space.
+Shape legend: W = windows, M = mel bands, F = frames, S = pixels a side, D = width of the joint space.
 """
 
 import hashlib
+from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
@@ -70,6 +73,17 @@ def embedding_schema(embed_dim: int) -> pa.Schema:
     """One row a song; each embedding is float32 [D] of unit length, or null where the song has no such side."""
     vector = pa.list_(pa.float32(), embed_dim)
     return pa.schema([("song_id", pa.string()), ("song_embedding", vector), ("cover_embedding", vector), ETAG])
+
+
+@dataclass(frozen=True)
+class Song:
+    """What was heard of a song."""
+
+    duration_s: float
+    starts_s: npt.NDArray[np.float32]
+    """[W], where each window begins"""
+    log_mel: npt.NDArray[np.float16]
+    """[W, M, F], natural logarithm of mel power, about -14 to 8"""
 
 
 class Track(BaseModel):

@@ -17,11 +17,12 @@ import ray.data
 import torch
 
 from gatefold import metrics
-from gatefold.audio import Song, spectrogram_picture
+from gatefold.audio import spectrogram_picture
 from gatefold.config import Settings
 from gatefold.contact_sheet import Row, draw_contact_sheet
 from gatefold.covers import to_pixels
 from gatefold.errors import StageMissing
+from gatefold.records import Song
 from gatefold.retrieval import CoverIndex
 from gatefold.scorecard import BY_COVER, ROUNDS, Measure, as_markdown, measure_genres, measure_retrieval
 from gatefold.storage import objects, tables

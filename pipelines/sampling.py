@@ -15,15 +15,16 @@ from typing import Any
 
 import torch
 
-from gatefold.audio import Song, listen
+from gatefold.audio import listen
 from gatefold.config import AudioSettings, Settings
 from gatefold.errors import DecoderCrashed, DecodingTimeout, GatefoldError, InputError, NotFound
+from gatefold.records import Song
 from gatefold.storage import objects, tables
 from pipelines.isolation import Core, Isolated
+from pipelines.listening import spectrogram_rows
 from pipelines.manifests import SUFFIXES, read_manifest
 from pipelines.report import OnProgress, silent
 from pipelines.scanning import list_songs
-from pipelines.spectrograms import spectrogram_rows
 
 SEED = 0
 

@@ -1,34 +1,14 @@
-"""Songs to log-mel windows, over the whole catalogue.
+"""Songs to log-mel windows, over the whole catalogue."""
 
-A song is decoded in a child process of its worker, which may hang or crash over it and cost no other song; and while it
-waits for the store, another of the same worker is decoded.
-"""
-
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 
-import pyarrow as pa
-import torch
-
-from gatefold.audio import Song, listen
-from gatefold.config import AudioSettings, BatchSettings, Settings
-from gatefold.errors import GatefoldError, InputError, NotFound, StorageUnavailable, Unavailable
-from gatefold.records import spectrogram_schema
-from gatefold.storage import objects
+from gatefold.config import Settings
 from gatefold.storage.checkpoints import check_song_backbone
-from gatefold.storage.tables import tensor_column
 from gatefold.workspace import Workspace
-from pipelines.blocks import BlockMapper, Made, map_tracks
-from pipelines.isolation import Core, Isolated, limit_memory, memory_left, released
-from pipelines.quarantine import Reject, reject_of
+from pipelines.blocks import map_tracks
+from pipelines.listening import make_mapper
 from pipelines.report import OnProgress, Report, silent
-from pipelines.stages import SPECTROGRAMS, spectrogram_stage, spectrogram_tracks
-
-_MEMORY_BYTES = 1 << 30
-"""that the songs in a child's hands may take; a header of a few bytes can make FFmpeg ask for gigabytes"""
+from pipelines.stages import spectrogram_stage, spectrogram_tracks
 
 
 def extract_spectrograms(settings: Settings, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
@@ -40,125 +20,3 @@ def extract_spectrograms(settings: Settings, workspace: Workspace, on_progress: 
     stage, read_tracks = spectrogram_stage(settings, workspace), partial(spectrogram_tracks, workspace)
     mapper = partial(make_mapper, settings.audio, settings.batch)
     return map_tracks(stage, read_tracks, mapper, settings.batch, on_progress=on_progress)
-
-
-def make_mapper(audio: AudioSettings, batch: BatchSettings) -> BlockMapper:
-    """Tracks with `song_id` and `audio_uri` to rows, by a child process of the caller's, which starts when needed."""
-    patience_s = batch.song_timeout_s / 2  # so that a slow store is known for what it is before the limit is reached
-    listeners = Isolated(partial(_make_listener, audio, patience_s), timeout_s=batch.song_timeout_s)
-    return partial(_listen_to_block, listeners, audio)
-
-
-def _listen_to_block(listeners: "Isolated[_Request, _Heard]", audio: AudioSettings, tracks: pa.Table) -> Made:
-    columns = (tracks[name].to_pylist() for name in ("song_id", "audio_uri"))
-    requests = [_Request(song_id, uri) for song_id, uri in zip(*columns, strict=True)]
-    songs: list[tuple[str, Song]] = []
-    rejects: list[Reject] = []
-    postponed: dict[str, str] = {}
-    bytes_read = 0
-    for index, outcome in listeners.map(requests):
-        request = requests[index]
-        # else its process was lost over it, which could not say what it was at
-        heard = outcome if isinstance(outcome, _Heard) else _Heard(type(outcome)(f"{request.name}: {outcome.message}"))
-        bytes_read += heard.bytes_read
-        if isinstance(heard.outcome, Song):
-            songs.append((request.song_id, heard.outcome))
-        elif isinstance(heard.outcome, InputError | NotFound):
-            reject = reject_of(heard.outcome, request.song_id, request.uri, SPECTROGRAMS, size_bytes=heard.size_bytes)
-            rejects.append(reject)
-        elif isinstance(heard.outcome, Unavailable):
-            postponed[request.song_id] = heard.outcome.message
-        else:
-            raise heard.outcome
-    return Made(spectrogram_rows(sorted(songs, key=lambda song: song[0]), audio), rejects, postponed, bytes_read)
-
-
-# ---- in the child ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Request:
-    song_id: str
-    uri: str
-
-    @property
-    def name(self) -> str:
-        return f"song '{self.song_id}'"
-
-
-@dataclass(frozen=True)
-class _Heard:
-    """What became of a song, and what was read of it; both numbers are bytes."""
-
-    outcome: Song | GatefoldError
-    size_bytes: int | None = None
-    bytes_read: int = 0
-
-
-class _YieldingSource:
-    """A source whose reader lets other songs compute while it waits for the store, which it does not for ever."""
-
-    def __init__(self, uri: str, core: Core, patience_s: float) -> None:
-        self._core, self._patience_s, self._waited_s = core, patience_s, 0.0
-        with self._waiting(uri):
-            self._source = objects.open_source(uri)
-        self.size = self._source.size
-
-    @property
-    def bytes_read(self) -> int:
-        return self._source.bytes_read
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        with self._waiting(self._source.uri):
-            return self._source.read_at(offset, length)
-
-    @contextmanager
-    def _waiting(self, uri: str) -> Iterator[None]:
-        """Raises: StorageUnavailable when the store, not the song, is what takes so long."""
-        began = time.monotonic()
-        with released(self._core):
-            yield
-        self._waited_s += time.monotonic() - began
-        if self._waited_s > self._patience_s:
-            raise StorageUnavailable(f"'{uri}': the store took {self._waited_s:.0f} s over it; try again")
-
-
-def _make_listener(audio: AudioSettings, patience_s: float) -> "partial[_Heard]":
-    torch.set_num_threads(1)  # one worker a core; threads within would only fight
-    limit_memory(_MEMORY_BYTES)
-    return partial(_listen_to, audio, patience_s)
-
-
-def _listen_to(audio: AudioSettings, patience_s: float, request: _Request, core: Core) -> _Heard:
-    source = None
-    try:
-        source = _YieldingSource(request.uri, core, patience_s)
-        outcome: Song | GatefoldError = listen(source, audio, name=request.name)
-    except GatefoldError as error:
-        if isinstance(error.__cause__, MemoryError) and memory_left() < _MEMORY_BYTES / 2:
-            raise MemoryError from error  # others have it; what is left when this song has given back its own says so
-        outcome = error
-    except RuntimeError as error:
-        if "allocate memory" in str(error):  # what torch makes of it
-            raise MemoryError from error
-        raise
-    return _Heard(outcome) if source is None else _Heard(outcome, source.size, source.bytes_read)
-
-
-# ---- the rows -------------------------------------------------------------------------------------------------------
-
-
-def spectrogram_rows(songs: list[tuple[str, Song]], audio: AudioSettings) -> pa.Table:
-    """The rows of `spectrogram_schema`, but for its last column, of songs by their song_id."""
-    schema = spectrogram_schema(audio)
-    windows = [
-        (song_id, w, song.starts_s[w], song.log_mel[w]) for song_id, song in songs for w in range(len(song.starts_s))
-    ]
-    ids, numbers, starts, log_mel = zip(*windows, strict=True) if windows else ([], [], [], [])
-    columns = [
-        pa.array(ids, schema.field("song_id").type),
-        pa.array(numbers, schema.field("window").type),
-        pa.array(starts, schema.field("start_s").type),
-        tensor_column(log_mel, schema.field("log_mel").type),
-    ]
-    return pa.Table.from_arrays(columns, names=schema.names[:-1])

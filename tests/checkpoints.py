@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from gatefold.config import AudioSettings
-from tests.factories import AUDIO
+from tests.sounds import AUDIO
 
 SONG_KINDS, COVER_KINDS = ("clap", "audio-spectrogram-transformer"), ("clip", "dinov2", "convnextv2")
 EARS = {

@@ -1,20 +1,17 @@
-"""What tests of several floors make by hand: small settings, sounds whose content is known, tables of unit vectors."""
+"""What tests of several floors make by hand: small settings, tables of unit vectors."""
 
-import io
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import soundfile
 
-from gatefold.config import AudioSettings, CoverSettings, EncoderSettings, GeneratorSettings, IndexSettings
+from gatefold.config import CoverSettings, EncoderSettings, GeneratorSettings, IndexSettings
 from gatefold.covers import decode_cover, encode_picture
 from gatefold.generator import build_transformer
-from gatefold.records import embedding_schema
+from gatefold.records import cover_schema, embedding_schema, spectrogram_schema
 from gatefold.retrieval import CoverIndex, unit_columns
-from gatefold.storage import objects, releases
+from gatefold.storage import objects, releases, tables
 from gatefold.storage.bundles import Bundle
 from gatefold.storage.indexes import publish_index
 from gatefold.storage.models import build_pipeline, publish_encoder, publish_generator
@@ -22,33 +19,13 @@ from gatefold.storage.releases import Part, Release
 from gatefold.towers import DualEncoder
 from gatefold.tuning import build_tuned
 from gatefold.workspace import Workspace
+from tests.sounds import AUDIO
 
-MUSIC = Path(__file__).parent / "data" / "music"
-CLIPS = sorted(path for path in MUSIC.iterdir() if path.suffix != ".csv")
-"""Seventeen real songs in seven kinds of file; ATTRIBUTION.csv says whose they are."""
-
-AUDIO = AudioSettings(
-    sample_rate=8_000, n_fft=256, win_length=256, hop_length=80, n_mels=16, f_max=4_000, window_s=0.64
-)
-"""Small ears: log_mel [W, 16, 64]."""
 COVER = CoverSettings(size=16)
 ENCODER = EncoderSettings(embed_dim=8, width=16, dropout=0.0)
 GENERATOR = GeneratorSettings(patch_size=4, hidden=32, layers=1, heads=2, neighbours=2, num_inference_steps=3)
 
-Samples = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.float32]
-
-
-def tone(duration_s: float, rate: int = 16_000, *, hertz: float = 440.0, level: float = 0.5) -> Samples:
-    """A sine, float32 [N], of amplitude `level`."""
-    return (level * np.sin(2 * np.pi * hertz * np.arange(round(duration_s * rate)) / rate)).astype(np.float32)
-
-
-def encoded(samples: Samples, rate: int = 16_000, *, format: str = "WAV", subtype: str | None = None) -> bytes:
-    """A sound file of mono [N] or interleaved [N, channels] samples, in any format that libsndfile writes."""
-    sink = io.BytesIO()
-    soundfile.write(sink, samples, rate, format=format, subtype=subtype)
-    return sink.getvalue()
 
 
 def unit_vectors(count: int, width: int, seed: int = 0) -> Vectors:
@@ -79,6 +56,29 @@ def indexed_tracks(covers: Vectors, *, without_cover: Sequence[int] = (), songs:
     for side, vectors in (("song", [None] * count if songs is None else list(songs)), ("cover", has_cover)):
         columns[f"{side}_embedding"] = pa.array(vectors, sides.field(f"{side}_embedding").type)
     return pa.table(columns)
+
+
+def write_pairs(workspace: Workspace, windows: Mapping[str, int], seed: int = 0) -> None:
+    """Spectrograms and covers, drawn at random, of songs that have so many windows."""
+    draw = np.random.default_rng(seed)
+    heard = [(song_id, window) for song_id, count in windows.items() for window in range(count)]
+    log_mel = [draw.standard_normal((AUDIO.n_mels, AUDIO.frames)) for _ in heard]
+    sounds = spectrogram_schema(AUDIO)
+    columns = {
+        "song_id": pa.array([song_id for song_id, _ in heard]),
+        "window": pa.array([window for _, window in heard], pa.int16()),
+        "start_s": pa.array([0.0] * len(heard), pa.float32()),
+        "log_mel": tables.tensor_column(log_mel, sounds.field("log_mel").type),
+        "etag": pa.nulls(len(heard), pa.string()),
+    }
+    tables.write_part(workspace.spectrograms(AUDIO), "part", pa.table(columns))
+    pixels = [draw.integers(256, size=(3, COVER.size, COVER.size)) for _ in windows]
+    columns = {
+        "song_id": pa.array(list(windows)),
+        "pixels": tables.tensor_column(pixels, cover_schema(COVER).field("pixels").type),
+        "etag": pa.nulls(len(windows), pa.string()),
+    }
+    tables.write_part(workspace.covers(COVER), "part", pa.table(columns))
 
 
 def publish_small_release(workspace: Workspace, tracks: int = 12, number: int = 1) -> Release:

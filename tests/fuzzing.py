@@ -15,8 +15,8 @@ from gatefold.workspace import Workspace
 from pipelines.catalogue import build_catalogue
 from pipelines.quarantine import read_rejects
 from pipelines.spectrograms import extract_spectrograms
-from tests.factories import AUDIO
 from tests.mutations import mutated, songs
+from tests.sounds import AUDIO
 
 LIMIT_S = 10.0
 SETTINGS = Settings(audio=AUDIO, batch=BatchSettings(song_timeout_s=LIMIT_S, max_reject_share=1.0))

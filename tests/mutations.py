@@ -10,8 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from tests.factories import CLIPS
-from tests.sounds import music, muxed, written
+from tests.sounds import CLIPS, music, muxed, written
 
 _SHORT, _LONG = (1.5, 22_050), (20.0, 11_025)  # seconds, hertz; in the long ones decoders jump from window to window
 _MOST_BYTES = 300_000

@@ -21,19 +21,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gatefold.audio import Song, listen
 from gatefold.config import AudioSettings, BatchSettings, Settings
 from gatefold.ranged import Source
+from gatefold.records import Song
 from gatefold.storage import objects, tables
 from gatefold.storage.local import TEMPORARY
 from gatefold.workspace import Workspace
-from pipelines import cluster, spectrograms
+from pipelines import cluster, listening
 from pipelines.blocks import BlockMapper, map_tracks
 from pipelines.catalogue import build_catalogue
 from pipelines.quarantine import read_rejects
 from pipelines.report import OnProgress, Report, silent
 from pipelines.stages import spectrogram_stage, spectrogram_tracks
-from tests.factories import AUDIO, encoded, tone
+from tests.sounds import AUDIO, encoded, tone
 
 SONGS, SONGS_PER_BLOCK = 128, 8
 """One in eight of them cannot be used, so that each of the sixteen blocks of a first run has a row and a reject."""
@@ -235,6 +235,8 @@ def _songs() -> dict[str, bytes]:
 @functools.cache
 def _outcomes() -> dict[str, Song | str]:
     """By song_id what listening to it in this process gives, or the code of its reject."""
+    from gatefold.audio import listen  # only here: the drivers that tests start must not wait for torch
+
     numbered = enumerate(_songs().items())
     return {song_id: _unusable(number) or listen(data, AUDIO, name=song_id) for number, (song_id, data) in numbered}
 
@@ -261,16 +263,20 @@ def _song(number: int) -> tuple[str, bytes]:
 
 
 def _make_mapper(notes: Path, pace_s: float, audio: AudioSettings, batch: BatchSettings) -> BlockMapper:
-    spectrograms._make_listener = partial(_make_listener, notes, pace_s)  # in this worker, whose children make it
-    return spectrograms.make_mapper(audio, batch)
+    listening._make_listener = partial(_make_listener, notes, pace_s)  # in this worker, whose children make it
+    return listening.make_mapper(audio, batch)
 
 
 def _make_listener(notes: Path, pace_s: float, *rest: Any) -> Callable[..., object]:
-    spectrograms.listen = partial(_listen, notes, pace_s)  # in this child
-    return spectrograms._make_listener(*rest)
+    from gatefold import audio  # in this child, as in production: nobody else here hears anything
+
+    audio.listen = partial(_listen, audio.listen, notes, pace_s)
+    return listening._make_listener(*rest)
 
 
-def _listen(notes: Path, pace_s: float, source: Source, audio: AudioSettings, *, name: str) -> Song:
+def _listen(
+    listen: Callable[..., Song], notes: Path, pace_s: float, source: Source, audio: AudioSettings, *, name: str
+) -> Song:
     song_id = name.split("'")[1]
     (notes / f"{song_id}!{os.getpid()}!{os.getppid()}!{uuid.uuid4().hex}").touch()
     time.sleep(pace_s)

@@ -1,13 +1,39 @@
-"""Sound files that tests encode for themselves: a melody that nowhere repeats, in any container and codec we read."""
+"""Songs to test with: real clips, tones, and a melody that nowhere repeats, in any container and codec we read; and
+small ears for them. Quickly imported: neither torch nor models.
+"""
 
 import io
+from pathlib import Path
 
 import av
 import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from gatefold.config import AudioSettings
+
+MUSIC = Path(__file__).parent / "data" / "music"
+CLIPS = sorted(path for path in MUSIC.iterdir() if path.suffix != ".csv")
+"""Seventeen real songs in seven kinds of file; ATTRIBUTION.csv says whose they are."""
+
+AUDIO = AudioSettings(
+    sample_rate=8_000, n_fft=256, win_length=256, hop_length=80, n_mels=16, f_max=4_000, window_s=0.64
+)
+"""Small ears: log_mel [W, 16, 64]."""
+
 Samples = npt.NDArray[np.float32]
+
+
+def tone(duration_s: float, rate: int = 16_000, *, hertz: float = 440.0, level: float = 0.5) -> Samples:
+    """A sine, float32 [N], of amplitude `level`."""
+    return (level * np.sin(2 * np.pi * hertz * np.arange(round(duration_s * rate)) / rate)).astype(np.float32)
+
+
+def encoded(samples: Samples, rate: int = 16_000, *, format: str = "WAV", subtype: str | None = None) -> bytes:
+    """A sound file of mono [N] or interleaved [N, channels] samples, in any format that libsndfile writes."""
+    sink = io.BytesIO()
+    soundfile.write(sink, samples, rate, format=format, subtype=subtype)
+    return sink.getvalue()
 
 
 def music(duration_s: float, rate: int = 44_100) -> Samples:

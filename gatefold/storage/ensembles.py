@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gatefold.audio import Song, listen
+from gatefold.audio import listen
 from gatefold.errors import NotFound, UnknownTrack
 from gatefold.generator import CoverPipeline
-from gatefold.records import Match
+from gatefold.records import Match, Song
 from gatefold.retrieval import CoverIndex
 from gatefold.storage import objects, optouts, releases
 from gatefold.storage.indexes import load_index

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.factories import CLIPS, encoded, tone
+from tests.sounds import CLIPS, encoded, tone
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

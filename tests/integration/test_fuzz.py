@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 
 from gatefold.config import BatchSettings
-from pipelines.spectrograms import make_mapper
-from tests.factories import AUDIO, CLIPS
+from pipelines.listening import make_mapper
 from tests.fuzzing import fuzz
 from tests.mutations import memory_bomb
+from tests.sounds import AUDIO, CLIPS
 
 ROOT = Path(__file__).parents[2]
 

@@ -31,7 +31,7 @@ from pipelines.run import Job, run_all
 from pipelines.spectrograms import extract_spectrograms
 from pipelines.synthesize import MANIFEST, synthesize
 from pipelines.versions import versions_of
-from tests.factories import CLIPS, MUSIC, encoded, tone
+from tests.sounds import CLIPS, MUSIC, encoded, tone
 
 SMALL = load(
     overrides=[

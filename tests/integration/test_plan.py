@@ -19,11 +19,11 @@ from gatefold.errors import (
 from gatefold.storage import objects, tables
 from gatefold.workspace import Workspace
 from pipelines import plan
+from pipelines.listening import spectrogram_rows
 from pipelines.plan import Plan, judge_plan, make_plan, read_plan
 from pipelines.report import Report, write_report
 from pipelines.sampling import SongCost, _lost, _with_encoding, count_rejects, draw_sample, measure
-from pipelines.spectrograms import spectrogram_rows
-from tests.factories import AUDIO, CLIPS, MUSIC, encoded, tone
+from tests.sounds import AUDIO, CLIPS, MUSIC, encoded, tone
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = Settings(audio=AUDIO, batch=BatchSettings(rows_per_block=8))

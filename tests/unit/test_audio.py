@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from gatefold.audio import Song, listen, log_mel, mel_power, spectrogram_picture
+from gatefold.audio import listen, log_mel, mel_power, spectrogram_picture
 from gatefold.config import AudioSettings
 from gatefold.decoding import Waveform, decode_windows
 from gatefold.errors import (
@@ -23,7 +23,8 @@ from gatefold.errors import (
     TruncatedAudio,
     UndecodableAudio,
 )
-from tests.factories import AUDIO, CLIPS, MUSIC, encoded, tone
+from gatefold.records import Song
+from tests.sounds import AUDIO, CLIPS, MUSIC, encoded, tone
 
 EARS = AudioSettings()
 ONE_WINDOW = AudioSettings(window_s=600.0, windows=1)

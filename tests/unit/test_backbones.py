@@ -28,7 +28,8 @@ from gatefold.covers import to_model
 from gatefold.decoding import decode_windows
 from gatefold.errors import InvalidSettings
 from tests.checkpoints import COVER_KINDS, EARS, SONG_KINDS, write_checkpoint
-from tests.factories import AUDIO, COVER, ENCODER, MUSIC
+from tests.factories import COVER, ENCODER
+from tests.sounds import AUDIO, MUSIC
 
 KINDS = (*SONG_KINDS, *COVER_KINDS)
 FINE_TUNED = ENCODER.model_copy(update={"freeze_backbones": False})

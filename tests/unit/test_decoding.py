@@ -11,8 +11,7 @@ from gatefold.config import AudioSettings
 from gatefold.decoding import decode_windows, window_starts
 from gatefold.errors import StorageUnavailable, TruncatedAudio, UndecodableAudio
 from gatefold.ranged import BytesSource, RangedFile
-from tests.factories import AUDIO, CLIPS, encoded, tone
-from tests.sounds import Samples, music, muxed, written
+from tests.sounds import AUDIO, CLIPS, Samples, encoded, music, muxed, tone, written
 
 WINDOWS = AudioSettings(window_s=2.5)
 WHOLE = AudioSettings(window_s=600.0, windows=1)

@@ -8,7 +8,8 @@ import torch
 from gatefold.config import AudioSettings, CoverSettings, EncoderSettings
 from gatefold.errors import WrongModel
 from gatefold.towers import DualEncoder
-from tests.factories import AUDIO, COVER, ENCODER
+from tests.factories import COVER, ENCODER
+from tests.sounds import AUDIO
 
 
 @pytest.fixture(scope="module")

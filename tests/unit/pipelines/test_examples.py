@@ -11,7 +11,8 @@ from gatefold.errors import NotFound
 from gatefold.storage import objects, releases
 from gatefold.workspace import Workspace
 from pipelines.examples import make_examples
-from tests.factories import encoded, publish_small_release, tone
+from tests.factories import publish_small_release
+from tests.sounds import encoded, tone
 
 
 @pytest.fixture

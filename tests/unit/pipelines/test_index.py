@@ -19,7 +19,8 @@ from pipelines.index import build_index
 from pipelines.pairs import paired_ids
 from pipelines.status import status_of
 from pipelines.versions import versions_of
-from tests.factories import AUDIO, COVER, ENCODER, unit_vectors
+from tests.factories import COVER, ENCODER, unit_vectors
+from tests.sounds import AUDIO
 
 SETTINGS = Settings(audio=AUDIO, cover=COVER, encoder=ENCODER)
 SONGS = [f"song-number-{number}" for number in range(6)]

@@ -8,7 +8,8 @@ from gatefold.config import AudioSettings
 from gatefold.errors import InvalidSettings
 from gatefold.storage.checkpoints import by_content, check_song_backbone
 from tests.checkpoints import write_checkpoint
-from tests.factories import AUDIO, ENCODER
+from tests.factories import ENCODER
+from tests.sounds import AUDIO
 
 
 @pytest.fixture(scope="module")

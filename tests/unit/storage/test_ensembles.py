@@ -10,7 +10,8 @@ from gatefold.errors import BundleNotFound, NotFound, UndecodableAudio
 from gatefold.storage import objects, optouts
 from gatefold.storage.ensembles import Ensemble, load_ensemble
 from gatefold.workspace import Workspace
-from tests.factories import ENCODER, GENERATOR, encoded, publish_small_release, tone, unit_vectors
+from tests.factories import ENCODER, GENERATOR, publish_small_release, unit_vectors
+from tests.sounds import encoded, tone
 
 
 @pytest.fixture(scope="module")

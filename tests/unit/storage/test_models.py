@@ -21,7 +21,8 @@ from gatefold.storage.models import (
 )
 from gatefold.towers import DualEncoder
 from tests.checkpoints import EARS, write_checkpoint
-from tests.factories import AUDIO, COVER, ENCODER, GENERATOR, unit_vectors
+from tests.factories import COVER, ENCODER, GENERATOR, unit_vectors
+from tests.sounds import AUDIO
 
 LINEAGE, DETAILS = {"catalogue": "abc"}, {"recall_at_10": 0.5}
 LOG_MEL = np.random.default_rng(0).normal(-5, 3, (2, AUDIO.n_mels, AUDIO.frames)).astype(np.float16)
