@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from tests.sounds import CLIPS, encoded, tone
 
@@ -33,14 +34,16 @@ train: {num_workers: 1}
 
 
 class Shell:
-    """Calls `gatefold` with the small settings, in a folder of its own."""
+    """Calls `gatefold` with the small settings, in a folder of its own, on a Ray of its own unless it is given one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ray_address: str | None = None) -> None:
         self.folder = folder
         self.workspace = folder / "workspace"
         (folder / "small.yaml").write_text(SMALL)
         self._front = [sys.executable, "-m", "gatefold", "--config", "small.yaml", "--workspace", str(self.workspace)]
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        if ray_address:
+            self.environment["RAY_ADDRESS"] = ray_address
 
     def start(self, *args: str) -> "subprocess.Popen[str]":
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -132,8 +135,9 @@ def test_serve_prints_its_url_answers_and_stops_at_ctrl_c(demo: Demo) -> None:
     assert (process.returncode, out) == (0, ""), err
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_stage_that_is_interrupted_says_so_and_goes_on_where_it_stopped(demo: Demo) -> None:
-    shell = Shell(demo[0].folder)
+    shell = Shell(demo[0].folder, ray.get_runtime_context().gcs_address)
     shell.workspace.mkdir(exist_ok=True)
     manifest = str(shell.workspace / "songs" / "manifest.parquet")
     other = ["--workspace", str(shell.folder / "interrupted"), "--set", "batch.rows_per_block=1"]
@@ -151,8 +155,9 @@ def test_a_stage_that_is_interrupted_says_so_and_goes_on_where_it_stopped(demo: 
     assert report["done"] + report["skipped"] == 24
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_rejects_above_the_limit_exit_with_3_and_a_retry_counts_the_attempts(tmp_path: Path) -> None:
-    shell = Shell(tmp_path)
+    shell = Shell(tmp_path, ray.get_runtime_context().gcs_address)
     songs = tmp_path / "songs"
     songs.mkdir()
     (songs / "good.wav").write_bytes(encoded(tone(3.0)))
