@@ -30,6 +30,17 @@ def test_parts_come_back_in_the_order_of_their_names(folder: str) -> None:
     assert [objects.name(uri) for uri in tables.parts(folder)] == ["a.parquet", "b.parquet", "c.parquet"]
 
 
+def test_a_span_of_the_ids_is_read_from_every_part(folder: str) -> None:
+    vectors = pa.array([[1.0, 2.0]] * 4, pa.list_(pa.float32(), 2))
+    for name, ids in (("a", ["d", "a", "c", "e"]), ("b", ["b", "f", "Ж", "z"])):
+        tables.write_part(folder, name, pa.table({"song_id": ids, "vector": vectors}))
+    spans = {("", None): "dacebfЖz", ("", "c"): "ab", ("c", "f"): "dce", ("f", None): "fЖz", ("zz", "zzz"): ""}
+    for within, expected in spans.items():
+        found = tables.read_table(folder, ["vector", "song_id"], within=within)
+        assert "".join(found["song_id"].to_pylist()) == expected
+        assert found["vector"].to_pylist() == [[1.0, 2.0]] * len(expected)
+
+
 @pytest.mark.parametrize("rows", [0, 1, 5])
 def test_tensors_round_trip(folder: str, rows: int) -> None:
     tables.write_part(folder, "part", pa.table({"log_mel": tensors(rows)}))
