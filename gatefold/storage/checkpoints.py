@@ -1,4 +1,7 @@
-"""Checkpoints of backbones, in a folder on disk or in the store: loading them, checking them, telling them apart."""
+"""Checkpoints of backbones, in a folder on disk or in the store: fetching them, checking them, telling them apart.
+
+Who has no backbone must not wait for torch, so what knows of networks is imported where it is needed.
+"""
 
 import hashlib
 import tempfile
@@ -7,16 +10,9 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from gatefold.backbones import CONFIG, INPUTS, WEIGHTS, Knob, Network, check_ears, load_pretrained, read_checkpoint
 from gatefold.config import AudioSettings, EncoderSettings
 from gatefold.errors import InvalidSettings
 from gatefold.storage import objects
-
-
-def load_checkpoint(location: str, knob: Knob) -> Network:
-    """The network of a folder, with its weights. Raises: InvalidSettings when it cannot stand there."""
-    with _on_disk(location, weights=True) as folder:
-        return load_pretrained(folder, knob, location)
 
 
 def check_song_backbone(settings: EncoderSettings, audio: AudioSettings) -> None:
@@ -24,19 +20,25 @@ def check_song_backbone(settings: EncoderSettings, audio: AudioSettings) -> None
 
     For who is about to make a catalogue's worth of them: its weights are not read.
     """
-    if settings.song_backbone is not None:
-        with _on_disk(settings.song_backbone, weights=False) as folder:
-            check_ears(read_checkpoint(folder, "song_backbone", settings.song_backbone), audio)
+    if settings.song_backbone is None:
+        return
+    from gatefold.backbones import check_ears, read_checkpoint
+
+    with checkpoint_on_disk(settings.song_backbone, weights=False) as folder:
+        check_ears(read_checkpoint(folder, "song_backbone", settings.song_backbone), audio)
 
 
 def by_content(settings: EncoderSettings) -> EncoderSettings:
-    """The same settings, each backbone named by a digest of its files in the place of where they lie."""
+    """The same settings, each backbone named by a digest of its files in the place of where they lie.
+
+    Raises: InvalidSettings when there are none.
+    """
     places = {knob: getattr(settings, knob) for knob in ("song_backbone", "cover_backbone")}
     return settings.model_copy(update={knob: _digest(place) for knob, place in places.items() if place is not None})
 
 
 @contextmanager
-def _on_disk(location: str, *, weights: bool) -> Iterator[Path]:
+def checkpoint_on_disk(location: str, *, weights: bool) -> Iterator[Path]:
     """A local folder with the files of a checkpoint, its weights among them or not."""
     uri = objects.resolve(location)
     path = objects.local_path(uri)
@@ -65,6 +67,8 @@ def _digest_of_file(uri: str, etag: str | None) -> str:  # noqa: ARG001 - every 
 
 def _files(uri: str, *, weights: bool) -> dict[str, str | None]:
     """The etags of those files of a checkpoint that we read, by uri."""
+    from gatefold.backbones import CONFIG, INPUTS, WEIGHTS
+
     files = {objects.name(info.uri): info for info in objects.list_folder(uri)}
     read = {name for name in files if name in (CONFIG, INPUTS) or (weights and name.endswith(WEIGHTS))}
     return {info.uri: info.etag for name, info in files.items() if name in read}

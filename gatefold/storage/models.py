@@ -11,12 +11,21 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from gatefold.backbones import Backbone, Checkpoint, Network, build_cover_backbone, build_song_backbone, rebuild
+from gatefold.backbones import (
+    Backbone,
+    Checkpoint,
+    Knob,
+    Network,
+    build_cover_backbone,
+    build_song_backbone,
+    load_pretrained,
+    rebuild,
+)
 from gatefold.config import AudioSettings, CoverSettings, EncoderSettings, Section
 from gatefold.errors import BundleCorrupt, InvalidSettings, WrongModel
 from gatefold.generator import CoverPipeline
 from gatefold.storage.bundles import Bundle, open_bundle, publish
-from gatefold.storage.checkpoints import load_checkpoint
+from gatefold.storage.checkpoints import checkpoint_on_disk
 from gatefold.towers import DualEncoder
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
@@ -37,8 +46,7 @@ def build_encoder(settings: EncoderSettings, audio: AudioSettings, cover: CoverS
 
     Raises: InvalidSettings for a checkpoint that cannot stand where it should, or that wants other ears.
     """
-    song = None if settings.song_backbone is None else load_checkpoint(settings.song_backbone, "song_backbone")
-    picture = None if settings.cover_backbone is None else load_checkpoint(settings.cover_backbone, "cover_backbone")
+    song, picture = _pretrained(settings, "song_backbone"), _pretrained(settings, "cover_backbone")
     return _assembled(settings, audio, cover, song, picture)
 
 
@@ -71,6 +79,14 @@ def load_encoder(uri: str, device: str = "cpu") -> DualEncoder:
         raise BundleCorrupt(f"encoder '{uri}' does not fit this gatefold ({error}); train it again") from error
     model.fingerprint = bundle.fingerprint
     return model.eval().requires_grad_(False).to(device)
+
+
+def _pretrained(settings: EncoderSettings, knob: Knob) -> Network | None:
+    location: str | None = getattr(settings, knob)
+    if location is None:
+        return None
+    with checkpoint_on_disk(location, weights=True) as folder:
+        return load_pretrained(folder, knob, location)
 
 
 def _assembled(
