@@ -183,10 +183,12 @@ class Descent:
 
 
 def adamw(parameters: Iterable[Parameter], *, lr: float, weight_decay: float) -> AdamW:
-    """Biases, norms and scalars do not decay."""
+    """Biases, norms and scalars do not decay; what is frozen is left out."""
     matrices: list[Parameter] = []
     others: list[Parameter] = []
     for parameter in parameters:
+        if not parameter.requires_grad:
+            continue
         (matrices if parameter.ndim > 1 else others).append(parameter)
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     return AdamW(groups, lr=lr, betas=(0.9, 0.99))
