@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from gatefold.errors import BundleCorrupt, InputError, UnknownTrack, WrongModel
 from gatefold.records import Match, Track
 from gatefold.tuning import DEPTH
-from gatefold.vectors import Ids, Kind, Mask, Vectors, build, cosines, kind_of, merge, search
+from gatefold.vectors import GpuCopy, Ids, Kind, Mask, Vectors, build, cosines, kind_of, merge, on_gpu, search
 
 METADATA = ("song_id", "title", "artist", "album", "genre", "cover_uri")
 FEW = 20_000
@@ -82,6 +82,13 @@ class _Shard:
     kind: Kind
     start: int
     stop: int
+    gpu: GpuCopy | None
+
+    def search(self, queries: Vectors, k: int, allowed: Mask | None, scale: float) -> Ids:
+        """On the GPU where there is one; but no filter works there, and no other effort than the index's own."""
+        if self.gpu is not None and allowed is None and scale == 1:
+            return self.gpu.search(queries, k)[1]
+        return search(self.vectors, queries, k, allowed=allowed, scale=scale)[1]
 
 
 class CoverIndex:
@@ -107,7 +114,7 @@ class CoverIndex:
         self.shards = shards or (build(self._covers[self._rows], "flat"),)
         stops = np.cumsum([shard.ntotal for shard in self.shards]).tolist()
         self._shards = [
-            _Shard(shard, kind_of(shard), stop - shard.ntotal, stop)
+            _Shard(shard, kind_of(shard), stop - shard.ntotal, stop, on_gpu(shard))
             for shard, stop in zip(self.shards, stops, strict=True)
         ]
         widths = sorted({int(shard.d) for shard in self.shards})
@@ -204,10 +211,10 @@ class CoverIndex:
         if shard.kind != "flat" and within is not None and left <= FEW:
             return self._compare(queries, k, shard.start + np.flatnonzero(within))
         if shard.kind == "flat":
-            found = search(shard.vectors, queries, min(k + _SPARE, left), allowed=within)[1]
+            found = shard.search(queries, min(k + _SPARE, left), within, 1.0)
         else:  # tuned for DEPTH among all: more answers, or rarer ones, lie deeper
             scale = max(1.0, k / DEPTH) * total / left
-            found = search(shard.vectors, queries, k, allowed=within, scale=scale)[1]
+            found = shard.search(queries, k, within, scale)
         scores, ids = self._true(queries, found + shard.start)
         doubtful = (found < 0).any(axis=1)
         if shard.kind == "flat" and ids.shape[1] < left:  # one that was not found may be as near as the last that was

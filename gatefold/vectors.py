@@ -7,6 +7,7 @@ Shape legend: B = queries, T = vectors kept, D = their width.
 """
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, cast
@@ -176,6 +177,29 @@ def search(
     if kind == "ivfpq":
         parameters = faiss.IndexRefineSearchParameters(k_factor=effort["k_factor"], base_index_params=parameters)
     return cast(tuple[Vectors, Ids], index.search(queries, k, params=parameters))
+
+
+class GpuCopy:
+    """A flat or IVF index, copied to a GPU. It finds what the index finds, without filters and with its own effort.
+
+    One search at a time, since FAISS shares the memory of a device between none; a search of many queries is what fills
+    it.
+    """
+
+    def __init__(self, index: faiss.Index) -> None:
+        self._resources = faiss.StandardGpuResources()
+        self._index = faiss.index_cpu_to_gpu(self._resources, 0, index)
+        self._turn = threading.Lock()
+
+    def search(self, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
+        """As `search` of this module."""
+        with self._turn:
+            return cast(tuple[Vectors, Ids], self._index.search(queries, k))
+
+
+def on_gpu(index: faiss.Index) -> GpuCopy | None:
+    """A copy on the GPU that this process may use; None without one, without faiss-gpu, or of another kind."""
+    return GpuCopy(index) if faiss.get_num_gpus() and kind_of(index) in ("flat", "ivf") else None
 
 
 def cosines(query: Vectors, vectors: Vectors) -> Vectors:

@@ -3,12 +3,14 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
 from gatefold.config import IndexSettings
 from gatefold.errors import BundleCorrupt, InvalidSettings, RecallTooLow
-from gatefold.retrieval import CoverIndex
+from gatefold.retrieval import CoverIndex, Hits
+from gatefold.storage.indexes import load_index, publish_index
 from gatefold.tuning import Built, build_tuned, exact, recall_of
 from gatefold.vectors import KINDS, Kind, Vectors, build, bytes_of, choose, deserialize, open_mapped, search, serialize
 from tests.factories import indexed_tracks
@@ -131,17 +133,24 @@ def test_as_many_are_found_as_there_are(index: CoverIndex) -> None:
     assert [len(set(row)) for row in found.tolist()] == [COUNT] * 3
 
 
-def test_eight_threads_find_what_one_finds(index: CoverIndex) -> None:
-    allowed = np.random.default_rng(5).random(COUNT) < 0.5
-    asked = [(row % len(QUERIES), (None, allowed)[row % 2]) for row in range(2_000)]
+def test_eight_threads_find_in_ten_thousand_queries_what_one_finds(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatefold.retrieval.FEW", 20)
+    tracks = indexed_tracks(COVERS)
+    made = CoverIndex(tracks, "ears", built.vectors)
+    index = load_index(publish_index(tmp_path.as_uri(), made, tracks, built.figures, version="i1", lineage={}).uri)
+    filters = ({}, {"genres": ["jazz"]}, {"exclude_artists": ["artist 7"]}, {"exclude_song_ids": ["s1", "s2"]})
+    queries = [(row % len(QUERIES), filters[row % 4]) for row in range(10_000)]
 
-    def found(query: tuple[int, np.ndarray | None]) -> list[int]:
-        ids: list[int] = index.nearest(QUERIES[query[0]][None], 20, query[1])[1][0].tolist()
-        return ids
+    def found(query: tuple[int, dict[str, list[str]]]) -> list[Hits]:
+        row, kept = query
+        return index.hits(QUERIES[row : row + 1], 20, encoder_fingerprint="ears", **kept)
 
-    with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(found, asked))
-    assert together == [found(query) for query in asked[: 2 * len(QUERIES)]] * (2_000 // (2 * len(QUERIES)))
+    with ThreadPoolExecutor(8, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
+        together = list(pool.map(found, queries))
+    alone = [found(query) for query in queries[: len(QUERIES)]]
+    assert together == alone * (len(queries) // len(alone))
 
 
 def test_a_mapped_index_finds_what_a_read_one_finds(built: Built, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The index against a sort, its filters, and what it refuses."""
 
+import faiss
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from gatefold.errors import BundleCorrupt, InputError, UnknownTrack, WrongModel
 from gatefold.records import Match, Track
 from gatefold.retrieval import CoverIndex
-from gatefold.vectors import Vectors, build, cosines, deserialize, serialize
+from gatefold.vectors import Ids, Vectors, build, cosines, deserialize, serialize
 from tests.factories import indexed_tracks, unit_vectors
 
 COUNT, WIDTH = 60, 8
@@ -98,6 +99,36 @@ def test_shards_find_what_a_sort_of_the_whole_finds_bit_for_bit(cuts: tuple[int,
 def test_hits_in_columns_are_the_matches(index: CoverIndex) -> None:
     hits = index.hits(SONGS[:3], 10, encoder_fingerprint="ears-1", genres=["jazz"])
     assert [hit.matches() for hit in hits] == index.search(SONGS[:3], 10, encoder_fingerprint="ears-1", genres=["jazz"])
+
+
+class Gpu:
+    """Stands in for faiss-gpu: a copy that counts its searches."""
+
+    def __init__(self, index: faiss.Index) -> None:
+        self._index = index
+        self.searches = 0
+
+    def search(self, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
+        self.searches += 1
+        scores, found = self._index.search(queries, k)
+        return scores + np.float32(1e-6), found
+
+
+def test_a_gpu_searches_where_there_is_no_filter(index: CoverIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies: list[Gpu] = []
+
+    def copy(_resources: object, _device: int, original: faiss.Index) -> Gpu:
+        copies.append(Gpu(original))
+        return copies[0]
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", copy, raising=False)
+    copied = CoverIndex(indexed_tracks(COVERS, without_cover=BARE, songs=SONGS), "ears-1")
+    assert search(copied, SONGS[2], 10) == search(index, SONGS[2], 10)
+    assert copies[0].searches == 1
+    assert search(copied, SONGS[2], 10, genres=["jazz"]) == search(index, SONGS[2], 10, genres=["jazz"])
+    assert copies[0].searches == 1
 
 
 def test_an_unknown_artist_or_genre_is_excluded_by_no_exclusion_and_kept_by_no_genre() -> None:
