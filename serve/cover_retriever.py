@@ -44,9 +44,9 @@ def bind_retriever(
 
 
 class CoverShard:
-    """One shard of an index bundle, or its only one."""
+    """One shard of an index bundle; all of it when `number` is None."""
 
-    def __init__(self, bundle_uri: str, number: int, endpoint_url: str | None) -> None:
+    def __init__(self, bundle_uri: str, number: int | None, endpoint_url: str | None) -> None:
         replica.enter(endpoint_url)
         self._index = load_index(bundle_uri, number)
         self._threads = 1
@@ -74,14 +74,14 @@ class CoverRetriever:
     """One index bundle.
 
     Args:
-        shards: its deployments, all of the same bundle; none where it has but one shard.
+        shards: a deployment for each of its shards; without any, it is searched here.
     """
 
     def __init__(self, bundle_uri: str, endpoint_url: str | None, shards: Sequence[DeploymentHandle] = ()) -> None:
         replica.enter(endpoint_url)
         told = shards_of(open_bundle(bundle_uri, "index"))
         self._facts = IndexFacts(sum(shard.covers for shard in told), told[0].figures.width)
-        self._index: _Searching = Shards(told, shards) if shards else CoverShard(bundle_uri, 0, endpoint_url)
+        self._index: _Searching = Shards(told, shards) if shards else CoverShard(bundle_uri, None, endpoint_url)
 
     def reconfigure(self, tuning: dict[str, float]) -> None:
         """`user_config`: threads of FAISS, searches answered together, and seconds that the first of them waits."""
