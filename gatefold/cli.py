@@ -7,7 +7,7 @@ could want to know; nothing imports this module.
 import io
 import json
 import logging
-import threading
+import time
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from gatefold.storage.ensembles import Ensemble
+    from serve.endpoint import Endpoint
 
 app = typer.Typer(
     cls=Commands,
@@ -90,10 +91,10 @@ def demo(
     composed = session.watch("synthesize", partial(synthesize, settings, objects.join(workspace.uri, "songs")))
     run_all(settings, str(composed.details["manifest"]), workspace, session.watch)
     session.watch("examples", partial(make_examples, _repository() / "tests" / "data" / "music", workspace))
-    url = _deploy(session, host, port) if serve else None
-    _tell_of_demo(session, url)
-    if serve:
-        _wait_for_interrupt(session)
+    endpoint = _deploy(session, host, port) if serve else None
+    _tell_of_demo(session, endpoint.url if endpoint else None)
+    if endpoint:
+        _keep_serving(session, endpoint)
 
 
 def _tell_of_demo(session: Session, url: str | None) -> None:
@@ -317,18 +318,18 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
 ) -> None:
-    """The page and the HTTP API over the current release, until Ctrl-C.
+    """The page and the HTTP API over the current release, until Ctrl-C; another that is activated takes over.
 
     Example: gatefold serve --port 9000
     """
     session: Session = context.obj.open()
     session.connect()
-    url = _deploy(session, host, port)
-    session.terminal.result({"url": url}, url)
-    _wait_for_interrupt(session)
+    endpoint = _deploy(session, host, port)
+    session.terminal.result({"url": endpoint.url}, endpoint.url)
+    _keep_serving(session, endpoint)
 
 
-def _deploy(session: Session, host: str, port: int) -> str:
+def _deploy(session: Session, host: str, port: int) -> "Endpoint":
     with session.terminal.waiting("starting the endpoint"):
         from serve.deploy import deploy
 
@@ -345,13 +346,16 @@ def _deploy(session: Session, host: str, port: int) -> str:
         )
 
 
-def _wait_for_interrupt(session: Session) -> None:
+def _keep_serving(session: Session, endpoint: "Endpoint") -> None:
     from pipelines.cluster import disconnect
     from serve.deploy import stop
 
     session.terminal.note("Ctrl-C stops the endpoint")
     try:
-        threading.Event().wait()
+        while True:
+            time.sleep(session.settings.serve.look_every_s)
+            if news := endpoint.follow():
+                session.terminal.note(news)
     except KeyboardInterrupt:
         session.terminal.note("stopping")
     finally:

@@ -83,7 +83,7 @@ def rollback(context: typer.Context) -> None:
 
 def _tell_of_release(session: Session, active: "Release") -> None:
     session.terminal.result(
-        active.model_dump(), f"release {active.version} serves now; an endpoint that runs follows when deployed anew"
+        active.model_dump(), f"release {active.version} serves now; an endpoint that runs goes over to it by itself"
     )
 
 

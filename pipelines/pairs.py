@@ -1,11 +1,17 @@
-"""Songs with their covers, as Ray Data streams them to training: only those that have both sides."""
+"""Songs with their covers, as Ray Data streams them to training: only those that have both sides.
 
+What fits into the object store is kept there; of more than that, each epoch reads anew what it needs next, so the
+catalogue may be larger than all memory. Either way the rows come in one and the same order.
+"""
+
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import ray
 import ray.data
 
 from gatefold.config import Settings
@@ -14,10 +20,15 @@ from gatefold.records import Split
 from gatefold.storage import optouts, tables
 from gatefold.storage.catalogues import read_tracks
 from gatefold.workspace import Workspace
+from pipelines.training import workers_of
 
 Block = dict[str, npt.NDArray[Any]]
-SONGS_PER_READ = 32
+VALIDATION_SONGS = 512
+"""As many as a recall is measured on in passing, however large the catalogue."""
+_SONGS_PER_READ = 32
 """Few, so that every worker of a small training gets several, and they mix."""
+_READS = 1000
+"""of a large training in an epoch, unless `batch.rows_per_block` asks for more"""
 
 
 def paired_ids(settings: Settings, workspace: Workspace, split: Split) -> list[str]:
@@ -35,19 +46,55 @@ def paired_ids(settings: Settings, workspace: Workspace, split: Split) -> list[s
     return ids
 
 
-def stream_pairs(settings: Settings, workspace: Workspace, ids: list[str]) -> ray.data.Dataset:
-    """Rows of log_mel float16 [W, M, F] and pixels uint8 [3, S, S]; W is `audio.windows`.
+def validation_ids(settings: Settings, workspace: Workspace) -> list[str]:
+    """Some of the validation songs with both sides, always the same ones; none where that split is empty."""
+    try:
+        ids = paired_ids(settings, workspace, "validation")
+    except StageMissing:
+        return []
+    return ids[:: -(-len(ids) // VALIDATION_SONGS)]
 
-    A song with fewer windows has them repeated, so that every row has one shape and any window may be drawn.
+
+def genres_of(workspace: Workspace, ids: list[str]) -> npt.NDArray[np.int64]:
+    """A number for the genre of each of these songs, the same all through the catalogue; -1 where it is not known."""
+    tracks = read_tracks(workspace, ["song_id", "genre"]).to_pylist()
+    genres = {track["song_id"]: (track["genre"] or "").strip().casefold() for track in tracks}
+    numbers = {name: number for number, name in enumerate(sorted(set(genres.values()) - {""}))}
+    return np.array([numbers.get(genres[song_id], -1) for song_id in ids], np.int64)
+
+
+def stream_pairs(settings: Settings, workspace: Workspace, ids: list[str]) -> ray.data.Dataset:
+    """Rows of log_mel float16 [W, M, F], pixels uint8 [3, S, S] and genre int64 []; W is `audio.windows`.
+
+    A song with fewer windows has them repeated, so that every row has one shape and any window may be drawn. Genres are
+    those of `genres_of`, names being no tensors.
     """
-    rows = min(settings.batch.rows_per_block, SONGS_PER_READ)
-    blocks = [pa.table({"song_id": ids[start : start + rows]}) for start in range(0, len(ids), rows)]
-    read = partial(read_pairs, settings, workspace)
-    return ray.data.from_arrow(blocks).map_batches(read, batch_size=None, batch_format="numpy")
+    audio, cover = settings.audio, settings.cover
+    row_bytes = 2 * audio.windows * audio.n_mels * audio.frames + 3 * cover.size**2
+    songs = pa.table({"song_id": ids, "genre": genres_of(workspace, ids)})
+    return stream(settings, songs, partial(read_pairs, settings, workspace), row_bytes)
+
+
+def stream(settings: Settings, songs: pa.Table, read: Callable[[Block], Block], row_bytes: int) -> ray.data.Dataset:
+    """The rows that `read` makes of blocks of `songs`, in one order: as training takes them, epoch after epoch.
+
+    Args:
+        row_bytes: that a row takes in memory; whether all of them are kept there hangs on it.
+    """
+    rows = min(settings.batch.rows_per_block, max(_SONGS_PER_READ, songs.num_rows // _READS))
+    starts = np.random.default_rng(0).permutation(range(0, songs.num_rows, rows))  # neighbours are often alike
+    source = ray.data.from_arrow([songs.slice(start, rows) for start in starts.tolist()])
+    source.context.execution_options.preserve_order = True
+    memory = ray.cluster_resources().get("object_store_memory", 0)
+    if songs.num_rows * row_bytes <= settings.train.store_share * memory:
+        return source.map_batches(read, batch_size=None, batch_format="numpy").materialize()
+    readers = ray.data.TaskPoolStrategy(size=2 * workers_of(settings.train))
+    # they claim no core: on CPUs the workers of the training have claimed them all, and would wait for ever
+    return source.map_batches(read, batch_size=None, batch_format="numpy", num_cpus=0, compute=readers)
 
 
 def read_pairs(settings: Settings, workspace: Workspace, batch: Block) -> Block:
-    """Both sides of the songs named in `batch["song_id"]`; without the names, which no tensor can hold."""
+    """Both sides of the songs named in `batch["song_id"]`, with `batch["genre"]`, and without the names."""
     ids = [str(song_id) for song_id in batch["song_id"]]
     covers = tables.read_rows(workspace.covers(settings.cover), ids, ["song_id", "pixels"])
     pixels = dict(zip(covers["song_id"].to_pylist(), tables.tensors(covers["pixels"]), strict=True))
@@ -56,6 +103,7 @@ def read_pairs(settings: Settings, workspace: Workspace, batch: Block) -> Block:
     return {
         "log_mel": np.stack([windows[song_id][wanted % len(windows[song_id])] for song_id in ids]),
         "pixels": np.stack([pixels[song_id] for song_id in ids]),
+        "genre": batch["genre"],
     }
 
 

@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import pyarrow as pa
@@ -21,15 +21,27 @@ from gatefold.config import GeneratorSettings, Settings
 from gatefold.covers import to_model
 from gatefold.errors import BundleNotFound
 from gatefold.generator import build_transformer, flow_loss
+from gatefold.retrieval import CoverIndex
 from gatefold.storage import objects, tables
 from gatefold.storage.bundles import open_bundle
 from gatefold.storage.indexes import load_index
 from gatefold.storage.models import build_pipeline, publish_generator
 from gatefold.workspace import Workspace
 from pipelines.conditions import conditions_of
-from pipelines.pairs import SONGS_PER_READ, Block, paired_ids
+from pipelines.pairs import Block, paired_ids, stream
 from pipelines.report import OnProgress, Report, silent, write_report
-from pipelines.training import Descent, Progress, adamw, autocast_dtype, last_state, run_training
+from pipelines.training import (
+    Curve,
+    Descent,
+    Progress,
+    adamw,
+    autocast_dtype,
+    drawing,
+    history,
+    last_state,
+    move_average,
+    run_training,
+)
 from pipelines.versions import versions_of
 
 STAGE = "train-generator"
@@ -52,7 +64,7 @@ def train_generator(settings: Settings, workspace: Workspace, on_progress: OnPro
             name=f"generator-{versions.generator}",
             settings=settings.train,
             workspace=workspace,
-            datasets={"train": _stream_examples(settings, workspace, ids, index_uri).materialize()},
+            datasets={"train": _stream_examples(settings, workspace, ids, index_uri)},
             on_progress=on_progress,
         )
         state = last_state(checkpoint, workspace)
@@ -66,16 +78,17 @@ def train_generator(settings: Settings, workspace: Workspace, on_progress: OnPro
             encoder_fingerprint=load_index(index_uri).encoder_fingerprint,
         )
         lineage = {"index": index.fingerprint, **index.lineage}
-        details = {"steps": state["step"], "covers": len(ids)}
+        details = {"covers": len(ids), **history(state)}
         bundle = publish_generator(uri, pipeline, version=versions.generator, lineage=lineage, details=details)
         done = len(ids)
+    learned: Any = bundle.details
     report = Report(
         stage=STAGE,
         done=done,
         skipped=0 if done else 1,
         rejected=0,
         seconds=time.monotonic() - began,
-        details={"version": bundle.version, "fingerprint": bundle.fingerprint},
+        details={"version": bundle.version, "fingerprint": bundle.fingerprint, **learned},
     )
     write_report(workspace, report)
     return report
@@ -83,16 +96,21 @@ def train_generator(settings: Settings, workspace: Workspace, on_progress: OnPro
 
 def _stream_examples(settings: Settings, workspace: Workspace, ids: list[str], index_uri: str) -> ray.data.Dataset:
     """Rows of pixels uint8 [3, S, S], song float32 [D] and neighbours float32 [K, D]."""
-    rows = min(settings.batch.rows_per_block, SONGS_PER_READ)
-    blocks = [pa.table({"song_id": ids[start : start + rows]}) for start in range(0, len(ids), rows)]
+    row_bytes = 3 * settings.cover.size**2 + 4 * (1 + settings.generator.neighbours) * settings.encoder.embed_dim
     read = partial(_read_examples, settings, workspace, index_uri)
-    return ray.data.from_arrow(blocks).map_batches(read, batch_size=None, batch_format="numpy")
+    return stream(settings, pa.table({"song_id": ids}), read, row_bytes)
 
 
 def _read_examples(settings: Settings, workspace: Workspace, index_uri: str, batch: Block) -> Block:
     rows = tables.read_rows(workspace.covers(settings.cover), [str(s) for s in batch["song_id"]], ["song_id", "pixels"])
-    conditions = conditions_of(load_index(index_uri), rows["song_id"].to_pylist(), settings.generator.neighbours)
+    conditions = conditions_of(_index(index_uri), rows["song_id"].to_pylist(), settings.generator.neighbours)
     return {"pixels": tables.tensors(rows["pixels"]), "song": conditions.song, "neighbours": conditions.neighbours}
+
+
+@lru_cache(maxsize=1)
+def _index(uri: str) -> CoverIndex:
+    """Loaded once in each process that reads examples, block after block, epoch after epoch."""
+    return load_index(uri)
 
 
 def _train_loop(config: dict[str, Any]) -> None:
@@ -104,27 +122,32 @@ def _train_loop(config: dict[str, Any]) -> None:
     transformer = build_transformer(knobs, settings.cover, settings.encoder.embed_dim)
     average = copy.deepcopy(transformer).requires_grad_(False)
     descent = Descent(_optimizers(transformer, knobs), warmup=knobs.warmup, steps=knobs.steps)
+    curve = Curve(knobs.steps)
     progress = Progress(config, settings.train, knobs.steps)
     first = 0
     if state := progress.resume():
         transformer.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         descent.load_state_dict(state["descent"])
+        curve.load_state_dict(state["curve"])
         first = state["step"]
     average.to(accelerator.device)
     model = accelerator.prepare(transformer)
     train_step = _stepper(settings, accelerator, model, descent)
     for step, batch in _batches(settings, config["covers"], first):
-        loss = train_step(step, batch)
-        _move_average(average, transformer, min(knobs.ema_decay, (step + 1) / (step + 10)))
+        figures = {"lr": descent.lr, "loss": train_step(step, batch)}
+        move_average(average, transformer, decay=knobs.ema_decay, step=step + 1)
+        curve.add(step + 1, figures["loss"])
         progress.after_step(
             step + 1,
-            loss,
+            figures,
             lambda: {
                 "model": transformer.state_dict(),
                 "average": average.state_dict(),
                 "descent": descent.state_dict(),
+                "curve": curve.state_dict(),
             },
+            last=step + 1 == knobs.steps,
         )
 
 
@@ -169,7 +192,7 @@ def _stepper(
     settings: Settings, accelerator: Accelerator, model: torch.nn.Module, descent: Descent
 ) -> Callable[[int, dict[str, Tensor]], float]:
     def train_step(step: int, batch: dict[str, Tensor]) -> float:
-        generator = torch.Generator().manual_seed(hash((settings.generator.seed, step, accelerator.process_index)))
+        generator = drawing(settings.generator.seed, step, accelerator.process_index)
         pixels = mirror(to_model(batch["pixels"]), generator)
         with accelerator.autocast():
             loss = flow_loss(
@@ -186,8 +209,3 @@ def _stepper(
         return float(loss.detach())
 
     return train_step
-
-
-@torch.no_grad()
-def _move_average(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)

@@ -1,21 +1,24 @@
 """What both training stages share: a Ray Train run with its checkpoints in the workspace, whose progress can be seen.
 
 A run is named after the version it makes. Started again under that name, Ray Train hands back its last checkpoint, so a
-killed run goes on; a worker that dies is replaced and goes on from there too.
+killed run goes on; a worker that dies is replaced and goes on from there too. Whatever is drawn hangs on the step and
+not on what came before, and the rows come in one order, so a run that was interrupted ends as it would have.
 """
 
 import math
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
+import ray.data
 import ray.train
 import torch
 from ray.train.torch import TorchTrainer
-from torch.nn import Parameter
+from tensorboardX import SummaryWriter
+from torch.nn import Module, Parameter
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -25,6 +28,7 @@ from gatefold.workspace import Workspace
 from pipelines.report import OnProgress
 
 _STATE = "state.pt"
+_CURVE_POINTS = 48
 
 
 @ray.remote(num_cpus=0)
@@ -54,14 +58,18 @@ def run_training(
     """Run `loop` on the workers until it is done; the URI of its last checkpoint's folder.
 
     Args:
-        loop: given `config` and a handle `board` in it, on every worker.
+        loop: given `config` on every worker, with what `Progress` needs in it.
         name: of the run; the same name goes on where that run stopped.
     """
     filesystem, path = objects.filesystem(workspace.runs)
     board = _Board.remote()  # type: ignore[attr-defined]
     trainer = TorchTrainer(
         loop,
-        train_loop_config={**config, "board": board},
+        train_loop_config={
+            **config,
+            "board": board,
+            "journal": objects.local_path(objects.join(workspace.runs, name, "tensorboard")),
+        },
         scaling_config=ray.train.ScalingConfig(num_workers=workers_of(settings), use_gpu=settings.use_gpu),
         run_config=ray.train.RunConfig(
             name=name,
@@ -71,6 +79,7 @@ def run_training(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
         datasets=datasets,
+        dataset_config=ray.train.DataConfig(execution_options=ray.data.ExecutionOptions(preserve_order=True)),
     )
     fitting = _Fitting(trainer)
     fitting.start()
@@ -113,33 +122,54 @@ class _Fitting(threading.Thread):
 
 
 class Progress:
-    """A worker's side of a run: where it resumes, when it saves, what it notes. Steps count over the whole run."""
+    """A worker's side of a run: where it resumes, when it saves, what it notes. Steps count over the whole run.
+
+    The first worker keeps a journal for TensorBoard beside the checkpoints, where these lie on a disk.
+    """
 
     def __init__(self, config: dict[str, Any], settings: TrainSettings, total_steps: int) -> None:
         self._board, self._every, self._total = config["board"], settings.checkpoint_steps, total_steps
         self._first = ray.train.get_context().get_world_rank() == 0
+        self._folder: Path | None = config["journal"] if self._first else None
+        self._journal: SummaryWriter | None = None
+        self._resumed: list[int] = []
 
     def resume(self) -> dict[str, Any] | None:
         """The state last saved, or None at the beginning."""
         checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return None
-        with checkpoint.as_directory() as folder:
-            return load_state(Path(folder))
+        state = None
+        if checkpoint is not None:
+            with checkpoint.as_directory() as folder:
+                state = load_state(Path(folder))
+            self._resumed = [*state["resumed"], state["step"]]
+        if self._folder is not None:  # what was noted of steps that are done again is taken back
+            self._journal = SummaryWriter(str(self._folder), purge_step=state["step"] + 1 if state else None)
+        return state
 
-    def after_step(self, step: int, loss: float, make_state: Callable[[], dict[str, Any]]) -> None:
-        """Tell the driver, and save where due. All workers call this after the same steps: a report is a barrier."""
+    def after_step(
+        self, step: int, figures: Mapping[str, float], make_state: Callable[[], dict[str, Any]], *, last: bool
+    ) -> None:
+        """Tell the driver, and save where due. All workers call this after the same steps: a report is a barrier.
+
+        Args:
+            figures: of this step, by name; they go into the journal.
+            last: that no step follows.
+        """
         if self._first:
             self._board.note.remote(step, self._total)
-        if step % self._every and step != self._total:
+        if self._journal is not None:
+            for name, figure in figures.items():
+                self._journal.add_scalar(name, figure, step)
+        if step % self._every and not last:
             return
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if self._first:
-                torch.save({"step": step, **make_state()}, Path(folder) / _STATE)
+                torch.save({"step": step, "resumed": self._resumed, **make_state()}, Path(folder) / _STATE)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
-            metrics = {"step": step, "loss": loss}
-            ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=f"step-{step:07d}")
+            ray.train.report({"step": step, **figures}, checkpoint=checkpoint, checkpoint_dir_name=f"step-{step:07d}")
+        if self._journal is not None:
+            self._journal.close() if last else self._journal.flush()
 
 
 def load_state(folder: Path) -> dict[str, Any]:
@@ -174,12 +204,67 @@ class Descent:
             optimizer.zero_grad()
             schedule.step()
 
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        return float(self._optimizers[0].param_groups[0]["lr"])
+
     def state_dict(self) -> list[dict[str, Any]]:
         return [part.state_dict() for part in self._parts]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         for part, state in zip(self._parts, states, strict=True):
             part.load_state_dict(state)
+
+
+class Curve:
+    """The loss over a run in a few dozen points, each the mean over a span of steps: enough to see how it went."""
+
+    def __init__(self, steps: int) -> None:
+        self._span = math.ceil(steps / _CURVE_POINTS)
+        self._points: list[tuple[int, float, int]] = []  # last step, mean, steps so far
+
+    def add(self, step: int, loss: float) -> None:
+        """The loss of the next step, which is numbered `step`."""
+        if not self._points or self._points[-1][2] == self._span:
+            self._points.append((step, 0.0, 0))
+        _, mean, count = self._points[-1]
+        self._points[-1] = (step, mean + (loss - mean) / (count + 1), count + 1)
+
+    def state_dict(self) -> list[tuple[int, float, int]]:
+        return list(self._points)
+
+    def load_state_dict(self, state: list[tuple[int, float, int]]) -> None:
+        self._points = list(state)
+
+
+def history(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What is worth telling of a run by its last state: its steps, those it was resumed at, and its curve.
+
+    `curve` has pairs: a step, and the mean loss since the step of the pair before.
+    """
+    curve = [[step, round(loss, 5)] for step, loss, _ in state["curve"]]
+    return {"steps": state["step"], "resumed": state["resumed"], "curve": curve}
+
+
+@torch.no_grad()
+def move_average(average: Module, model: Module, *, decay: float, step: int) -> None:
+    """Moves the weights of `average` after `step` steps towards those of the model; what is not learned is copied.
+
+    Early on it forgets faster than `decay`, by step / (step + 9), or the weights of the beginning would stay in it.
+    """
+    both = zip(average.parameters(), model.parameters(), strict=True)
+    learned = [(mean, now) for mean, now in both if now.requires_grad]
+    keep = min(decay, step / (step + 9))
+    torch._foreach_lerp_([mean for mean, _ in learned], [now for _, now in learned], 1 - keep)
+    for mean, now in zip(average.buffers(), model.buffers(), strict=True):
+        mean.copy_(now)
+
+
+def drawing(seed: int, step: int, rank: int) -> torch.Generator:
+    """What a worker draws from in a step, the same whenever that is; sets torch's own generator too, for dropout."""
+    torch.manual_seed(hash((seed, step, rank, 1)))
+    return torch.Generator().manual_seed(hash((seed, step, rank)))
 
 
 def adamw(parameters: Iterable[Parameter], *, lr: float, weight_decay: float) -> AdamW:

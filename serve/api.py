@@ -1,8 +1,10 @@
-"""The HTTP API, assembled: routes, keys, problems and headers around the stages. `create_app` builds it around any
-stages, so tests need no Ray; `Api` is the same as a Ray Serve ingress, around handles."""
+"""The HTTP API, assembled: routes, keys, problems and headers around the stages on duty. `create_app` builds it around
+any rota, so tests need no Ray; `Api` is the same as a Ray Serve ingress, which other releases take turns behind."""
 
+import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,36 +14,48 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from gatefold.config import ServeSettings
+from gatefold.workspace import Workspace
 from serve import problems, replica
 from serve.contracts import Health, Problem
 from serve.covers import CoverRoutes
 from serve.envelope import Envelope
-from serve.handles import EncoderHandle, PainterHandle, RetrieverHandle, ServeReadiness
+from serve.handles import EncoderHandle, PainterHandle, RetrieverHandle, ServeReadiness, call
 from serve.jobs import InProcessJobs, JobTable
 from serve.keys import Keys
+from serve.optouts import OptOuts
 from serve.page import Examples, install_page
+from serve.release import Crew, Release
+from serve.rota import Rota
 from serve.songs import SongRoutes
-from serve.stages import ServedRelease, Stages
+from serve.stages import Stages
 from serve.studio import Studio
 
 BEARER = HTTPBearer(auto_error=False, description="an API key, where the endpoint has any configured")
 
 
-def create_app(stages: Stages, *, limits: ServeSettings, jobs: JobTable, keys: Keys, examples: Examples) -> FastAPI:
-    """The API and the page around these stages."""
+def create_app(rota: Rota, *, limits: ServeSettings, jobs: JobTable, keys: Keys, examples: Examples) -> FastAPI:
+    """The API and the page around the stages of this rota."""
+
+    @asynccontextmanager
+    async def looking_for_optouts(_: FastAPI) -> AsyncIterator[None]:
+        looking = asyncio.create_task(rota.optouts.keep_looking(limits.look_every_s))
+        yield
+        looking.cancel()
+
     app = FastAPI(
         title="gatefold",
         version="1",
         description="A song goes in; the covers closest to it come out, and new covers from what those have in common.",
         responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}},
+        lifespan=looking_for_optouts,
     )
     problems.install(app)
-    songs = SongRoutes(stages, limits, cache="private" if keys.required else "public")
-    covers = CoverRoutes(stages, Studio(stages, jobs), limits)
+    songs = SongRoutes(rota, limits, cache="private" if keys.required else "public")
+    covers = CoverRoutes(rota, Studio(rota, jobs), limits)
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(_gate(keys))])
     v1.include_router(songs.router())
     v1.include_router(covers.router())
-    app.include_router(_health(stages))
+    app.include_router(_health(rota))
     app.include_router(v1)
     app.include_router(examples.router())
     install_page(app)
@@ -50,41 +64,48 @@ def create_app(stages: Stages, *, limits: ServeSettings, jobs: JobTable, keys: K
 
 
 class Api:
-    """The ingress. One replica, as long as the table of jobs lives in its memory.
+    """The ingress. One replica, as long as the table of jobs lives in its memory; it outlives every release.
 
     Args:
-        release: what the other deployments were built from.
+        workspace: URI; opt-outs are read and written there.
         examples: folder of songs to try, on the node that runs the replica.
     """
 
     def __init__(
-        self,
-        release: ServedRelease,
-        encoder: DeploymentHandle,
-        retriever: DeploymentHandle,
-        generator: DeploymentHandle,
-        *,
-        limits: ServeSettings,
-        examples: str | None,
-        endpoint_url: str | None,
+        self, workspace: str, *, limits: ServeSettings, examples: str | None, endpoint_url: str | None
     ) -> None:
-        replica.enter(endpoint_url)  # covers of the catalogue are read here
-        readiness = ServeReadiness(serve.get_replica_context().app_name)
-        self._stages = Stages(
-            release, EncoderHandle(encoder), RetrieverHandle(retriever), PainterHandle(generator), readiness
-        )
+        replica.enter(endpoint_url)  # opt-outs and covers of the catalogue are read here
+        self._rota = Rota(OptOuts(Workspace(workspace)))
         self._limits = limits
         self._examples = Examples(None if examples is None else Path(examples))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve, once, when the replica has been constructed."""
         return create_app(
-            self._stages,
+            self._rota,
             limits=self._limits,
             jobs=InProcessJobs(under_way_max=self._limits.jobs_max, kept_max=self._limits.jobs_kept),
             keys=Keys.from_environment(os.environ),
             examples=self._examples,
         )
+
+    async def reconfigure(self, duty: dict[str, str]) -> None:
+        """`user_config`: the application of the release that new requests get. Waits until it is there."""
+        application = duty["release"]
+        crew: Crew = await call(DeploymentHandle(Release.__name__, application).crew)
+        self._rota.change_to(
+            Stages(
+                crew.release,
+                EncoderHandle(crew.encoder),
+                RetrieverHandle(crew.retriever),
+                PainterHandle(crew.generator),
+                ServeReadiness(serve.get_replica_context().app_name, application),
+            )
+        )
+
+    async def in_use(self) -> list[str]:
+        """Versions of the release on duty, which comes first, and of those that still have work to finish."""
+        return self._rota.in_use()
 
 
 def _gate(keys: Keys) -> Callable[..., Awaitable[None]]:
@@ -95,7 +116,7 @@ def _gate(keys: Keys) -> Callable[..., Awaitable[None]]:
     return gate
 
 
-def _health(stages: Stages) -> APIRouter:
+def _health(rota: Rota) -> APIRouter:
     router = APIRouter(prefix="/v1/health", tags=["health"])
 
     @router.get("/live")
@@ -106,7 +127,8 @@ def _health(stages: Stages) -> APIRouter:
     @router.get("/ready")
     async def ready() -> Health:
         """That requests can be answered."""
-        await stages.readiness.check()
+        with rota.on_duty() as serving:
+            await serving.readiness.check()
         return Health(status="ready")
 
     return router

@@ -1,8 +1,10 @@
-"""The application that infra/serve.yaml names: what deployments there are and how they hang together.
+"""The applications that infra/serve.yaml names: the API, and the release behind it, which another can take over from.
 
 The release is looked up once, here, and pinned: a replica that starts later loads what its siblings loaded, whatever
 has been released meanwhile. Resources, replicas, batching and autoscaling are not said here but in the YAML.
 """
+
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from ray import serve
@@ -14,7 +16,8 @@ from gatefold.workspace import Workspace
 from serve import replica
 from serve.api import Api
 from serve.cover_generator import CoverGenerator
-from serve.cover_retriever import CoverRetriever
+from serve.cover_retriever import bind_retriever
+from serve.release import Release
 from serve.song_encoder import SongEncoder
 from serve.stages import Part, ServedRelease
 
@@ -22,8 +25,8 @@ CONSTRUCTOR_RETRIES = 2
 """times a replica that does not start is tried again before its deployment fails; the YAML has no option for it"""
 
 
-class ServeArgs(BaseModel):
-    """`args:` in infra/serve.yaml."""
+class ReleaseArgs(BaseModel):
+    """`args:` of a release in infra/serve.yaml."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -31,20 +34,38 @@ class ServeArgs(BaseModel):
     """an absolute path, `file:///…` or `s3://bucket/prefix`"""
     release: str | None = None
     """version to serve; the workspace's current one when unset"""
+    shards: dict[str, Any] = {}
+    """options of Ray Serve for each CoverShard deployment of an index that has several"""
     limits: ServeSettings = ServeSettings()
-    examples: str | None = None
-    """folder of songs the page offers to try, with an ATTRIBUTION.csv; none when unset"""
     endpoint_url: str | None = None
     """of an S3 store that is not AWS; the environment's AWS_ENDPOINT_URL when unset"""
 
 
-def build(args: ServeArgs) -> Application:
-    """The application for these arguments. Ray reads the annotation and validates `args:` against it.
+class ApiArgs(BaseModel):
+    """`args:` of the API in infra/serve.yaml."""
 
-    Raises: BundleNotFound where the workspace has no such release.
-    """
-    if not isinstance(args, ServeArgs):  # what Ray hands over when it cannot read the annotation
-        raise TypeError(f"build takes ServeArgs, not {type(args).__name__}; is the annotation still a class?")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    workspace: str
+    """as for the release"""
+    limits: ServeSettings = ServeSettings()
+    examples: str | None = None
+    """folder of songs the page offers to try, with an ATTRIBUTION.csv; none when unset"""
+    endpoint_url: str | None = None
+    """as for the release"""
+
+
+def build(args: ApiArgs) -> Application:
+    """The API for these arguments. Ray reads the annotation and validates `args:` against it."""
+    _check(args, ApiArgs)
+    return _deployment(serve.ingress()(Api)).bind(
+        objects.resolve(args.workspace), limits=args.limits, examples=args.examples, endpoint_url=args.endpoint_url
+    )
+
+
+def build_release(args: ReleaseArgs) -> Application:
+    """The release for these arguments. Raises: BundleNotFound where the workspace has no such release."""
+    _check(args, ReleaseArgs)
     replica.use_endpoint(args.endpoint_url)
     workspace = Workspace(objects.resolve(args.workspace))
     release = releases.current(workspace) if args.release is None else releases.get(workspace, args.release)
@@ -52,21 +73,19 @@ def build(args: ServeArgs) -> Application:
     def uri(part: releases.Part) -> str:
         return objects.join(workspace.uri, part.uri)
 
-    def deployment(cls: type) -> Deployment:
-        return serve.deployment(cls, max_constructor_retry_count=CONSTRUCTOR_RETRIES)
+    encoder = _deployment(SongEncoder).bind(uri(release.encoder), args.limits, args.endpoint_url)
+    retriever = bind_retriever(uri(release.index), args.endpoint_url, _deployment, args.shards)
+    generator = _deployment(CoverGenerator).bind(uri(release.generator), release.encoder.fingerprint, args.endpoint_url)
+    return _deployment(Release).bind(_served(release), encoder, retriever, generator)
 
-    encoder = deployment(SongEncoder).bind(uri(release.encoder), args.limits, args.endpoint_url)
-    retriever = deployment(CoverRetriever).bind(uri(release.index), args.endpoint_url)
-    generator = deployment(CoverGenerator).bind(uri(release.generator), release.encoder.fingerprint, args.endpoint_url)
-    return deployment(serve.ingress()(Api)).bind(
-        _served(release),
-        encoder,
-        retriever,
-        generator,
-        limits=args.limits,
-        examples=args.examples,
-        endpoint_url=args.endpoint_url,
-    )
+
+def _check(args: object, wanted: type[BaseModel]) -> None:
+    if not isinstance(args, wanted):  # what Ray hands over when it cannot read the annotation
+        raise TypeError(f"{wanted.__name__} are wanted, not {type(args).__name__}; is the annotation still a class?")
+
+
+def _deployment(cls: type) -> Deployment:
+    return serve.deployment(cls, max_constructor_retry_count=CONSTRUCTOR_RETRIES)
 
 
 def _served(release: releases.Release) -> ServedRelease:

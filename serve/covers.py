@@ -17,6 +17,7 @@ from serve import contracts, stages
 from serve.contracts import CoverManifest, CoverRequestView, ImageView, JobView, MatchView, NeighbourView, PictureFormat
 from serve.jobs import Idempotency, Job, Order
 from serve.problems import problem_of
+from serve.rota import Rota
 from serve.songs import body_of, check_size, part_view, song_embedding
 from serve.stages import Stages
 from serve.studio import Studio
@@ -31,8 +32,8 @@ HEARTBEAT_S = 15.0
 class CoverRoutes:
     """Handlers of the routes; thin, around the studio."""
 
-    def __init__(self, stages: Stages, studio: Studio, limits: ServeSettings) -> None:
-        self._stages = stages
+    def __init__(self, rota: Rota, studio: Studio, limits: ServeSettings) -> None:
+        self._rota = rota
         self._studio = studio
         self._limits = limits
 
@@ -64,22 +65,23 @@ class CoverRoutes:
         job = await self._studio.jobs.find(idempotency) if idempotency else None
         if job is None:
             await self._studio.jobs.admit()  # before the song is heard: a full queue should cost nothing
-            job = await self._studio.submit(await self._order(body, fields), idempotency)
+            with self._rota.on_duty() as serving:
+                job = await self._studio.submit(serving, await _order(serving, body, fields), idempotency)
         wait_s = min(_wait_s(prefer), self._limits.wait_max_s)
         if wait_s:
             job = await self._studio.jobs.ended(job.job_id, wait_s)
             response.headers["Preference-Applied"] = f"wait={wait_s:g}"
         response.status_code = 200 if job.ended else 202
         response.headers["Location"] = _path(job)
-        return self._view(job)
+        return _view(job)
 
     async def get(self, job_id: str) -> JobView:
         """A job as it is now."""
-        return self._view(await self._studio.jobs.get(job_id))
+        return _view(await self._studio.jobs.get(job_id))
 
     async def cancel(self, job_id: str) -> JobView:
         """The job, cancelled if it had not ended."""
-        return self._view(await self._studio.cancel(job_id))
+        return _view(await self._studio.cancel(job_id))
 
     async def events(self, job_id: str, last_event_id: Annotated[str | None, Header()] = None) -> StreamingResponse:
         """Every change of a job as a server-sent event, after the one named in Last-Event-ID; ends when the job has."""
@@ -114,7 +116,7 @@ class CoverRoutes:
     async def manifest(self, job_id: str) -> CoverManifest:
         """All that replays a job exactly."""
         job = await self._studio.jobs.get(job_id)
-        release = self._stages.release
+        release = job.order.release
         return CoverManifest(
             job_id=job.job_id,
             created_at=job.created_at,
@@ -126,29 +128,6 @@ class CoverRoutes:
             neighbours=[NeighbourView(song_id=m.track.song_id, score=m.score) for m in job.order.matches],
             seeds=job.order.seeds,
             settings=_settings(job.order),
-        )
-
-    async def _order(self, body: RequestBody, fields: contracts.CoverFields) -> Order:
-        """What is to be painted: the song heard, its neighbours found, every default filled in."""
-        defaults = await self._stages.painter.describe()
-        own: frozenset[str] = frozenset()
-        if body.song is not None:
-            embedding = (await self._stages.encoder.hear(body.song.data, body.song.name, False)).embedding
-        else:
-            assert isinstance(fields, contracts.CoverQuery)
-            embedding = song_embedding(await self._stages.retriever.track(fields.song_id))
-            own = frozenset({fields.song_id})  # a new cover that takes its style from the song's own would be a copy
-        encoder = self._stages.release.encoder.fingerprint
-        query = stages.Query(embedding, encoder, defaults.neighbours, exclude_song_ids=own)
-        guidance, steps = fields.guidance_scale, fields.num_inference_steps
-        return Order(
-            song_embedding=embedding,
-            matches=tuple(await self._stages.retriever.search(query)),
-            n=fields.n,
-            seed=secrets.randbelow(SEED_DRAWN_BELOW) if fields.seed is None else fields.seed,
-            guidance_scale=defaults.guidance_scale if guidance is None else guidance,
-            num_inference_steps=defaults.num_inference_steps if steps is None else steps,
-            size=fields.size,
         )
 
     async def _stream(self, job_id: str, after: int) -> AsyncIterator[str]:
@@ -164,25 +143,51 @@ class CoverRoutes:
                 if change is None:
                     return
                 number, job = change
-                yield f"id: {number}\nevent: state\ndata: {self._view(job).model_dump_json()}\n\n"
+                yield f"id: {number}\nevent: state\ndata: {_view(job).model_dump_json()}\n\n"
                 upcoming = asyncio.ensure_future(anext(changes, None))
         finally:
             upcoming.cancel()
 
-    def _view(self, job: Job) -> JobView:
-        return JobView(
-            job_id=job.job_id,
-            state=job.state,
-            position=job.position,
-            progress=job.progress,
-            created_at=job.created_at,
-            finished_at=job.finished_at,
-            release=self._stages.release.version,
-            request=_settings(job.order),
-            matches=[MatchView.of(match) for match in job.order.matches],
-            images=_images(job),
-            problem=None if job.error is None else problem_of(job.error, _path(job)),
-        )
+
+async def _order(serving: Stages, body: RequestBody, fields: contracts.CoverFields) -> Order:
+    """What is to be painted: the song heard, its neighbours found, every default filled in."""
+    defaults = await serving.painter.describe()
+    own: frozenset[str] = frozenset()
+    if body.song is not None:
+        embedding = (await serving.encoder.hear(body.song.data, body.song.name, False)).embedding
+    else:
+        assert isinstance(fields, contracts.CoverQuery)
+        embedding = song_embedding(await serving.retriever.track(fields.song_id))
+        own = frozenset({fields.song_id})  # a new cover that takes its style from the song's own would be a copy
+    encoder = serving.release.encoder.fingerprint
+    query = stages.Query(embedding, encoder, defaults.neighbours, exclude_song_ids=own)
+    guidance, steps = fields.guidance_scale, fields.num_inference_steps
+    return Order(
+        release=serving.release,
+        song_embedding=embedding,
+        matches=tuple(await serving.retriever.search(query)),
+        n=fields.n,
+        seed=secrets.randbelow(SEED_DRAWN_BELOW) if fields.seed is None else fields.seed,
+        guidance_scale=defaults.guidance_scale if guidance is None else guidance,
+        num_inference_steps=defaults.num_inference_steps if steps is None else steps,
+        size=fields.size,
+    )
+
+
+def _view(job: Job) -> JobView:
+    return JobView(
+        job_id=job.job_id,
+        state=job.state,
+        position=job.position,
+        progress=job.progress,
+        created_at=job.created_at,
+        finished_at=job.finished_at,
+        release=job.order.release.version,
+        request=_settings(job.order),
+        matches=[MatchView.of(match) for match in job.order.matches],
+        images=_images(job),
+        problem=None if job.error is None else problem_of(job.error, _path(job)),
+    )
 
 
 def _images(job: Job) -> list[ImageView]:

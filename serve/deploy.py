@@ -1,10 +1,10 @@
 """From infra/serve.yaml to a URL that answers: check the file, fill in what the command line knows, deploy, wait.
 
 Does what `serve run CONFIG` does, and what it leaves out: a key that nobody knows is refused (Ray would ignore it), a
-port that is taken is named before anything starts, and the call returns only when requests are answered.
+port that is taken is named before anything starts, and the call returns only when requests are answered. What is served
+later on is up to the endpoint (serve.endpoint).
 """
 
-import logging
 import socket
 import time
 import types
@@ -17,20 +17,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from ray import serve
 from ray.serve.context import _get_global_client
-from ray.serve.schema import ApplicationStatus, ServeDeploySchema
+from ray.serve.schema import ServeDeploySchema
 
 from gatefold.config import ServeSettings
-from gatefold.errors import GatefoldError, InvalidSettings, Unavailable
+from gatefold.errors import InvalidSettings, Unavailable
 from gatefold.storage import objects, releases
 from gatefold.workspace import Workspace
-from serve.app import ServeArgs
+from serve.app import ApiArgs, ReleaseArgs
+from serve.endpoint import ANSWER_WITHIN_S, Endpoint
 
-logger = logging.getLogger(__name__)
-
-START_WITHIN_S = 600.0
-"""seconds; models may come from far away"""
-ANSWER_WITHIN_S = 60.0
-"""seconds from running to answering"""
 _POLL_S = 0.3
 
 
@@ -43,8 +38,8 @@ def deploy(
     port: int,
     limits: ServeSettings | None = None,
     endpoint_url: str | None = None,
-) -> str:
-    """URL of the endpoint, which answers by now; deployed to the Ray this process is connected to.
+) -> Endpoint:
+    """The endpoint, which answers by now; deployed to the Ray this process is connected to.
 
     Args:
         workspace: its current release is served, unless the file names another under `args: release`.
@@ -56,16 +51,26 @@ def deploy(
         has no release; Unavailable with the deployments' own words where they do not start.
     """
     config = load_config(Path(config_path))
-    application = config["applications"][0]
-    application["args"] = _arguments(application.get("args") or {}, workspace, examples, limits, endpoint_url)
+    api, release = config["applications"]
+    given = {
+        "workspace": objects.resolve(workspace),
+        "limits": None if limits is None else limits.model_dump(),
+        "endpoint_url": endpoint_url,
+    }
+    release["args"] = _arguments(ReleaseArgs, release, given)
+    songs = None if examples is None else str(Path(examples).resolve())
+    api["args"] = _arguments(ApiArgs, api, given | {"examples": songs})
     config.setdefault("http_options", {}).update(host=host, port=port)
-    schema = _validated(config, config_path)
-    _start(schema)
-    _get_global_client().deploy_apps(schema)
-    _wait_until_running(schema.applications[0].name)
+    standing = Workspace(release["args"]["workspace"])
+    pinned = release["args"]["release"]
+    if pinned is None:
+        releases.current(standing)  # where there is none, it says so before anything starts
+    _start(_validated(config, config_path))
     url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
+    endpoint = Endpoint(config, standing, pinned, url)
+    endpoint.start()
     _wait_until_answering(url)
-    return url
+    return endpoint
 
 
 def stop() -> None:
@@ -79,8 +84,8 @@ def load_config(path: Path) -> dict[str, Any]:
         config = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise InvalidSettings(f"'{path}' cannot be read: {error}") from error
-    if not isinstance(config, dict) or len(config.get("applications") or []) != 1:
-        raise InvalidSettings(f"'{path}' must hold one application, as infra/serve.yaml does")
+    if not isinstance(config, dict) or len(config.get("applications") or []) != 2:
+        raise InvalidSettings(f"'{path}' must hold two applications, the API and a release, as infra/serve.yaml does")
     unknown = unknown_keys(ServeDeploySchema, config)
     if unknown:
         raise InvalidSettings(f"'{path}' has keys that Ray Serve does not know: {', '.join(unknown)}; check them")
@@ -115,25 +120,12 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _arguments(
-    written: dict[str, Any],
-    workspace: str,
-    examples: str | None,
-    limits: ServeSettings | None,
-    endpoint_url: str | None,
+    model: type[ApiArgs | ReleaseArgs], application: dict[str, Any], given: dict[str, Any]
 ) -> dict[str, Any]:
-    """`args:` for the builder, the release named in full: deploying again after a new release then changes
-    something."""
-    given = {
-        "workspace": objects.resolve(workspace),
-        "examples": None if examples is None else str(Path(examples).resolve()),
-        "limits": None if limits is None else limits.model_dump(),
-        "endpoint_url": endpoint_url,
-    }
-    arguments = written | {name: value for name, value in given.items() if value is not None}
-    if arguments.get("release") is None:
-        arguments["release"] = releases.current(Workspace(arguments["workspace"])).version
+    """`args:` for the builder: what is given here goes before what the file says."""
+    arguments = (application.get("args") or {}) | {name: value for name, value in given.items() if value is not None}
     try:
-        return ServeArgs.model_validate(arguments).model_dump()
+        return model.model_validate(arguments).model_dump()
     except ValidationError as error:
         raise InvalidSettings(f"args: {_explain(error)}") from error
 
@@ -168,34 +160,6 @@ def _refuse_taken_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise InvalidSettings(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
-
-
-def _wait_until_running(name: str) -> None:
-    """Raises: Unavailable with the application's and its deployments' messages."""
-    deadline = time.monotonic() + START_WITHIN_S
-    said = ""
-    while True:
-        application = serve.status().applications.get(name)
-        if application is not None:
-            if application.status == ApplicationStatus.RUNNING:
-                return
-            waiting = [f"{key}: {d.message}" for key, d in application.deployments.items() if d.message]
-            message = "; ".join([application.message, *waiting] if application.message else waiting)
-            if application.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
-                logger.debug("the endpoint did not start: %s", message)
-                raise GatefoldError(f"the endpoint did not start: {reason(waiting or [application.message])}")
-            if message != said:
-                logger.info("%s: %s", application.status.value.lower(), message)
-                said = message
-        if time.monotonic() > deadline:
-            raise Unavailable(f"the endpoint did not start within {START_WITHIN_S:.0f} s: {said or 'no word from it'}")
-        time.sleep(_POLL_S)
-
-
-def reason(messages: list[str]) -> str:
-    """What Serve's messages boil down to: the error at the end of each remote traceback, without the traceback."""
-    lasts = [message.strip().splitlines()[-1].strip() for message in messages if message.strip()]
-    return "; ".join(dict.fromkeys(lasts)) or "Serve gives no reason; see its logs"
 
 
 def _wait_until_answering(url: str) -> None:

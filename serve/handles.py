@@ -106,17 +106,17 @@ class PainterHandle:
 
 
 class ServeReadiness:
-    """Readiness, as Serve's controller sees it: every deployment of this application has a running replica."""
+    """Readiness, as Serve's controller sees it: every deployment of these applications has a running replica."""
 
-    def __init__(self, application: str) -> None:
-        self._application = application
+    def __init__(self, *applications: str) -> None:
+        self._applications = applications
 
     async def check(self) -> None:
-        status = await asyncio.to_thread(serve.status)
-        application = status.applications.get(self._application)
-        deployments = application.deployments if application else {}
-        missing = sorted(name for name, state in deployments.items() if not state.replica_states.get("RUNNING"))
-        if missing or not deployments:
+        known = (await asyncio.to_thread(serve.status)).applications
+        deployments = [known[name].deployments if name in known else {} for name in self._applications]
+        states = [one for found in deployments for one in found.items()]
+        missing = sorted(name for name, state in states if not state.replica_states.get("RUNNING"))
+        if missing or not all(deployments):
             raise IndexNotReady(f"no replica is running yet of: {', '.join(missing) or 'any deployment'}")
 
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from gatefold.errors import GatefoldError, IdempotencyConflict, Overloaded, UnknownJob
 from gatefold.records import Match
+from serve.stages import ServedRelease
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ENDED: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
@@ -31,6 +32,8 @@ RETRY_AFTER_S = 5
 class Order:
     """What is to be painted, every default filled in."""
 
+    release: ServedRelease
+    """whose stages it is for"""
     song_embedding: npt.NDArray[np.float32]
     """float32 [D]"""
     matches: tuple[Match, ...]

@@ -25,8 +25,9 @@ from serve.contracts import (
     SongView,
     TrackView,
 )
+from serve.rota import Rota
 from serve.stages import Heard, Stages, Vector
-from serve.uploads import read_body
+from serve.uploads import RequestBody, read_body
 
 LISTS = frozenset({"exclude_artists", "exclude_song_ids", "genres"})
 COVER_MAX_AGE_S = 3600
@@ -34,10 +35,10 @@ COVER_MAX_AGE_S = 3600
 
 
 class SongRoutes:
-    """Handlers of the routes; thin, around the stages."""
+    """Handlers of the routes; thin, around the stages that are on duty."""
 
-    def __init__(self, stages: Stages, limits: ServeSettings, *, cache: str) -> None:
-        self._stages = stages
+    def __init__(self, rota: Rota, limits: ServeSettings, *, cache: str) -> None:
+        self._rota = rota
         self._limits = limits
         self._cache = f"{cache}, max-age={COVER_MAX_AGE_S}"
 
@@ -49,22 +50,27 @@ class SongRoutes:
         # ids may hold slashes, hence `path`; the longer route comes first
         router.add_api_route("/tracks/{song_id:path}/cover", self.cover, response_class=Response)
         router.add_api_route("/tracks/{song_id:path}", self.track)
+        router.add_api_route("/tracks/{song_id:path}", self.withdraw, methods=["DELETE"], status_code=204)
         router.add_api_route("/releases/current", self.release)
         return router
 
     async def search(self, request: Request) -> SearchResult:
         """The covers nearest to an uploaded song, to a song of the catalogue, or to an embedding."""
         body = await read_body(request, song_max_bytes=self._limits.upload_max_bytes, lists=LISTS)
+        with self._rota.on_duty() as serving:
+            return await self._search(serving, body)
+
+    async def _search(self, serving: Stages, body: RequestBody) -> SearchResult:
         wanted: contracts.SearchFields
         heard: Heard | None = None
         if body.song is not None:
             wanted = upload = contracts.parse(contracts.SearchUpload, body.fields, self._limits)
-            heard = await self._stages.encoder.hear(body.song.data, body.song.name, upload.spectrogram)
+            heard = await serving.encoder.hear(body.song.data, body.song.name, upload.spectrogram)
             embedding = heard.embedding
         else:
             wanted = asked = contracts.parse(contracts.SearchQuery, body.fields, self._limits)
-            embedding = await self._embedding(asked)
-        encoder = self._stages.release.encoder.fingerprint
+            embedding = await _embedding(serving, asked)
+        encoder = serving.release.encoder.fingerprint
         query = stages.Query(
             embedding,
             encoder,
@@ -73,9 +79,9 @@ class SongRoutes:
             exclude_artists=frozenset(wanted.exclude_artists),
             genres=frozenset(wanted.genres),
         )
-        matches = await self._stages.retriever.search(query)
+        matches = await serving.retriever.search(query)
         return SearchResult(
-            release=self._stages.release.version,
+            release=serving.release.version,
             encoder=encoder,
             song=song_view(heard) if heard else None,
             matches=[MatchView.of(match) for match in matches],
@@ -88,26 +94,32 @@ class SongRoutes:
             raise InputError("there is no song; upload one as multipart/form-data, in the field 'song'")
         if body.fields:
             raise InputError(f"field '{next(iter(body.fields))[:80]}' is not known here; send the field 'song' alone")
-        heard = await self._stages.encoder.hear(body.song.data, body.song.name, False)
-        release = self._stages.release
+        with self._rota.on_duty() as serving:
+            heard = await serving.encoder.hear(body.song.data, body.song.name, False)
         return EmbeddingResult(
-            release=release.version,
-            encoder=release.encoder.fingerprint,
+            release=serving.release.version,
+            encoder=serving.release.encoder.fingerprint,
             embedding=heard.embedding.tolist(),
             song=song_view(heard),
         )
 
     async def track(self, song_id: str) -> TrackView:
         """A track of the catalogue."""
-        known = await self._stages.retriever.track(song_id)
+        known = await self._known(song_id)
         return TrackView(track=known.track, cover_url=contracts.cover_url(song_id) if known.cover_uri else None)
+
+    async def withdraw(self, song_id: str) -> None:
+        """Withdraws a track for its artist, for good: no search finds it any more, and no new cover is made of it."""
+        if song_id not in self._rota.optouts.song_ids:
+            await self._known(song_id)
+            await self._rota.optouts.withdraw(song_id)
 
     async def cover(
         self, request: Request, song_id: str, size: Annotated[int, Query(ge=16)] = THUMBNAIL_SIZE
     ) -> Response:
         """A track's cover: JPEG, square."""
         check_size(size, self._limits)
-        known = await self._stages.retriever.track(song_id)
+        known = await self._known(song_id)
         data = await asyncio.to_thread(_thumbnail, known, size)
         headers = {"Cache-Control": self._cache, "ETag": f'"{hashlib.sha256(data).hexdigest()[:32]}"'}
         if request.headers.get("if-none-match") == headers["ETag"]:
@@ -116,8 +128,9 @@ class SongRoutes:
 
     async def release(self) -> ReleaseView:
         """What is being served."""
-        ears, index = await asyncio.gather(self._stages.encoder.describe(), self._stages.retriever.describe())
-        release = self._stages.release
+        with self._rota.on_duty() as serving:
+            ears, index = await asyncio.gather(serving.encoder.describe(), serving.retriever.describe())
+        release = serving.release
         return ReleaseView(
             version=release.version,
             encoder=part_view(release.encoder),
@@ -127,18 +140,23 @@ class SongRoutes:
             audio=ears.audio,
         )
 
-    async def _embedding(self, asked: contracts.SearchQuery) -> Vector:
-        """float32 [D], of unit length."""
-        if asked.song_id is not None:
-            return song_embedding(await self._stages.retriever.track(asked.song_id))
-        serving = self._stages.release.encoder.fingerprint
-        if asked.encoder != serving:
-            raise InputError(f"embedding of encoder '{asked.encoder}', here serves '{serving}'; embed the song again")
-        embedding = np.asarray(asked.embedding, np.float32)
-        length = float(np.linalg.norm(embedding))
-        if not (np.isfinite(length) and length > 0):
-            raise InputError(f"embedding of length {length} has no direction; its numbers must be finite, not all zero")
-        return embedding / np.float32(length)
+    async def _known(self, song_id: str) -> IndexedTrack:
+        with self._rota.on_duty() as serving:
+            return await serving.retriever.track(song_id)
+
+
+async def _embedding(serving: Stages, asked: contracts.SearchQuery) -> Vector:
+    """float32 [D], of unit length."""
+    if asked.song_id is not None:
+        return song_embedding(await serving.retriever.track(asked.song_id))
+    own = serving.release.encoder.fingerprint
+    if asked.encoder != own:
+        raise InputError(f"embedding of encoder '{asked.encoder}', here serves '{own}'; embed the song again")
+    embedding = np.asarray(asked.embedding, np.float32)
+    length = float(np.linalg.norm(embedding))
+    if not (np.isfinite(length) and length > 0):
+        raise InputError(f"embedding of length {length} has no direction; its numbers must be finite, not all zero")
+    return embedding / np.float32(length)
 
 
 def song_embedding(known: IndexedTrack) -> Vector:

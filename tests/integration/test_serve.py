@@ -55,7 +55,7 @@ def endpoint(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
     workspace = Workspace((tmp_path_factory.mktemp("serve") / "workspace").as_uri())
     publish_release(workspace)
     limits = ServeSettings(upload_max_bytes=3_000_000, upload_max_duration_s=60, steps_max=1000, jobs_max=3)
-    url = deploy(CONFIG, workspace=workspace.uri, examples=None, host="127.0.0.1", port=free_port(), limits=limits)
+    url = deploy(CONFIG, workspace=workspace.uri, examples=None, host="127.0.0.1", port=free_port(), limits=limits).url
     with httpx.Client(base_url=url, timeout=60) as http:
         yield Endpoint(url, http, workspace)
     stop()

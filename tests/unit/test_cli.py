@@ -87,7 +87,9 @@ def test_help_is_instant_for_it_imports_nothing_heavy() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("verb", [*VERBS, "release", "search", "generate", "serve", "demo", "status", "rejects list"])
+@pytest.mark.parametrize(
+    "verb", [*VERBS, "release", "search", "generate", "serve", "demo", "status", "rejects list", "opt-out"]
+)
 def test_every_verb_teaches_by_an_example(verb: str) -> None:
     shown = CliRunner().invoke(app, [*verb.split(), "--help"], env={"COLUMNS": "200"})
     assert shown.exit_code == 0

@@ -13,10 +13,14 @@ from gatefold.config import AudioSettings, ServeSettings
 from gatefold.errors import IndexNotReady, SilentAudio, UnknownTrack
 from gatefold.records import Match, Track
 from gatefold.retrieval import IndexedTrack
+from gatefold.storage import objects
+from gatefold.workspace import Workspace
 from serve.api import create_app
 from serve.jobs import InProcessJobs
 from serve.keys import Keys
+from serve.optouts import OptOuts
 from serve.page import Examples
+from serve.rota import Rota
 from serve.stages import (
     Commission,
     EncoderFacts,
@@ -134,10 +138,13 @@ class Endpoint:
     retriever: Retriever
     painter: Painter
     ready: Ready
+    rota: Rota
+    workspace: Workspace
+    """where its opt-outs lie"""
 
 
 @pytest.fixture
-def endpoint() -> Iterator[Callable[..., Endpoint]]:
+def endpoint(tmp_path: Path) -> Iterator[Callable[..., Endpoint]]:
     """Makes an endpoint; `limits` and `keys` as they would be configured, `examples` a folder."""
     opened: list[TestClient] = []
 
@@ -146,8 +153,11 @@ def endpoint() -> Iterator[Callable[..., Endpoint]]:
     ) -> Endpoint:
         limits = limits or ServeSettings()
         encoder, retriever, painter, ready = Encoder(), Retriever(cover_uri), Painter(), Ready()
+        workspace = Workspace(objects.resolve(str(tmp_path / "workspace")))
+        rota = Rota(OptOuts(workspace))
+        rota.change_to(Stages(RELEASE, encoder, retriever, painter, ready))
         app = create_app(
-            Stages(RELEASE, encoder, retriever, painter, ready),
+            rota,
             limits=limits,
             jobs=InProcessJobs(under_way_max=limits.jobs_max, kept_max=limits.jobs_kept),
             keys=Keys.from_environment({"GATEFOLD_API_KEYS": keys}),
@@ -156,7 +166,7 @@ def endpoint() -> Iterator[Callable[..., Endpoint]]:
         client = TestClient(app)
         client.__enter__()  # one event loop for all of a test's requests, as jobs outlive theirs
         opened.append(client)
-        return Endpoint(client, encoder, retriever, painter, ready)
+        return Endpoint(client, encoder, retriever, painter, ready, rota, workspace)
 
     yield make
     for client in opened:

@@ -4,20 +4,20 @@ import pytest
 from ray.serve.schema import ServeDeploySchema
 
 from gatefold.errors import InvalidSettings
-from serve.deploy import load_config, reason, unknown_keys
+from serve.deploy import load_config, unknown_keys
 
 HOUSE = Path(__file__).parents[3] / "infra" / "serve.yaml"
 
 
 def test_the_file_we_ship_is_understood_by_ray_whole() -> None:
     config = load_config(HOUSE)
-    assert config["applications"][0]["import_path"] == "serve.app:build"
+    assert [one["import_path"] for one in config["applications"]] == ["serve.app:build", "serve.app:build_release"]
 
 
 def test_the_file_we_ship_fits_on_two_cores_twice() -> None:
-    deployments = load_config(HOUSE)["applications"][0]["deployments"]
-    needed = sum(d["ray_actor_options"]["num_cpus"] for d in deployments)
-    assert needed * 2 <= 2  # a rolling update runs old and new side by side
+    api, release = (application["deployments"] for application in load_config(HOUSE)["applications"])
+    needed, each = (sum(d["ray_actor_options"]["num_cpus"] for d in deployments) for deployments in (api, release))
+    assert needed + 2 * each <= 2  # two releases run side by side while one takes over
 
 
 def test_the_ingress_has_one_replica_as_its_jobs_live_in_memory() -> None:
@@ -61,11 +61,11 @@ def test_keys_that_ray_would_ignore_are_found_however_deep() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("applications: [{import_path: 'a:b', deploymnts: []}]", r"does not know: applications\[0\].deploymnts"),
-        ("applications: []", "must hold one application"),
-        ("nothing", "must hold one application"),
+        ("applications: [{import_path: 'a:b', deploymnts: []}, {}]", r"does not know: applications\[0\].deploymnts"),
+        ("applications: []", "must hold two applications"),
+        ("nothing", "must hold two applications"),
         ("applications: [", "cannot be read"),
-        ("applications: [{import_path: nonsense}]", "import_path"),
+        ("applications: [{import_path: nonsense}, {name: b, import_path: 'a:c'}]", "import_path"),
     ],
 )
 def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, text: str, said: str) -> None:
@@ -78,9 +78,3 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, text: str, said: st
 def test_a_file_that_is_absent_says_so(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match="cannot be read"):
         load_config(tmp_path / "absent.yaml")
-
-
-def test_the_reason_of_a_failure_is_the_error_without_its_traceback() -> None:
-    traceback = "Failed 3 times.\nTraceback:\n  File x\ngatefold.errors.BundleCorrupt: index 'i1' is cut short\n\n"
-    assert reason([traceback, traceback]) == "gatefold.errors.BundleCorrupt: index 'i1' is cut short"
-    assert "see its logs" in reason(["", " \n"])

@@ -7,9 +7,12 @@ import pytest
 
 from gatefold.errors import GatefoldError, IdempotencyConflict, Overloaded, UnknownJob
 from serve.jobs import Idempotency, InProcessJobs, Job, Order, Painted
+from serve.stages import Part, ServedRelease
 
 T = TypeVar("T")
-ORDER = Order(np.zeros(4, np.float32), (), n=2, seed=7, guidance_scale=2.0, num_inference_steps=5, size=64)
+PART = Part("v", "f")
+RELEASE = ServedRelease("r1", PART, PART, PART)
+ORDER = Order(RELEASE, np.zeros(4, np.float32), (), n=2, seed=7, guidance_scale=2.0, num_inference_steps=5, size=64)
 PAINTED = Painted(np.zeros((2, 3, 8, 8), np.uint8), (None, None))
 
 

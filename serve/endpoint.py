@@ -1,0 +1,201 @@
+"""An endpoint that runs and follows its workspace: what is activated there answers here, without a pause.
+
+A release is started beside the one that serves. When all of it runs, the API hands new requests to it, and the other
+is stopped once it has finished what it had begun. A release that does not start changes nothing. What an application
+needs is not known here, but in the file that describes it (serve.deploy).
+"""
+
+import copy
+import logging
+import time
+from functools import cached_property
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.context import _get_global_client
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus, ServeDeploySchema
+
+from gatefold.errors import GatefoldError, Unavailable
+from gatefold.storage import releases
+from gatefold.workspace import Workspace
+from serve.api import Api
+
+logger = logging.getLogger(__name__)
+
+START_WITHIN_S = 600.0
+"""seconds; models may come from far away"""
+ANSWER_WITHIN_S = 60.0
+"""seconds from running to answering"""
+_PREFIX = "release-"
+_NOTHING = ("", "")
+_POLL_S = 0.3
+
+Application = dict[str, Any]
+"""As the file describes it."""
+
+
+class Endpoint:
+    """The API, and behind it one release, or two while the second takes over.
+
+    Args:
+        config: as in infra/serve.yaml, every `args:` filled in; the second application stands for any release.
+        pinned: the release to serve whatever the workspace says; None to follow it.
+        url: where it answers.
+    """
+
+    def __init__(self, config: dict[str, Any], workspace: Workspace, pinned: str | None, url: str) -> None:
+        self.url = url
+        self._config = config
+        self._api, self._template = config["applications"]
+        self._workspace = workspace
+        self._pinned = pinned
+        self._running: dict[str, Application] = {}  # by version
+        self._serving: str | None = None
+        self._refused = _NOTHING  # a version that did not start, and why
+        self._told = ""
+
+    def start(self) -> None:
+        """Serves what the workspace has activated, in the place of what this Ray serves already.
+
+        Raises: BundleNotFound where nothing is active; GatefoldError, Unavailable where it does not start.
+        """
+        self._running = _standing()
+        self._serving = next(iter(self._in_use()), None) if self._running else None
+        self._serve(self._wanted())
+        self._told = self._look()
+
+    def follow(self) -> str | None:
+        """Takes one look at the workspace, and serves what it has activated. What there is to tell, or None."""
+        news = self._look()
+        told, self._told = self._told, news
+        return None if news == told else news
+
+    def _look(self) -> str:
+        self._stop_unused()
+        try:
+            wanted = self._wanted()
+        except GatefoldError as error:
+            return f"{error}; release {self._serving} goes on"
+        if wanted not in (self._serving, self._refused[0]):
+            try:
+                self._serve(wanted)
+            except GatefoldError as error:
+                self._refused = (wanted, error.message)
+        if wanted != self._serving:
+            return f"release {wanted} cannot serve: {self._refused[1]}; release {self._serving} goes on"
+        self._refused = _NOTHING
+        return f"release {wanted} serves now"
+
+    def _wanted(self) -> str:
+        return releases.current(self._workspace).version if self._pinned is None else self._pinned
+
+    def _serve(self, version: str) -> None:
+        """New requests are answered by this release when it returns.
+
+        Raises: GatefoldError with the deployments' own words, or Unavailable, where it does not start; what served
+        before goes on.
+        """
+        running = {**self._running, version: self._running.get(version) or self._described(version)}
+        try:
+            self._apply(self._serving or version, running)
+            for application in (_PREFIX + version, self._api["name"]):
+                _wait_until_running(application)
+            self._apply(version, running)
+            self._wait_until_on_duty(version)
+        except GatefoldError:
+            if self._serving is not None:
+                self._apply(self._serving, self._running)
+            raise
+        self._serving, self._running = version, running
+
+    def _stop_unused(self) -> None:
+        if len(self._running) < 2:
+            return
+        in_use = self._in_use()
+        needed = {version: application for version, application in self._running.items() if version in in_use}
+        if in_use[:1] == [self._serving] and needed != self._running:
+            self._running = needed
+            self._apply(in_use[0], needed)
+
+    def _described(self, version: str) -> Application:
+        """The application of a release, with as many replicas to begin with as the one that serves has now."""
+        application: Application = copy.deepcopy(self._template)
+        application["name"] = _PREFIX + version
+        application["args"]["release"] = version
+        now = serve.status().applications.get(f"{_PREFIX}{self._serving}")
+        for deployment in application["deployments"]:
+            state = now.deployments.get(deployment["name"]) if now else None
+            if state is not None and (scaling := deployment.get("autoscaling_config")):
+                count = max(state.replica_states.get("RUNNING", 0), scaling.get("min_replicas", 1))
+                scaling["initial_replicas"] = min(count, scaling.get("max_replicas", 1))
+        return application
+
+    def _apply(self, on_duty: str, running: dict[str, Application]) -> None:
+        """Makes Serve run the API and these releases, and no other; changing who is on duty restarts nothing."""
+        api = copy.deepcopy(self._api)
+        for deployment in api["deployments"]:
+            if deployment["name"] == Api.__name__:
+                deployment["user_config"] = {"release": _PREFIX + on_duty}
+        config = {**self._config, "applications": [api, *running.values()]}
+        _get_global_client().deploy_apps(ServeDeploySchema.model_validate(config))
+
+    @cached_property
+    def _handle(self) -> DeploymentHandle:
+        return DeploymentHandle(Api.__name__, self._api["name"])
+
+    def _in_use(self) -> list[str]:
+        """As the API tells it: the release on duty comes first; empty where it does not answer at present."""
+        try:
+            found: list[str] = self._handle.in_use.remote().result(timeout_s=ANSWER_WITHIN_S)
+        except (RayError, RayServeException, TimeoutError) as error:
+            logger.info("the API does not say which release is in use: %s", error)
+            return []
+        return found
+
+    def _wait_until_on_duty(self, version: str) -> None:
+        deadline = time.monotonic() + ANSWER_WITHIN_S
+        while self._in_use()[:1] != [version]:
+            if time.monotonic() > deadline:
+                raise Unavailable(f"the API did not go over to it within {ANSWER_WITHIN_S:.0f} s; see its logs")
+            time.sleep(_POLL_S)
+
+
+def reason(messages: list[str]) -> str:
+    """What Serve's messages boil down to: the error at the end of each remote traceback, without the traceback."""
+    lasts = [message.strip().splitlines()[-1].strip() for message in messages if message.strip()]
+    return "; ".join(dict.fromkeys(lasts)) or "Serve gives no reason; see its logs"
+
+
+def _standing() -> dict[str, Application]:
+    """The releases that run in this Ray already, by version, as they were described."""
+    details = _get_global_client().get_serve_details()["applications"]
+    return {
+        name.removeprefix(_PREFIX): application["deployed_app_config"]
+        for name, application in details.items()
+        if name.startswith(_PREFIX) and application["status"] == ApplicationStatus.RUNNING
+    }
+
+
+def _wait_until_running(name: str) -> None:
+    """Raises: Unavailable with the application's and its deployments' messages."""
+    deadline = time.monotonic() + START_WITHIN_S
+    said = ""
+    while True:
+        application = serve.status().applications.get(name)
+        if application is not None:
+            if application.status == ApplicationStatus.RUNNING:
+                return
+            waiting = [f"{key}: {d.message}" for key, d in application.deployments.items() if d.message]
+            message = "; ".join([application.message, *waiting] if application.message else waiting)
+            if application.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+                logger.debug("%s did not start: %s", name, message)
+                raise GatefoldError(f"it did not start: {reason(waiting or [application.message])}")
+            if message != said:
+                logger.info("%s: %s", application.status.value.lower(), message)
+                said = message
+        if time.monotonic() > deadline:
+            raise Unavailable(f"it did not start within {START_WITHIN_S:.0f} s: {said or 'no word from it'}")
+        time.sleep(_POLL_S)
