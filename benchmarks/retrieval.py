@@ -1,28 +1,38 @@
-"""How fast covers are found: our index against plain FAISS of the same index, and against hnswlib, on one thread.
+"""How fast covers are found: our index against plain FAISS of the same index, hnswlib and LanceDB, on one thread; then
+through HTTP, by benchmarks/searching.py.
 
 The vectors are synthetic: unit vectors around directions drawn at random, the queries drawn alike and in no index. The
 ways take turns, the best turn of each counts; recall is that of the answers timed. Ours is timed twice: as far as
-numbers of covers, which is all that the others give, and with the metadata of each match. Writes results/retrieval.md
-beside this file. `make bench-retrieval`.
+numbers of covers, which is all that the others give, and with the metadata of each match. hnswlib and LanceDB spend
+the least effort that reaches the recall asked of ours. Writes results/retrieval.md beside this file.
+`make bench-retrieval`.
 """
+
+import os
+
+os.environ.setdefault("LANCE_CPU_THREADS", "1")  # read when it is imported
 
 import argparse
 import platform
+import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
 import faiss
 import hnswlib
+import lancedb
 import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
+from benchmarks.searching import served
 from gatefold.config import EncoderSettings, IndexSettings
 from gatefold.retrieval import CoverIndex
 from gatefold.tuning import DEPTH, Built, build_tuned, exact, recall_of
-from gatefold.vectors import CONSTRUCTION, LINKS, Ids, Vectors
+from gatefold.vectors import CONSTRUCTION, LINKS, Ids, Vectors, cells_of
 
 RESULTS = Path(__file__).parent / "results" / "retrieval.md"
 WIDTH = EncoderSettings().embed_dim
@@ -44,11 +54,12 @@ def clustered(count: int, seed: int) -> Vectors:
 
 
 def table_of(covers: Vectors) -> pa.Table:
+    """Tracks in the order of their ids, so that the number of a cover is that in its song_id."""
     count = len(covers)
     lists = pa.FixedSizeListArray.from_arrays(pa.array(covers.ravel()), WIDTH)
     return pa.table(
         {
-            "song_id": [f"song {row}" for row in range(count)],
+            "song_id": [f"song-{row:09}" for row in range(count)],
             "title": [f"title {row}" for row in range(count)],
             "artist": [f"artist {row // 10}" for row in range(count)],
             "album": pa.nulls(count, pa.string()),
@@ -60,33 +71,62 @@ def table_of(covers: Vectors) -> pa.Table:
     )
 
 
-def by_hnswlib(covers: Vectors, queries: Vectors, truth: Ids, recall: float) -> tuple[Way, str]:
-    """With the links of ours, and the least effort that reaches the recall."""
+def build_hnswlib(covers: Vectors) -> hnswlib.Index:
+    """With the links of ours."""
     graph = hnswlib.Index(space="ip", dim=WIDTH)
     graph.init_index(len(covers), ef_construction=CONSTRUCTION, M=LINKS, random_seed=0)
-    graph.add_items(covers, num_threads=-1)
+    graph.add_items(covers, num_threads=1)
+    return graph
 
+
+def by_hnswlib(graph: hnswlib.Index, queries: Vectors, truth: Ids, recall: float) -> tuple[str, Way]:
     def way(asked: Vectors) -> Ids:
-        return graph.knn_query(asked, DEPTH, num_threads=1)[0].astype(np.int64)
+        found: Ids = graph.knn_query(asked, DEPTH, num_threads=1)[0].astype(np.int64)
+        return found
 
     for step in range(33):
         ef = round(DEPTH * 2 ** (step / 4))
         graph.set_ef(ef)
         if recall_of(way(queries), truth) >= recall:
             break
-    return way, f"hnswlib, ef {ef}"
+    return f"hnswlib, ef {ef}", way
 
 
-def ways_of(built: Built, covers: Vectors) -> dict[str, Way]:
-    index = CoverIndex(table_of(covers), "bench", built.vectors)
+def build_lancedb(covers: Vectors, folder: str) -> lancedb.table.Table:
+    """As many cells as ours would have, whole vectors in them."""
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(covers.ravel()), WIDTH)
+    rows = pa.table({"number": np.arange(len(covers)), "vector": vectors})
+    table = lancedb.connect(folder).create_table("covers", rows)
+    table.create_index(metric="dot", index_type="IVF_FLAT", num_partitions=cells_of(len(covers)))
+    return table
+
+
+def by_lancedb(table: lancedb.table.Table, queries: Vectors, truth: Ids, recall: float) -> tuple[str, Way]:
+    def one(query: Vectors) -> Ids:
+        asked = table.search(query).distance_type("dot").nprobes(nprobes).limit(DEPTH).select(["number", "_distance"])
+        numbers: Ids = asked.to_arrow()["number"].to_numpy()
+        return numbers
+
+    def way(asked: Vectors) -> Ids:
+        return np.stack([one(query) for query in asked])
+
+    for step in range(33):
+        nprobes = round(2 ** (step / 2))
+        if recall_of(way(queries), truth) >= recall:
+            break
+    return f"LanceDB, IVF_FLAT, nprobes {nprobes}", way
+
+
+def ours(built: Built, table: pa.Table) -> dict[str, Way]:
+    index = CoverIndex(table, "bench", built.vectors)
 
     def plain(asked: Vectors) -> Ids:
         found: Ids = built.vectors.search(asked, DEPTH)[1]
         return found
 
     def named(asked: Vectors) -> Ids:
-        matches = index.search(asked, DEPTH, encoder_fingerprint="bench")
-        return np.array([[int(match.track.song_id.split()[1]) for match in row] for row in matches])
+        hits = index.hits(asked, DEPTH, encoder_fingerprint="bench")
+        return np.array([[int(song_id.split("-")[1]) for song_id in hit.tracks["song_id"]] for hit in hits])
 
     return {
         "plain FAISS": plain,
@@ -107,35 +147,63 @@ def rates(ways: dict[str, Way], queries: Vectors, together: int) -> tuple[dict[s
     return best, found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=1_000_000, help="vectors")
-    parser.add_argument("--queries", type=int, default=1_000)
-    parser.add_argument("--kind", default="auto", help="as index.kind")
-    asked = parser.parse_args()
-    settings = IndexSettings(kind=asked.kind)
-    covers, queries = clustered(asked.count, 1), clustered(asked.queries, 2)
-    built = build_tuned(covers, clustered(1_000, 3), settings)
-    truth = exact(covers, queries)
-    ways = ways_of(built, covers)
-    way, name = by_hnswlib(covers, queries, truth, settings.recall)
-    ways[name] = way
+def bare(ways: dict[str, Way], queries: Vectors, truth: Ids) -> list[str]:
+    """The table of the ways in one process."""
     faiss.omp_set_num_threads(1)
     single, found = rates(ways, queries, 1)
     batched, _ = rates(ways, queries, BATCH)
     lines = [
-        f"`make bench-retrieval`, {date.today().isoformat()}, {platform.machine()}, one thread, no GPU; the best of "
-        f"{TURNS} interleaved turns of {asked.queries:,} queries for {DEPTH}.",
-        f"{asked.count:,} synthetic vectors of width {WIDTH} around {CLUSTERS:,} directions, seeded.",
-        f"Ours states: {built.figures.model_dump_json()}",
-        "",
         f"| way | recall@{DEPTH} | queries/s, single | / plain FAISS | queries/s, {BATCH} at once | / plain FAISS |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name in ways:
-        one, many = (rate[name] / rate["plain FAISS"] for rate in (single, batched))
-        recall = recall_of(found[name], truth)
-        lines.append(f"| {name} | {recall:.4f} | {single[name]:,.0f} | {one:.2f} | {batched[name]:,.0f} | {many:.2f} |")
+        told = [f"{recall_of(found[name], truth):.4f}"]
+        for rate in (single, batched):
+            told += [f"{rate[name]:,.0f}", f"{rate[name] / rate['plain FAISS']:.2f}"]
+        lines.append(f"| {name} | {' | '.join(told)} |")
+    return lines
+
+
+def compared(covers: Vectors, queries: Vectors, settings: IndexSettings) -> tuple[Built, list[str]]:
+    """Our index, and the table; the others are built at the same time, and gone when it returns."""
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
+        graph, database = pool.submit(build_hnswlib, covers), pool.submit(build_lancedb, covers, folder)
+        built = build_tuned(covers, clustered(1_000, 3), settings)
+        say(f"ours is built after {time.perf_counter() - began:.0f} s")
+        truth = exact(covers, queries)
+        others = [
+            by_hnswlib(graph.result(), queries, truth, settings.recall),
+            by_lancedb(database.result(), queries, truth, settings.recall),
+        ]
+        say(f"all are built after {time.perf_counter() - began:.0f} s")
+        return built, bare(ours(built, table_of(covers)) | dict(others), queries, truth)
+
+
+def say(words: str) -> None:
+    Console(stderr=True).print(f"{time.strftime('%H:%M:%S')} {words}", markup=False, highlight=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=1_000_000, help="vectors")
+    parser.add_argument("--queries", type=int, default=500)
+    parser.add_argument("--kind", default="auto", help="as index.kind")
+    asked = parser.parse_args()
+    settings = IndexSettings(kind=asked.kind)
+    covers, queries = clustered(asked.count, 1), clustered(asked.queries, 2)
+    built, table = compared(covers, queries, settings)
+    lines = [
+        f"`make bench-retrieval`, {date.today().isoformat()}, {platform.machine()}, {os.cpu_count()} cores, no GPU.",
+        f"{asked.count:,} synthetic vectors of width {WIDTH} around {CLUSTERS:,} directions, seeded.",
+        f"Ours states: {built.figures.model_dump_json()}",
+        "",
+        f"In one process, on one thread; best of {TURNS} interleaved turns of {asked.queries:,} queries for {DEPTH}:",
+        "",
+        *table,
+        "",
+        *served(built, table_of(covers), queries, say),
+    ]
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text("\n".join([*lines, ""]))
     Console().print("\n".join(lines), markup=False)
