@@ -22,6 +22,8 @@ from gatefold.ranged import Source
 from gatefold.records import Song
 
 _LOG_FLOOR = 1e-6  # mel power below this is inaudible; it also keeps the logarithm finite
+SILENT = math.log(_LOG_FLOOR)
+"""what a log-mel holds where there is no sound"""
 _SILENCE = float(np.exp(np.float32(np.float16(np.log(_LOG_FLOOR)))))  # what the floor is when 16 bits have held it
 _LOUDEST = 1e10  # of full scale: floats scaled like 32-bit integers pass, what would overflow in a spectrogram does not
 _ZEROS, _ROLLOFF = 6, 0.99  # zero crossings on each side of a resampling kernel; its cutoff as a share of Nyquist
@@ -84,6 +86,11 @@ def log_mel(windows: Waveform, rate: int, audio: AudioSettings) -> npt.NDArray[n
 def mel_power(log_mel: torch.Tensor) -> torch.Tensor:
     """The mel power of which `log_mel` float [..., M, F] is the logarithm, of the same shape; none at its floor."""
     return (log_mel.exp() - _SILENCE).clamp(min=0)
+
+
+def amplified(log_mel: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+    """What would be heard of the same windows with `gain` times the power, which broadcasts to [..., M, F]."""
+    return (mel_power(log_mel) * gain + _LOG_FLOOR).log()
 
 
 def mel_bands(audio: AudioSettings) -> torch.Tensor:

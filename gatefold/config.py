@@ -115,7 +115,7 @@ class EncoderSettings(Section):
     """width of the joint space"""
     width: int = Field(32, ge=16, multiple_of=16)
     """channels of a tower's first block; the later ones are 2 and 4 times as wide"""
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(0.2, ge=0, lt=1)
     """probability"""
     song_backbone: str | None = Field(None, pattern=_ABSOLUTE)
     """folder of a CLAP or AST checkpoint in the place of our own song tower: an absolute path, `file:///…` or `s3://…`,

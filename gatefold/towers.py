@@ -19,6 +19,7 @@ from torch.nn import functional as fn
 from gatefold.backbones import Backbone
 from gatefold.config import AudioSettings, CoverSettings, EncoderSettings
 from gatefold.covers import to_model
+from gatefold.descriptors import describe_cover, describe_song, levels
 from gatefold.errors import WrongModel
 
 
@@ -39,45 +40,75 @@ class ResidualBlock(nn.Module):
 
 
 class Tower(nn.Module):
-    """Residual blocks, statistics over what is left of the picture, and a projection to [B, D]."""
+    """Residual blocks, statistics over what is left of the picture, descriptors beside them, a projection to [B, D].
 
-    def __init__(self, channels: int, settings: EncoderSettings, *, stem: int, blocks: int) -> None:
+    Args:
+        rows: of the picture that is left, each with statistics of its own; where 1, they are taken over all places.
+        described: numbers of the descriptors.
+    """
+
+    def __init__(
+        self, channels: int, settings: EncoderSettings, *, stem: int, blocks: int, rows: int, described: int
+    ) -> None:
         super().__init__()
         widths = [min(settings.width * 2**i, settings.width * 4) for i in range(blocks)]
+        last = widths[-1]
         self.stem = nn.Conv2d(channels, settings.width // 2, stem, stride=2, padding=stem // 2)
         pairs = zip([settings.width // 2, *widths], widths, strict=False)
         self.blocks = nn.Sequential(*[ResidualBlock(a, b) for a, b in pairs])
-        self.project = nn.Sequential(
-            nn.LayerNorm(widths[-1] * 2),
-            nn.Dropout(settings.dropout),
-            nn.Linear(widths[-1] * 2, widths[-1]),
-            nn.SiLU(),
-            nn.Linear(widths[-1], settings.embed_dim),
+        self.describe = nn.Sequential(
+            nn.LayerNorm(described), nn.Dropout(settings.dropout), nn.Linear(described, last), nn.SiLU()
         )
+        self.project = nn.Sequential(
+            nn.LayerNorm(last * (2 * rows + 1)),
+            nn.Dropout(settings.dropout),
+            nn.Linear(last * (2 * rows + 1), last),
+            nn.SiLU(),
+            nn.Linear(last, settings.embed_dim),
+        )
+        self._rows = rows
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.blocks(fn.silu(self.stem(x))).flatten(2)  # [B, C, H * W]
+    def features(self, x: Tensor, descriptors: Tensor) -> Tensor:
+        """[B, channels, height, width], [B, described] -> [B, D]."""
+        x = self.blocks(fn.silu(self.stem(x)))
+        x = x.flatten(2) if self._rows == 1 else x.flatten(1, 2)  # [B, C, H * W] or [B, C * H, W]
         spread = x.std(-1, correction=0)  # 0, and not NaN, where a small picture has but one place left
-        features: Tensor = self.project(torch.cat([x.mean(-1), spread], dim=1))
-        return features
+        projected: Tensor = self.project(torch.cat([x.mean(-1), spread, self.describe(descriptors)], dim=1))
+        return projected
 
 
 class SongTower(Tower):
-    """log_mel [B, M, F] -> features [B, D], not normalised. A window is standardised first: loudness does not count."""
+    """log_mel [B, M, F] -> features [B, D], not normalised. How loud a song was recorded does not count.
 
-    def __init__(self, settings: EncoderSettings) -> None:
-        super().__init__(1, settings, stem=5, blocks=4)
+    Where in pitch something lies does: each place is told its band, and what is left of the bands is not mixed.
+    """
+
+    _HALVINGS = 5
+
+    def __init__(self, settings: EncoderSettings, audio: AudioSettings) -> None:
+        described = describe_song(torch.zeros(1, audio.n_mels, audio.frames)).shape[1]
+        rows = math.ceil(audio.n_mels / 2**self._HALVINGS)
+        super().__init__(2, settings, stem=5, blocks=self._HALVINGS - 1, rows=rows, described=described)
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        mean, std = log_mel.mean((1, 2), keepdim=True), log_mel.std((1, 2), keepdim=True)
-        return super().forward(((log_mel - mean) / (std + 1e-3))[:, None])
+        level = levels(log_mel)
+        band = torch.linspace(-1, 1, level.shape[1], device=level.device)[:, None].expand_as(level)
+        with torch.autocast(level.device.type, enabled=False):
+            descriptors = describe_song(level)
+        return self.features(torch.stack([level, band], dim=1), descriptors)
 
 
 class CoverTower(Tower):
     """pixels [B, 3, S, S] in [-1, 1] -> features [B, D], not normalised."""
 
-    def __init__(self, settings: EncoderSettings) -> None:
-        super().__init__(3, settings, stem=3, blocks=3)
+    def __init__(self, settings: EncoderSettings, cover: CoverSettings) -> None:
+        described = describe_cover(torch.zeros(1, 3, cover.size, cover.size)).shape[1]
+        super().__init__(3, settings, stem=3, blocks=3, rows=1, described=described)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        with torch.autocast(pixels.device.type, enabled=False):
+            descriptors = describe_cover(pixels)
+        return self.features(pixels, descriptors)
 
 
 class DualEncoder(nn.Module):
@@ -101,8 +132,8 @@ class DualEncoder(nn.Module):
         for name, given in (("song_backbone", song_backbone), ("cover_backbone", cover_backbone)):
             if (asked := getattr(settings, name)) and given is None:
                 raise WrongModel(f"encoder.{name} is '{asked}', and this encoder was built without it")
-        self.song_tower = song_backbone or SongTower(settings)
-        self.cover_tower = cover_backbone or CoverTower(settings)
+        self.song_tower = song_backbone or SongTower(settings, audio)
+        self.cover_tower = cover_backbone or CoverTower(settings, cover)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / settings.temperature)))
         # only where it is learned: a parameter without a gradient would make the workers of a distributed run wait
         odds_of_a_stranger = math.log(settings.batch_size - 1)
