@@ -31,6 +31,7 @@ ANSWER_WITHIN_S = 60.0
 """seconds from running to answering"""
 _PREFIX = "release-"
 _NOTHING = ("", "")
+_RAY_ERRORS = (RayError, RayServeException, TimeoutError)
 _POLL_S = 0.3
 
 Application = dict[str, Any]
@@ -63,22 +64,27 @@ class Endpoint:
         Raises: BundleNotFound where nothing is active; GatefoldError, Unavailable where it does not start.
         """
         self._running = _standing()
-        self._serving = next(iter(self._in_use()), None) if self._running else None
+        in_use = self._in_use() if self._running else []
+        self._serving = next((version for version in in_use[:1] if version in self._running), None)
         self._serve(self._wanted())
         self._told = self._look()
 
     def follow(self) -> str | None:
         """Takes one look at the workspace, and serves what it has activated. What there is to tell, or None."""
-        news = self._look()
+        try:
+            news = self._look()
+        except _RAY_ERRORS as error:  # what was begun is begun again at the next look
+            logger.warning("Ray Serve does not answer: %s", error)
+            news = "Ray Serve does not answer at present; what it serves goes on"
         told, self._told = self._told, news
         return None if news == told else news
 
     def _look(self) -> str:
-        self._stop_unused()
         try:
             wanted = self._wanted()
         except GatefoldError as error:
             return f"{error}; release {self._serving} goes on"
+        self._stop_unused(wanted)
         if wanted not in (self._serving, self._refused[0]):
             try:
                 self._serve(wanted)
@@ -111,11 +117,11 @@ class Endpoint:
             raise
         self._serving, self._running = version, running
 
-    def _stop_unused(self) -> None:
+    def _stop_unused(self, wanted: str) -> None:
         if len(self._running) < 2:
             return
         in_use = self._in_use()
-        needed = {version: application for version, application in self._running.items() if version in in_use}
+        needed = {version: known for version, known in self._running.items() if version in (*in_use, wanted)}
         if in_use[:1] == [self._serving] and needed != self._running:
             self._running = needed
             self._apply(in_use[0], needed)
@@ -150,7 +156,7 @@ class Endpoint:
         """As the API tells it: the release on duty comes first; empty where it does not answer at present."""
         try:
             found: list[str] = self._handle.in_use.remote().result(timeout_s=ANSWER_WITHIN_S)
-        except (RayError, RayServeException, TimeoutError) as error:
+        except _RAY_ERRORS as error:
             logger.info("the API does not say which release is in use: %s", error)
             return []
         return found

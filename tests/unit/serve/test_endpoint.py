@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from ray.exceptions import RayActorError
 
 from gatefold.errors import GatefoldError
 from gatefold.storage import objects, releases
@@ -88,6 +89,21 @@ def test_a_workspace_that_cannot_be_read_leaves_the_endpoint_as_it_is(workspace:
     objects.put(f"{workspace.releases}/current", releases_file)
     assert "there is no release 'r9'" in str(endpoint.follow())
     assert endpoint.served == ["r1"]
+
+
+def test_a_serve_that_does_not_answer_for_a_while_ends_nothing(workspace: Workspace) -> None:
+    class Silent(Follower):
+        silent = True
+
+        def _serve(self, version: str) -> None:
+            if self.silent:
+                raise RayActorError
+            super()._serve(version)
+
+    endpoint = Silent(workspace)
+    assert "does not answer at present" in str(endpoint.follow())
+    endpoint.silent = False
+    assert endpoint.follow() == "release r1 serves now"
 
 
 def test_a_release_that_the_file_names_is_served_whatever_is_activated(workspace: Workspace) -> None:
