@@ -12,7 +12,7 @@ from torch.nn import functional as fn
 
 _RANGE = 10.0  # nepers of power, 43 dB: what lies further below the loudest place of a window counts as silence
 _BANDS, _BEATS = 8, 48  # bands whose loudness is followed in time; the slowest of its frequencies, in turns a window
-_THUMBNAIL, _SAMPLED = 8, 32  # pixels a side
+_THUMBNAIL, _SAMPLED = 8, 16  # pixels a side
 _LEVELS, _SOFTNESS = 4, 12.0  # of each colour channel in the histogram; how sharply one ends where the next begins
 _RARE = 1e-3  # share of a cover's pixels below which a colour hardly counts
 _WAVES = 12  # turns across a cover
