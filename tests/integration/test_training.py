@@ -1,0 +1,93 @@
+"""The encoder's training on real Ray: what it tells of itself, in its report and in its journal for TensorBoard."""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from gatefold.config import EncoderSettings, Settings, TrainSettings
+from gatefold.records import TRACKS
+from gatefold.storage import catalogues, objects
+from gatefold.storage.catalogues import Catalogue
+from gatefold.workspace import Workspace
+from pipelines.report import Report, read_report
+from pipelines.train_encoder import train_encoder
+from tests.factories import COVER, write_pairs
+from tests.sounds import AUDIO
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+
+STEPS, SAVED_EVERY = 24, 6
+ENCODER = EncoderSettings(embed_dim=8, width=16, epochs=4, batch_size=8, evaluations=3, genre_weight=0.1)
+SETTINGS = Settings(
+    audio=AUDIO, cover=COVER, encoder=ENCODER, train=TrainSettings(num_workers=2, checkpoint_steps=SAVED_EVERY)
+)
+
+
+def workspace_in(folder: Path) -> Workspace:
+    """48 songs to train on and 9 to validate on, of three genres."""
+    workspace = Workspace(objects.resolve(str(folder)))
+    ids = [f"s{number:02}" for number in range(57)]
+    rows = [
+        {
+            "song_id": song_id,
+            "audio_uri": "file:///a.wav",
+            "genre": f"genre {number % 3}",
+            "split": "train" if number < 48 else "validation",
+        }
+        for number, song_id in enumerate(ids)
+    ]
+    tracks = pa.Table.from_pylist(rows, schema=TRACKS)
+    catalogues.replace(workspace, Catalogue("c1", len(rows), "file:///m.csv"), tracks, 100)
+    write_pairs(workspace, dict.fromkeys(ids, AUDIO.windows))
+    return workspace
+
+
+def journal(workspace: Workspace) -> Iterator[Event]:
+    """The events of a run, as TensorBoard reads them: of each its length, a checksum, itself, and another checksum."""
+    for path in sorted(Path(workspace.runs.removeprefix("file://")).glob("encoder-*/tensorboard/*")):
+        data, place = path.read_bytes(), 0
+        while place < len(data):
+            (length,) = struct.unpack_from("<Q", data, place)
+            yield Event.FromString(data[place + 12 : place + 12 + length])
+            place += length + 16
+
+
+def noted(workspace: Workspace, tag: str) -> list[int]:
+    """Steps that the journal has a figure for, those left out that a run which was resumed took back."""
+    steps: list[int] = []
+    for event in journal(workspace):
+        if event.HasField("session_log"):
+            steps = [step for step in steps if step < event.step]
+        steps += [event.step for value in event.summary.value if value.tag == tag]
+    return steps
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Report]:
+    workspace = workspace_in(tmp_path_factory.mktemp("undisturbed"))
+    return workspace, train_encoder(SETTINGS, workspace)
+
+
+def test_a_report_tells_how_the_training_went_and_still_does_when_there_is_nothing_to_do(
+    undisturbed: tuple[Workspace, Report],
+) -> None:
+    workspace, report = undisturbed
+    assert (report.done, report.details["steps"], report.details["resumed"]) == (48, STEPS, [])
+    curve, recalls = report.details["curve"], report.details["recalls"]
+    assert isinstance(curve, list)
+    assert isinstance(recalls, list)
+    assert [step for step, _ in curve] == list(range(1, STEPS + 1))  # type: ignore[misc]
+    assert [step for step, _ in recalls] == [8, 16, 24]  # type: ignore[misc]
+    again = train_encoder(SETTINGS, workspace)
+    assert (again.done, again.skipped, again.details) == (0, 1, report.details)
+    assert read_report(workspace, "train-encoder") == again
+
+
+def test_the_journal_has_every_step_for_tensorboard(undisturbed: tuple[Workspace, Report]) -> None:
+    workspace, _ = undisturbed
+    assert noted(workspace, "loss") == noted(workspace, "lr") == list(range(1, STEPS + 1))
+    assert noted(workspace, "recall_at_10") == [8, 16, 24]
