@@ -106,9 +106,10 @@ def _merge(folder: str, names: list[str]) -> None:
         return
     uris = [objects.join(folder, f"{name}.parquet") for name in names]
     merged = pa.concat_tables([_with_etag(tables.read_part(uri)) for uri in uris], promote_options="permissive")
-    tables.write_part(folder, part_name(_distinct(merged)), merged)
+    written = tables.write_part(folder, part_name(_distinct(merged)), merged)
     for uri in uris:
-        objects.delete(uri)
+        if uri != written:  # a merged part of which `prune` left some songs has the name of all of them
+            objects.delete(uri)
 
 
 def _read_songs(uris: list[str]) -> list[pa.Table]:

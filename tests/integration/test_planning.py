@@ -10,7 +10,7 @@ from gatefold.config import Settings
 from gatefold.storage import objects
 from gatefold.workspace import Workspace
 from pipelines.plan import make_plan, read_plan
-from tests.factories import AUDIO, MUSIC
+from tests.sounds import AUDIO, MUSIC
 
 ROOT = Path(__file__).parents[2]
 

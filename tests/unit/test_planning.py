@@ -15,7 +15,7 @@ from gatefold.planning import _digits, _sized, _span
 from gatefold.workspace import Workspace
 from pipelines.estimate import Range
 from pipelines.report import Report, write_report
-from tests.factories import MUSIC
+from tests.sounds import MUSIC
 
 
 @pytest.fixture

@@ -124,6 +124,18 @@ def test_a_merge_that_was_killed_half_way_is_mended(folder: str) -> None:
     assert merged & {objects.name(uri) for uri in tables.parts(folder)} == merged
 
 
+def test_a_merge_whose_name_a_piece_of_it_has_already_loses_nothing(folder: str) -> None:
+    """A merged part of which some songs are elsewhere too is left with the rest, under the name of all of them."""
+    songs = [f"{letter}1" for letter in "abcdefghij"]
+    merged = part_name(pa.table({"song_id": [song[0] for song in songs], "etag": ["1"] * len(songs)}))
+    for song in songs[:-1]:
+        put(folder, song[0], song)
+    put(folder, merged, songs[-1])
+    names = [objects.name(uri).removesuffix(".parquet") for uri in tables.parts(folder)]
+    compact(folder, {name: part_of(tables.read_part(objects.join(folder, f"{name}.parquet"))) for name in names}, 10)
+    assert left(folder) == {merged: " ".join(songs)}
+
+
 def test_a_few_small_parts_and_all_large_ones_are_left_as_they_are(folder: str) -> None:
     for number in range(8):
         put(folder, f"small{number}", f"{number}1")
