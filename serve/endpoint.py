@@ -8,14 +8,12 @@ needs is not known here, but in the file that describes it (serve.deploy).
 import copy
 import logging
 import time
-from functools import cached_property
 from typing import Any
 
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
-from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
 from gatefold.errors import GatefoldError, Unavailable
@@ -148,14 +146,11 @@ class Endpoint:
         config = {**self._config, "applications": [api, *running.values()]}
         _get_global_client().deploy_apps(ServeDeploySchema.model_validate(config))
 
-    @cached_property
-    def _handle(self) -> DeploymentHandle:
-        return DeploymentHandle(Api.__name__, self._api["name"])
-
     def _in_use(self) -> list[str]:
         """As the API tells it: the release on duty comes first; empty where it does not answer at present."""
         try:
-            found: list[str] = self._handle.in_use.remote().result(timeout_s=ANSWER_WITHIN_S)
+            api = serve.get_deployment_handle(Api.__name__, self._api["name"])  # which Serve ends with itself
+            found: list[str] = api.in_use.remote().result(timeout_s=ANSWER_WITHIN_S)
         except _RAY_ERRORS as error:
             logger.info("the API does not say which release is in use: %s", error)
             return []
