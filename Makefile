@@ -23,7 +23,7 @@ test: $(INSTALLED) ## run the tests, which need Chromium for the page; ARGS= goe
 	.venv/bin/pytest $(ARGS)
 
 test-chaos: $(INSTALLED) ## kill whatever can be killed, spoil what can be spoilt; takes minutes; ARGS= goes to pytest
-	.venv/bin/pytest -m '' tests/chaos tests/integration/test_kills.py $(ARGS)
+	.venv/bin/pytest -m '' tests/chaos tests/integration/test_kills.py tests/integration/test_takeover.py $(ARGS)
 
 check: $(INSTALLED) ## read the code: ruff, and mypy as strict as it gets
 	.venv/bin/ruff check .

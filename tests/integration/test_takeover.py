@@ -172,6 +172,7 @@ def test_the_release_before_is_stopped_once_nothing_needs_it(endpoint: Endpoint)
         time.sleep(0.1)
 
 
+@pytest.mark.chaos  # of what `make test` has no time for
 def test_a_release_that_cannot_be_served_changes_nothing_and_is_told(
     endpoint: Endpoint, workspace: Workspace, http: httpx.Client
 ) -> None:
