@@ -34,6 +34,9 @@ TRACKS = 12
 NEW = f"s{TRACKS}"
 """a song that the second release has, and the first has not"""
 WITHIN_S = 120.0
+MINUTES = pytest.mark.chaos
+"""of what `make test` has no time for"""
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +129,7 @@ def api_pid() -> int:
     return int(replica["pid"])
 
 
+@MINUTES
 def test_releases_take_over_and_back_under_load_without_an_error(
     endpoint: Endpoint, workspace: Workspace, http: httpx.Client
 ) -> None:
@@ -164,6 +168,7 @@ def test_releases_take_over_and_back_under_load_without_an_error(
     assert api_pid() == api, "the replica with the jobs in its memory was exchanged"
 
 
+@MINUTES
 def test_the_release_before_is_stopped_once_nothing_needs_it(endpoint: Endpoint) -> None:
     deadline = time.monotonic() + WITHIN_S
     while set(serve.status().applications) != {"gatefold", "release-r1"}:
@@ -172,7 +177,7 @@ def test_the_release_before_is_stopped_once_nothing_needs_it(endpoint: Endpoint)
         time.sleep(0.1)
 
 
-@pytest.mark.chaos  # of what `make test` has no time for
+@MINUTES
 def test_a_release_that_cannot_be_served_changes_nothing_and_is_told(
     endpoint: Endpoint, workspace: Workspace, http: httpx.Client
 ) -> None:
