@@ -16,12 +16,13 @@ import pyarrow as pa
 import ray
 
 from gatefold.config import AudioSettings, CoverSettings, EncoderSettings, GeneratorSettings
-from gatefold.generator import build_transformer
+from gatefold.generator import build_pipeline, build_transformer
 from gatefold.retrieval import CoverIndex
 from gatefold.storage import objects, releases
 from gatefold.storage.bundles import Bundle
+from gatefold.storage.encoders import publish_encoder
+from gatefold.storage.generators import publish_generator
 from gatefold.storage.indexes import publish_index
-from gatefold.storage.models import build_pipeline, publish_encoder, publish_generator
 from gatefold.storage.releases import Part, Release
 from gatefold.towers import DualEncoder
 from gatefold.tuning import Built

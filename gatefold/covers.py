@@ -6,15 +6,17 @@ Shape legend: S = pixels a side. It knows Pillow, and no place where covers are 
 import io
 import struct
 import zlib
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gatefold.config import CoverSettings
 from gatefold.errors import EmptyFile, TooLarge, UndecodableCover
+
+if TYPE_CHECKING:  # who decodes covers needs none of it, and it takes seconds
+    from torch import Tensor
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, struct.error, zlib.error)
@@ -55,14 +57,14 @@ def decode_cover(data: bytes, cover: CoverSettings) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
-def to_model(pixels: torch.Tensor) -> torch.Tensor:
+def to_model(pixels: "Tensor") -> "Tensor":
     """uint8 [..., 3, S, S] as float32 of the same shape in [-1, 1], which is what the models see."""
-    return pixels.to(torch.float32) / 127.5 - 1.0
+    return pixels.float() / 127.5 - 1.0
 
 
-def to_pixels(values: torch.Tensor) -> torch.Tensor:
+def to_pixels(values: "Tensor") -> "Tensor":
     """Floats [..., 3, S, S] in [-1, 1], clipped to that, as uint8 of the same shape. Inverse of `to_model`."""
-    return ((values.to(torch.float32).clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
+    return ((values.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().byte()
 
 
 def encode_picture(pixels: NDArray[np.uint8], size: int, format: Literal["png", "jpeg"]) -> bytes:

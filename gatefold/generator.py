@@ -238,3 +238,22 @@ class CoverPipeline(DiffusionPipeline):
             on_step=on_step,
         )
         return to_pixels(pictures).cpu().numpy()
+
+
+def build_pipeline(
+    transformer: SD3Transformer2DModel,
+    *,
+    neighbours: int,
+    num_inference_steps: int,
+    guidance_scale: float,
+    encoder_fingerprint: str,
+) -> CoverPipeline:
+    """A pipeline round a trained denoiser."""
+    return CoverPipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        neighbours=neighbours,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        encoder_fingerprint=encoder_fingerprint,
+    )

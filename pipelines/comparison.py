@@ -12,7 +12,7 @@ from gatefold.errors import BundleNotFound, StageMissing
 from gatefold.scorecard import Measure, measure_retrieval
 from gatefold.storage import objects
 from gatefold.storage.bundles import list_bundles
-from gatefold.storage.models import load_encoder
+from gatefold.storage.encoders import load_encoder
 from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
 from pipelines.held_out import HeldOut, ceiling_of, embed_pairs, named

@@ -10,7 +10,7 @@ import torch
 from gatefold.config import Settings
 from gatefold.records import embedding_schema
 from gatefold.storage import objects, tables
-from gatefold.storage.models import load_encoder
+from gatefold.storage.encoders import load_encoder
 from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
 from pipelines.blocks import BlockMapper, Made, map_tracks

@@ -26,8 +26,9 @@ from gatefold.records import Song
 from gatefold.retrieval import CoverIndex
 from gatefold.scorecard import BY_COVER, ROUNDS, Measure, as_markdown, measure_genres, measure_retrieval
 from gatefold.storage import objects, tables
+from gatefold.storage.encoders import load_encoder
+from gatefold.storage.generators import load_generator
 from gatefold.storage.indexes import load_index
-from gatefold.storage.models import load_encoder, load_generator
 from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
 from pipelines.conditions import Conditions, conditions_of

@@ -16,7 +16,7 @@ from gatefold.errors import SchemaMismatch, StageMissing
 from gatefold.retrieval import CoverIndex
 from gatefold.storage import tables
 from gatefold.storage.catalogues import read_tracks
-from gatefold.storage.models import build_encoder
+from gatefold.storage.encoders import build_encoder
 from gatefold.synthesis import GENRES, TRAIT_NAMES, log_odds_of_own
 from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace

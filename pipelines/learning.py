@@ -22,7 +22,7 @@ from gatefold.config import Settings
 from gatefold.contrastive import gathered, genre_contrast, loss_for
 from gatefold.covers import to_model
 from gatefold.metrics import ranks_of_own
-from gatefold.storage.models import build_encoder
+from gatefold.storage.encoders import build_encoder
 from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
 from pipelines.pairs import Block, read_pairs

@@ -14,7 +14,7 @@ from gatefold.config import Settings
 from gatefold.errors import BundleNotFound
 from gatefold.storage import objects
 from gatefold.storage.bundles import open_bundle
-from gatefold.storage.models import build_encoder, publish_encoder
+from gatefold.storage.encoders import build_encoder, publish_encoder
 from gatefold.workspace import Workspace
 from pipelines.learning import Learner, Validation, weights_to_publish
 from pipelines.pairs import paired_ids, stream_pairs, validation_ids

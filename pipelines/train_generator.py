@@ -20,12 +20,12 @@ from gatefold.augmentation import mirror
 from gatefold.config import GeneratorSettings, Settings
 from gatefold.covers import to_model
 from gatefold.errors import BundleNotFound
-from gatefold.generator import build_transformer, flow_loss
+from gatefold.generator import build_pipeline, build_transformer, flow_loss
 from gatefold.retrieval import CoverIndex
 from gatefold.storage import objects, tables
 from gatefold.storage.bundles import open_bundle
+from gatefold.storage.generators import publish_generator
 from gatefold.storage.indexes import load_index
-from gatefold.storage.models import build_pipeline, publish_generator
 from gatefold.workspace import Workspace
 from pipelines.conditions import conditions_of
 from pipelines.pairs import Block, paired_ids, stream

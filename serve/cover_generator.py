@@ -10,7 +10,7 @@ from contextlib import aclosing
 import numpy as np
 
 from gatefold.errors import WrongModel
-from gatefold.storage.models import load_generator
+from gatefold.storage.generators import load_generator
 from serve import replica
 from serve.stages import Commission, PainterFacts, Pictures
 

@@ -6,7 +6,6 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import ray
-import torch
 
 
 def enter(endpoint_url: str | None) -> None:
@@ -36,4 +35,6 @@ def granted_device() -> str:
 
 def workers(count: int, threads: int) -> ThreadPoolExecutor:
     """Threads for work that would block the event loop, each of which may use so many threads of torch."""
+    import torch  # here alone: replicas that look up and answer start in half the time and memory without it
+
     return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(threads,))

@@ -11,7 +11,7 @@ from PIL import Image
 from gatefold.audio import listen, spectrogram_picture
 from gatefold.config import ServeSettings
 from gatefold.records import Song
-from gatefold.storage.models import load_encoder
+from gatefold.storage.encoders import load_encoder
 from serve import replica
 from serve.stages import EncoderFacts, Heard, Pictures, Vector
 

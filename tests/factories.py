@@ -8,13 +8,14 @@ import pyarrow as pa
 
 from gatefold.config import CoverSettings, EncoderSettings, GeneratorSettings, IndexSettings
 from gatefold.covers import decode_cover, encode_picture
-from gatefold.generator import build_transformer
+from gatefold.generator import build_pipeline, build_transformer
 from gatefold.records import cover_schema, embedding_schema, spectrogram_schema
 from gatefold.retrieval import CoverIndex, unit_columns
 from gatefold.storage import objects, releases, tables
 from gatefold.storage.bundles import Bundle
+from gatefold.storage.encoders import publish_encoder
+from gatefold.storage.generators import publish_generator
 from gatefold.storage.indexes import publish_index
-from gatefold.storage.models import build_pipeline, publish_encoder, publish_generator
 from gatefold.storage.releases import Part, Release
 from gatefold.towers import DualEncoder
 from gatefold.tuning import build_tuned

@@ -6,7 +6,7 @@ This is what the command line and the examples use; the endpoint spreads the sam
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +14,17 @@ import torch
 
 from gatefold.audio import listen
 from gatefold.errors import NotFound, UnknownTrack
-from gatefold.generator import CoverPipeline
 from gatefold.records import Match, Song
 from gatefold.retrieval import CoverIndex
 from gatefold.storage import objects, optouts, releases
+from gatefold.storage.encoders import load_encoder
 from gatefold.storage.indexes import load_index
-from gatefold.storage.models import load_encoder, load_generator
 from gatefold.storage.releases import Release
 from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gatefold.generator import CoverPipeline
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,10 @@ class Ensemble:
             raise NotFound(f"track '{song_id}' could not be heard; see `gatefold rejects list --stage spectrograms`")
         return Heard(song_id, known.song_embedding, song_id=song_id, artist=known.track.artist)
 
-    def _generator(self) -> CoverPipeline:
+    def _generator(self) -> "CoverPipeline":
         if self._pipeline is None:
+            from gatefold.storage.generators import load_generator  # takes seconds, and a search does without
+
             self._pipeline = load_generator(self._uri(self.release.generator), self._device)
         return self._pipeline
 

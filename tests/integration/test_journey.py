@@ -16,8 +16,8 @@ from gatefold.config import Settings, load
 from gatefold.errors import BundleNotFound, StageMissing, TooManyRejects
 from gatefold.storage import objects, releases, tables
 from gatefold.storage.bundles import open_bundle
+from gatefold.storage.encoders import load_encoder, publish_encoder
 from gatefold.storage.ensembles import load_ensemble
-from gatefold.storage.models import load_encoder, publish_encoder
 from gatefold.workspace import Workspace
 from pipelines.catalogue import build_catalogue
 from pipelines.comparison import compare_encoders

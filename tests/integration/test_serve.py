@@ -28,11 +28,12 @@ from gatefold.config import (
 )
 from gatefold.covers import decode_cover, encode_picture
 from gatefold.errors import BundleNotFound, InvalidSettings
-from gatefold.generator import build_transformer
+from gatefold.generator import build_pipeline, build_transformer
 from gatefold.retrieval import CoverIndex, unit_columns
 from gatefold.storage import releases
+from gatefold.storage.encoders import load_encoder, publish_encoder
+from gatefold.storage.generators import load_generator, publish_generator
 from gatefold.storage.indexes import load_index, publish_index
-from gatefold.storage.models import build_pipeline, load_encoder, load_generator, publish_encoder, publish_generator
 from gatefold.towers import DualEncoder
 from gatefold.tuning import build_tuned
 from gatefold.workspace import Workspace

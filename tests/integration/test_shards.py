@@ -11,8 +11,8 @@ from gatefold.retrieval import CoverIndex
 from gatefold.storage import bundles, catalogues, releases, tables
 from gatefold.storage.bundles import Bundle
 from gatefold.storage.catalogues import Catalogue
+from gatefold.storage.encoders import load_encoder, publish_encoder
 from gatefold.storage.indexes import figures_of, load_index, shards_of
-from gatefold.storage.models import load_encoder, publish_encoder
 from gatefold.workspace import Workspace
 from pipelines.index import build_index
 from pipelines.versions import versions_of

@@ -11,8 +11,8 @@ from gatefold.retrieval import CoverIndex
 from gatefold.storage import catalogues, objects, optouts, tables
 from gatefold.storage.bundles import open_bundle
 from gatefold.storage.catalogues import Catalogue
+from gatefold.storage.encoders import publish_encoder
 from gatefold.storage.indexes import load_index
-from gatefold.storage.models import publish_encoder
 from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
 from pipelines.index import build_index

@@ -9,16 +9,10 @@ import pytest
 import torch
 
 from gatefold.errors import BundleCorrupt, BundleNotFound
-from gatefold.generator import CoverPipeline, build_transformer
+from gatefold.generator import CoverPipeline, build_pipeline, build_transformer
 from gatefold.storage import bundles, objects
-from gatefold.storage.models import (
-    build_encoder,
-    build_pipeline,
-    load_encoder,
-    load_generator,
-    publish_encoder,
-    publish_generator,
-)
+from gatefold.storage.encoders import build_encoder, load_encoder, publish_encoder
+from gatefold.storage.generators import load_generator, publish_generator
 from gatefold.towers import DualEncoder
 from tests.checkpoints import EARS, write_checkpoint
 from tests.factories import COVER, ENCODER, GENERATOR, unit_vectors

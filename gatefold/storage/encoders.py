@@ -1,12 +1,7 @@
-"""Model bundles to modules and back: a config, safetensors, and never a pickle."""
+"""Encoder bundles to modules and back: a config, safetensors, and never a pickle."""
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
-import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
-from diffusers.utils import logging as diffusers_logging
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -23,7 +18,6 @@ from gatefold.backbones import (
 )
 from gatefold.config import AudioSettings, CoverSettings, EncoderSettings, Section
 from gatefold.errors import BundleCorrupt, InvalidSettings, WrongModel
-from gatefold.generator import CoverPipeline
 from gatefold.storage.bundles import Bundle, open_bundle, publish
 from gatefold.storage.checkpoints import checkpoint_on_disk
 from gatefold.towers import DualEncoder
@@ -102,50 +96,4 @@ def _assembled(
         cover,
         song_backbone=None if song is None else build_song_backbone(*song, settings, audio),
         cover_backbone=None if picture is None else build_cover_backbone(*picture, settings, cover),
-    )
-
-
-def publish_generator(
-    uri: str, pipeline: CoverPipeline, *, version: str, lineage: Mapping[str, str], details: Mapping[str, object]
-) -> Bundle:
-    """A bundle of kind "generator": the folder that `save_pretrained` writes."""
-    with tempfile.TemporaryDirectory() as folder:
-        pipeline.save_pretrained(folder, safe_serialization=True)
-        paths = [path for path in Path(folder).rglob("*") if path.is_file()]
-        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-    return publish(uri, files, kind="generator", version=version, lineage=lineage, details=details)
-
-
-def load_generator(uri: str, device: str = "cpu") -> CoverPipeline:
-    """The pipeline of a bundle, ready to paint. Raises: BundleNotFound, BundleCorrupt."""
-    bundle = open_bundle(uri, "generator")
-    diffusers_logging.disable_progress_bar()  # its bar over two files; how progress is shown is not for it to say
-    with tempfile.TemporaryDirectory() as folder:
-        bundle.fetch(Path(folder))
-        try:
-            pipeline: CoverPipeline = CoverPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-            raise BundleCorrupt(f"generator '{uri}' does not fit this gatefold ({error}); train it again") from error
-    pipeline.transformer.eval().requires_grad_(False)
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.to(torch.device(device))
-    return pipeline
-
-
-def build_pipeline(
-    transformer: SD3Transformer2DModel,
-    *,
-    neighbours: int,
-    num_inference_steps: int,
-    guidance_scale: float,
-    encoder_fingerprint: str,
-) -> CoverPipeline:
-    """A pipeline round a trained denoiser."""
-    return CoverPipeline(
-        transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        neighbours=neighbours,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        encoder_fingerprint=encoder_fingerprint,
     )
