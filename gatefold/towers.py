@@ -22,6 +22,9 @@ from gatefold.covers import to_model
 from gatefold.descriptors import describe_cover, describe_song, levels
 from gatefold.errors import WrongModel
 
+_LEAST_SPREAD = 1e-3  # of a descriptor, in its own unit, which is about 1: one that never varies is not made to
+_OUTLIER = 4.0  # standard deviations beyond which a descriptor counts no more
+
 
 class ResidualBlock(nn.Module):
     """Halve the resolution, change the width, then refine: [B, C, H, W] -> [B, C', H/2, W/2]."""
@@ -37,6 +40,28 @@ class ResidualBlock(nn.Module):
         x = fn.silu(self.norm(self.down(x)))
         refined: Tensor = self.mix(fn.silu(self.refine(x)))
         return x + refined
+
+
+class Standardise(nn.Module):
+    """[B, N] -> [B, N]: how far each number lies from what is usual, in standard deviations; as it is before `fit`.
+
+    So what differs between songs counts for more than what is large in all of them.
+    """
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.spread: Tensor
+        self.register_buffer("mean", torch.zeros(numbers))
+        self.register_buffer("spread", torch.ones(numbers))
+
+    def fit(self, usual: Tensor) -> None:
+        """Takes these [B, N] for what is usual."""
+        self.mean.copy_(usual.mean(0))
+        self.spread.copy_(usual.std(0, correction=0) + _LEAST_SPREAD)
+
+    def forward(self, described: Tensor) -> Tensor:
+        return ((described - self.mean) / self.spread).clamp(-_OUTLIER, _OUTLIER)
 
 
 class Tower(nn.Module):
@@ -56,9 +81,8 @@ class Tower(nn.Module):
         self.stem = nn.Conv2d(channels, settings.width // 2, stem, stride=2, padding=stem // 2)
         pairs = zip([settings.width // 2, *widths], widths, strict=False)
         self.blocks = nn.Sequential(*[ResidualBlock(a, b) for a, b in pairs])
-        self.describe = nn.Sequential(
-            nn.LayerNorm(described), nn.Dropout(settings.dropout), nn.Linear(described, last), nn.SiLU()
-        )
+        self.usual = Standardise(described)
+        self.describe = nn.Sequential(nn.Dropout(settings.dropout), nn.Linear(described, last), nn.SiLU())
         self.project = nn.Sequential(
             nn.LayerNorm(last * (2 * rows + 1)),
             nn.Dropout(settings.dropout),
@@ -73,7 +97,7 @@ class Tower(nn.Module):
         x = self.blocks(fn.silu(self.stem(x)))
         x = x.flatten(2) if self._rows == 1 else x.flatten(1, 2)  # [B, C, H * W] or [B, C * H, W]
         spread = x.std(-1, correction=0)  # 0, and not NaN, where a small picture has but one place left
-        projected: Tensor = self.project(torch.cat([x.mean(-1), spread, self.describe(descriptors)], dim=1))
+        projected: Tensor = self.project(torch.cat([x.mean(-1), spread, self.describe(self.usual(descriptors))], dim=1))
         return projected
 
 
@@ -154,6 +178,14 @@ class DualEncoder(nn.Module):
         scale = self.logit_scale.exp().clamp(max=100)
         bias = torch.zeros_like(scale) if self.logit_bias is None else self.logit_bias
         return self.encode_song(log_mel), self.encode_cover(pixels), scale, bias
+
+    @torch.no_grad()
+    def standardise(self, log_mel: Tensor, pixels: Tensor) -> None:
+        """Shows our own towers what songs [B, M, F] and covers [B, 3, S, S] are usually like, before they learn."""
+        if isinstance(self.song_tower, SongTower):
+            self.song_tower.usual.fit(describe_song(levels(log_mel)))
+        if isinstance(self.cover_tower, CoverTower):
+            self.cover_tower.usual.fit(describe_cover(pixels))
 
     @torch.inference_mode()
     def embed_song(self, log_mel: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:

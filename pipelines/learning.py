@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
@@ -25,7 +24,7 @@ from gatefold.metrics import ranks_of_own
 from gatefold.storage.encoders import build_encoder
 from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
-from pipelines.pairs import Block, read_pairs
+from pipelines.pairs import Block, read_pairs, without_genre
 from pipelines.training import Curve, Descent, adamw, autocast_dtype, drawing, move_average
 
 _RECALL_AT = 10
@@ -65,6 +64,12 @@ class Learner:
         self._curve = Curve(steps)
         self._recalls: list[tuple[int, float]] = []
         self._best: dict[str, Any] | None = None
+
+    def standardise(self, usual: Block) -> None:
+        """Shows the towers some rows of `read_pairs`, the same on every worker, before the first step."""
+        log_mel, pixels = (torch.from_numpy(usual[side]).to(self._device) for side in ("log_mel", "pixels"))
+        for encoder in (self._module, self.average):
+            encoder.standardise(log_mel.flatten(0, 1).float(), to_model(pixels))
 
     def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, float]:
         """Step number `step`, from 0, on rows of `stream_pairs`; its figures."""
@@ -128,8 +133,7 @@ class Validation:
     def __init__(self, settings: Settings, workspace: Workspace, ids: list[str], rank: int, workers: int) -> None:
         each = math.ceil(len(ids) / workers)
         own = [ids[place % len(ids)] for place in range(rank * each, (rank + 1) * each)]  # some again, to be as many
-        batch = {"song_id": np.array(own), "genre": np.zeros(len(own), np.int64)}
-        self._share: Block = read_pairs(settings, workspace, batch) if own else {}
+        self._share: Block = read_pairs(settings, workspace, without_genre(own)) if own else {}
         self._songs, self._evaluations = len(ids), settings.encoder.evaluations
 
     def is_due(self, step: int, steps: int) -> bool:

@@ -4,6 +4,7 @@ What fits into the object store is kept there; of more than that, each epoch rea
 catalogue may be larger than all memory. Either way the rows come in one and the same order.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -52,7 +53,12 @@ def validation_ids(settings: Settings, workspace: Workspace) -> list[str]:
         ids = paired_ids(settings, workspace, "validation")
     except StageMissing:
         return []
-    return ids[:: -(-len(ids) // VALIDATION_SONGS)]
+    return sample(ids, VALIDATION_SONGS)
+
+
+def sample(ids: list[str], at_most: int) -> list[str]:
+    """Some of them, spread over all and always the same."""
+    return ids[:: -(-len(ids) // at_most)]
 
 
 def genres_of(workspace: Workspace, ids: list[str]) -> npt.NDArray[np.int64]:
@@ -78,17 +84,24 @@ def stream_pairs(settings: Settings, workspace: Workspace, ids: list[str]) -> ra
 def stream(settings: Settings, songs: pa.Table, read: Callable[[Block], Block], row_bytes: int) -> ray.data.Dataset:
     """The rows that `read` makes of blocks of `songs`, in one order: as training takes them, epoch after epoch.
 
+    Every worker of the training is due as many blocks, all of one size, for which a few songs come twice: where Ray has
+    to cut a block in two to be just, it starts a process for that, which on a small machine takes longer than an epoch.
+
     Args:
         row_bytes: that a row takes in memory; whether all of them are kept there hangs on it.
     """
-    rows = min(settings.batch.rows_per_block, max(_SONGS_PER_READ, songs.num_rows // _READS))
-    starts = np.random.default_rng(0).permutation(range(0, songs.num_rows, rows))  # neighbours are often alike
+    workers = workers_of(settings.train)
+    at_most = min(settings.batch.rows_per_block, max(_SONGS_PER_READ, songs.num_rows // _READS))
+    blocks = workers * math.ceil(songs.num_rows / (workers * at_most))
+    rows = math.ceil(songs.num_rows / blocks)
+    songs = songs.take(np.arange(blocks * rows) % songs.num_rows)
+    starts = np.random.default_rng(0).permutation(blocks) * rows  # neighbours are often alike
     source = ray.data.from_arrow([songs.slice(start, rows) for start in starts.tolist()])
     source.context.execution_options.preserve_order = True
     memory = ray.cluster_resources().get("object_store_memory", 0)
     if songs.num_rows * row_bytes <= settings.train.store_share * memory:
         return source.map_batches(read, batch_size=None, batch_format="numpy").materialize()
-    readers = ray.data.TaskPoolStrategy(size=2 * workers_of(settings.train))
+    readers = ray.data.TaskPoolStrategy(size=2 * workers)
     # they claim no core: on CPUs the workers of the training have claimed them all, and would wait for ever
     return source.map_batches(read, batch_size=None, batch_format="numpy", num_cpus=0, compute=readers)
 
@@ -105,6 +118,11 @@ def read_pairs(settings: Settings, workspace: Workspace, batch: Block) -> Block:
         "pixels": np.stack([pixels[song_id] for song_id in ids]),
         "genre": batch["genre"],
     }
+
+
+def without_genre(ids: list[str]) -> Block:
+    """What `read_pairs` is asked for where genres do not matter."""
+    return {"song_id": np.array(ids), "genre": np.full(len(ids), -1)}
 
 
 def read_windows(settings: Settings, workspace: Workspace, ids: list[str]) -> dict[str, npt.NDArray[np.float16]]:

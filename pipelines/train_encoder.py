@@ -17,12 +17,14 @@ from gatefold.storage.bundles import open_bundle
 from gatefold.storage.encoders import build_encoder, publish_encoder
 from gatefold.workspace import Workspace
 from pipelines.learning import Learner, Validation, weights_to_publish
-from pipelines.pairs import paired_ids, stream_pairs, validation_ids
+from pipelines.pairs import paired_ids, read_pairs, sample, stream_pairs, validation_ids, without_genre
 from pipelines.report import OnProgress, Report, silent, write_report
 from pipelines.training import Progress, history, last_state, run_training
 from pipelines.versions import versions_of
 
 STAGE = "train-encoder"
+_USUAL_SONGS = 256
+"""of which the towers learn what is usual, before they begin"""
 
 
 def train_encoder(settings: Settings, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
@@ -42,6 +44,7 @@ def train_encoder(settings: Settings, workspace: Workspace, on_progress: OnProgr
                 "settings": settings.model_dump(mode="json"),
                 "workspace": workspace.uri,
                 "songs": len(ids),
+                "usual": sample(ids, _USUAL_SONGS),
                 "validation": validation_ids(settings, workspace),
             },
             name=f"encoder-{versions.encoder}",
@@ -84,7 +87,9 @@ def _train_loop(config: dict[str, Any]) -> None:
     learner = Learner(
         settings, steps=steps, rank=rank, device=ray.train.torch.get_device(), prepare=ray.train.torch.prepare_model
     )
-    validation = Validation(settings, Workspace(config["workspace"]), config["validation"], rank, workers)
+    workspace = Workspace(config["workspace"])
+    learner.standardise(read_pairs(settings, workspace, without_genre(config["usual"])))
+    validation = Validation(settings, workspace, config["validation"], rank, workers)
     progress = Progress(config, settings.train, steps)
     first = 0
     if state := progress.resume():

@@ -11,6 +11,8 @@ import boto3
 import pytest
 import ray
 
+from tests.shell import Demo, Shell
+
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
@@ -50,6 +52,13 @@ def ray_cluster(s3: str) -> Iterator[str]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield s3
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def demo(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """The whole way, once: every stage on a Ray of its own, in a bucket."""
+    shell = Shell(tmp_path_factory.mktemp("demo"), f"{s3}/demo")
+    return Demo(shell, shell("demo", "--no-serve"))
 
 
 def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:

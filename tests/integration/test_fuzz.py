@@ -1,4 +1,4 @@
-"""Songs that lie, two hundred of them; tests/chaos has thousands."""
+"""Songs that lie, a hundred of them; tests/chaos has thousands."""
 
 import subprocess
 import sys
@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_stage_over_mutated_songs_ends_with_one_set_of_windows_or_one_reject_each(tmp_path: Path) -> None:
-    fuzzed = fuzz(tmp_path, count=200, seed=1)
-    assert fuzzed.heard > 40
-    assert fuzzed.codes["undecodable_audio"] > 40
-    assert fuzzed.codes["truncated_audio"] > 4
+    fuzzed = fuzz(tmp_path, count=100, seed=1)
+    assert fuzzed.heard > 20
+    assert fuzzed.codes["undecodable_audio"] > 20
+    assert fuzzed.codes["truncated_audio"] > 2
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import soundfile
 import torch
 
 from gatefold.audio import listen
-from gatefold.config import Settings, load
 from gatefold.errors import BundleNotFound, StageMissing, TooManyRejects
 from gatefold.storage import objects, releases, tables
 from gatefold.storage.bundles import open_bundle
@@ -26,83 +24,39 @@ from pipelines.evaluation import SHEET, TABLE
 from pipelines.held_out import untrained
 from pipelines.pairs import read_windows
 from pipelines.quarantine import read_rejects
-from pipelines.report import NOTHING, OnProgress, Report, silent
-from pipelines.run import Job, run_all
+from pipelines.report import NOTHING, OnProgress
 from pipelines.spectrograms import extract_spectrograms
-from pipelines.synthesize import MANIFEST, synthesize
+from pipelines.synthesize import MANIFEST
 from pipelines.versions import versions_of
+from tests.shell import SETTINGS, Demo
 from tests.sounds import CLIPS, MUSIC, encoded, tone
 
-SMALL = load(
-    overrides=[
-        "audio.sample_rate=8000",
-        "audio.f_max=4000",
-        "audio.n_mels=32",
-        "audio.window_s=1.28",
-        "cover.size=16",
-        "synthesis.songs=48",
-        "synthesis.artists=24",
-        "synthesis.duration_s=3",
-        "synthesis.cover_size=32",
-        "encoder.embed_dim=16",
-        "encoder.width=16",
-        "encoder.epochs=2",
-        "generator.patch_size=4",
-        "generator.hidden=32",
-        "generator.layers=1",
-        "generator.heads=2",
-        "generator.neighbours=2",
-        "generator.steps=4",
-        "generator.num_inference_steps=3",
-        "evaluation.covers=8",
-        "evaluation.sheet=2",
-        "train.checkpoint_steps=2",
-        "batch.rows_per_block=16",
-    ]
-)
-UNCHECKED = SMALL.model_copy(update={"batch": SMALL.batch.model_copy(update={"max_reject_share": 1.0})})
+UNCHECKED = SETTINGS.model_copy(update={"batch": SETTINGS.batch.model_copy(update={"max_reject_share": 1.0})})
 """However many rejects there are."""
 
 
-@dataclass
-class Journey:
-    """A workspace in which every stage has run, and what they said."""
-
-    workspace: Workspace
-    songs: str
-    reports: dict[str, Report]
-
-
-def quietly(_: str, job: Job) -> Report:
-    return job(silent)
-
-
-def travel(settings: Settings, songs: str, workspace: Workspace) -> dict[str, Report]:
-    return {report.stage: report for report in run_all(settings, songs, workspace, quietly)}
-
-
 @pytest.fixture(scope="module")
-def journey(ray_cluster: str) -> Journey:
-    workspace = Workspace(f"{ray_cluster}/journey")
-    songs = f"{ray_cluster}/songs"
-    synthesize(SMALL, songs)
-    return Journey(workspace, songs, travel(SMALL, f"{songs}/{MANIFEST}", workspace))
+def workspace(demo: Demo, ray_cluster: str) -> Workspace:  # noqa: ARG001  on which run the stages that tests call
+    return Workspace(demo.shell.workspace)
 
 
-def test_every_stage_works_in_a_bucket_and_ends_in_a_release(journey: Journey) -> None:
+def table_of(demo: Demo) -> dict[str, Any]:
+    return {row["measure"]: row for row in demo.printed["evaluation"]}
+
+
+def test_every_stage_works_in_a_bucket_and_ends_in_a_release(demo: Demo, workspace: Workspace) -> None:
+    reports = {report["stage"]: report for report in demo.printed["stages"]}
     for stage in ("spectrograms", "covers", "embed"):
-        assert (journey.reports[stage].done, journey.reports[stage].rejected) == (48, 0), stage
-    release = releases.current(journey.workspace)
-    assert release.version == journey.reports["release"].details["version"]
+        assert (reports[stage]["done"], reports[stage]["rejected"]) == (48, 0), stage
+    assert releases.current(workspace).version == reports["release"]["details"]["version"]
     for name in (SHEET, TABLE, "evaluate.json", "spectrograms.json"):
-        assert objects.exists(f"{journey.workspace.reports}/{name}"), name
+        assert objects.exists(f"{workspace.reports}/{name}"), name
 
 
-def test_the_evaluation_says_how_it_would_be_by_chance_and_at_best(journey: Journey) -> None:
-    table: Any = journey.reports["evaluate"].details["table"]
-    measures = {row["measure"]: row for row in table}
+def test_the_evaluation_says_how_it_would_be_by_chance_and_at_best(demo: Demo) -> None:
+    measures = table_of(demo)
     assert {"recall@1", "recall@10", "median rank", "genre precision@10", "recall@10, by cover"} <= set(measures)
-    held_out = journey.reports["evaluate"].done
+    (held_out,) = [report["done"] for report in demo.printed["stages"] if report["stage"] == "evaluate"]
     beside = measures["recall@1"]["beside"]
     assert beside["chance"] == pytest.approx(1 / held_out)
     assert list(beside) == ["chance", "by genre", "untrained", "ceiling"]
@@ -111,29 +65,25 @@ def test_the_evaluation_says_how_it_would_be_by_chance_and_at_best(journey: Jour
     assert set(measures["KID, songs with covers"]["beside"]) == {"real", "shuffled songs"}
 
 
-def test_encoders_are_compared_on_the_same_songs_each_as_its_release_was_measured(journey: Journey) -> None:
-    version = versions_of(SMALL, journey.workspace).encoder
-    bundle = open_bundle(f"{journey.workspace.encoders}/{version}", "encoder")
+def test_encoders_are_compared_on_the_same_songs_each_as_its_release_was_measured(
+    demo: Demo, workspace: Workspace
+) -> None:
+    version = versions_of(SETTINGS, workspace).encoder
+    bundle = open_bundle(f"{workspace.encoders}/{version}", "encoder")
     random = untrained(load_encoder(bundle.uri))
-    publish_encoder(f"{journey.workspace.encoders}/random", random, version="random", lineage={}, details={})
-    details: Any = compare_encoders(SMALL, journey.workspace, [version, "random"]).details
+    publish_encoder(f"{workspace.encoders}/random", random, version="random", lineage={}, details={})
+    details: Any = compare_encoders(SETTINGS, workspace, [version, "random"]).details
     trained, untrained_too = ({row["measure"]: row for row in encoder["table"]} for encoder in details["encoders"])
-    table: Any = journey.reports["evaluate"].details["table"]
-    for row in table:
+    for row in table_of(demo).values():
         if "untrained" in row["beside"]:
             assert trained[row["measure"]]["value"] == pytest.approx(row["value"], abs=1e-6)
             assert untrained_too[row["measure"]]["value"] == pytest.approx(row["beside"]["untrained"], abs=1e-6)
     with pytest.raises(BundleNotFound, match=f"no encoder 'other' in .* it has {version}, random"):
-        compare_encoders(SMALL, journey.workspace, ["other"])
+        compare_encoders(SETTINGS, workspace, ["other"])
 
 
-def test_what_is_done_is_not_done_again(journey: Journey) -> None:
-    again = travel(SMALL, f"{journey.songs}/{MANIFEST}", journey.workspace)
-    assert {stage: report.done for stage, report in again.items()} == dict.fromkeys(again, 0)
-
-
-def test_a_real_song_finds_covers_and_gets_the_same_new_ones_twice(journey: Journey) -> None:
-    ensemble = load_ensemble(journey.workspace)
+def test_a_real_song_finds_covers_and_gets_the_same_new_ones_twice(workspace: Workspace) -> None:
+    ensemble = load_ensemble(workspace)
     for clip in (CLIPS[0], CLIPS[4]):
         heard = ensemble.hear(objects.resolve(str(clip)))
         matches = ensemble.search(heard, 48)
@@ -143,33 +93,33 @@ def test_a_real_song_finds_covers_and_gets_the_same_new_ones_twice(journey: Jour
         assert not np.array_equal(first[0], first[1])
 
 
-def test_a_spectrogram_of_the_batch_is_the_served_one_bit_for_bit(journey: Journey) -> None:
+def test_a_spectrogram_of_the_batch_is_the_served_one_bit_for_bit(workspace: Workspace) -> None:
     before = torch.get_num_threads()
-    for song in list(objects.list_objects(f"{journey.songs}/audio"))[:8]:
+    for song in list(objects.list_objects(f"{workspace.uri}/songs/audio"))[:8]:
         song_id = objects.name(song.uri).partition(".")[0]
-        batch = read_windows(SMALL, journey.workspace, [song_id])[song_id]
+        batch = read_windows(SETTINGS, workspace, [song_id])[song_id]
         for threads in (1, 2):  # a replica may use more than a batch worker does
             torch.set_num_threads(threads)
-            served = listen(objects.read(song.uri), SMALL.audio).log_mel
+            served = listen(objects.read(song.uri), SETTINGS.audio).log_mel
             assert served.tobytes() == batch.tobytes()
     torch.set_num_threads(before)
 
 
 def test_a_stage_before_its_time_names_the_verb_to_run(ray_cluster: str) -> None:
     with pytest.raises(StageMissing, match="gatefold catalogue SOURCE"):
-        extract_spectrograms(SMALL, Workspace(f"{ray_cluster}/nothing-here"))
+        extract_spectrograms(SETTINGS, Workspace(f"{ray_cluster}/nothing-here"))
 
 
-def test_a_stopped_stage_goes_on_where_it_stopped(journey: Journey) -> None:
-    workspace = Workspace(f"{journey.workspace.uri}-stopped")
-    run_all_until(workspace, journey.songs, stop_after=16)
-    parts = tables.parts(workspace.spectrograms(SMALL.audio))
+def test_a_stopped_stage_goes_on_where_it_stopped(workspace: Workspace) -> None:
+    stopped = Workspace(f"{workspace.uri}-stopped")
+    extract_until(stopped, f"{workspace.uri}/songs/{MANIFEST}", songs=16)
+    parts = tables.parts(stopped.spectrograms(SETTINGS.audio))
     finished = {uri: objects.stat(uri) for uri in parts}
     assert parts, "nothing was kept of the work before the stop"
-    report = extract_spectrograms(SMALL, workspace)
+    report = extract_spectrograms(SETTINGS, stopped)
     assert report.skipped >= 16
     assert {uri: objects.stat(uri) for uri in parts} == finished, "a part that was finished was written again"
-    ids = tables.read_table(workspace.spectrograms(SMALL.audio), ["song_id", "window"]).to_pylist()
+    ids = tables.read_table(stopped.spectrograms(SETTINGS.audio), ["song_id", "window"]).to_pylist()
     assert len({(row["song_id"], row["window"]) for row in ids}) == len(ids)
     assert len({row["song_id"] for row in ids}) == 48
 
@@ -178,15 +128,15 @@ class Stopped(Exception):
     """What Ctrl-C is to a stage."""
 
 
-def run_all_until(workspace: Workspace, songs: str, *, stop_after: int) -> None:
+def extract_until(workspace: Workspace, manifest: str, *, songs: int) -> None:
     def stop(done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:  # noqa: ARG001
-        if done >= stop_after:
+        if done >= songs:
             raise Stopped
 
     watching: OnProgress = stop
-    build_catalogue(SMALL, f"{songs}/{MANIFEST}", workspace)
+    build_catalogue(SETTINGS, manifest, workspace)
     with pytest.raises(Stopped):
-        extract_spectrograms(SMALL, workspace, watching)
+        extract_spectrograms(SETTINGS, workspace, watching)
 
 
 def test_a_hostile_folder_costs_one_true_reject_each_and_nothing_else(ray_cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
@@ -207,7 +157,7 @@ def test_a_hostile_folder_costs_one_true_reject_each_and_nothing_else(ray_cluste
     }
     assert len(read_rejects(workspace)) == 7
     assert "0.30 s" in rejects["short.wav"][1]
-    heard = tables.read_table(workspace.spectrograms(SMALL.audio), ["song_id"])["song_id"].to_pylist()
+    heard = tables.read_table(workspace.spectrograms(SETTINGS.audio), ["song_id"])["song_id"].to_pylist()
     assert set(heard) == good
 
 
@@ -216,7 +166,7 @@ def test_too_many_rejects_stop_with_the_most_frequent_reasons(ray_cluster: str, 
     workspace = Workspace((tmp_path / "workspace").as_uri())
     build_catalogue(UNCHECKED, (tmp_path / "songs").as_uri(), workspace)
     with pytest.raises(TooManyRejects, match=r"of \d+ inputs were rejected .* limit 20%"):
-        extract_spectrograms(SMALL, workspace)
+        extract_spectrograms(SETTINGS, workspace)
 
 
 def write_hostile_folder(folder: Path) -> set[str]:

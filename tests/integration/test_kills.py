@@ -47,9 +47,10 @@ def test_a_driver_that_is_killed_is_followed_by_one_that_does_the_rest(
     songs.audit()
 
 
-def test_a_driver_killed_again_and_again_gets_on(songs: Repertoire) -> None:
+@pytest.mark.parametrize("lives", [2, pytest.param(6, marks=MINUTES)])
+def test_a_driver_killed_again_and_again_gets_on(songs: Repertoire, lives: int) -> None:
     draw = random.Random(14)
-    for _ in range(5):
+    for _ in range(lives):
         songs.empty_decodings()
         moment = kills.after_songs(draw.randint(5, 20))
         kills.kill_driver(moment, songs, ray.get_runtime_context().gcs_address, workers=draw.random() < 0.5)

@@ -1,24 +1,36 @@
-"""An index in shards, as the cluster builds it, against one that is whole."""
+"""An index in shards, as the cluster builds it and as the endpoint serves it, against one that is whole."""
 
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 
-from gatefold.config import IndexSettings, Settings
+from gatefold.config import IndexSettings, ServeSettings, Settings
 from gatefold.errors import InvalidSettings
 from gatefold.records import TRACKS, Match, embedding_schema
 from gatefold.retrieval import CoverIndex
-from gatefold.storage import bundles, catalogues, releases, tables
+from gatefold.storage import bundles, catalogues, objects, releases, tables
 from gatefold.storage.bundles import Bundle
 from gatefold.storage.catalogues import Catalogue
 from gatefold.storage.encoders import load_encoder, publish_encoder
 from gatefold.storage.indexes import figures_of, load_index, shards_of
+from gatefold.storage.releases import Part, Release
 from gatefold.workspace import Workspace
 from pipelines.index import build_index
 from pipelines.versions import versions_of
+from serve.deploy import deploy, stop
 from tests.factories import COVER, ENCODER, publish_small_release, unit_vectors
 from tests.sounds import AUDIO
 
+ROOT = Path(__file__).parents[2]
+MINUTES = pytest.mark.chaos
+"""of what `make test` has no time for"""
 COUNT = 41
 SETTINGS = Settings(audio=AUDIO, cover=COVER, encoder=ENCODER, index=IndexSettings(covers_per_shard=15))
 
@@ -70,8 +82,9 @@ def test_shards_in_one_process_find_what_the_whole_finds(sharded: Bundle, whole:
     index = load_index(sharded.uri)
     queries = unit_vectors(30, ENCODER.embed_dim, seed=9)
     for kept in ({}, {"genres": ["jazz"]}, {"exclude_artists": ["artist 3"], "exclude_song_ids": ["s1"]}):
-        found, expected = (one.search(queries, 20, encoder_fingerprint=one.encoder_fingerprint, **kept) for one in
-                           (index, whole))
+        found, expected = (
+            one.search(queries, 20, encoder_fingerprint=one.encoder_fingerprint, **kept) for one in (index, whole)
+        )
         assert told(found) == told(expected)
 
 
@@ -81,6 +94,68 @@ def test_where_a_shard_cannot_be_built_its_own_error_arrives_and_nothing_is_publ
     with pytest.raises(InvalidSettings, match="learns its codes from at least 256 vectors; there are 1"):
         build_index(SETTINGS.model_copy(update={"index": wanted}), workspace)
     assert len(bundles.list_bundles(workspace.indexes)) == 2
+
+
+@pytest.fixture(scope="module")
+def endpoint(workspace: Workspace, sharded: Bundle) -> Iterator[httpx.Client]:
+    first = releases.get(workspace, "r1")
+    uri = objects.relative(sharded.uri, workspace.uri)
+    index = Part(uri=uri, version=sharded.version, fingerprint=sharded.fingerprint)
+    second = Release(
+        version="r2", created_at=first.created_at, encoder=first.encoder, index=index, generator=first.generator
+    )
+    releases.publish(workspace, second)
+    releases.activate(workspace, "r2")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    config = ROOT / "infra" / "serve.yaml"
+    served = deploy(
+        config, workspace=workspace.uri, examples=None, host="127.0.0.1", port=port, limits=ServeSettings(k_max=50)
+    )
+    with httpx.Client(base_url=served.url, timeout=60) as http:
+        yield http
+    stop()
+
+
+def searched(http: httpx.Client, song_id: str, **asked: Any) -> list[Match]:
+    answer = http.post("/v1/searches", json={"song_id": song_id, **asked})
+    assert answer.status_code == 200, answer.text
+    return [Match.model_validate(match) for match in answer.json()["matches"]]
+
+
+@MINUTES
+@pytest.mark.parametrize("k", [1, 10, 50])
+def test_served_shards_find_what_the_whole_finds(endpoint: httpx.Client, whole: CoverIndex, k: int) -> None:
+    for row in range(COUNT):
+        song = whole.get(f"s{row}").song_embedding
+        assert song is not None
+        for kept in ({}, {"genres": ["jazz"], "exclude_artists": ["artist 3"]}):
+            expected = whole.search(song[None], k, encoder_fingerprint=whole.encoder_fingerprint, **kept)[0]
+            assert searched(endpoint, f"s{row}", k=k, **kept) == expected
+
+
+@MINUTES
+def test_every_shard_knows_its_tracks(endpoint: httpx.Client, whole: CoverIndex) -> None:
+    for row in range(COUNT):
+        answer = endpoint.get(f"/v1/tracks/s{row}").json()
+        assert answer["track"] == whole.get(f"s{row}").track.model_dump()
+    assert endpoint.get("/v1/tracks/zebra").status_code == 404
+    assert endpoint.get("/v1/releases/current").json()["covers"] == COUNT
+
+
+@MINUTES
+def test_new_covers_are_painted_after_neighbours_of_several_shards(endpoint: httpx.Client) -> None:
+    job = endpoint.post("/v1/covers", json={"song_id": "s1", "n": 1, "size": 16}, headers={"Prefer": "wait=60"}).json()
+    assert job["state"] == "succeeded", job
+
+
+@MINUTES
+def test_a_lost_shard_costs_time_and_no_search(endpoint: httpx.Client) -> None:
+    before = searched(endpoint, "s7", k=30)
+    replicas = [one for one in ray.util.list_named_actors(all_namespaces=True) if "#CoverShard1#" in one["name"]]
+    ray.kill(ray.get_actor(replicas[0]["name"], namespace=replicas[0]["namespace"]))
+    assert searched(endpoint, "s7", k=30) == before
 
 
 def told(found: list[list[Match]]) -> list[list[tuple[str, float]]]:

@@ -1,6 +1,9 @@
-"""The encoder's training on real Ray: what it tells of itself, in its report and in its journal for TensorBoard."""
+"""The encoder's training on real Ray: whoever is killed costs the steps since the last checkpoint, and nothing else."""
 
+import os
+import signal
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,15 +19,20 @@ from gatefold.workspace import Workspace
 from pipelines.report import Report, read_report
 from pipelines.train_encoder import train_encoder
 from tests.factories import COVER, write_pairs
+from tests.kills import meanwhile
 from tests.sounds import AUDIO
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+
+MINUTES = pytest.mark.chaos
+"""of what `make test` has no time for"""
 
 STEPS, SAVED_EVERY = 24, 6
 ENCODER = EncoderSettings(embed_dim=8, width=16, epochs=4, batch_size=8, evaluations=3, genre_weight=0.1)
 SETTINGS = Settings(
     audio=AUDIO, cover=COVER, encoder=ENCODER, train=TrainSettings(num_workers=2, checkpoint_steps=SAVED_EVERY)
 )
+STREAMED = SETTINGS.model_copy(update={"train": SETTINGS.train.model_copy(update={"store_share": 0.0})})
 
 
 def workspace_in(folder: Path) -> Workspace:
@@ -44,6 +52,32 @@ def workspace_in(folder: Path) -> Workspace:
     catalogues.replace(workspace, Catalogue("c1", len(rows), "file:///m.csv"), tracks, 100)
     write_pairs(workspace, dict.fromkeys(ids, AUDIO.windows))
     return workspace
+
+
+def workers() -> list[int]:
+    """Process ids of the training's workers in this session's Ray, which is a child of this process."""
+    parents: dict[int, int] = {}
+    training: list[int] = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            stat, command = (folder / "stat").read_text(), (folder / "cmdline").read_bytes()
+        except OSError:  # it has ended
+            continue
+        parents[int(folder.name)] = int(stat.rpartition(")")[2].split()[1])
+        if b"RayTrainWorker" in command:
+            training.append(int(folder.name))
+    return [pid for pid in training if parents.get(parents[pid]) == os.getpid()]
+
+
+def kill_a_worker_once_saved(workspace: Workspace) -> None:
+    runs = Path(workspace.runs.removeprefix("file://"))
+    deadline = time.monotonic() + 240
+    while not list(runs.glob(f"encoder-*/step-{SAVED_EVERY:07}/*")):
+        assert time.monotonic() < deadline, "no checkpoint was ever saved"
+        time.sleep(0.01)
+    os.kill(workers()[0], signal.SIGKILL)
 
 
 def journal(workspace: Workspace) -> Iterator[Event]:
@@ -91,3 +125,16 @@ def test_the_journal_has_every_step_for_tensorboard(undisturbed: tuple[Workspace
     workspace, _ = undisturbed
     assert noted(workspace, "loss") == noted(workspace, "lr") == list(range(1, STEPS + 1))
     assert noted(workspace, "recall_at_10") == [8, 16, 24]
+
+
+@MINUTES
+def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint_and_streamed_pairs_teach_the_same(
+    undisturbed: tuple[Workspace, Report], tmp_path: Path
+) -> None:
+    workspace = workspace_in(tmp_path)
+    with meanwhile(lambda: kill_a_worker_once_saved(workspace)):
+        report = train_encoder(STREAMED, workspace)
+    expected = undisturbed[1].details
+    assert report.details["resumed"] in ([SAVED_EVERY], [2 * SAVED_EVERY])
+    assert report.details == {**expected, "resumed": report.details["resumed"]}  # the fingerprint of the weights too
+    assert noted(workspace, "loss") == list(range(1, STEPS + 1))

@@ -38,10 +38,15 @@ def tree(path: str) -> ast.Module:
     return ast.parse((ROOT / path).read_text(), path)
 
 
+@cache
+def nodes(path: str) -> list[ast.AST]:
+    return list(ast.walk(tree(path)))
+
+
 def imports(paths: Iterable[str]) -> Iterator[tuple[str, str, str]]:
     """(path, "path:line name", name) of every import, lazy ones too; `from a import b` has the name `a.b`."""
     for path in paths:
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             names: list[str] = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
@@ -53,7 +58,7 @@ def imports(paths: Iterable[str]) -> Iterator[tuple[str, str, str]]:
 def calls(paths: Iterable[str]) -> Iterator[tuple[str, str, ast.Call]]:
     """("path:line name", name, call) of every call."""
     for path in paths:
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func)
                 yield f"{path}:{node.lineno} {name}", name, node
@@ -94,7 +99,9 @@ def test_imports_are_absolute() -> None:
 def test_no_module_of_the_wings_is_a_script() -> None:
     """A class of a module that runs as `__main__` is another class on a Ray worker."""
     wings = [path for path in PRODUCT if floor_of(path) in (EAST, WEST)]
-    scripts = [path for path in wings for node in ast.walk(tree(path)) if ast.unparse(node) == "'__main__'"]
+    scripts = [
+        path for path in wings for node in nodes(path) if isinstance(node, ast.Constant) and node.value == "__main__"
+    ]
     assert scripts == []
 
 
@@ -137,7 +144,7 @@ def test_functions_stay_short() -> None:
     lengths = {
         f"{path}:{node.lineno} {node.name}": (node.end_lineno or 0) - node.lineno + 1
         for path in PRODUCT
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
     assert {name: length for name, length in lengths.items() if length > MAX_FUNCTION} == {}

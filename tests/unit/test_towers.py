@@ -7,7 +7,7 @@ import torch
 
 from gatefold.config import AudioSettings, CoverSettings, EncoderSettings
 from gatefold.errors import WrongModel
-from gatefold.towers import DualEncoder
+from gatefold.towers import DualEncoder, Standardise
 from tests.factories import COVER, ENCODER
 from tests.sounds import AUDIO
 
@@ -119,3 +119,22 @@ def test_an_encoder_built_from_defaults_takes_what_the_default_ears_and_eyes_giv
     encoder = DualEncoder(EncoderSettings(), audio, cover).eval()
     song = encoder.embed_song(np.zeros((audio.windows, audio.n_mels, audio.frames), np.float16))
     assert len(song) == encoder.embed_covers(pixels(1, cover.size)).shape[1] == EncoderSettings().embed_dim
+
+
+def test_what_all_songs_have_in_common_no_longer_counts_once_the_usual_is_known() -> None:
+    standardise = Standardise(3)
+    same = torch.tensor([[5.0, 1.0, 0.0]])
+    assert torch.equal(standardise(same.clamp(max=4)), same.clamp(max=4))  # as it is, before
+    usual = torch.tensor([[100.0, 1.0, 7.0], [102.0, 1.0, 9.0]])
+    standardise.fit(usual)
+    assert standardise(usual) == pytest.approx(torch.tensor([[-1.0, 0.0, -1.0], [1.0, 0.0, 1.0]]), abs=1e-2)
+    assert standardise(torch.tensor([[1e6, 1.0, -1e6]])).tolist() == [[4.0, 0.0, -4.0]]
+
+
+def test_the_usual_is_shown_to_both_towers_and_travels_with_the_weights() -> None:
+    one, other = (DualEncoder(ENCODER, AUDIO, COVER).eval() for _ in range(2))
+    before = one.embed_covers(pixels(2))
+    one.standardise(torch.from_numpy(windows(8)).float(), torch.rand(8, 3, COVER.size, COVER.size))
+    assert not np.allclose(one.embed_covers(pixels(2)), before, atol=1e-3)
+    other.load_state_dict(one.state_dict())
+    assert np.array_equal(other.embed_song(windows(3)), one.embed_song(windows(3)))

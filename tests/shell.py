@@ -1,0 +1,83 @@
+"""The command line as it is used: one process a command, everything small."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gatefold.config import Settings
+
+ROOT = Path(__file__).parents[1]
+SMALL: dict[str, dict[str, Any]] = {
+    "synthesis": {"songs": 48, "artists": 24, "duration_s": 3, "cover_size": 64},
+    "audio": {"sample_rate": 8000, "f_max": 4000, "n_mels": 32, "window_s": 1.28},
+    "cover": {"size": 16},
+    "encoder": {"embed_dim": 16, "width": 16, "epochs": 2},
+    "generator": {
+        "patch_size": 4, "hidden": 32, "layers": 1, "heads": 2, "neighbours": 2, "steps": 4, "num_inference_steps": 3
+    },
+    "evaluation": {"covers": 8, "sheet": 2},
+    "train": {"checkpoint_steps": 2},
+    "batch": {"rows_per_block": 16},
+}  # fmt: skip
+SETTINGS = Settings.model_validate(SMALL)
+
+
+class Shell:
+    """Calls `gatefold` with the small settings, in a folder of its own, on a Ray of its own unless it is given one.
+
+    Args:
+        workspace: URI; in the folder when None.
+    """
+
+    def __init__(self, folder: Path, workspace: str | None = None, ray_address: str | None = None) -> None:
+        self.folder = folder
+        self.workspace = workspace or (folder / "workspace").as_uri()
+        (folder / "small.yaml").write_text(yaml.safe_dump(SMALL))
+        self._front = [sys.executable, "-m", "gatefold", "--config", "small.yaml", "--workspace", self.workspace]
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        if ray_address:
+            self.environment["RAY_ADDRESS"] = ray_address
+
+    def start(self, *args: str) -> "subprocess.Popen[str]":
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(
+            [*self._front, *args],
+            cwd=self.folder,
+            env=self.environment,
+            start_new_session=True,
+            preexec_fn=heed_ctrl_c,
+            **pipes,
+        )
+
+    def __call__(self, *args: str, code: int = 0) -> Any:
+        """The object on stdout."""
+        process = self.start(*args, "--json")
+        out, err = process.communicate(timeout=400)
+        assert process.returncode == code, err
+        return json.loads(out)
+
+
+def heed_ctrl_c() -> None:
+    """What runs in the background of a script is born deaf to it, and so are its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def interrupt(process: "subprocess.Popen[str]") -> tuple[str, str]:
+    """Ctrl-C, as a terminal sends it: to the whole group; what was said until the end."""
+    os.killpg(process.pid, signal.SIGINT)
+    return process.communicate(timeout=120)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """`gatefold demo`, done: who called it, and what was printed."""
+
+    shell: Shell
+    printed: Any
