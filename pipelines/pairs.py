@@ -84,19 +84,12 @@ def stream_pairs(settings: Settings, workspace: Workspace, ids: list[str]) -> ra
 def stream(settings: Settings, songs: pa.Table, read: Callable[[Block], Block], row_bytes: int) -> ray.data.Dataset:
     """The rows that `read` makes of blocks of `songs`, in one order: as training takes them, epoch after epoch.
 
-    Every worker of the training is due as many blocks, all of one size, for which a few songs come twice: where Ray has
-    to cut a block in two to be just, it starts a process for that, which on a small machine takes longer than an epoch.
-
     Args:
         row_bytes: that a row takes in memory; whether all of them are kept there hangs on it.
     """
     workers = workers_of(settings.train)
-    at_most = min(settings.batch.rows_per_block, max(_SONGS_PER_READ, songs.num_rows // _READS))
-    blocks = workers * math.ceil(songs.num_rows / (workers * at_most))
-    rows = math.ceil(songs.num_rows / blocks)
-    songs = songs.take(np.arange(blocks * rows) % songs.num_rows)
-    starts = np.random.default_rng(0).permutation(blocks) * rows  # neighbours are often alike
-    source = ray.data.from_arrow([songs.slice(start, rows) for start in starts.tolist()])
+    rows = min(settings.batch.rows_per_block, max(_SONGS_PER_READ, songs.num_rows // _READS))
+    source = ray.data.from_arrow(dealt(songs, workers, rows))
     source.context.execution_options.preserve_order = True
     memory = ray.cluster_resources().get("object_store_memory", 0)
     if songs.num_rows * row_bytes <= settings.train.store_share * memory:
@@ -104,6 +97,19 @@ def stream(settings: Settings, songs: pa.Table, read: Callable[[Block], Block], 
     readers = ray.data.TaskPoolStrategy(size=2 * workers)
     # they claim no core: on CPUs the workers of the training have claimed them all, and would wait for ever
     return source.map_batches(read, batch_size=None, batch_format="numpy", num_cpus=0, compute=readers)
+
+
+def dealt(songs: pa.Table, workers: int, at_most: int) -> list[pa.Table]:
+    """The songs in blocks of one size, at most so large, and as many of them for each worker; a few songs come twice.
+
+    Where blocks differ, Ray cuts some in two so that the workers get equal shares. For that it starts a process in each
+    epoch, which on a small machine takes as long as the learning.
+    """
+    blocks = workers * math.ceil(songs.num_rows / (workers * at_most))
+    rows = math.ceil(songs.num_rows / blocks)
+    all_due = songs.take(np.arange(blocks * rows) % songs.num_rows)
+    starts = np.random.default_rng(0).permutation(blocks) * rows  # neighbours are often alike
+    return [all_due.slice(start, rows) for start in starts.tolist()]
 
 
 def read_pairs(settings: Settings, workspace: Workspace, batch: Block) -> Block:

@@ -1,14 +1,11 @@
 """Train the two towers on songs and their covers, and publish them as a bundle."""
 
-import math
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import ray.train
 import ray.train.torch
 import torch
-from torch import Tensor
 
 from gatefold.config import Settings
 from gatefold.errors import BundleNotFound
@@ -19,7 +16,7 @@ from gatefold.workspace import Workspace
 from pipelines.learning import Learner, Validation, weights_to_publish
 from pipelines.pairs import paired_ids, read_pairs, sample, stream_pairs, validation_ids, without_genre
 from pipelines.report import OnProgress, Report, silent, write_report
-from pipelines.training import Progress, history, last_state, run_training
+from pipelines.training import Progress, batches, history, last_state, run_training
 from pipelines.versions import versions_of
 
 STAGE = "train-encoder"
@@ -95,7 +92,7 @@ def _train_loop(config: dict[str, Any]) -> None:
     if state := progress.resume():
         learner.load_state_dict(state)
         first = state["step"]
-    for step, batch in _batches(settings, batch_size, steps_per_epoch, first, steps):
+    for step, batch in batches(batch_size, steps_per_epoch, first, steps, seed=settings.encoder.seed):
         if learner.has_stalled:
             break
         figures = learner.step(step, batch)
@@ -110,20 +107,3 @@ def _plan(settings: Settings, songs: int, workers: int) -> tuple[int, int, int]:
     batch_size = max(1, min(settings.encoder.batch_size, songs) // workers)
     steps_per_epoch = max(1, songs // workers // batch_size)
     return batch_size, steps_per_epoch, steps_per_epoch * settings.encoder.epochs
-
-
-def _batches(
-    settings: Settings, batch_size: int, steps_per_epoch: int, first: int, steps: int
-) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Numbered batches from step `first` on; those of a begun epoch that were used before are passed over."""
-    shard = ray.train.get_dataset_shard("train")
-    for epoch in range(first // steps_per_epoch, math.ceil(steps / steps_per_epoch)):
-        batches = shard.iter_torch_batches(
-            batch_size=batch_size,
-            drop_last=True,
-            local_shuffle_buffer_size=16 * batch_size,
-            local_shuffle_seed=settings.encoder.seed + epoch,
-        )
-        for step, batch in zip(range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch), batches, strict=False):
-            if step >= first:
-                yield step, batch

@@ -1,9 +1,8 @@
 """Train the conditional diffusion model on the catalogue's covers, and publish it as a pipeline bundle."""
 
 import copy
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -36,6 +35,7 @@ from pipelines.training import (
     Progress,
     adamw,
     autocast_dtype,
+    batches,
     drawing,
     history,
     last_state,
@@ -124,6 +124,9 @@ def _train_loop(config: dict[str, Any]) -> None:
     descent = Descent(_optimizers(transformer, knobs), warmup=knobs.warmup, steps=knobs.steps)
     curve = Curve(knobs.steps)
     progress = Progress(config, settings.train, knobs.steps)
+    workers = ray.train.get_context().get_world_size()
+    batch_size = max(1, min(knobs.batch_size, config["covers"]) // workers)
+    steps_per_epoch = max(1, config["covers"] // workers // batch_size)
     first = 0
     if state := progress.resume():
         transformer.load_state_dict(state["model"])
@@ -134,7 +137,7 @@ def _train_loop(config: dict[str, Any]) -> None:
     average.to(accelerator.device)
     model = accelerator.prepare(transformer)
     train_step = _stepper(settings, accelerator, model, descent)
-    for step, batch in _batches(settings, config["covers"], first):
+    for step, batch in batches(batch_size, steps_per_epoch, first, knobs.steps, seed=knobs.seed):
         figures = {"lr": descent.lr, "loss": train_step(step, batch)}
         move_average(average, transformer, decay=knobs.ema_decay, step=step + 1)
         curve.add(step + 1, figures["loss"])
@@ -168,24 +171,6 @@ def _optimizers(transformer: torch.nn.Module, knobs: GeneratorSettings) -> list[
 def _precision(settings: Settings) -> str:
     device = torch.device("cuda" if settings.train.use_gpu else "cpu")
     return "bf16" if autocast_dtype(device) else "no"
-
-
-def _batches(settings: Settings, covers: int, first: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Numbered batches from step `first` on, epoch after epoch."""
-    workers = ray.train.get_context().get_world_size()
-    batch_size = max(1, min(settings.generator.batch_size, covers) // workers)
-    steps_per_epoch = max(1, covers // workers // batch_size)
-    shard = ray.train.get_dataset_shard("train")
-    for epoch in range(first // steps_per_epoch, math.ceil(settings.generator.steps / steps_per_epoch)):
-        batches = shard.iter_torch_batches(
-            batch_size=batch_size,
-            drop_last=True,
-            local_shuffle_buffer_size=32 * batch_size,
-            local_shuffle_seed=settings.generator.seed + epoch,
-        )
-        for step, batch in zip(range(epoch * steps_per_epoch, settings.generator.steps), batches, strict=False):
-            if step >= first:
-                yield step, batch
 
 
 def _stepper(

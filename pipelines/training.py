@@ -8,7 +8,7 @@ not on what came before, and the rows come in one order, so a run that was inter
 import math
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import ray.train
 import torch
 from ray.train.torch import TorchTrainer
 from tensorboardX import SummaryWriter
+from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -29,6 +30,7 @@ from pipelines.report import OnProgress
 
 _STATE = "state.pt"
 _CURVE_POINTS = 48
+_SHUFFLED_BATCHES = 16  # that are held in memory to draw from
 
 
 @ray.remote(num_cpus=0)
@@ -170,6 +172,25 @@ class Progress:
             ray.train.report({"step": step, **figures}, checkpoint=checkpoint, checkpoint_dir_name=f"step-{step:07d}")
         if self._journal is not None:
             self._journal.close() if last else self._journal.flush()
+
+
+def batches(
+    batch_size: int, steps_per_epoch: int, first: int, steps: int, *, seed: int
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Numbered batches of the worker's share, from step `first` until `steps`, shuffled anew in each epoch; those of a
+    begun epoch that were used before are passed over."""
+    shard = ray.train.get_dataset_shard("train")
+    for epoch in range(first // steps_per_epoch, math.ceil(steps / steps_per_epoch)):
+        shuffled = shard.iter_torch_batches(
+            batch_size=batch_size,
+            drop_last=True,
+            local_shuffle_buffer_size=_SHUFFLED_BATCHES * batch_size,
+            local_shuffle_seed=seed + epoch,
+        )
+        numbers = range(epoch * steps_per_epoch, min((epoch + 1) * steps_per_epoch, steps))
+        for step, batch in zip(numbers, shuffled, strict=False):
+            if step >= first:
+                yield step, batch
 
 
 def load_state(folder: Path) -> dict[str, Any]:

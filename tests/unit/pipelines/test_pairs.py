@@ -11,7 +11,7 @@ from gatefold.records import TRACKS
 from gatefold.storage import catalogues, objects, tables
 from gatefold.storage.catalogues import Catalogue
 from gatefold.workspace import Workspace
-from pipelines.pairs import VALIDATION_SONGS, genres_of, paired_ids, validation_ids
+from pipelines.pairs import VALIDATION_SONGS, dealt, genres_of, paired_ids, validation_ids
 
 SETTINGS = Settings()
 GENRES = ["Jazz", "rock", None, " jazz ", ""]
@@ -48,3 +48,14 @@ def test_validation_is_some_of_its_split_and_nothing_where_there_is_none(tmp_pat
     assert validation_ids(SETTINGS, none) == []
     with pytest.raises(StageMissing, match="no validation song"):
         paired_ids(SETTINGS, none, "validation")
+
+
+@pytest.mark.parametrize(("songs", "workers", "blocks", "rows"), [(830, 2, 26, 32), (64, 2, 2, 32), (65, 1, 3, 22),
+                                                                  (1, 2, 2, 1), (5, 4, 4, 2)])  # fmt: skip
+def test_workers_are_dealt_equal_blocks_and_no_song_is_left_out_or_twice_in_one(
+    songs: int, workers: int, blocks: int, rows: int
+) -> None:
+    made = [block["song_id"].to_pylist() for block in dealt(pa.table({"song_id": range(songs)}), workers, 32)]
+    assert [len(block) for block in made] == [rows] * blocks
+    assert all(len(set(block)) == rows for block in made)
+    assert {song for block in made for song in block} == set(range(songs))
