@@ -23,7 +23,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "patch_size": 4, "hidden": 32, "layers": 1, "heads": 2, "neighbours": 2, "steps": 4, "num_inference_steps": 3
     },
     "evaluation": {"covers": 8, "sheet": 2},
-    "train": {"checkpoint_steps": 2},
+    "train": {"num_workers": 1, "checkpoint_steps": 2},
     "batch": {"rows_per_block": 16},
 }  # fmt: skip
 SETTINGS = Settings.model_validate(SMALL)

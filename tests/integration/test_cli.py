@@ -22,7 +22,7 @@ def test_the_demo_ends_in_a_table_two_sheets_and_a_cover_for_every_clip(demo: De
     assert printed["url"] is None
     assert "recall@10" in [row["measure"] for row in printed["evaluation"]]
     for sheet in printed["sheets"].values():
-        assert objects.stat(sheet).size > 10_000
+        assert objects.stat(sheet).size_bytes > 10_000
     examples = {objects.name(info.uri) for info in objects.list_objects(f"{demo.shell.workspace}/examples")}
     assert {f"{clip.stem}.{kind}" for clip in CLIPS for kind in ("json", "png")} <= examples
 
