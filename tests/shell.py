@@ -18,12 +18,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "synthesis": {"songs": 48, "artists": 24, "duration_s": 3, "cover_size": 64},
     "audio": {"sample_rate": 8000, "f_max": 4000, "n_mels": 32, "window_s": 1.28},
     "cover": {"size": 16},
-    "encoder": {"embed_dim": 16, "width": 16, "epochs": 2},
+    "encoder": {"embed_dim": 16, "width": 16, "epochs": 4, "evaluations": 4},
     "generator": {
         "patch_size": 4, "hidden": 32, "layers": 1, "heads": 2, "neighbours": 2, "steps": 4, "num_inference_steps": 3
     },
     "evaluation": {"covers": 8, "sheet": 2},
-    "train": {"num_workers": 1, "checkpoint_steps": 2},
+    "train": {"num_workers": 2, "checkpoint_steps": 2},
     "batch": {"rows_per_block": 16},
 }  # fmt: skip
 SETTINGS = Settings.model_validate(SMALL)

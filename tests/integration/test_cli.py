@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from gatefold.storage import objects
+from gatefold.storage import objects, releases
+from gatefold.workspace import Workspace
 from tests.shell import Demo, Shell, interrupt
 from tests.sounds import CLIPS, encoded, tone
 
@@ -62,7 +63,7 @@ def test_serve_prints_its_url_answers_and_stops_at_ctrl_c(demo: Demo) -> None:
     assert process.stdout is not None
     url = json.loads(process.stdout.readline())["url"]
     with urllib.request.urlopen(f"{url}/v1/releases/current", timeout=30) as answer:
-        assert json.load(answer)["version"] == shell("release", "list")["current"]
+        assert json.load(answer)["version"] == releases.current(Workspace(shell.workspace)).version
     out, err = interrupt(process)
     assert (process.returncode, out) == (0, ""), err
 

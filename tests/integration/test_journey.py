@@ -49,6 +49,9 @@ def test_every_stage_works_in_a_bucket_and_ends_in_a_release(demo: Demo, workspa
     for stage in ("spectrograms", "covers", "embed"):
         assert (reports[stage]["done"], reports[stage]["rejected"]) == (48, 0), stage
     assert releases.current(workspace).version == reports["release"]["details"]["version"]
+    trained: Any = reports["train-encoder"]["details"]
+    assert [step for step, _ in trained["curve"]] == list(range(1, trained["steps"] + 1))
+    assert [step for step, _ in trained["recalls"]] == list(range(1, trained["steps"] + 1))
     for name in (SHEET, TABLE, "evaluate.json", "spectrograms.json"):
         assert objects.exists(f"{workspace.reports}/{name}"), name
 

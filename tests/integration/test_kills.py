@@ -16,7 +16,7 @@ from tests.repertoire import BLOATS, CRASHES, HANGS, SONGS, SONGS_PER_BLOCK, Rep
 
 MINUTES = pytest.mark.chaos
 """of what `make test` has no time for"""
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.kills, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_driver_that_is_killed_is_followed_by_one_that_does_the_rest(
     songs.audit()
 
 
-@pytest.mark.parametrize("lives", [2, pytest.param(6, marks=MINUTES)])
+@pytest.mark.parametrize("lives", [4, pytest.param(8, marks=MINUTES)])
 def test_a_driver_killed_again_and_again_gets_on(songs: Repertoire, lives: int) -> None:
     draw = random.Random(14)
     for _ in range(lives):

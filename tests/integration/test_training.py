@@ -22,10 +22,7 @@ from tests.factories import COVER, write_pairs
 from tests.kills import meanwhile
 from tests.sounds import AUDIO
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
-
-MINUTES = pytest.mark.chaos
-"""of what `make test` has no time for"""
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 STEPS, SAVED_EVERY = 24, 6
 ENCODER = EncoderSettings(embed_dim=8, width=16, epochs=4, batch_size=8, evaluations=3, genre_weight=0.1)
@@ -127,7 +124,6 @@ def test_the_journal_has_every_step_for_tensorboard(undisturbed: tuple[Workspace
     assert noted(workspace, "recall_at_10") == [8, 16, 24]
 
 
-@MINUTES
 def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint_and_streamed_pairs_teach_the_same(
     undisturbed: tuple[Workspace, Report], tmp_path: Path
 ) -> None:
