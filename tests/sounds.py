@@ -55,12 +55,14 @@ def written(samples: Samples, format: str, subtype: str | None = None, rate: int
     return sink.getvalue()
 
 
-def muxed(samples: Samples, codec: str, container: str, rate: int = 44_100, bit_rate: int = 128_000) -> bytes:
-    """By FFmpeg, in stereo."""
+def muxed(
+    samples: Samples, codec: str, container: str, rate: int = 44_100, bit_rate: int = 128_000, **options: str
+) -> bytes:
+    """By FFmpeg, in stereo; `options` are the encoder's own."""
     sink = io.BytesIO()
     with av.open(sink, "w", format=container) as output:
         stream = output.add_stream(codec, rate=rate, layout="stereo")
-        stream.bit_rate = bit_rate
+        stream.bit_rate, stream.options = bit_rate, options
         whole = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), format="fltp", layout="stereo")
         whole.sample_rate, whole.pts = rate, 0
         cut = av.AudioResampler(format="fltp", layout="stereo", rate=rate, frame_size=stream.codec_context.frame_size)

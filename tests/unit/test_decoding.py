@@ -38,8 +38,8 @@ LONG = {
     "flac": written(MUSIC, "FLAC", "PCM_16"),
     "ogg": written(MUSIC, "OGG", "VORBIS"),
     "opus": written(music(LONG_S, 48_000), "OGG", "OPUS", rate=48_000),
-    "mp3": muxed(MUSIC, "libmp3lame", "mp3"),
-    "m4a": muxed(MUSIC, "aac", "ipod"),
+    "mp3": muxed(MUSIC, "libmp3lame", "mp3", compression_level="9"),
+    "m4a": muxed(MUSIC, "aac", "ipod", aac_coder="fast"),
 }
 SHARES = {"wav": 0.2, "aiff": 0.2, "flac": 0.25, "ogg": 0.35, "opus": 0.4, "mp3": 0.25, "m4a": 0.25}
 EXACT = ("wav", "aiff", "flac", "ogg", "opus")
@@ -102,17 +102,17 @@ def test_an_mp3_that_does_not_know_its_length_is_counted() -> None:
 
 def test_an_mp3_of_variable_bit_rate_is_heard_to_its_end_though_its_clock_is_wrong() -> None:
     quiet_then_noisy = np.concatenate(
-        [MUSIC[: len(MUSIC) // 2] * 0.01, np.random.default_rng(1).normal(0, 0.3, MUSIC.shape)]
+        [MUSIC[: len(MUSIC) // 4] * 0.01, np.random.default_rng(1).normal(0, 0.3, MUSIC[::2].shape)]
     )
     data = written(quiet_then_noisy.astype(np.float32), "MP3", bitrate_mode="VARIABLE", compression_level=0.5)
     assert b"Xing" in data[:200]
     heard = decode_windows(data, WINDOWS)
-    assert heard.duration_s == pytest.approx(LONG_S * 1.5, rel=0.011)
+    assert heard.duration_s == pytest.approx(LONG_S * 0.75, rel=0.011)
     assert np.abs(heard.waveform[-1][-heard.rate :]).max() > 0.1
 
 
 def test_bare_aac_is_counted_and_its_windows_are_there() -> None:
-    heard = decode_windows(muxed(MUSIC, "aac", "adts"), WINDOWS)
+    heard = decode_windows(muxed(MUSIC, "aac", "adts", aac_coder="fast"), WINDOWS)
     assert heard.duration_s == pytest.approx(LONG_S, abs=0.2)
     assert (np.abs(heard.waveform).max(axis=1) > 0.1).all()
 

@@ -9,12 +9,14 @@ from typer.testing import CliRunner, Result
 
 from gatefold import doctor
 from gatefold.cli import app
-from gatefold.config import AudioSettings
+from gatefold.config import AudioSettings, Settings
 from gatefold.doctor import Finding
 from gatefold.planning import _digits, _sized, _span
 from gatefold.workspace import Workspace
+from pipelines import plan
 from pipelines.estimate import Range
 from pipelines.report import Report, write_report
+from pipelines.sampling import SongCost, draw_sample, measure
 from tests.sounds import MUSIC
 
 
@@ -27,6 +29,18 @@ def call(workspace: Workspace, *args: str) -> Result:
     return CliRunner().invoke(app, ["--workspace", workspace.uri, *args])
 
 
+@pytest.fixture(scope="module")
+def costs() -> list[SongCost]:
+    """Of four clips, measured once, because that takes a process of its own."""
+    return measure(draw_sample(str(MUSIC), 4), Settings())
+
+
+@pytest.fixture
+def remembered(monkeypatch: pytest.MonkeyPatch, costs: list[SongCost]) -> None:
+    """For plans on four clips."""
+    monkeypatch.setattr(plan, "measure", lambda *_: costs)
+
+
 @pytest.mark.parametrize("verb", ["plan", "doctor"])
 def test_both_teach_by_an_example(verb: str) -> None:
     assert "Example: gatefold" in CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200"}).stdout
@@ -35,6 +49,7 @@ def test_both_teach_by_an_example(verb: str) -> None:
 # ---- plan -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("remembered")
 def test_a_plan_is_printed_and_kept_and_later_held_against_the_run(workspace: Workspace) -> None:
     made = call(workspace, "plan", str(MUSIC), "--songs", "10000000", "--sample", "4")
     assert made.exit_code == 0
@@ -65,8 +80,9 @@ def test_a_plan_is_printed_and_kept_and_later_held_against_the_run(workspace: Wo
     assert json.loads(call(workspace, "plan", "--json").stdout)["songs"] == 100
 
 
+@pytest.mark.usefixtures("remembered")
 def test_a_plan_as_json_is_what_is_kept(workspace: Workspace) -> None:
-    made = call(workspace, "plan", str(MUSIC), "--sample", "2", "--json")
+    made = call(workspace, "plan", str(MUSIC), "--sample", "4", "--json")
     printed = json.loads(made.stdout)
     assert printed == json.loads((Path(workspace.uri.removeprefix("file://")) / "reports" / "plan.json").read_text())
     assert printed["estimate"]["songs"] == 17
