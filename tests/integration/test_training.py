@@ -71,7 +71,8 @@ def workers() -> list[int]:
 def kill_a_worker_once_saved(workspace: Workspace) -> None:
     runs = Path(workspace.runs.removeprefix("file://"))
     deadline = time.monotonic() + 240
-    while not list(runs.glob(f"encoder-*/step-{SAVED_EVERY:07}/*")):
+    # a checkpoint counts once Ray has noted it, which may be a second or two after it was written
+    while not any("step-" in noted.read_text() for noted in runs.glob("encoder-*/checkpoint_manager_snapshot.json")):
         assert time.monotonic() < deadline, "no checkpoint was ever saved"
         time.sleep(0.01)
     os.kill(workers()[0], signal.SIGKILL)
@@ -131,6 +132,6 @@ def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint_and_streamed_
     with meanwhile(lambda: kill_a_worker_once_saved(workspace)):
         report = train_encoder(STREAMED, workspace)
     expected = undisturbed[1].details
-    assert report.details["resumed"] in ([SAVED_EVERY], [2 * SAVED_EVERY])
+    assert report.details["resumed"] in ([SAVED_EVERY], [2 * SAVED_EVERY], [3 * SAVED_EVERY])
     assert report.details == {**expected, "resumed": report.details["resumed"]}  # the fingerprint of the weights too
     assert noted(workspace, "loss") == list(range(1, STEPS + 1))
