@@ -51,7 +51,7 @@ def gatefold(
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="One setting, as in encoder.epochs=60; repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting, as in encoder.epochs=120; repeatable."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout; all else on stderr.")] = False,
 ) -> None:

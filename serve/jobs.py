@@ -11,6 +11,7 @@ Shape legend: n = new covers, S = pixels a side, D = width of the joint space.
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Literal, Protocol
@@ -195,11 +196,9 @@ class InProcessJobs:
         return await self._end(job_id, "cancelled")
 
     async def ended(self, job_id: str, within_s: float) -> Job:
-        try:
+        with suppress(asyncio.TimeoutError):  # the job as it is then is the answer
             async with self._changed:
                 await asyncio.wait_for(self._changed.wait_for(lambda: self._history(job_id)[-1].ended), within_s)
-        except asyncio.TimeoutError:  # the built-in one only since Python 3.11; the job as it is then is the answer
-            pass
         return await self.get(job_id)
 
     async def events(self, job_id: str, after: int) -> AsyncIterator[tuple[int, Job]]:
