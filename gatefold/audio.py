@@ -68,7 +68,9 @@ def log_mel(windows: Waveform, rate: int, audio: AudioSettings) -> npt.NDArray[n
     taper, slices = _taper_and_bands(audio)
     with torch.inference_mode():
         waveform = _resampled(torch.from_numpy(windows), rate, audio.sample_rate)
-        waveform = torch.nn.functional.pad(waveform, (0, audio.window_length - waveform.shape[-1]))  # negative: crops
+        waveform = waveform[:, : audio.window_length]  # where there is less, silence; an empty pad would be a copy
+        if missing := audio.window_length - waveform.shape[-1]:
+            waveform = torch.nn.functional.pad(waveform, (0, missing))
         centred = torch.nn.functional.pad(waveform[:, None], (audio.n_fft // 2, audio.n_fft // 2), mode="reflect")
         frames = centred[:, 0].unfold(-1, audio.n_fft, audio.hop_length)[:, : audio.frames]  # [W, F, n_fft], a view
         mel = torch.empty(len(windows), audio.frames, audio.n_mels)

@@ -121,7 +121,7 @@ def _filled(
     reached = 0
     for first, last in _spans(starts, length, round(_GAP_S * decoder.rate)):
         for at, block in decoder.blocks(first, last - first):
-            for window, start in enumerate(starts):
+            for window, start in enumerate(starts.tolist()):
                 begin, end = max(at, start), min(at + len(block), start + length)
                 if begin < end:
                     waveform[window, begin - start : end - start] = block[begin - at : end - at]
@@ -279,6 +279,11 @@ class _FFmpeg:
             self._file.check()
         self._fresh = False
         self._file.expect(round((length / self.rate + _LEAD_S) * self._file.size * self.rate / self.samples))
+        for at, frame in _joined(self._placed(start), start + length):
+            yield at, _mono_of(frame)
+
+    def _placed(self, start: int) -> Iterator[tuple[int, av.AudioFrame]]:
+        """Frames that reach beyond `start`, with the number of their first sample."""
         at = start
         for frame in self._frames():
             if frame.sample_rate != self.rate:
@@ -286,7 +291,7 @@ class _FFmpeg:
             if frame.pts is not None:
                 at = round((frame.pts - self._begin) * self._tick_s * self.rate)
             if at + frame.samples > start:
-                yield at, _mono_of(frame)
+                yield at, frame
             at += frame.samples
 
     def _frames(self) -> Iterator[av.AudioFrame]:
@@ -303,6 +308,28 @@ _MOST_PLANES = 7  # more, and PyAV counts them beyond the end of FFmpeg's table 
 _FULL_SCALE = {"u1": 2**7, "i2": 2**15, "i4": 2**31, "i8": 2**63}
 
 
+def _joined(placed: Iterator[tuple[int, av.AudioFrame]], end: int) -> Iterator[tuple[int, av.AudioFrame]]:
+    """Frames that follow one another as one, of `_BLOCK` samples or up to `end`: to Python a long one costs no more."""
+    first, joined, kind = 0, av.AudioFifo(), ("", "")
+    for at, frame in placed:
+        if joined.samples and (at != first + joined.samples or kind != (frame.format.name, frame.layout.name)):
+            yield first, _taken(joined)
+        if not joined.samples:
+            first, joined, kind = at, av.AudioFifo(), (frame.format.name, frame.layout.name)
+        frame.pts = None  # else they would have to be where it counts them to be
+        joined.write(frame)
+        if joined.samples * frame.layout.nb_channels >= _BLOCK or first + joined.samples >= end:
+            yield first, _taken(joined)
+    if joined.samples:
+        yield first, _taken(joined)
+
+
+def _taken(joined: av.AudioFifo) -> av.AudioFrame:
+    frame = joined.read()
+    assert frame is not None  # none is asked for that holds nothing
+    return frame
+
+
 def _mono_of(frame: av.AudioFrame) -> Waveform:
     if frame.layout.nb_channels > _MOST_PLANES:
         (frame,) = av.AudioResampler(format="flt").resample(frame)
@@ -310,7 +337,7 @@ def _mono_of(frame: av.AudioFrame) -> Waveform:
     if not frame.format.is_planar:
         block = block.reshape(-1, frame.layout.nb_channels).T
     scale = _FULL_SCALE.get(block.dtype.str[1:], 1)
-    return _mono(block.astype(np.float32) - (scale if block.dtype == np.uint8 else 0), 1 / scale)
+    return _mono(block.astype(np.float32, copy=False) - (scale if block.dtype == np.uint8 else 0), 1 / scale)
 
 
 def _mono(block: Waveform, gain: float = 1.0) -> Waveform:

@@ -174,6 +174,17 @@ def test_what_the_store_raises_is_neither_swallowed_nor_taken_for_the_end_of_the
             decode_windows(Failing(data), WINDOWS)
 
 
+def test_what_follows_a_lost_page_keeps_its_place() -> None:
+    pages = LONG["ogg"].split(b"OggS")
+    heard = decode_windows(b"OggS".join(pages[: len(pages) // 2] + pages[len(pages) // 2 + 1 :]), WINDOWS)
+    whole = decode_windows(LONG["ogg"], WHOLE).waveform[0]
+    start = window_starts(round(heard.duration_s * heard.rate), round(2.5 * heard.rate), 3)[1]
+    other = np.flatnonzero(np.abs(heard.waveform[1] - whole[start:][: len(heard.waveform[1])]) > 1e-6)
+    assert other[0] > 0
+    assert other[-1] < len(heard.waveform[1]) - 1
+    assert 0.1 < (other[-1] - other[0]) / heard.rate < 0.5  # no more than the page lasted
+
+
 def test_a_codec_that_nobody_knows_is_refused_as_that() -> None:
     with pytest.raises(UndecodableAudio, match="codec that is not known"):
         decode_windows(LONG["m4a"].replace(b"mp4a", b"zzzz").replace(b"esds", b"free"), WINDOWS)
