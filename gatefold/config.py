@@ -136,6 +136,9 @@ class EncoderSettings(Section):
     """passes over the training songs"""
     batch_size: int = Field(64, ge=2)
     """pairs a step, over all workers"""
+    pairs_at_once: int | None = Field(None, ge=1)
+    """pairs that a worker computes at once, by default all. Fewer take less memory and the loss stays that of the whole
+    batch, but each pair is embedded twice"""
     lr: float = Field(1e-3, gt=0)
     """peak learning rate"""
     weight_decay: float = Field(0.05, ge=0)

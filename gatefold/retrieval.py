@@ -25,6 +25,8 @@ from gatefold.tuning import DEPTH
 from gatefold.vectors import GpuCopy, Ids, Kind, Mask, Vectors, build, cosines, kind_of, merge, on_gpu, search
 
 METADATA = ("song_id", "title", "artist", "album", "genre", "cover_uri")
+_NO_LABELS = ("song_id", "title", "cover_uri", "song_embedding", "cover_embedding")
+"""columns that hardly say the same of two covers"""
 FEW = 20_000
 """allowed vectors up to which comparing with each is faster than searching for them"""
 _PIECE, _SCORES = 8_192, 1 << 26
@@ -33,6 +35,19 @@ _SPARE = 32
 """neighbours beyond k that an exact search looks at: those as near as the last, as songs of one album are"""
 _ROUNDING = 1e-5
 """more than FAISS and `cosines` may differ by"""
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which covers a search may find: those that all of these allow."""
+
+    exclude_song_ids: frozenset[str] = frozenset()
+    exclude_artists: frozenset[str] = frozenset()
+    where: tuple[tuple[str, frozenset[str]], ...] = ()
+    """columns of the index, and the values of which one must stand there"""
+
+
+ALL = Filters()
 
 
 @dataclass(frozen=True)
@@ -95,7 +110,8 @@ class CoverIndex:
     """Covers of a catalogue, searchable by song or cover embedding.
 
     Args:
-        tracks: one row a song: METADATA, song_embedding and cover_embedding (null where there is none).
+        tracks: one row a song: METADATA, further columns of text to filter by, song_embedding and cover_embedding (null
+            where there is none).
         encoder_fingerprint: of the encoder whose vectors these are.
         shards: FAISS indexes of the covers there are, in row order, one behind the other; without any, a flat one is
             built from `tracks`.
@@ -110,7 +126,8 @@ class CoverIndex:
         self._named = {name: self._tracks[name].combine_chunks() for name in Track.model_fields}
         self._ids = tracks["song_id"].to_pylist()
         self._row_of = {song_id: row for row, song_id in enumerate(self._ids)}
-        self._labels = {column: _Labels(tracks[column], self._rows) for column in ("artist", "genre")}
+        named = [column for column in tracks.column_names if column not in _NO_LABELS]
+        self._labels = {column: _Labels(tracks[column], self._rows) for column in named}
         self.shards = shards or (build(self._covers[self._rows], "flat"),)
         stops = np.cumsum([shard.ntotal for shard in self.shards]).tolist()
         self._shards = [
@@ -139,37 +156,22 @@ class CoverIndex:
         k: int,
         *,
         encoder_fingerprint: str,
-        exclude_song_ids: Collection[str] = (),
-        exclude_artists: Collection[str] = (),
-        genres: Collection[str] = (),
+        filters: Filters = ALL,
     ) -> list[list[Match]]:
         """The k nearest covers of each query [B, D], best first; fewer only where the filters leave fewer.
 
-        Raises: WrongModel naming both fingerprints; InputError for a query that is not [B, D] or not finite.
+        Raises: WrongModel naming both fingerprints; InputError for a query that is not [B, D] or not finite, and for a
+            filter by a column that is not there.
         """
-        hits = self.hits(
-            embeddings,
-            k,
-            encoder_fingerprint=encoder_fingerprint,
-            exclude_song_ids=exclude_song_ids,
-            exclude_artists=exclude_artists,
-            genres=genres,
-        )
+        hits = self.hits(embeddings, k, encoder_fingerprint=encoder_fingerprint, filters=filters)
         return [hit.matches() for hit in hits]
 
     def hits(
-        self,
-        embeddings: Vectors,
-        k: int,
-        *,
-        encoder_fingerprint: str,
-        exclude_song_ids: Collection[str] = (),
-        exclude_artists: Collection[str] = (),
-        genres: Collection[str] = (),
+        self, embeddings: Vectors, k: int, *, encoder_fingerprint: str, filters: Filters = ALL
     ) -> list[Hits]:
         """`search`, its matches still in columns."""
         self._check(embeddings, encoder_fingerprint)
-        allowed = self._allowed(exclude_song_ids, exclude_artists, genres)
+        allowed = self._allowed(filters)
         scores, found = self.nearest(embeddings, k, allowed)
         tracks = self._columns(self._rows[found.ravel()])
         width = found.shape[1]
@@ -279,20 +281,20 @@ class CoverIndex:
         if not np.isfinite(embeddings).all():
             raise InputError("embedding holds values that are no finite numbers")
 
-    def _allowed(
-        self, song_ids: Collection[str], artists: Collection[str], genres: Collection[str]
-    ) -> Mask | None:
+    def _allowed(self, filters: Filters) -> Mask | None:
         """Which FAISS ids the filters leave, bool [ntotal], or None for all."""
-        if not (song_ids or artists or genres):
+        if filters == ALL:
             return None
         keep = np.ones(self.ntotal, bool)
-        rows = [self._row_of[song_id] for song_id in song_ids if song_id in self._row_of]
+        rows = [self._row_of[song_id] for song_id in filters.exclude_song_ids if song_id in self._row_of]
         covered = np.intersect1d(rows, self._rows) if rows else self._rows[:0]
         keep[np.searchsorted(self._rows, covered)] = False
-        if artists:
-            keep &= ~self._labels["artist"].among(artists)
-        if genres:
-            keep &= self._labels["genre"].among(genres)
+        if filters.exclude_artists:
+            keep &= ~self._labels["artist"].among(filters.exclude_artists)
+        for column, values in filters.where:
+            if column not in self._labels:
+                raise InputError(f"where '{column}': this index can be filtered by {', '.join(sorted(self._labels))}")
+            keep &= self._labels[column].among(values)
         return keep
 
     def _columns(self, rows: Ids) -> dict[str, list[str | None]]:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gatefold.errors import StageMissing
-from gatefold.retrieval import CoverIndex
+from gatefold.retrieval import CoverIndex, Filters
 
 Vectors = npt.NDArray[np.float32]
 
@@ -33,8 +33,7 @@ def conditions_of(index: CoverIndex, song_ids: list[str], neighbours: int) -> Co
             known.song_embedding[None],
             neighbours,
             encoder_fingerprint=index.encoder_fingerprint,
-            exclude_song_ids=[song_id],
-            exclude_artists=[known.track.artist] if known.track.artist else [],
+            filters=Filters(frozenset({song_id}), frozenset({known.track.artist} if known.track.artist else ())),
         )[0]
         if len(matches) < neighbours:
             raise StageMissing(

@@ -23,7 +23,7 @@ from gatefold.contact_sheet import Row, draw_contact_sheet
 from gatefold.covers import to_pixels
 from gatefold.errors import StageMissing
 from gatefold.records import Song
-from gatefold.retrieval import CoverIndex
+from gatefold.retrieval import CoverIndex, Filters
 from gatefold.scorecard import BY_COVER, ROUNDS, Measure, as_markdown, measure_genres, measure_retrieval
 from gatefold.storage import objects, tables
 from gatefold.storage.encoders import load_encoder
@@ -207,8 +207,9 @@ def _draw_sheet(
         track, embedding = known[song_id].track, known[song_id].song_embedding
         if embedding is None:
             raise StageMissing(f"track '{song_id}' has no song embedding")
+        others = Filters(exclude_song_ids=frozenset({song_id}))
         matches = index.search(
-            embedding[None], _NEAREST, encoder_fingerprint=index.encoder_fingerprint, exclude_song_ids=[song_id]
+            embedding[None], _NEAREST, encoder_fingerprint=index.encoder_fingerprint, filters=others
         )[0]
         nearest = [match.track.song_id for match in matches]
         covers = tables.read_rows(workspace.covers(settings.cover), nearest, ["song_id", "pixels"])

@@ -13,6 +13,7 @@ import ray
 
 from gatefold.config import IndexSettings, Settings
 from gatefold.errors import BundleNotFound, StageMissing
+from gatefold.records import TRACKS
 from gatefold.retrieval import METADATA, CoverIndex, unit_columns
 from gatefold.storage import leases, objects, optouts, tables
 from gatefold.storage.bundles import Bundle, open_bundle
@@ -28,6 +29,7 @@ from pipelines.versions import Versions, versions_of
 
 STAGE = "index"
 _SIDES = ("song_embedding", "cover_embedding")
+_LABELS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)
 _NO_COVER = "no song has a cover; nothing can be retrieved: see `gatefold rejects list`"
 
 
@@ -165,11 +167,12 @@ def _publish(
 
 
 def indexed_tracks(workspace: Workspace, encoder_version: str, within: Span = EVERYTHING) -> pa.Table:
-    """METADATA, song_embedding and cover_embedding of the present catalogue's tracks that have either, by song_id.
+    """METADATA, what the manifest carried that can be told as text, song_embedding and cover_embedding of the present
+    catalogue's tracks that have either, by song_id.
 
     Songs that were withdrawn are left out.
     """
-    tracks = read_tracks(workspace, list(METADATA), within)
+    tracks = _told(read_tracks(workspace, within=within))
     withdrawn = pa.array(optouts.song_ids(workspace), pa.string())
     tracks = tracks.filter(pc.invert(pc.is_in(tracks["song_id"], value_set=withdrawn)))
     columns = ["song_id", *_SIDES]
@@ -182,3 +185,16 @@ def indexed_tracks(workspace: Workspace, encoder_version: str, within: Span = EV
     for side in _SIDES:
         present = present.append_column(side, rows[side])
     return present
+
+
+def _told(tracks: pa.Table) -> pa.Table:
+    """METADATA, and as text the texts, whole numbers and truth values that the manifest carried beyond the catalogue's
+    own columns."""
+    carried = [field for field in tracks.schema if field.name not in (*TRACKS.names, *_SIDES)]
+    labels = [field.name for field in carried if any(is_kind(field.type) for is_kind in _LABELS)]
+    return pa.table(
+        {
+            **{name: tracks[name] for name in METADATA},
+            **{name: tracks[name].cast(pa.string()) for name in labels},
+        }
+    )

@@ -9,6 +9,7 @@ Shape legend: B = pairs on this worker, W = windows, M = mel bands, F = frames, 
 import copy
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -79,20 +80,65 @@ class Learner:
         drawn = torch.randint(windows.shape[1], (len(windows),), generator=generator).to(windows.device)
         log_mel = windows[torch.arange(len(windows), device=windows.device), drawn].float()
         song, cover = augment_song(log_mel, generator), augment_cover(to_model(batch["pixels"]), generator)
-        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
-            song_embedding, cover_embedding, logit_scale, logit_bias = self._model(song, cover)
-        song_embedding, cover_embedding = song_embedding.float(), cover_embedding.float()
-        loss = self._loss(song_embedding, cover_embedding, logit_scale, logit_bias)
-        if knobs.genre_weight:
-            by_genre = genre_contrast(song_embedding, cover_embedding, batch["genre"], knobs.temperature)
-            loss = loss + knobs.genre_weight * by_genre
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self._backward(step, song, cover, batch["genre"])
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
-        figures = {"loss": float(loss.detach()), "lr": self._descent.lr}
+        figures = {"loss": loss, "lr": self._descent.lr}
         self._descent.step()
         move_average(self.average, self._module, decay=knobs.ema_decay, step=step + 1)
         self._curve.add(step + 1, figures["loss"])
         return figures
+
+    def _backward(self, step: int, song: Tensor, cover: Tensor, genre: Tensor) -> float:
+        """The loss of the whole batch; its gradients are left in the parameters.
+
+        A batch of more than `encoder.pairs_at_once` is embedded twice, in pieces: for the gradients of the loss by the
+        embeddings, and then piece by piece for those of the embeddings by the weights.
+
+        Source: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", section 3.
+        """
+        size = self._settings.encoder.pairs_at_once or len(song)
+        if size >= len(song):
+            loss = self._loss_of(self._embedded(song, cover), genre)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return float(loss.detach())
+        pieces = list(zip(torch.split(song, size), torch.split(cover, size), strict=True))
+        with torch.no_grad():
+            first = [self._embedded(*piece, drawn=(step, number)) for number, piece in enumerate(pieces)]
+        songs, covers, scales, biases = zip(*first, strict=True)
+        made = [torch.cat(songs), torch.cat(covers), scales[0], biases[0]]
+        leaves = [side.detach().requires_grad_() for side in made]
+        loss = self._loss_of(leaves, genre)
+        loss.backward()  # type: ignore[no-untyped-call]
+        by_song, by_cover, *by_scalars = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+        slopes = zip(torch.split(by_song, size), torch.split(by_cover, size), strict=True)
+        for number, (piece, slope) in enumerate(zip(pieces, slopes, strict=True)):
+            last = number + 1 == len(pieces)
+            with nullcontext() if last else getattr(self._model, "no_sync", nullcontext)():  # workers join them once
+                again = self._embedded(*piece, drawn=(step, number))
+                whole = [*slope, *(by_scalar / len(pieces) for by_scalar in by_scalars)]
+                sides = [(side * by).sum() for side, by in zip(again, whole, strict=True)]
+                torch.stack(sides).sum().backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    def _embedded(self, song: Tensor, cover: Tensor, drawn: tuple[int, int] | None = None) -> list[Tensor]:
+        """What the towers say of pairs: two embeddings float32 [B, D], logit scale [], logit bias [].
+
+        Args:
+            drawn: step and piece; the same ones drop out the same features again.
+        """
+        if drawn is not None:
+            torch.manual_seed(hash((self._settings.encoder.seed, self._rank, *drawn)))
+        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
+            songs, covers, *scalars = self._model(song, cover)
+        return [songs.float(), covers.float(), *scalars]
+
+    def _loss_of(self, embedded: list[Tensor], genre: Tensor) -> Tensor:
+        song, cover, logit_scale, logit_bias = embedded
+        loss = self._loss(song, cover, logit_scale, logit_bias)
+        knobs = self._settings.encoder
+        if knobs.genre_weight:
+            loss = loss + knobs.genre_weight * genre_contrast(song, cover, genre, knobs.temperature)
+        return loss
 
     def note_recall(self, step: int, recall: float) -> dict[str, float]:
         """What the average reached after `step` steps. It is kept unless one before was better."""

@@ -4,14 +4,16 @@ Frozen, strangers forbidden. The endpoint's limits (`ServeSettings`) are no cons
 them as pydantic's validation context. Nothing here knows of routes, of Ray or of models.
 """
 
+import json
 from datetime import datetime
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from gatefold.config import AudioSettings, ServeSettings
 from gatefold.records import Match, Track
+from gatefold.retrieval import Filters
 
 SEED_MAX = 2**63 - 1
 DEFAULT_K = 100
@@ -55,6 +57,25 @@ class SearchFields(Body):
     """songs whose covers are left out"""
     genres: list[str] = Field([], max_length=1000)
     """only covers of these genres; any when empty"""
+    where: dict[str, Annotated[list[str], Field(min_length=1, max_length=1000)]] = Field({}, max_length=16)
+    """only covers of songs in whose columns one of these stands: artist, album, genre, and what the manifest carried
+    beyond (whole numbers and truth values as text: "1999", "true"). In a form, this object as JSON"""
+
+    @field_validator("where", mode="before")
+    @classmethod
+    def _where_of_a_form(cls, where: object) -> object:
+        if not isinstance(where, str):
+            return where
+        try:
+            return json.loads(where)
+        except (ValueError, RecursionError):
+            raise ValueError("must be a JSON object, as in {\"album\": [\"Blue\"]}") from None
+
+    @property
+    def filters(self) -> Filters:
+        genres = (("genre", frozenset(self.genres)),) if self.genres else ()
+        where = tuple((column, frozenset(values)) for column, values in self.where.items())
+        return Filters(frozenset(self.exclude_song_ids), frozenset(self.exclude_artists), (*genres, *where))
 
     @field_validator("k")
     @classmethod

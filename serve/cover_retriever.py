@@ -166,7 +166,7 @@ def search_together(index: CoverIndex, queries: list[Query]) -> list[Answer]:
     """
     groups: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     for position, q in enumerate(queries):
-        groups[q.encoder, q.embedding.shape, q.exclude_song_ids, q.exclude_artists, q.genres].append(position)
+        groups[q.encoder, q.embedding.shape, q.filters].append(position)
     answers: dict[int, Answer] = {}
     for members in groups.values():
         first = queries[members[0]]
@@ -175,9 +175,7 @@ def search_together(index: CoverIndex, queries: list[Query]) -> list[Answer]:
                 np.stack([queries[position].embedding for position in members]),
                 max(queries[position].k for position in members),
                 encoder_fingerprint=first.encoder,
-                exclude_song_ids=first.exclude_song_ids,
-                exclude_artists=first.exclude_artists,
-                genres=first.genres,
+                filters=first.filters,
             )
         except GatefoldError as error:
             answers |= dict.fromkeys(members, error)

@@ -13,6 +13,7 @@ from starlette.responses import StreamingResponse
 from gatefold.config import ServeSettings
 from gatefold.covers import encode_picture
 from gatefold.errors import InputError, NotFound
+from gatefold.retrieval import Filters
 from serve import contracts, stages
 from serve.contracts import CoverManifest, CoverRequestView, ImageView, JobView, MatchView, NeighbourView, PictureFormat
 from serve.jobs import Idempotency, Job, Order
@@ -160,7 +161,7 @@ async def _order(serving: Stages, body: RequestBody, fields: contracts.CoverFiel
         embedding = song_embedding(await serving.retriever.track(fields.song_id))
         own = frozenset({fields.song_id})  # a new cover that takes its style from the song's own would be a copy
     encoder = serving.release.encoder.fingerprint
-    query = stages.Query(embedding, encoder, defaults.neighbours, exclude_song_ids=own)
+    query = stages.Query(embedding, encoder, defaults.neighbours, Filters(exclude_song_ids=own))
     guidance, steps = fields.guidance_scale, fields.num_inference_steps
     return Order(
         release=serving.release,

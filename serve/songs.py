@@ -71,15 +71,7 @@ class SongRoutes:
             wanted = asked = contracts.parse(contracts.SearchQuery, body.fields, self._limits)
             embedding = await _embedding(serving, asked)
         encoder = serving.release.encoder.fingerprint
-        query = stages.Query(
-            embedding,
-            encoder,
-            wanted.k,
-            exclude_song_ids=frozenset(wanted.exclude_song_ids),
-            exclude_artists=frozenset(wanted.exclude_artists),
-            genres=frozenset(wanted.genres),
-        )
-        matches = await serving.retriever.search(query)
+        matches = await serving.retriever.search(stages.Query(embedding, encoder, wanted.k, wanted.filters))
         return SearchResult(
             release=serving.release.version,
             encoder=encoder,

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from gatefold.config import AudioSettings
 from gatefold.records import Match
-from gatefold.retrieval import IndexedTrack
+from gatefold.retrieval import ALL, Filters, IndexedTrack
 
 Vector = npt.NDArray[np.float32]
 Pictures = npt.NDArray[np.uint8]
@@ -42,9 +42,7 @@ class Query:
     encoder: str
     """fingerprint of the encoder that made the embedding"""
     k: int
-    exclude_song_ids: frozenset[str] = frozenset()
-    exclude_artists: frozenset[str] = frozenset()
-    genres: frozenset[str] = frozenset()
+    filters: Filters = ALL
 
 
 @dataclass(frozen=True)

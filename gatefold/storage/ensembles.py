@@ -3,8 +3,8 @@
 This is what the command line and the examples use; the endpoint spreads the same models over replicas.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import torch
 from gatefold.audio import listen
 from gatefold.errors import NotFound, UnknownTrack
 from gatefold.records import Match, Song
-from gatefold.retrieval import CoverIndex
+from gatefold.retrieval import ALL, CoverIndex, Filters
 from gatefold.storage import objects, optouts, releases
 from gatefold.storage.encoders import load_encoder
 from gatefold.storage.indexes import load_index
@@ -76,17 +76,11 @@ class Ensemble:
         heard = listen(objects.open_source(uri), self.encoder.audio, name=f"song '{name}'")
         return Heard(PurePosixPath(name).stem, self.encoder.embed_song(heard.log_mel), song=heard)
 
-    def search(
-        self, heard: Heard, k: int, *, exclude_song_ids: Collection[str] = (), exclude_artists: Collection[str] = ()
-    ) -> list[Match]:
+    def search(self, heard: Heard, k: int, filters: Filters = ALL) -> list[Match]:
         """The k nearest covers, best first; none of a song that was withdrawn."""
-        return self.index.search(
-            heard.embedding[None],
-            k,
-            encoder_fingerprint=self.encoder.fingerprint,
-            exclude_song_ids=self._withdrawn.union(exclude_song_ids),
-            exclude_artists=exclude_artists,
-        )[0]
+        present = replace(filters, exclude_song_ids=filters.exclude_song_ids | self._withdrawn)
+        fingerprint = self.encoder.fingerprint
+        return self.index.search(heard.embedding[None], k, encoder_fingerprint=fingerprint, filters=present)[0]
 
     def paint(
         self,
@@ -103,8 +97,8 @@ class Ensemble:
             num_inference_steps, guidance_scale: the generator's own when None.
         """
         pipeline = self._generator()
-        own, artist = ([name] if name else [] for name in (heard.song_id, heard.artist))
-        neighbours = self.search(heard, pipeline.neighbours, exclude_song_ids=own, exclude_artists=artist)
+        own, artist = (frozenset({name} if name else ()) for name in (heard.song_id, heard.artist))
+        neighbours = self.search(heard, pipeline.neighbours, Filters(own, artist))
         steps = pipeline.num_inference_steps if num_inference_steps is None else num_inference_steps
         guidance = pipeline.guidance_scale if guidance_scale is None else guidance_scale
         pixels = pipeline.paint(

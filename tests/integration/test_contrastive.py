@@ -14,6 +14,7 @@ from torch.nn import functional as fn
 from gatefold.config import EncoderSettings
 from gatefold.contrastive import Loss, genre_contrast, loss_for
 
+ROOT = Path(__file__).parents[2]
 LOSSES = ("infonce", "triplet", "sigmoid", "genre")
 GENRES = [0, 1, -1, 1, 0, 0, -1, 2]
 WORKER = """
@@ -36,6 +37,32 @@ for loss in losses:
     value.backward()
     result.append([value.item(), *([] if t.grad is None else t.grad.tolist() for t in given)])
 print(json.dumps(result))
+dist.destroy_process_group()
+"""
+
+PIECES = """
+import sys
+import torch, torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from gatefold.config import EncoderSettings, Settings
+from pipelines import learning
+from tests.factories import COVER
+from tests.sounds import AUDIO
+learning.autocast_dtype = lambda device: None  # bfloat16 rounds by the shape
+rank, store = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+draw = torch.Generator().manual_seed(rank)
+song = torch.randn(5, AUDIO.n_mels, AUDIO.frames, generator=draw)
+cover = torch.rand(5, 3, COVER.size, COVER.size, generator=draw) * 2 - 1
+slopes = []
+for at_once in (None, 2):
+    knobs = EncoderSettings(embed_dim=8, width=16, dropout=0.0, loss="sigmoid", pairs_at_once=at_once)
+    settings = Settings(audio=AUDIO, cover=COVER, encoder=knobs)
+    learner = learning.Learner(settings, steps=1, rank=rank, prepare=DistributedDataParallel)
+    loss = learner._backward(0, song, cover, torch.zeros(5, dtype=torch.long))
+    slopes.append([torch.tensor(loss), *(weight.grad for weight in learner._module.parameters())])
+torch.testing.assert_close(*slopes, rtol=1e-3, atol=1e-5)
+print(sum(float(slope.abs().sum()) for slope in slopes[1]))
 dist.destroy_process_group()
 """
 
@@ -71,3 +98,17 @@ def test_two_workers_learn_what_one_would_from_both_their_batches(tmp_path: Path
         for place, parameter in enumerate(alone[2:], 3):
             for half in halves:
                 assert half[place] == ([] if parameter.grad is None else pytest.approx(parameter.grad.item()))
+
+
+def test_two_workers_in_pieces_join_the_gradients_of_two_whole_batches(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", PIECES]
+    workers = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], cwd=ROOT, stdout=PIPE, stderr=PIPE, text=True)
+        for rank in (0, 1)
+    ]
+    with ThreadPoolExecutor() as pool:
+        told = list(pool.map(lambda worker: worker.communicate(timeout=120), workers))
+    assert [worker.returncode for worker in workers] == [0, 0], [errors for _, errors in told]
+    first, second = (float(said) for said, _ in told)
+    assert first == pytest.approx(second)
+    assert first > 1

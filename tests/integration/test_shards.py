@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import ray
 from gatefold.config import IndexSettings, ServeSettings, Settings
 from gatefold.errors import InvalidSettings
 from gatefold.records import TRACKS, Match, embedding_schema
-from gatefold.retrieval import CoverIndex
+from gatefold.retrieval import CoverIndex, Filters
 from gatefold.storage import bundles, catalogues, objects, releases, tables
 from gatefold.storage.bundles import Bundle
 from gatefold.storage.catalogues import Catalogue
@@ -32,6 +33,8 @@ ROOT = Path(__file__).parents[2]
 MINUTES = pytest.mark.chaos
 """of what `make test` has no time for"""
 COUNT = 41
+JAZZ = Filters(where=(("genre", frozenset({"jazz"})),))
+LESS = replace(JAZZ, exclude_artists=frozenset({"artist 3"}))
 SETTINGS = Settings(audio=AUDIO, cover=COVER, encoder=ENCODER, index=IndexSettings(covers_per_shard=15))
 
 
@@ -81,9 +84,9 @@ def test_shards_hold_every_track_once_in_the_order_of_their_ids(sharded: Bundle,
 def test_shards_in_one_process_find_what_the_whole_finds(sharded: Bundle, whole: CoverIndex) -> None:
     index = load_index(sharded.uri)
     queries = unit_vectors(30, ENCODER.embed_dim, seed=9)
-    for kept in ({}, {"genres": ["jazz"]}, {"exclude_artists": ["artist 3"], "exclude_song_ids": ["s1"]}):
+    for kept in (Filters(), JAZZ, Filters(frozenset({"s1"}), frozenset({"artist 3"}))):
         found, expected = (
-            one.search(queries, 20, encoder_fingerprint=one.encoder_fingerprint, **kept) for one in (index, whole)
+            one.search(queries, 20, encoder_fingerprint=one.encoder_fingerprint, filters=kept) for one in (index, whole)
         )
         assert told(found) == told(expected)
 
@@ -130,9 +133,9 @@ def test_served_shards_find_what_the_whole_finds(endpoint: httpx.Client, whole: 
     for row in range(COUNT):
         song = whole.get(f"s{row}").song_embedding
         assert song is not None
-        for kept in ({}, {"genres": ["jazz"], "exclude_artists": ["artist 3"]}):
-            expected = whole.search(song[None], k, encoder_fingerprint=whole.encoder_fingerprint, **kept)[0]
-            assert searched(endpoint, f"s{row}", k=k, **kept) == expected
+        for asked, kept in (({}, Filters()), ({"genres": ["jazz"], "exclude_artists": ["artist 3"]}, LESS)):
+            expected = whole.search(song[None], k, encoder_fingerprint=whole.encoder_fingerprint, filters=kept)[0]
+            assert searched(endpoint, f"s{row}", k=k, **asked) == expected
 
 
 @MINUTES

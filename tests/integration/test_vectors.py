@@ -9,7 +9,7 @@ import pytest
 
 from gatefold.config import IndexSettings
 from gatefold.errors import BundleCorrupt, InvalidSettings, RecallTooLow
-from gatefold.retrieval import CoverIndex, Hits
+from gatefold.retrieval import CoverIndex, Filters, Hits
 from gatefold.storage.indexes import load_index, publish_index
 from gatefold.tuning import Built, build_tuned, exact, recall_of
 from gatefold.vectors import KINDS, Kind, Vectors, build, bytes_of, choose, deserialize, open_mapped, search, serialize
@@ -140,12 +140,13 @@ def test_eight_threads_find_in_ten_thousand_queries_what_one_finds(
     tracks = indexed_tracks(COVERS)
     made = CoverIndex(tracks, "ears", built.vectors)
     index = load_index(publish_index(tmp_path.as_uri(), made, tracks, built.figures, version="i1", lineage={}).uri)
-    filters = ({}, {"genres": ["jazz"]}, {"exclude_artists": ["artist 7"]}, {"exclude_song_ids": ["s1", "s2"]})
+    jazz = Filters(where=(("genre", frozenset({"jazz"})),))
+    filters = (Filters(), jazz, Filters(exclude_artists=frozenset({"artist 7"})), Filters(frozenset({"s1", "s2"})))
     queries = [(row % len(QUERIES), filters[row % 4]) for row in range(10_000)]
 
-    def found(query: tuple[int, dict[str, list[str]]]) -> list[Hits]:
+    def found(query: tuple[int, Filters]) -> list[Hits]:
         row, kept = query
-        return index.hits(QUERIES[row : row + 1], 20, encoder_fingerprint="ears", **kept)
+        return index.hits(QUERIES[row : row + 1], 20, encoder_fingerprint="ears", filters=kept)
 
     with ThreadPoolExecutor(8, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
         together = list(pool.map(found, queries))

@@ -1,5 +1,8 @@
 """The index against a sort, its filters, and what it refuses."""
 
+from collections.abc import Collection
+from dataclasses import replace
+
 import faiss
 import numpy as np
 import pyarrow as pa
@@ -7,7 +10,7 @@ import pytest
 
 from gatefold.errors import BundleCorrupt, InputError, UnknownTrack, WrongModel
 from gatefold.records import Match, Track
-from gatefold.retrieval import CoverIndex
+from gatefold.retrieval import ALL, CoverIndex, Filters
 from gatefold.vectors import Ids, Vectors, build, cosines, deserialize, serialize
 from tests.factories import indexed_tracks, unit_vectors
 
@@ -24,8 +27,15 @@ def index() -> CoverIndex:
     return CoverIndex(indexed_tracks(COVERS, without_cover=BARE, songs=SONGS), "ears-1")
 
 
-def search(index: CoverIndex, query: Vectors, k: int, **filters: list[str]) -> list[Match]:
-    return index.search(query[None], k, encoder_fingerprint="ears-1", **filters)[0]
+JAZZ = Filters(where=(("genre", frozenset({"jazz"})),))
+
+
+def search(index: CoverIndex, query: Vectors, k: int, filters: Filters = ALL) -> list[Match]:
+    return index.search(query[None], k, encoder_fingerprint="ears-1", filters=filters)[0]
+
+
+def without(*song_ids: str, artists: Collection[str] = ()) -> Filters:
+    return Filters(frozenset(song_ids), frozenset(artists))
 
 
 def ids(matches: list[Match]) -> list[str]:
@@ -63,21 +73,31 @@ def test_there_are_no_more_matches_than_covers(index: CoverIndex) -> None:
 
 def test_exclusions_leave_k_where_k_are_left(index: CoverIndex) -> None:
     nearest = by_sort(SONGS[0], list(range(COUNT)))
-    assert ids(search(index, SONGS[0], 10, exclude_song_ids=nearest[:5])) == nearest[5:15]
+    assert ids(search(index, SONGS[0], 10, without(*nearest[:5]))) == nearest[5:15]
     artists = [f"artist {number}" for number in range(10)]
-    assert ids(search(index, SONGS[0], 10, exclude_artists=artists)) == by_sort(SONGS[0], list(range(30, COUNT)))[:10]
+    assert ids(search(index, SONGS[0], 10, without(artists=artists))) == by_sort(SONGS[0], list(range(30, COUNT)))[:10]
 
 
 def test_genres_are_kept_and_filters_add_up(index: CoverIndex) -> None:
     jazz = list(range(1, COUNT, 2))
-    assert ids(search(index, SONGS[0], 100, genres=["jazz"])) == by_sort(SONGS[0], jazz)
-    both = search(index, SONGS[0], 5, genres=["jazz"], exclude_song_ids=["s1", "s3"], exclude_artists=["artist 3"])
+    assert ids(search(index, SONGS[0], 100, JAZZ)) == by_sort(SONGS[0], jazz)
+    both = search(index, SONGS[0], 5, replace(without("s1", "s3", artists=["artist 3"]), where=JAZZ.where))
     assert ids(both) == by_sort(SONGS[0], [row for row in jazz if row not in (1, 3, 9, 11)])[:5]
 
 
+def test_any_column_of_text_filters_and_one_that_is_not_there_is_named() -> None:
+    years = pa.array([None if row == 8 else str(1990 + row % 4) for row in range(COUNT)])
+    index = CoverIndex(indexed_tracks(COVERS, songs=SONGS).append_column("year", years), "ears-1")
+    kept = search(index, SONGS[0], 100, Filters(where=(("year", frozenset({"1990", "1991", "2030"})), *JAZZ.where)))
+    assert sorted(ids(kept)) == sorted(f"s{row}" for row in range(1, COUNT, 4))
+    assert len(search(index, SONGS[0], 100, Filters(where=(("year", frozenset({"1990"})),)))) == COUNT // 4 - 1
+    with pytest.raises(InputError, match="where 'decade': this index can be filtered by album, artist, genre, year"):
+        search(index, SONGS[0], 5, Filters(where=(("decade", frozenset({"90s"})),)))
+
+
 def test_filters_that_leave_nothing_find_nothing(index: CoverIndex) -> None:
-    assert search(index, SONGS[0], 5, genres=["polka"]) == []
-    assert ids(search(index, SONGS[0], 2, exclude_song_ids=["nobody"])) == ids(search(index, SONGS[0], 2))
+    assert search(index, SONGS[0], 5, Filters(where=(("genre", frozenset({"polka"})),))) == []
+    assert ids(search(index, SONGS[0], 2, without("nobody"))) == ids(search(index, SONGS[0], 2))
 
 
 @pytest.mark.parametrize("cuts", [(), (120,), (70, 71), (3, 100, 200)])
@@ -97,8 +117,8 @@ def test_shards_find_what_a_sort_of_the_whole_finds_bit_for_bit(cuts: tuple[int,
 
 
 def test_hits_in_columns_are_the_matches(index: CoverIndex) -> None:
-    hits = index.hits(SONGS[:3], 10, encoder_fingerprint="ears-1", genres=["jazz"])
-    assert [hit.matches() for hit in hits] == index.search(SONGS[:3], 10, encoder_fingerprint="ears-1", genres=["jazz"])
+    hits = index.hits(SONGS[:3], 10, encoder_fingerprint="ears-1", filters=JAZZ)
+    assert [hit.matches() for hit in hits] == index.search(SONGS[:3], 10, encoder_fingerprint="ears-1", filters=JAZZ)
 
 
 class Gpu:
@@ -127,7 +147,7 @@ def test_a_gpu_searches_where_there_is_no_filter(index: CoverIndex, monkeypatch:
     copied = CoverIndex(indexed_tracks(COVERS, without_cover=BARE, songs=SONGS), "ears-1")
     assert search(copied, SONGS[2], 10) == search(index, SONGS[2], 10)
     assert copies[0].searches == 1
-    assert search(copied, SONGS[2], 10, genres=["jazz"]) == search(index, SONGS[2], 10, genres=["jazz"])
+    assert search(copied, SONGS[2], 10, JAZZ) == search(index, SONGS[2], 10, JAZZ)
     assert copies[0].searches == 1
 
 
@@ -136,15 +156,15 @@ def test_an_unknown_artist_or_genre_is_excluded_by_no_exclusion_and_kept_by_no_g
     for column in ("artist", "genre"):
         tracks = tracks.set_column(tracks.schema.get_field_index(column), column, pa.nulls(4, pa.string()))
     index = CoverIndex(tracks, "ears-1")
-    assert len(search(index, SONGS[0], 4, exclude_artists=["artist 0"])) == 4
-    assert search(index, SONGS[0], 4, genres=["jazz"]) == []
+    assert len(search(index, SONGS[0], 4, without(artists=["artist 0"]))) == 4
+    assert search(index, SONGS[0], 4, JAZZ) == []
 
 
 def test_a_table_in_chunks_gives_the_same_answers(index: CoverIndex) -> None:
     tracks = indexed_tracks(COVERS, without_cover=BARE, songs=SONGS)
     chunked = CoverIndex(pa.concat_tables([tracks.slice(0, 5), tracks.slice(5, 20), tracks.slice(25)]), "ears-1")
-    filters = {"exclude_artists": ["artist 1", "artist 9"]}
-    assert search(chunked, SONGS[3], 20, **filters) == search(index, SONGS[3], 20, **filters)
+    filters = without(artists=["artist 1", "artist 9"])
+    assert search(chunked, SONGS[3], 20, filters) == search(index, SONGS[3], 20, filters)
     assert np.array_equal(chunked.cover_embeddings(["s50", "s0"]), COVERS[[50, 0]])
 
 

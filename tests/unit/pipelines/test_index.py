@@ -6,8 +6,9 @@ import pyarrow as pa
 import pytest
 
 from gatefold.config import Settings
+from gatefold.errors import InputError
 from gatefold.records import TRACKS, embedding_schema
-from gatefold.retrieval import CoverIndex
+from gatefold.retrieval import CoverIndex, Filters
 from gatefold.storage import catalogues, objects, optouts, tables
 from gatefold.storage.bundles import open_bundle
 from gatefold.storage.catalogues import Catalogue
@@ -15,7 +16,7 @@ from gatefold.storage.encoders import publish_encoder
 from gatefold.storage.indexes import load_index
 from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
-from pipelines.index import build_index
+from pipelines.index import build_index, indexed_tracks
 from pipelines.pairs import paired_ids
 from pipelines.status import status_of
 from pipelines.versions import versions_of
@@ -53,6 +54,32 @@ def standing(workspace: Workspace) -> CoverIndex:
 
 def state(workspace: Workspace) -> str:
     return next(one.state for one in status_of(SETTINGS, workspace).stages if one.stage == "index")
+
+
+def test_what_a_manifest_carried_filters_where_it_can_be_told_as_text(workspace: Workspace) -> None:
+    encoder, tracks = versions_of(SETTINGS, workspace).encoder, catalogues.read_tracks(workspace)
+    carried = {
+        "year": pa.array([1998, 1999, None, 1999, 2000, 2001], pa.int16()),
+        "live": pa.array([True, False] * 3),
+        "mood": pa.array(["calm", None, "wild"] * 2),
+        "tempo": pa.array([90.5] * 6),
+        "tags": pa.array([["a", "b"]] * 6),
+    }
+    for name, column in carried.items():
+        tracks = tracks.append_column(name, column)
+    catalogues.replace(workspace, Catalogue("c2", 6, "file:///m.csv"), tracks, 100)
+    index = CoverIndex(indexed_tracks(workspace, encoder), "ears")
+
+    def kept(**where: str) -> list[str]:
+        filters = Filters(where=tuple((column, frozenset({value})) for column, value in where.items()))
+        queries = unit_vectors(1, ENCODER.embed_dim)
+        (matches,) = index.search(queries, 9, encoder_fingerprint="ears", filters=filters)
+        return sorted(match.track.song_id for match in matches)
+
+    assert kept(year="1999") == [SONGS[1], SONGS[3]]
+    assert kept(live="true", mood="wild") == [SONGS[2]]
+    with pytest.raises(InputError, match=r"'tempo': .* filtered by album, artist, genre, live, mood, year"):
+        kept(tempo="90.5")
 
 
 def test_a_withdrawn_song_leaves_nothing_of_itself_in_the_next_index(workspace: Workspace) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gatefold.config import EncoderSettings, Settings
+from gatefold.covers import to_model
 from gatefold.storage import objects
 from gatefold.workspace import Workspace
 from pipelines.held_out import embed_pairs
@@ -70,6 +71,41 @@ def test_two_steps_and_two_more_are_four_bit_for_bit(loss: str, tmp_path: Path) 
     state, expected = resumed.state_dict(), whole.state_dict()
     assert same(state["best"], whole_best)
     assert same({**state, "best": None}, {**expected, "best": None})
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 5])
+@pytest.mark.parametrize("loss", ["infonce", "triplet", "sigmoid"])
+def test_a_batch_in_pieces_has_the_loss_and_the_gradients_of_the_whole(
+    loss: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.learning.autocast_dtype", lambda _device: None)  # bfloat16 rounds by the shape
+    given = batch(0)
+    pairs = given["log_mel"][:, 0].float(), to_model(given["pixels"])
+    settings = (settings_of(loss=loss, dropout=0.0, genre_weight=0.5, pairs_at_once=size) for size in (None, at_once))
+    whole, pieces = (Learner(one, steps=STEPS) for one in settings)
+    losses = [learner._backward(0, *pairs, given["genre"]) for learner in (whole, pieces)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    slopes = [[weight.grad for weight in learner._module.parameters()] for learner in (whole, pieces)]
+    assert max(float(slope.abs().max()) for slope in slopes[0] if slope is not None) > 0.1
+    for expected, got in zip(*slopes, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_piece_drops_the_same_features_both_times_it_is_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = Learner(settings_of(pairs_at_once=4), steps=STEPS)
+    made: list[Tensor] = []
+    embedded = learner._embedded
+
+    def noted(*pair: Tensor, drawn: tuple[int, int]) -> list[Tensor]:
+        sides = embedded(*pair, drawn=drawn)
+        made.append(sides[0].detach().clone())
+        return sides
+
+    monkeypatch.setattr(learner, "_embedded", noted)
+    learner.step(0, batch(0))
+    first, second, *again = made
+    assert torch.equal(first, again[0])
+    assert torch.equal(second, again[1])
 
 
 def test_what_a_step_drops_and_draws_hangs_on_seed_step_and_worker() -> None:

@@ -71,7 +71,7 @@ class Retriever:
 
     async def search(self, query: Query) -> list[Match]:
         self.asked.append(query)
-        ids = [f"t{i}" for i in range(20) if f"t{i}" not in query.exclude_song_ids]
+        ids = [f"t{i}" for i in range(20) if f"t{i}" not in query.filters.exclude_song_ids]
         return [
             Match(rank=rank, score=1 - rank / 100, track=Track(song_id=song_id, artist="a/b"))
             for rank, song_id in enumerate(ids[: query.k], start=1)

@@ -12,7 +12,7 @@ import pytest
 from gatefold.config import IndexSettings
 from gatefold.errors import InputError, UnknownTrack, WrongModel
 from gatefold.records import Match
-from gatefold.retrieval import CoverIndex, Hits, IndexedTrack, unit_columns
+from gatefold.retrieval import ALL, CoverIndex, Filters, Hits, IndexedTrack, unit_columns
 from gatefold.storage.indexes import Shard
 from gatefold.tuning import build_tuned
 from serve.cover_retriever import Answer, Shards, search_together
@@ -95,29 +95,22 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 
-def query(seed: int, k: int = 5, encoder: str = "ears", width: int = WIDTH, **filters: frozenset[str]) -> Query:
-    return Query(unit(np.random.default_rng(seed).normal(size=width)), encoder, k, **filters)
+def query(seed: int, k: int = 5, encoder: str = "ears", width: int = WIDTH, filters: Filters = ALL) -> Query:
+    return Query(unit(np.random.default_rng(seed).normal(size=width)), encoder, k, filters)
 
 
 def alone(index: CoverIndex, q: Query) -> list[Match]:
-    return index.search(
-        q.embedding[None],
-        q.k,
-        encoder_fingerprint=q.encoder,
-        exclude_song_ids=q.exclude_song_ids,
-        exclude_artists=q.exclude_artists,
-        genres=q.genres,
-    )[0]
+    return index.search(q.embedding[None], q.k, encoder_fingerprint=q.encoder, filters=q.filters)[0]
 
 
 QUERIES = [
     Query(unit(np.random.default_rng(0).normal(size=(TRACKS, WIDTH)))[30], "ears", 3),  # the album, and k cuts it
     query(1),
     query(2, k=11),
-    query(3, genres=frozenset({"jazz"})),
+    query(3, filters=Filters(where=(("genre", frozenset({"jazz"})),))),
     query(4, k=1),
-    query(5, k=40, exclude_artists=frozenset({"a0", "a1"})),
-    query(6, exclude_song_ids=frozenset({"t01"}), genres=frozenset({"rock"})),
+    query(5, k=40, filters=Filters(exclude_artists=frozenset({"a0", "a1"}))),
+    query(6, filters=Filters(frozenset({"t01"}), where=(("genre", frozenset({"rock"})),))),
     query(7, k=1000),
 ]
 

@@ -84,7 +84,7 @@ def test_the_painter_is_asked_for_exactly_what_was_ordered(endpoint: Callable[..
 def test_a_catalogue_song_takes_no_style_from_its_own_cover(endpoint: Callable[..., Any]) -> None:
     e = endpoint()
     ordered(e.client, WAIT)
-    assert e.retriever.asked[0].exclude_song_ids == {"t3"}
+    assert e.retriever.asked[0].filters.exclude_song_ids == {"t3"}
 
 
 def test_images_come_in_the_size_and_format_asked_for(endpoint: Callable[..., Any]) -> None:

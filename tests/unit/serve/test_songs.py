@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from gatefold.config import ServeSettings
 from gatefold.covers import encode_picture
+from gatefold.retrieval import Filters
 
 SONG = {"song": ("../x.mp3", b"12345", "audio/mpeg")}
 
@@ -44,8 +46,23 @@ def test_the_answer_carries_a_picture_of_what_was_heard_when_asked(endpoint: Cal
 def test_repeated_form_fields_become_filters(endpoint: Callable[..., Any]) -> None:
     e = endpoint()
     e.client.post("/v1/searches", files=SONG, data={"exclude_song_ids": ["t0", "t1"], "genres": "jazz", "k": "1"})
-    assert e.retriever.asked[0].exclude_song_ids == {"t0", "t1"}
-    assert e.retriever.asked[0].genres == {"jazz"}
+    assert e.retriever.asked[0].filters == Filters(frozenset({"t0", "t1"}), where=(("genre", frozenset({"jazz"})),))
+
+
+@pytest.mark.parametrize("form", [True, False])
+def test_columns_are_filtered_by_in_forms_and_in_json(endpoint: Callable[..., Any], form: bool) -> None:
+    e, where = endpoint(), {"year": ["1998", "1999"], "album": ["Blue"]}
+    sent: dict[str, Any] = {"files": SONG, "data": {"where": json.dumps(where)}}
+    assert e.client.post("/v1/searches", **sent if form else {"json": {"song_id": "t3", "where": where}}).is_success
+    asked = (("year", frozenset({"1998", "1999"})), ("album", frozenset({"Blue"})))
+    assert e.retriever.asked[0].filters == Filters(where=asked)
+
+
+@pytest.mark.parametrize("where", ["year=1999", '["year"]', '{"year": "1999"}', '{"year": []}', '{"year": [1999]}'])
+def test_a_filter_that_is_none_is_refused_by_its_name(endpoint: Callable[..., Any], where: str) -> None:
+    answer = endpoint().client.post("/v1/searches", files=SONG, data={"where": where})
+    assert answer.status_code == 422
+    assert "where" in answer.json()["detail"]
 
 
 def test_a_song_of_the_catalogue_finds_its_covers_without_an_upload(endpoint: Callable[..., Any]) -> None:
@@ -54,7 +71,7 @@ def test_a_song_of_the_catalogue_finds_its_covers_without_an_upload(endpoint: Ca
     assert answer.status_code == 200
     assert answer.json()["song"] is None
     np.testing.assert_array_equal(e.retriever.asked[0].embedding, [0, 1, 0, 0])
-    assert e.retriever.asked[0].exclude_artists == {"x"}
+    assert e.retriever.asked[0].filters.exclude_artists == {"x"}
 
 
 def test_an_embedding_is_brought_to_unit_length(endpoint: Callable[..., Any]) -> None:

@@ -1,0 +1,42 @@
+"""The GPU benchmark, as far as a machine without one can tell: its measures run on the CPU and mean what they say."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from benchmarks import gpu
+from gatefold.config import AudioSettings, CoverSettings, EncoderSettings, Settings
+
+CPU = torch.device("cpu")
+SMALL = Settings(
+    audio=AudioSettings(n_mels=16, f_max=4_000, window_s=0.64, windows=2),
+    cover=CoverSettings(size=16),
+    encoder=EncoderSettings(width=16, embed_dim=8),
+)
+
+
+def test_without_a_gpu_it_says_so_and_measures_nothing() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    done = subprocess.run([sys.executable, "-m", "benchmarks.gpu"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("no GPU")
+
+
+def test_exact_search_finds_what_sorting_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "PIECE", 64)
+    vectors, queries = gpu.unit_vectors(200, 8, CPU), gpu.unit_vectors(3, 8, CPU)
+    scores, numbers = gpu.exact_search(vectors, queries, 20)
+    expected = (queries @ vectors.T).sort(dim=1, descending=True)
+    assert torch.equal(numbers, expected.indices[:, :20])
+    torch.testing.assert_close(scores, expected.values[:, :20])
+
+
+def test_training_and_embedding_are_measured_on_whatever_device_there_is() -> None:
+    pairs_per_s, flops_per_s = gpu.training(SMALL, 4, CPU, turns=1)
+    assert pairs_per_s > 0
+    assert flops_per_s / pairs_per_s > 100_000  # operations a pair: convolutions were counted, back as well as forth
+    assert gpu.embedding(SMALL, 4, CPU, turns=1) > 0
+    assert gpu.peak_flops(CPU, side=64) > 0
