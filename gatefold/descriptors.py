@@ -1,21 +1,30 @@
 """What can be said of a window or a cover without having learned anything: classic descriptors, which our towers take
-beside what they learn to see. A thousand songs teach a network little of tempo, timbre or colour that it is not told.
+beside what they learn to see. A thousand songs teach a network little of tempo, timbre or texture that it is not told.
+
+Strengths are logarithms, over scales that grow by ratios: so that twice as fast, or twice as fine, is as far anywhere.
 
 Knows tensors; nothing of networks.
 
 Shape legend: B = batch, M = mel bands, F = frames, S = pixels a side, N = numbers that describe.
 """
 
+import math
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as fn
 
 _RANGE = 10.0  # nepers of power, 43 dB: what lies further below the loudest place of a window counts as silence
-_BANDS, _BEATS = 8, 48  # bands whose loudness is followed in time; the slowest of its frequencies, in turns a window
-_THUMBNAIL, _SAMPLED = 8, 16  # pixels a side
+_BEAT_BANDS, _ONSET_BANDS = 4, 8  # groups of mel bands whose loudness is followed in time
+_TEMPI, _RIPPLES = 24, 10  # scales of what comes again in time, and along pitch
+_THUMBNAIL, _SAMPLED = 6, 16  # pixels a side
 _LEVELS, _SOFTNESS = 4, 12.0  # of each colour channel in the histogram; how sharply one ends where the next begins
 _RARE = 1e-3  # share of a cover's pixels below which a colour hardly counts
-_WAVES = 12  # turns across a cover
+_SCALES, _ANGLES = 9, 12  # of the waves of brightness across a cover
+_OVERLAP, _SHARPNESS = 0.6, 6.0  # of one scale with the next, in steps between them; of an angle, as of von Mises
+_FINEST = 0.4  # of the waves that are looked at, in turns a pixel or a frame: a half is the most there is
+_FAINT = 1e-2  # energy below which a wave hardly counts; of texture and grain a tenth of it
 
 
 def levels(log_mel: Tensor) -> Tensor:
@@ -28,29 +37,62 @@ def levels(log_mel: Tensor) -> Tensor:
 
 
 def describe_song(level: Tensor) -> Tensor:
-    """[B, M, F] of `levels` -> [B, N]: timbre, as mean and spread of each mel band, and how fast loudness turns in
-    eight groups of them.
+    """[B, M, F] of `levels` -> [B, N]: timbre, as mean and spread of each mel band; how fast loudness turns; how much
+    and how suddenly it changes; and how closely overtones lie.
 
     Source: Pampalk et al. 2002, "Content-Based Organization and Visualization of Music Archives", section 3 (the
     fluctuations of loudness).
     """
-    grouped = fn.adaptive_avg_pool1d(level.transpose(1, 2), _BANDS).transpose(1, 2)  # [B, 8, F]
-    moving = (grouped - grouped.mean(2, keepdim=True)) * torch.hann_window(level.shape[2], device=level.device)
-    beats = torch.fft.rfft(moving).abs()[:, :, 1 : 1 + _BEATS]
-    return torch.cat([level.mean(2), level.std(2, correction=0), beats.log1p().flatten(1)], dim=1)
+    timbre = torch.cat([level.mean(2), level.std(2, correction=0)], dim=1)
+    beats = _in_groups(level, _BEAT_BANDS)
+    change = _in_groups(level, _ONSET_BANDS).diff(dim=2)
+    overtones = _waves((level - level.mean(1, keepdim=True)).transpose(1, 2), _RIPPLES)  # [B, F, 10]
+    tempi = _waves(beats - beats.mean(2, keepdim=True), _TEMPI)
+    described = [timbre, (tempi + _FAINT).log().flatten(1), change.abs().mean(2), change.std(2)]
+    return torch.cat([*described, (overtones.mean(1) + _FAINT).log()], dim=1)
 
 
 def describe_cover(pixels: Tensor) -> Tensor:
-    """[B, 3, S, S] in [-1, 1] -> [B, N]: a thumbnail, mean and spread of each channel, a histogram of colours, and the
-    patterns that repeat across it.
+    """[B, 3, S, S] in [-1, 1] -> [B, N]: a thumbnail, mean and spread of each channel, a histogram of colours, texture
+    by scale and angle, and grain.
 
     Source: Swain & Ballard 1991, "Color Indexing" (the histogram); Oliva & Torralba 2001, "Modeling the Shape of the
-    Scene", section 3 (the power spectrum).
+    Scene", section 3 (the power spectrum, by scale and angle).
     """
     channels = pixels.flatten(2)
     thumbnail = fn.adaptive_avg_pool2d(pixels, _THUMBNAIL).flatten(1)
-    described = [thumbnail, channels.mean(2), channels.std(2, correction=0), _colours(pixels), _patterns(pixels)]
-    return torch.cat(described, dim=1)
+    described = [thumbnail, channels.mean(2), channels.std(2, correction=0)]
+    return torch.cat([*described, _colours(pixels), _texture(pixels), _grain(pixels)], dim=1)
+
+
+def _in_groups(level: Tensor, groups: int) -> Tensor:
+    """[B, M, F] -> [B, groups, F], means of neighbouring mel bands."""
+    return fn.adaptive_avg_pool1d(level.transpose(1, 2), groups).transpose(1, 2)
+
+
+def _waves(signal: Tensor, scales: int) -> Tensor:
+    """[..., N] without its mean -> [..., scales]: mean energy of its waves, from one turn on by ratios."""
+    length = signal.shape[-1]
+    spectrum = torch.fft.rfft(signal * torch.hann_window(length, device=signal.device)).abs().square() / length
+    energy: Tensor = spectrum @ _scale_weights(length, scales).to(signal.device).T
+    return energy
+
+
+def _texture(pixels: Tensor) -> Tensor:
+    """[B, 108], logarithms of the energy of waves of brightness, by scale and angle."""
+    grey = pixels.mean(1)
+    side = grey.shape[-1]
+    taper = torch.hann_window(side, device=grey.device)
+    waves = torch.fft.rfft2((grey - grey.mean((1, 2), keepdim=True)) * taper * taper[:, None])
+    energy = waves.abs().square().flatten(1) / side**2
+    texture: Tensor = energy @ _texture_weights(side).to(grey.device).T
+    return (texture + _FAINT / 10).log()
+
+
+def _grain(pixels: Tensor) -> Tensor:
+    """[B, 6], logarithms of how much a pixel differs from its neighbours: in the mean, and where least happens."""
+    step = pixels.diff(dim=2).diff(dim=3).abs().flatten(2)
+    return (torch.cat([step.mean(2), step.median(2).values], dim=1) + _FAINT / 10).log()
 
 
 def _colours(pixels: Tensor) -> Tensor:
@@ -63,10 +105,33 @@ def _colours(pixels: Tensor) -> Tensor:
     return (shares.flatten(1) + _RARE).log()
 
 
-def _patterns(pixels: Tensor) -> Tensor:
-    """Strength of the waves of brightness of up to twelve turns down and across, either way."""
-    grey = pixels.mean(1)
-    taper = torch.hann_window(grey.shape[-1], device=grey.device)
-    waves = torch.fft.rfft2((grey - grey.mean((1, 2), keepdim=True)) * taper * taper[:, None]).abs()
-    down = torch.cat([waves[:, : _WAVES + 1], waves[:, -_WAVES:]], dim=1)  # forwards, backwards
-    return down[:, :, : _WAVES + 1].log1p().flatten(1)
+@lru_cache(maxsize=16)
+def _scale_weights(length: int, scales: int) -> Tensor:
+    """[scales, length / 2 + 1]: the share of each frequency of a real Fourier transform in the mean of each scale."""
+    with torch.inference_mode(False):  # they are kept, and training uses them too
+        return _means(_nearness(torch.arange(length // 2 + 1.0), scales, length))
+
+
+@lru_cache(maxsize=16)
+def _texture_weights(side: int) -> Tensor:
+    """[scales * angles, side * (side / 2 + 1)]: likewise of a real transform of two dimensions, by scale and angle."""
+    with torch.inference_mode(False):
+        down, across = torch.fft.fftfreq(side)[:, None] * side, torch.fft.rfftfreq(side) * side
+        near = _nearness((down.square() + across.square()).sqrt(), _SCALES, side)
+        angles = torch.arange(_ANGLES)[:, None, None] * (math.pi / _ANGLES)
+        turned = torch.exp(_SHARPNESS * (torch.cos(2 * (torch.atan2(down, across) - angles)) - 1))
+        return _means((near[:, None] * turned).flatten(2).flatten(0, 1))
+
+
+def _nearness(frequency: Tensor, scales: int, length: int) -> Tensor:
+    """[scales, *frequency]: how near each frequency, in turns over the length, lies to each of scales that grow by
+    ratios from one turn to the finest; the constant to none."""
+    highest = max(math.log(_FINEST * length), 1e-3)
+    middles = torch.linspace(0, highest, scales).view(-1, *[1] * frequency.ndim)
+    away = (frequency.clamp(min=0.5).log() - middles) / (_OVERLAP * highest / (scales - 1))
+    return torch.exp(-away.square() / 2) * (frequency > 0)
+
+
+def _means(weights: Tensor) -> Tensor:
+    """Rows that sum to one."""
+    return weights / weights.sum(1, keepdim=True)

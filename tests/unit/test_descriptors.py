@@ -1,5 +1,7 @@
 """Descriptors: what they tell apart without having learned anything, and what they do not hear or see."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -31,10 +33,26 @@ def test_time_turned_round_changes_neither_timbre_nor_much_of_the_beat() -> None
     assert torch.allclose(plain[:, :32], reversed_[:, :32], atol=1e-5)
 
 
-def test_a_beat_is_found_at_its_own_frequency() -> None:
-    level = torch.zeros(1, 16, 64) + torch.sin(torch.arange(64) * 6 * 2 * torch.pi / 64)
-    beats = describe_song(level)[:, 32:].view(8, -1)
-    assert (beats.argmax(1) == 6 - 1).all()
+@pytest.mark.parametrize("turns", [3, 6, 20])
+def test_a_beat_is_found_at_its_own_tempo(turns: int) -> None:
+    level = torch.zeros(1, 16, 64) + torch.sin(torch.arange(64) * turns * 2 * torch.pi / 64)
+    tempi = describe_song(level)[:, 32 : 32 + 4 * 24].view(4, 24)
+    assert ((tempi.argmax(1) - 23 * math.log(turns) / math.log(0.4 * 64)).abs() <= 1).all()
+
+
+def test_what_comes_suddenly_is_told_from_what_swells() -> None:
+    swelling = torch.cat([torch.linspace(-1, 1, 32), torch.linspace(1, -1, 32)]).expand(1, 16, 64)
+    sudden = torch.cat([torch.full((32,), -1.0), torch.full((32,), 1.0)]).expand(1, 16, 64)
+    (much, how), (less, suddenly) = (
+        describe_song(level)[0, 32 + 96 :][:16].view(2, 8) for level in (swelling, sudden)
+    )
+    assert (much > less + 0.01).all()
+    assert (suddenly > how + 0.1).all()
+
+
+def test_overtones_are_found_by_how_close_they_lie() -> None:
+    level = torch.sin(torch.arange(64) * 9 * 2 * torch.pi / 64)[None, :, None].expand(1, 64, 64)
+    assert int(describe_song(level)[0, -10:].argmax()) == round(9 * math.log(9) / math.log(0.4 * 64))
 
 
 def test_a_higher_pitch_is_another_timbre() -> None:
@@ -44,15 +62,25 @@ def test_a_higher_pitch_is_another_timbre() -> None:
     assert describe_song(high)[0, :16].argmax() == 12
 
 
-def test_stripes_are_found_by_their_number_and_direction() -> None:
-    patterns = [describe_cover(cover)[:, -25 * 13 :].view(25, 13) for cover in (stripes(5), stripes(5).mT)]
-    assert divmod(int(patterns[0].argmax()), 13) == (0, 5)
-    assert divmod(int(patterns[1].argmax()), 13) in ((5, 0), (25 - 5, 0))
+def test_stripes_are_found_by_their_number_and_angle() -> None:
+    scale = round(8 * math.log(5) / math.log(0.4 * 32))
+    for cover, angle in ((stripes(5), 0), (stripes(5).mT, 6)):
+        texture = describe_cover(cover)[0, 178 : 178 + 108].view(9, 12)
+        assert divmod(int(texture.argmax()), 12) == (scale, angle)
+
+
+def test_grain_is_told_from_a_large_form() -> None:
+    noise = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) - 0.5
+    form = torch.zeros(1, 3, 32, 32)
+    form[..., 8:24, 8:24] = 1
+    grain, edges = (describe_cover(cover)[0, -6:].view(2, 3) for cover in (noise, form))
+    assert (grain[1] > edges[1] + 3).all()  # where least happens, nothing does beside a form
+    assert (edges[0] > edges[1]).all()
 
 
 def test_colours_are_counted() -> None:
     red = torch.tensor([1.0, -1.0, -1.0])[None, :, None, None].expand(1, 3, 32, 32)
-    colours = describe_cover(red)[:, 192 + 6 : 192 + 6 + 64].view(4, 4, 4)
+    colours = describe_cover(red)[:, 114:178].view(4, 4, 4)
     assert divmod(int(colours.argmax()), 16) == (3, 0)
 
 
