@@ -105,7 +105,7 @@ def by_lancedb(table: lancedb.table.Table, queries: Vectors, truth: Ids, recall:
     def one(query: Vectors) -> Ids:
         asked = table.search(query).distance_type("dot").nprobes(nprobes).limit(DEPTH).select(["number", "_distance"])
         numbers: Ids = asked.to_arrow()["number"].to_numpy()
-        return numbers
+        return np.pad(numbers, (0, DEPTH - len(numbers)), constant_values=-1)  # few cells may hold fewer
 
     def way(asked: Vectors) -> Ids:
         return np.stack([one(query) for query in asked])
