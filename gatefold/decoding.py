@@ -337,7 +337,10 @@ def _mono_of(frame: av.AudioFrame) -> Waveform:
     if not frame.format.is_planar:
         block = block.reshape(-1, frame.layout.nb_channels).T
     scale = _FULL_SCALE.get(block.dtype.str[1:], 1)
-    return _mono(block.astype(np.float32, copy=False) - (scale if block.dtype == np.uint8 else 0), 1 / scale)
+    samples = block.astype(np.float32, copy=False)
+    if block.dtype == np.uint8:  # the only ones whose silence is not zero
+        samples = samples - np.float32(scale)
+    return _mono(samples, 1 / scale)
 
 
 def _mono(block: Waveform, gain: float = 1.0) -> Waveform:
