@@ -174,7 +174,7 @@ def run_apart(folder: Path, manifest: Path, way: str, workers: int) -> dict[str,
 
 
 def measure(count: int, turns: int) -> dict[str, dict[str, float]]:
-    """The best rate of the turns, as what else the machine does can only slow them; and the median memory."""
+    """Medians over the turns."""
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -195,20 +195,15 @@ def measure(count: int, turns: int) -> dict[str, dict[str, float]]:
                 with console.status(f"turn {turn + 1} of {turns}: {way}"):
                     made[way].append(run_apart(folder, manifest, kind, workers))
     return {
-        way: {
-            "songs_per_s": max(run["songs_per_s"] for run in runs),
-            "peak_bytes": statistics.median(run["peak_bytes"] for run in runs),
-        }
-        for way, runs in made.items()
+        way: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for way, runs in made.items()
     }
 
 
 def table(made: dict[str, dict[str, float]], count: int, turns: int) -> str:
     one, two, pool, few = made.values()
     lines = [
-        f"`make bench-scaling`, {date.today().isoformat()}, {platform.machine()}, 2 cores, no GPU; the best rate and "
-        f"the median memory of {turns} interleaved turns over {count:,} songs of 60 s, three windows of 5.12 s, blocks "
-        f"of {BLOCK}.",
+        f"`make bench-scaling`, {date.today().isoformat()}, {platform.machine()}, 2 cores, no GPU; medians of {turns} "
+        f"turns over {count:,} songs of 60 s, three windows of 5.12 s, blocks of {BLOCK}.",
         "",
         "| run | songs/s | peak memory, MB |",
         "|---|---:|---:|",
