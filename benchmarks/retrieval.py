@@ -38,7 +38,7 @@ RESULTS = Path(__file__).parent / "results" / "retrieval.md"
 WIDTH = EncoderSettings().embed_dim
 CLUSTERS, SPREAD = 1_000, 0.7
 BATCH = 32
-TURNS = 5
+TURNS = 15
 Way = Callable[[Vectors], Ids]
 
 

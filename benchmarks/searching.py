@@ -1,8 +1,10 @@
 """How many searches a second the endpoint answers: the release, the deployments and infra/serve.yaml as they are
-served, 32 clients at once on the same machine, which take a part of its cores. Used by benchmarks/retrieval.py."""
+served, 32 clients at once on the same machine, which take a part of its cores; as it comes, and with
+infra/throughput.env. Used by benchmarks/retrieval.py."""
 
 import asyncio
 import json
+import os
 import socket
 import tempfile
 import time
@@ -32,6 +34,7 @@ from pipelines.cluster import connect
 from serve.deploy import deploy, stop
 
 CONFIG = Path(__file__).parents[1] / "infra" / "serve.yaml"
+THROUGHPUT = CONFIG.with_name("throughput.env")
 CLIENTS = 32
 WARMING_S, MEASURED_S = 3.0, 10.0
 Bodies = Sequence[bytes] | None
@@ -79,7 +82,7 @@ def publish_release(workspace: Workspace, built: Built, table: pa.Table) -> Rele
 
 
 def loads(table: pa.Table, queries: Vectors, encoder: str) -> list[Load]:
-    """By id, which asks the index twice, and by embedding; for 100 and for 10. First what any route costs."""
+    """By id and by embedding; for 100 and for 10. First what any route costs."""
     rows = np.random.default_rng(0).integers(0, table.num_rows, 1_000)
     known = [{"song_id": song_id} for song_id in table["song_id"].take(pa.array(rows)).to_pylist()]
     numbers = [{"embedding": query.tolist(), "encoder": encoder} for query in queries]
@@ -117,30 +120,50 @@ async def latencies(url: str, load: Load) -> list[float]:
 
 
 def served(built: Built, table: pa.Table, queries: Vectors, say: Callable[[str], None]) -> list[str]:
-    """The table of the endpoint."""
-    lines = [
-        f"Through HTTP, {CLIENTS} clients at once on the same machine, {MEASURED_S:.0f} s each:",
-        "",
-        "| request | queries/s | p50, ms | p99, ms |",
-        "|---|---:|---:|---:|",
-    ]
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
+    """The tables of the endpoint: as it comes, and as infra/throughput.env makes it."""
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = Workspace(objects.resolve(folder))
+        encoder = publish_release(workspace, built, table).encoder.fingerprint
+        say("the release is published")
+        for name, environment in (("as it comes", {}), (f"with infra/{THROUGHPUT.name}", throughput())):
+            lines += [
+                f"Through HTTP {name}, {CLIENTS} clients at once on the same machine, {MEASURED_S:.0f} s each:",
+                "",
+                "| request | queries/s | p50, ms | p99, ms |",
+                "|---|---:|---:|---:|",
+                *measured(workspace, loads(table, queries, encoder), environment, say),
+                "",
+            ]
+    return lines
+
+
+def throughput() -> dict[str, str]:
+    lines = THROUGHPUT.read_text().splitlines()
+    return dict(line.split("=") for line in lines if not line.startswith("#"))
+
+
+def measured(
+    workspace: Workspace, loads: Sequence[Load], environment: dict[str, str], say: Callable[[str], None]
+) -> list[str]:
+    """The rows of one table, of an endpoint whose processes are started in this environment."""
+    with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-        probe.close()
-        workspace = Workspace(objects.resolve(folder))
-        release = publish_release(workspace, built, table)
-        say("the release is published")
-        connect()
-        try:
-            url = deploy(CONFIG, workspace=workspace.uri, examples=None, host="127.0.0.1", port=port).url
-            say(f"the endpoint answers at {url}")
-            for load in loads(table, queries, release.encoder.fingerprint):
-                took = np.array(asyncio.run(latencies(url, load))) * 1000
-                p50, p99 = np.percentile(took, [50, 99])
-                lines.append(f"| {load.name} | {len(took) / MEASURED_S:,.0f} | {p50:,.1f} | {p99:,.1f} |")
-                say(lines[-1])
-            stop()
-        finally:
-            ray.shutdown()
+    lines = []
+    os.environ.update(environment)
+    connect()
+    try:
+        url = deploy(CONFIG, workspace=workspace.uri, examples=None, host="127.0.0.1", port=port).url
+        say(f"the endpoint answers at {url}")
+        for load in loads:
+            took = np.array(asyncio.run(latencies(url, load))) * 1000
+            p50, p99 = np.percentile(took, [50, 99])
+            lines.append(f"| {load.name} | {len(took) / MEASURED_S:,.0f} | {p50:,.1f} | {p99:,.1f} |")
+            say(lines[-1])
+        stop()
+    finally:
+        ray.shutdown()
+        for name in environment:
+            del os.environ[name]
     return lines

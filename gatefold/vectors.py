@@ -202,13 +202,23 @@ def on_gpu(index: faiss.Index) -> GpuCopy | None:
     return GpuCopy(index) if faiss.get_num_gpus() and kind_of(index) in ("flat", "ivf") else None
 
 
-def cosines(query: Vectors, vectors: Vectors) -> Vectors:
-    """Inner products of one query [D] with each of [N, D], float32 [N], each the same bits among whichever others.
+def stored(index: faiss.Index) -> Vectors | None:
+    """The vectors [T, D] as an index holds them, not copied, which lasts as long as the index; None where it keeps them
+    in cells or as codes."""
+    flat = {"flat": index, "hnsw": getattr(index, "storage", None)}.get(kind_of(index))
+    if flat is None:
+        return None
+    kept = faiss.downcast_index(flat)
+    return cast(Vectors, faiss.rev_swig_ptr(kept.get_xb(), kept.ntotal * kept.d).reshape(kept.ntotal, kept.d))
+
+
+def cosines(queries: Vectors, vectors: Vectors) -> Vectors:
+    """Inner products of float32 [..., D] and [..., D], which broadcast: each the same bits among whichever others.
 
     That is not so of a matrix product, nor of FAISS where several queries come together: their rounding depends on the
     shape, and equal vectors may come out unequal.
     """
-    return cast(Vectors, np.einsum("nd,d->n", vectors, query))
+    return cast(Vectors, np.vecdot(vectors, queries))
 
 
 def merge(pieces: Sequence[tuple[Vectors, Ids]], k: int) -> tuple[Vectors, Ids]:

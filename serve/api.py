@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -89,15 +89,16 @@ class Api:
             examples=self._examples,
         )
 
-    async def reconfigure(self, duty: dict[str, str]) -> None:
-        """`user_config`: the application of the release that new requests get. Waits until it is there."""
-        application = duty["release"]
+    async def reconfigure(self, duty: dict[str, Any]) -> None:
+        """`user_config`: the application of the release that new requests get, and how searches cross to it. Waits
+        until it is there."""
+        application: str = duty["release"]
         crew: Crew = await call(DeploymentHandle(Release.__name__, application).crew)
         self._rota.change_to(
             Stages(
                 crew.release,
                 EncoderHandle(crew.encoder),
-                RetrieverHandle(crew.retriever),
+                RetrieverHandle(crew.retriever, **duty["searches"]),
                 PainterHandle(crew.generator),
                 ServeReadiness(serve.get_replica_context().app_name, application),
             )

@@ -1,4 +1,4 @@
-"""The index as deployments. Searches that arrive together are answered together, which costs little more than one of
+"""The index as deployments. Searches that come together are answered together, which costs little more than one of
 them. An index of one shard is searched where it is asked; of several, each is a deployment of its own, and their
 answers are merged to those of the whole. Knows nothing of songs, pictures or HTTP."""
 
@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import faiss
 import numpy as np
-from ray import serve
 from ray.serve import Application, Deployment
 from ray.serve.handle import DeploymentHandle
 
@@ -20,7 +19,7 @@ from gatefold.storage.bundles import open_bundle
 from gatefold.storage.indexes import Shard, load_index, shards_of
 from serve import replica
 from serve.handles import call
-from serve.stages import IndexFacts, Query, Vector
+from serve.stages import IndexFacts, Query, SongQuery, Vector
 
 Answer = Hits | GatefoldError
 
@@ -84,18 +83,21 @@ class CoverRetriever:
         self._index: _Searching = Shards(told, shards) if shards else CoverShard(bundle_uri, None, endpoint_url)
 
     def reconfigure(self, tuning: dict[str, float]) -> None:
-        """`user_config`: threads of FAISS, searches answered together, and seconds that the first of them waits."""
+        """`user_config`: threads of FAISS."""
         if isinstance(self._index, CoverShard):
             self._index.reconfigure(tuning)
-        self._search_together.set_max_batch_size(int(tuning["batch"]))
-        self._search_together.set_batch_wait_timeout_s(tuning["batch_wait_s"])
 
-    async def search(self, query: Query) -> Hits:
-        """At most k hits, the nearest first. Raises: WrongModel, InputError."""
-        answer: Answer = await self._search_together(query)
-        if isinstance(answer, GatefoldError):
-            raise answer
-        return answer
+    async def search(self, queries: list[Query | SongQuery]) -> list[Answer]:
+        """For each query at most k hits, the nearest first, or the error that it alone deserves."""
+        heard = await asyncio.gather(*map(self._heard, queries))
+        answers = iter(await self._index.search([query for query in heard if isinstance(query, Query)]))
+        return [next(answers) if isinstance(query, Query) else query for query in heard]
+
+    async def _heard(self, query: Query | SongQuery) -> Query | GatefoldError:
+        try:
+            return query if isinstance(query, Query) else query.heard_as(await self._index.track(query.song_id))
+        except GatefoldError as error:
+            return error
 
     async def track(self, song_id: str) -> IndexedTrack:
         """Raises: UnknownTrack."""
@@ -107,10 +109,6 @@ class CoverRetriever:
 
     async def describe(self) -> IndexFacts:
         return self._facts
-
-    @serve.batch  # type: ignore[untyped-decorator]
-    async def _search_together(self, queries: list[Query]) -> list[Answer]:
-        return await self._index.search(queries)
 
 
 class _Searching(Protocol):

@@ -15,11 +15,19 @@ from gatefold.covers import encode_picture
 from gatefold.errors import InputError, NotFound
 from gatefold.retrieval import Filters
 from serve import contracts, stages
-from serve.contracts import CoverManifest, CoverRequestView, ImageView, JobView, MatchView, NeighbourView, PictureFormat
+from serve.contracts import (
+    CoverManifest,
+    CoverRequestView,
+    ImageView,
+    JobView,
+    NeighbourView,
+    PictureFormat,
+    match_views,
+)
 from serve.jobs import Idempotency, Job, Order
 from serve.problems import problem_of
 from serve.rota import Rota
-from serve.songs import body_of, check_size, part_view, song_embedding
+from serve.songs import body_of, check_size, part_view
 from serve.stages import Stages
 from serve.studio import Studio
 from serve.uploads import RequestBody, read_body
@@ -158,7 +166,7 @@ async def _order(serving: Stages, body: RequestBody, fields: contracts.CoverFiel
         embedding = (await serving.encoder.hear(body.song.data, body.song.name, False)).embedding
     else:
         assert isinstance(fields, contracts.CoverQuery)
-        embedding = song_embedding(await serving.retriever.track(fields.song_id))
+        embedding = stages.song_embedding(await serving.retriever.track(fields.song_id))
         own = frozenset({fields.song_id})  # a new cover that takes its style from the song's own would be a copy
     encoder = serving.release.encoder.fingerprint
     query = stages.Query(embedding, encoder, defaults.neighbours, Filters(exclude_song_ids=own))
@@ -185,7 +193,7 @@ def _view(job: Job) -> JobView:
         finished_at=job.finished_at,
         release=job.order.release.version,
         request=_settings(job.order),
-        matches=[MatchView.of(match) for match in job.order.matches],
+        matches=match_views(job.order.matches),
         images=_images(job),
         problem=None if job.error is None else problem_of(job.error, _path(job)),
     )
@@ -194,7 +202,7 @@ def _view(job: Job) -> JobView:
 def _images(job: Job) -> list[ImageView]:
     if job.painted is None:
         return []
-    closest = [None if match is None else MatchView.of(match) for match in job.painted.closest]
+    closest = [None if match is None else match_views([match])[0] for match in job.painted.closest]
     return [
         ImageView(index=i, seed=job.order.seed + i, url=f"{_path(job)}/images/{i}", closest=closest[i])
         for i in range(job.order.n)

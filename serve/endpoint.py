@@ -142,7 +142,7 @@ class Endpoint:
         api = copy.deepcopy(self._api)
         for deployment in api["deployments"]:
             if deployment["name"] == Api.__name__:
-                deployment["user_config"] = {"release": _PREFIX + on_duty}
+                deployment["user_config"] |= {"release": _PREFIX + on_duty}
         config = {**self._config, "applications": [api, *running.values()]}
         _get_global_client().deploy_apps(ServeDeploySchema.model_validate(config))
 
@@ -150,6 +150,8 @@ class Endpoint:
         """As the API tells it: the release on duty comes first; empty where it does not answer at present."""
         try:
             api = serve.get_deployment_handle(Api.__name__, self._api["name"])  # which Serve ends with itself
+            if not api.is_initialized:  # a driver has no event loop, whatever its environment says of replicas
+                api._init(_run_router_in_separate_loop=True)
             found: list[str] = api.in_use.remote().result(timeout_s=ANSWER_WITHIN_S)
         except _RAY_ERRORS as error:
             logger.info("the API does not say which release is in use: %s", error)

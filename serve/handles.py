@@ -19,7 +19,7 @@ from gatefold.errors import GatefoldError, IndexNotReady, Overloaded, Unavailabl
 from gatefold.records import Match
 from gatefold.retrieval import Hits, IndexedTrack
 from serve.problems import RETRY_AFTER_S, internal_error
-from serve.stages import Commission, EncoderFacts, Heard, IndexFacts, PainterFacts, Pictures, Query, Vector
+from serve.stages import Commission, EncoderFacts, Heard, IndexFacts, PainterFacts, Pictures, Query, SongQuery, Vector
 
 logger = logging.getLogger(__name__)
 
@@ -48,15 +48,31 @@ class EncoderHandle:
 
 
 class RetrieverHandle:
-    """CoverRetrieval, by the deployment CoverRetriever."""
+    """CoverRetrieval, by the deployment CoverRetriever.
 
-    def __init__(self, handle: DeploymentHandle) -> None:
+    Searches that arrive together cross over together: to cross costs several times what a search does.
+
+    Args:
+        together: searches that cross at once.
+        wait_s: seconds that the first of them waits for others.
+        crossings: that may be under way at once, so as many replicas at least can be kept busy.
+    """
+
+    def __init__(self, handle: DeploymentHandle, *, together: int, wait_s: float, crossings: int) -> None:
         self._handle = handle
         self._facts: IndexFacts | None = None
+        batched = serve.batch(max_batch_size=together, batch_wait_timeout_s=wait_s, max_concurrent_batches=crossings)
+        self._search_together = batched(self._cross)  # a queue for each handle: a class would share one of all releases
 
-    async def search(self, query: Query) -> list[Match]:
-        hits: Hits = await call(self._handle.search, query)
-        return hits.matches()
+    async def search(self, query: Query | SongQuery) -> list[Match]:
+        answer: Hits | GatefoldError = await self._search_together(query)
+        if isinstance(answer, GatefoldError):
+            raise answer
+        return answer.matches()
+
+    async def _cross(self, queries: list[Query | SongQuery]) -> list[Hits | GatefoldError]:
+        answers: list[Hits | GatefoldError] = await call(self._handle.search, queries)
+        return answers
 
     async def track(self, song_id: str) -> IndexedTrack:
         track: IndexedTrack = await call(self._handle.track, song_id)

@@ -13,7 +13,7 @@ from gatefold.records import Match
 from gatefold.retrieval import IndexedTrack
 from gatefold.storage import optouts
 from gatefold.workspace import Workspace
-from serve.stages import CoverRetrieval, IndexFacts, Query, Vector
+from serve.stages import CoverRetrieval, IndexFacts, Query, SongQuery, Vector
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +59,10 @@ class ConsentingRetriever:
         self._retriever = retriever
         self._withdrawn = withdrawn
 
-    async def search(self, query: Query) -> list[Match]:
+    async def search(self, query: Query | SongQuery) -> list[Match]:
         """Asks again, for more, only where withdrawn songs were among the answers: a filter would slow every query."""
+        if isinstance(query, SongQuery):
+            self._check(query.song_id)
         asked = query.k
         while True:
             found = await self._retriever.search(replace(query, k=asked))

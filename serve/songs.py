@@ -5,20 +5,20 @@ import base64
 import hashlib
 from typing import Annotated, Any
 
+import fastapi
 import numpy as np
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from gatefold.config import CoverSettings, ServeSettings
 from gatefold.covers import decode_cover, encode_picture
-from gatefold.errors import InputError, NotFound, ObjectNotFound, UnknownTrack
+from gatefold.errors import InputError, NotFound, ObjectNotFound
 from gatefold.retrieval import IndexedTrack
 from gatefold.storage.pictures import read_cover
 from serve import contracts, stages
 from serve.contracts import (
     THUMBNAIL_SIZE,
     EmbeddingResult,
-    MatchView,
     PartView,
     ReleaseView,
     SearchResult,
@@ -26,7 +26,7 @@ from serve.contracts import (
     TrackView,
 )
 from serve.rota import Rota
-from serve.stages import Heard, Stages, Vector
+from serve.stages import Heard, Query, SongQuery, Stages
 from serve.uploads import RequestBody, read_body
 
 LISTS = frozenset({"exclude_artists", "exclude_song_ids", "genres"})
@@ -61,22 +61,20 @@ class SongRoutes:
             return await self._search(serving, body)
 
     async def _search(self, serving: Stages, body: RequestBody) -> SearchResult:
-        wanted: contracts.SearchFields
+        encoder = serving.release.encoder.fingerprint
         heard: Heard | None = None
         if body.song is not None:
-            wanted = upload = contracts.parse(contracts.SearchUpload, body.fields, self._limits)
+            upload = contracts.parse(contracts.SearchUpload, body.fields, self._limits)
             heard = await serving.encoder.hear(body.song.data, body.song.name, upload.spectrogram)
-            embedding = heard.embedding
+            query: Query | SongQuery = Query(heard.embedding, encoder, upload.k, upload.filters)
         else:
-            wanted = asked = contracts.parse(contracts.SearchQuery, body.fields, self._limits)
-            embedding = await _embedding(serving, asked)
-        encoder = serving.release.encoder.fingerprint
-        matches = await serving.retriever.search(stages.Query(embedding, encoder, wanted.k, wanted.filters))
+            query = _query(serving, contracts.parse(contracts.SearchQuery, body.fields, self._limits))
+        matches = await serving.retriever.search(query)
         return SearchResult(
             release=serving.release.version,
             encoder=encoder,
             song=song_view(heard) if heard else None,
-            matches=[MatchView.of(match) for match in matches],
+            matches=contracts.match_views(matches),
         )
 
     async def embed(self, request: Request) -> EmbeddingResult:
@@ -107,7 +105,7 @@ class SongRoutes:
             await self._rota.optouts.withdraw(song_id)
 
     async def cover(
-        self, request: Request, song_id: str, size: Annotated[int, Query(ge=16)] = THUMBNAIL_SIZE
+        self, request: Request, song_id: str, size: Annotated[int, fastapi.Query(ge=16)] = THUMBNAIL_SIZE
     ) -> Response:
         """A track's cover: JPEG, square."""
         check_size(size, self._limits)
@@ -137,25 +135,17 @@ class SongRoutes:
             return await serving.retriever.track(song_id)
 
 
-async def _embedding(serving: Stages, asked: contracts.SearchQuery) -> Vector:
-    """float32 [D], of unit length."""
-    if asked.song_id is not None:
-        return song_embedding(await serving.retriever.track(asked.song_id))
+def _query(serving: Stages, asked: contracts.SearchQuery) -> Query | SongQuery:
     own = serving.release.encoder.fingerprint
+    if asked.song_id is not None:
+        return SongQuery(asked.song_id, own, asked.k, asked.filters)
     if asked.encoder != own:
         raise InputError(f"embedding of encoder '{asked.encoder}', here serves '{own}'; embed the song again")
     embedding = np.asarray(asked.embedding, np.float32)
     length = float(np.linalg.norm(embedding))
     if not (np.isfinite(length) and length > 0):
         raise InputError(f"embedding of length {length} has no direction; its numbers must be finite, not all zero")
-    return embedding / np.float32(length)
-
-
-def song_embedding(known: IndexedTrack) -> Vector:
-    """float32 [D] of a track's song. Raises: UnknownTrack where only its cover is known."""
-    if known.song_embedding is None:
-        raise UnknownTrack(f"track '{known.track.song_id}' has no usable song in this release; upload the song instead")
-    return known.song_embedding
+    return Query(embedding / np.float32(length), own, asked.k, asked.filters)
 
 
 def song_view(heard: Heard) -> SongView:

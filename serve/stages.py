@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gatefold.config import AudioSettings
+from gatefold.errors import UnknownTrack
 from gatefold.records import Match
 from gatefold.retrieval import ALL, Filters, IndexedTrack
 
@@ -43,6 +44,21 @@ class Query:
     """fingerprint of the encoder that made the embedding"""
     k: int
     filters: Filters = ALL
+
+
+@dataclass(frozen=True)
+class SongQuery:
+    """A song of the index looking for covers."""
+
+    song_id: str
+    encoder: str
+    """fingerprint of the encoder that made the index"""
+    k: int
+    filters: Filters = ALL
+
+    def heard_as(self, known: IndexedTrack) -> Query:
+        """Raises: UnknownTrack where only its cover is known."""
+        return Query(song_embedding(known), self.encoder, self.k, self.filters)
 
 
 @dataclass(frozen=True)
@@ -92,8 +108,9 @@ class SongEncoding(Protocol):
 class CoverRetrieval(Protocol):
     """The index of covers."""
 
-    async def search(self, query: Query) -> list[Match]:
-        """At most k matches, the nearest first. Raises: WrongModel for an embedding of another encoder."""
+    async def search(self, query: Query | SongQuery) -> list[Match]:
+        """At most k matches, the nearest first. Raises: WrongModel for another encoder's; UnknownTrack for a song that
+        is not there or was never heard."""
 
     async def track(self, song_id: str) -> IndexedTrack:
         """Raises: UnknownTrack."""
@@ -150,3 +167,10 @@ class Stages:
     retriever: CoverRetrieval
     painter: CoverPainting
     readiness: Readiness
+
+
+def song_embedding(known: IndexedTrack) -> Vector:
+    """float32 [D] of a track's song. Raises: UnknownTrack where only its cover is known."""
+    if known.song_embedding is None:
+        raise UnknownTrack(f"track '{known.track.song_id}' has no usable song in this release; upload the song instead")
+    return known.song_embedding

@@ -12,7 +12,7 @@ import ray
 
 from gatefold.storage import objects, releases
 from gatefold.workspace import Workspace
-from tests.shell import Demo, Shell, interrupt
+from tests.shell import ROOT, Demo, Shell, interrupt
 from tests.sounds import CLIPS, encoded, tone
 
 pytestmark = pytest.mark.slow
@@ -54,8 +54,24 @@ def test_the_same_seed_paints_the_same_bytes(demo: Demo) -> None:
         assert (shell.folder / "one" / name).read_bytes() == (shell.folder / "two" / name).read_bytes()
 
 
-def test_serve_prints_its_url_answers_and_stops_at_ctrl_c(demo: Demo) -> None:
+THROUGHPUT = dict(
+    line.split("=") for line in (ROOT / "infra" / "throughput.env").read_text().splitlines() if not line.startswith("#")
+)
+
+
+def haproxy_listens(port: int) -> bool:
+    """By the files that Ray writes for it."""
+    written = Path("/tmp/haproxy-serve").glob("**/haproxy.cfg")
+    return any(f"bind 127.0.0.1:{port}\n" in config.read_text() for config in written)
+
+
+@pytest.mark.parametrize("environment", [{}, THROUGHPUT], ids=["as it is", "throughput.env"])
+def test_serve_prints_its_url_answers_and_stops_at_ctrl_c(
+    demo: Demo, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     shell = demo.shell
+    for name, value in environment.items():
+        monkeypatch.setitem(shell.environment, name, value)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -64,6 +80,7 @@ def test_serve_prints_its_url_answers_and_stops_at_ctrl_c(demo: Demo) -> None:
     url = json.loads(process.stdout.readline())["url"]
     with urllib.request.urlopen(f"{url}/v1/releases/current", timeout=30) as answer:
         assert json.load(answer)["version"] == releases.current(Workspace(shell.workspace)).version
+    assert haproxy_listens(port) == bool(environment)
     out, err = interrupt(process)
     assert (process.returncode, out) == (0, ""), err
 

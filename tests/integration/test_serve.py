@@ -5,6 +5,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,21 @@ def test_a_flood_is_refused_before_it_has_ended(endpoint: Endpoint, framing: str
             connection.sendall(f"{len(part):x}\r\n".encode() + part + b"\r\n")  # and no end of the body
         answer = connection.recv(100)
     assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_searches_that_cross_together_are_answered_each_for_itself(endpoint: Endpoint) -> None:
+    asked = [{"song_id": f"song/{i % TRACKS}", "k": 1 + i % 7} for i in range(64)]
+    strangers = {5: {"song_id": "nobody"}, 40: {"song_id": "song/1", "where": {"mood": ["x"]}}}
+    alone = [endpoint.http.post("/v1/searches", json=one).json() for one in asked]
+
+    def ask(number: int) -> httpx.Response:
+        return endpoint.http.post("/v1/searches", json=strangers.get(number, asked[number]))
+
+    with ThreadPoolExecutor(32) as clients:
+        answers = list(clients.map(ask, range(len(asked))))
+    assert {number: answers[number].status_code for number in strangers} == {5: 404, 40: 422}
+    for number, answer in enumerate(answers):
+        assert number in strangers or answer.json() == alone[number]
 
 
 def test_unknown_tracks_cross_the_handle_as_404(endpoint: Endpoint) -> None:

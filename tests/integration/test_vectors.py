@@ -12,7 +12,19 @@ from gatefold.errors import BundleCorrupt, InvalidSettings, RecallTooLow
 from gatefold.retrieval import CoverIndex, Filters, Hits
 from gatefold.storage.indexes import load_index, publish_index
 from gatefold.tuning import Built, build_tuned, exact, recall_of
-from gatefold.vectors import KINDS, Kind, Vectors, build, bytes_of, choose, deserialize, open_mapped, search, serialize
+from gatefold.vectors import (
+    KINDS,
+    Kind,
+    Vectors,
+    build,
+    bytes_of,
+    choose,
+    deserialize,
+    open_mapped,
+    search,
+    serialize,
+    stored,
+)
 from tests.factories import indexed_tracks
 
 COUNT, WIDTH, ASKED = 1500, 16, 0.95
@@ -106,6 +118,16 @@ def test_the_same_vectors_make_the_same_index(kind: Kind) -> None:
     assert serialize(build_tuned(COVERS, NO_SONGS, settings).vectors) == serialize(
         build_tuned(COVERS, NO_SONGS, settings).vectors
     )
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("flat", True), ("hnsw", True), ("ivf", False), ("ivfpq", False)])
+def test_what_an_index_stores_whole_is_read_where_it_lies(kind: Kind, kept: bool, tmp_path: Path) -> None:
+    path = tmp_path / "index.faiss"
+    path.write_bytes(serialize(build(COVERS[:1000], kind)))
+    for index in (deserialize(path.read_bytes()), open_mapped(str(path))):
+        vectors = stored(index)
+        assert (vectors is not None) == kept
+        assert vectors is None or np.array_equal(vectors, COVERS[:1000])
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1, 0.02, 0.01])

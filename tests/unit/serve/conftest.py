@@ -31,6 +31,7 @@ from serve.stages import (
     Pictures,
     Query,
     ServedRelease,
+    SongQuery,
     Stages,
     Vector,
 )
@@ -69,7 +70,9 @@ class Retriever:
     cover_uri: str | None = None
     asked: list[Query] = field(default_factory=list)
 
-    async def search(self, query: Query) -> list[Match]:
+    async def search(self, query: Query | SongQuery) -> list[Match]:
+        if isinstance(query, SongQuery):
+            query = query.heard_as(await self.track(query.song_id))
         self.asked.append(query)
         ids = [f"t{i}" for i in range(20) if f"t{i}" not in query.filters.exclude_song_ids]
         return [

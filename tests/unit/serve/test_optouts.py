@@ -16,7 +16,7 @@ from gatefold.retrieval import IndexedTrack
 from gatefold.storage import objects, optouts
 from gatefold.workspace import Workspace
 from serve.optouts import ConsentingRetriever, OptOuts
-from serve.stages import IndexFacts, Query, Vector
+from serve.stages import IndexFacts, Query, SongQuery, Vector
 
 SONG = {"song": ("x.mp3", b"12345", "audio/mpeg")}
 
@@ -28,7 +28,7 @@ class Retriever:
         self.covers = covers
         self.asked: list[int] = []
 
-    async def search(self, query: Query) -> list[Match]:
+    async def search(self, query: Query | SongQuery) -> list[Match]:
         self.asked.append(query.k)
         found = range(min(query.k, self.covers))
         return [Match(rank=1 + i, score=1 - i / 1000, track=Track(song_id=str(i))) for i in found]
@@ -74,7 +74,8 @@ def test_the_index_is_asked_again_only_where_a_withdrawn_song_was_found(workspac
 def test_withdrawn_songs_are_unknown_one_by_one_too(workspace: Workspace) -> None:
     optouts.withdraw(workspace, "7")
     consenting = ConsentingRetriever(Retriever(10), OptOuts(workspace))
-    for asked in (consenting.track("7"), consenting.cover_embeddings(["6", "7"])):
+    mine = SongQuery("7", "ears", 3)
+    for asked in (consenting.track("7"), consenting.cover_embeddings(["6", "7"]), consenting.search(mine)):
         with pytest.raises(UnknownTrack, match="'7' was withdrawn"):
             asyncio.run(asked)
 
