@@ -205,10 +205,10 @@ def on_gpu(index: faiss.Index) -> GpuCopy | None:
 def stored(index: faiss.Index) -> Vectors | None:
     """The vectors [T, D] as an index holds them, not copied, which lasts as long as the index; None where it keeps them
     in cells or as codes."""
-    flat = {"flat": index, "hnsw": getattr(index, "storage", None)}.get(kind_of(index))
-    if flat is None:
+    kind = kind_of(index)
+    if kind not in ("flat", "hnsw"):
         return None
-    kept = faiss.downcast_index(flat)
+    kept = faiss.downcast_index(index.storage) if kind == "hnsw" else index
     return cast(Vectors, faiss.rev_swig_ptr(kept.get_xb(), kept.ntotal * kept.d).reshape(kept.ntotal, kept.d))
 
 

@@ -316,14 +316,14 @@ class Health(Body):
     status: Literal["live", "ready"]
 
 
+_MATCH_VIEWS = TypeAdapter(list[MatchView])
+
+
 def match_views(matches: Iterable[Match]) -> list[MatchView]:
     """The matches as they are answered; made in one go, since an answer has hundreds."""
     return _MATCH_VIEWS.validate_python(
         [{**match.__dict__, "cover_url": cover_url(match.track.song_id)} for match in matches]
     )
-
-
-_MATCH_VIEWS = TypeAdapter(list[MatchView])
 
 
 def cover_url(song_id: str) -> str:

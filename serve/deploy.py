@@ -142,12 +142,18 @@ def _explain(error: ValidationError) -> str:
 
 
 def _start(schema: ServeDeploySchema) -> None:
-    """Serve, listening where the schema says. Raises: InvalidSettings where it cannot."""
+    """Serve, listening where the schema says. Raises: InvalidSettings where it cannot; Unavailable where it takes too
+    long."""
     host, port = schema.http_options.host, schema.http_options.port
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is None:
         _refuse_taken_port(host, port)
-        serve.start(http_options=schema.http_options.model_dump(), proxy_location=schema.proxy_location)
+        try:
+            serve.start(http_options=schema.http_options.model_dump(), proxy_location=schema.proxy_location)
+        except TimeoutError as error:
+            raise Unavailable(
+                f"Ray Serve does not listen on {host}:{port} yet: {error} Is the machine busy? Try again"
+            ) from error
     elif (client.http_config.host, client.http_config.port) != (host, port):
         running = f"{client.http_config.host}:{client.http_config.port}"
         raise InvalidSettings(f"this Ray serves on {running} already, not {host}:{port}; ask for that, or stop it")

@@ -142,7 +142,7 @@ class Endpoint:
         api = copy.deepcopy(self._api)
         for deployment in api["deployments"]:
             if deployment["name"] == Api.__name__:
-                deployment["user_config"] |= {"release": _PREFIX + on_duty}
+                deployment.setdefault("user_config", {})["release"] = _PREFIX + on_duty
         config = {**self._config, "applications": [api, *running.values()]}
         _get_global_client().deploy_apps(ServeDeploySchema.model_validate(config))
 

@@ -3,8 +3,10 @@ from pathlib import Path
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
-from gatefold.errors import InvalidSettings
-from serve.deploy import load_config, unknown_keys
+from gatefold.errors import InvalidSettings, Unavailable
+from gatefold.workspace import Workspace
+from serve.deploy import deploy, load_config, unknown_keys
+from tests.factories import publish_small_release
 
 HOUSE = Path(__file__).parents[3] / "infra" / "serve.yaml"
 
@@ -78,3 +80,14 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, text: str, said: st
 def test_a_file_that_is_absent_says_so(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match="cannot be read"):
         load_config(tmp_path / "absent.yaml")
+
+
+def test_a_proxy_too_slow_to_start_is_told_in_our_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(**_: object) -> None:
+        raise TimeoutError("HTTP proxies not available after 60s.")
+
+    monkeypatch.setattr("ray.serve.start", start)
+    monkeypatch.setattr("serve.deploy._get_global_client", lambda **_: None)
+    publish_small_release(Workspace(tmp_path.as_uri()), 3)
+    with pytest.raises(Unavailable, match=r"does not listen on 127\.0\.0\.1:0 yet: HTTP proxies not available"):
+        deploy(HOUSE, workspace=str(tmp_path), examples=None, host="127.0.0.1", port=0)
