@@ -204,12 +204,13 @@ def on_gpu(index: faiss.Index) -> GpuCopy | None:
 
 def stored(index: faiss.Index) -> Vectors | None:
     """The vectors [T, D] as an index holds them, not copied, which lasts as long as the index; None where it keeps them
-    in cells or as codes."""
+    in cells or as codes, or in a file at an odd address: NumPy would copy all of them for each that it takes."""
     kind = kind_of(index)
     if kind not in ("flat", "hnsw"):
         return None
     kept = faiss.downcast_index(index.storage) if kind == "hnsw" else index
-    return cast(Vectors, faiss.rev_swig_ptr(kept.get_xb(), kept.ntotal * kept.d).reshape(kept.ntotal, kept.d))
+    vectors = faiss.rev_swig_ptr(kept.get_xb(), kept.ntotal * kept.d).reshape(kept.ntotal, kept.d)
+    return cast(Vectors, vectors) if vectors.flags.aligned else None
 
 
 def cosines(queries: Vectors, vectors: Vectors) -> Vectors:

@@ -121,13 +121,20 @@ def test_the_same_vectors_make_the_same_index(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize(("kind", "kept"), [("flat", True), ("hnsw", True), ("ivf", False), ("ivfpq", False)])
-def test_what_an_index_stores_whole_is_read_where_it_lies(kind: Kind, kept: bool, tmp_path: Path) -> None:
+def test_what_an_index_stores_whole_is_read_where_it_lies(kind: Kind, kept: bool) -> None:
+    index = build(COVERS[:1000], kind)
+    vectors = stored(index)  # which lasts no longer than it
+    assert (vectors is not None) == kept
+    assert vectors is None or np.array_equal(vectors, COVERS[:1000])
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_vectors_at_an_odd_address_of_a_file_are_not_read_there(kind: Kind, tmp_path: Path) -> None:
     path = tmp_path / "index.faiss"
     path.write_bytes(serialize(build(COVERS[:1000], kind)))
-    for index in (deserialize(path.read_bytes()), open_mapped(str(path))):
-        vectors = stored(index)
-        assert (vectors is not None) == kept
-        assert vectors is None or np.array_equal(vectors, COVERS[:1000])
+    index = open_mapped(str(path))
+    vectors = stored(index)
+    assert vectors is None or (vectors.flags.aligned and np.array_equal(vectors, COVERS[:1000]))
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1, 0.02, 0.01])
