@@ -55,7 +55,7 @@ class RetrieverHandle:
     Args:
         together: searches that cross at once.
         wait_s: seconds that the first of them waits for others.
-        crossings: that may be under way at once, so as many replicas at least can be kept busy.
+        crossings: that may be under way at once; no more replicas than that are ever busy.
     """
 
     def __init__(self, handle: DeploymentHandle, *, together: int, wait_s: float, crossings: int) -> None:
