@@ -31,8 +31,6 @@ _NO_LABELS = ("song_id", "title", "cover_uri", "song_embedding", "cover_embeddin
 """columns that hardly say the same of two covers"""
 FEW = 20_000
 """allowed vectors up to which comparing with each is faster than searching for them"""
-_PIECE, _SCORES = 8_192, 1 << 26
-"""vectors, and scores, that are held at once where many are compared"""
 _SPARE = 32
 """neighbours beyond k that an exact search looks at: those as near as the last, as songs of one album are"""
 _ROUNDING = 1e-5
@@ -229,24 +227,20 @@ class CoverIndex:
             if found.shape[1] < left:  # one that was not found may be as near as the last that was
                 doubtful |= scores[:, -1] >= scores[:, k - 1] - _ROUNDING
             scores, ids = scores[:, :k], ids[:, :k]
-        if doubtful.any():
+        if np.count_nonzero(doubtful):
             among = np.arange(total) if within is None else np.flatnonzero(within)
             scores[doubtful], ids[doubtful] = self._compare(queries[doubtful], k, shard.start + among)
         return scores, ids
 
     def _true(self, shard: _Shard, queries: Vectors, found: Ids) -> tuple[Vectors, Ids]:
         """Cosines of these covers [B, K] of a shard, and the numbers of the covers in the index, in their order."""
-        if found.size > _PIECE and len(queries) > 1:
-            pairs = zip(np.array_split(queries, 2), np.array_split(found, 2), strict=True)
-            return _joined([self._true(shard, *half) for half in pairs])
         ids = found + shard.start
         if shard.stored is None:
-            vectors = self._covers.take(self._rows[ids], axis=0)
+            scores = cosines(queries, self._covers, self._rows[ids])
         else:  # where FAISS has just read them, so they are in the processor's cache
-            vectors = shard.stored.take(found, axis=0)
-        scores = cosines(queries[:, None], vectors)
+            scores = cosines(queries, shard.stored, found)
         unsorted = scores[:, 1:] >= scores[:, :-1]
-        if unsorted.any():  # seldom: FAISS has them in this order, but for its rounding and for ties
+        if np.count_nonzero(unsorted):  # seldom: FAISS has them in this order, but for its rounding and for ties
             rows = unsorted.any(axis=1)
             order = np.lexsort((ids[rows], -scores[rows]), axis=1)
             scores[rows] = np.take_along_axis(scores[rows], order, 1)
@@ -272,18 +266,13 @@ class CoverIndex:
 
     def _compare(self, queries: Vectors, k: int, among: Ids) -> tuple[Vectors, Ids]:
         """The k nearest of these covers, exactly, as `nearest` has them; `among` has at least k."""
-        if len(queries) * len(among) > _SCORES and len(queries) > 1:
-            return _joined([self._compare(half, k, among) for half in np.array_split(queries, 2)])
-        scores = np.empty((len(queries), len(among)), np.float32)
-        for start in range(0, len(among), _PIECE):
-            vectors = self._covers.take(self._rows[among[start : start + _PIECE]], axis=0)
-            for row, query in enumerate(queries):
-                scores[row, start : start + _PIECE] = cosines(query, vectors)
+        rows = self._rows[among][None]
         nearest, found = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-        for row, told in enumerate(scores):
+        for place in range(len(queries)):
+            told = cosines(queries[place : place + 1], self._covers, rows)[0]
             as_near = np.flatnonzero(told >= np.partition(told, len(told) - k)[len(told) - k])
             best = as_near[np.lexsort((as_near, -told[as_near]))[:k]]
-            nearest[row], found[row] = told[best], among[best]
+            nearest[place], found[place] = told[best], among[best]
         return nearest, found
 
     def _check(self, embeddings: Vectors, encoder_fingerprint: str) -> None:
@@ -340,11 +329,6 @@ class _Labels:
             one: Mask = self._codes == codes[0]
             return one
         return np.isin(self._codes, codes)
-
-
-def _joined(parts: Sequence[tuple[Vectors, Ids]]) -> tuple[Vectors, Ids]:
-    """Answers to one half of the queries and to the other, as one."""
-    return np.concatenate([scores for scores, _ in parts]), np.concatenate([ids for _, ids in parts])
 
 
 def _slots(column: pa.ChunkedArray) -> Vectors:

@@ -178,8 +178,7 @@ def _exact(covers: Vectors, queries: Vectors) -> tuple[Vectors, Ids]:
 def _found(index: faiss.Index, covers: Vectors, queries: Vectors) -> tuple[Vectors, Ids]:
     """What the index finds, with true cosines."""
     found = search(index, queries, min(DEPTH, index.ntotal))[1]
-    scores = [np.where(ids < 0, np.float32(-2), cosines(q, covers[ids])) for q, ids in zip(queries, found, strict=True)]
-    return np.stack(scores), found
+    return cosines(queries, covers, found), found
 
 
 def recall_of(found: Ids, truth: Ids) -> float:

@@ -204,22 +204,25 @@ def on_gpu(index: faiss.Index) -> GpuCopy | None:
 
 def stored(index: faiss.Index) -> Vectors | None:
     """The vectors [T, D] as an index holds them, not copied, which lasts as long as the index; None where it keeps them
-    in cells or as codes, or in a file at an odd address: NumPy would copy all of them for each that it takes."""
+    in cells or as codes."""
     kind = kind_of(index)
     if kind not in ("flat", "hnsw"):
         return None
     kept = faiss.downcast_index(index.storage) if kind == "hnsw" else index
-    vectors = faiss.rev_swig_ptr(kept.get_xb(), kept.ntotal * kept.d).reshape(kept.ntotal, kept.d)
-    return cast(Vectors, vectors) if vectors.flags.aligned else None
+    return cast(Vectors, faiss.rev_swig_ptr(kept.get_xb(), kept.ntotal * kept.d).reshape(kept.ntotal, kept.d))
 
 
-def cosines(queries: Vectors, vectors: Vectors) -> Vectors:
-    """Inner products of float32 [..., D] and [..., D], which broadcast: each the same bits among whichever others.
+def cosines(queries: Vectors, vectors: Vectors, ids: Ids) -> Vectors:
+    """Inner products [B, K] of queries [B, D] with those of the vectors [T, D] that ids [B, K] name, all contiguous;
+    -inf where an id is negative. Each is the same bits among whichever others.
 
-    That is not so of a matrix product, nor of FAISS where several queries come together: their rounding depends on the
-    shape, and equal vectors may come out unequal.
+    That is not so of a matrix product, nor of FAISS's searches: their rounding may depend on the shape, and equal
+    vectors may come out unequal. No vector is copied, wherever it lies.
     """
-    return cast(Vectors, np.vecdot(vectors, queries))
+    scores = np.empty(ids.shape, np.float32)
+    told, asked, kept, named = (faiss.swig_ptr(array) for array in (scores, queries, vectors, ids))
+    faiss.fvec_inner_products_by_idx(told, asked, kept, named, vectors.shape[1], *ids.shape)
+    return scores
 
 
 def merge(pieces: Sequence[tuple[Vectors, Ids]], k: int) -> tuple[Vectors, Ids]:
