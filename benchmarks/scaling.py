@@ -1,5 +1,6 @@
 """What the extraction of spectrograms costs beyond the work itself: two workers against one, Ray Data against a plain
-pool of processes with the same mapper, and the memory of a run over many songs against one over few.
+pool of processes with the same mapper and the same blocks, and the memory of a run over many songs against one over
+few.
 
 The songs are the real clips, joined to songs of 60 s in six formats and listed again and again, on a local disk. Each
 run has processes of its own; the ways take turns. A rate is taken from the first finished block on, so that starting is
@@ -30,7 +31,7 @@ from gatefold.config import Settings, load
 from gatefold.storage import tables
 from gatefold.storage.catalogues import read_tracks
 from gatefold.workspace import Workspace
-from pipelines.blocks import BlockMapper
+from pipelines.blocks import BlockMapper, cut
 from pipelines.catalogue import build_catalogue
 from pipelines.cluster import connect
 from pipelines.listening import make_mapper
@@ -38,7 +39,6 @@ from pipelines.report import NOTHING
 from pipelines.spectrograms import extract_spectrograms
 
 RESULTS = Path(__file__).parent / "results" / "scaling.md"
-BLOCK = 32
 SAMPLE_EVERY_S = 1.0  # to look takes a tenth of a core while it lasts, which one worker leaves free and two do not
 
 
@@ -65,8 +65,7 @@ class Rate:
 
 
 def settings_for(folder: Path) -> tuple[Settings, Workspace]:
-    settings = load(None, [f"batch.rows_per_block={BLOCK}"])
-    return settings, Workspace((folder / f"workspace-{time.monotonic_ns()}").as_uri())
+    return load(), Workspace((folder / f"workspace-{time.monotonic_ns()}").as_uri())
 
 
 def by_ray(folder: Path, manifest: Path, workers: int) -> dict[str, float]:
@@ -101,8 +100,8 @@ def _map_block(numbered: tuple[int, pa.Table]) -> int:
 def by_pool(folder: Path, manifest: Path, workers: int) -> dict[str, float]:
     settings, workspace = settings_for(folder)
     build_catalogue(settings, str(manifest), workspace)
-    tracks = read_tracks(workspace, ["song_id", "audio_uri"]).sort_by("song_id")
-    blocks = [tracks.slice(start, BLOCK) for start in range(0, tracks.num_rows, BLOCK)]
+    tracks = read_tracks(workspace, ["song_id", "audio_uri"])
+    blocks = cut(tracks, workers, settings.batch.rows_per_block)
     rate, done = Rate(), 0
     context = multiprocessing.get_context("spawn")
     with peak_memory() as peak_bytes, context.Pool(workers, _begin, (settings, workspace.uri)) as pool:
@@ -203,7 +202,7 @@ def table(made: dict[str, dict[str, float]], count: int, turns: int) -> str:
     one, two, pool, few = made.values()
     lines = [
         f"`make bench-scaling`, {date.today().isoformat()}, {platform.machine()}, 2 cores, no GPU; medians of {turns} "
-        f"turns over {count:,} songs of 60 s, three windows of 5.12 s, blocks of {BLOCK}.",
+        f"turns over {count:,} songs of 60 s, three windows of 5.12 s.",
         "",
         "| run | songs/s | peak memory, MB |",
         "|---|---:|---:|",

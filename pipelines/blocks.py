@@ -163,7 +163,7 @@ class _Run:
     def _pass(self, todo: pa.Table, *, give_up: bool) -> dict[str, str]:
         """Every song once; those that could not be read, with the reason."""
         tally, limit = self.tally, self.settings.max_reject_share
-        blocks = _cut(todo, _cores(), self.settings.rows_per_block)
+        blocks = cut(todo, _cores(), self.settings.rows_per_block)
         tally.workers = min(_cores(), len(blocks))
         self.on_progress(tally.done, tally.total, tally.facts())
         tried = read_attempts(self.stage.workspace, self.stage.name)
@@ -183,7 +183,7 @@ def _cores() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
-def _cut(todo: pa.Table, cores: int, rows_per_block: int) -> list[pa.Table]:
+def cut(todo: pa.Table, cores: int, rows_per_block: int) -> list[pa.Table]:
     """Blocks by song_id, so that a reader of few songs can skip most parts; of a small catalogue, several a worker."""
     by_id = todo.sort_by("song_id")
     even = max(_LEAST_SONGS, math.ceil(todo.num_rows / (cores * _BLOCKS_PER_WORKER)))

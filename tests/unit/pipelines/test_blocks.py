@@ -214,6 +214,6 @@ def test_blocks_are_many_enough_for_every_worker_and_never_too_large(
     count: int, cores: int, at_most: int, expected: list[int]
 ) -> None:
     todo = pa.table({"song_id": [f"{number:05}" for number in reversed(range(count))]})
-    cut = blocks._cut(todo, cores, at_most)
+    cut = blocks.cut(todo, cores, at_most)
     assert [block.num_rows for block in cut] == expected
     assert pa.concat_tables(cut)["song_id"].to_pylist() == sorted(todo["song_id"].to_pylist())
