@@ -49,7 +49,8 @@ def listen(source: Source | bytes, audio: AudioSettings, *, name: str = "song") 
     heard = decode_windows(source, audio, name=name)
     if heard.duration_s < audio.min_duration_s:
         raise AudioTooShort(f"{name}: {heard.duration_s:.2f} s of audio, {audio.min_duration_s:g} s are the least")
-    peak = max(float(heard.waveform.max()), -float(heard.waveform.min()))
+    least, most = torch.aminmax(torch.from_numpy(heard.waveform))
+    peak = max(float(most), -float(least))
     if not peak <= _LOUDEST:  # nor may it be NaN
         raise UndecodableAudio(f"{name}: holds samples of {peak:g} times full scale, no sound; encode it again")
     if peak < 10 ** (audio.silence_dbfs / 20):
@@ -68,18 +69,16 @@ def log_mel(windows: Waveform, rate: int, audio: AudioSettings) -> npt.NDArray[n
     taper, slices = _taper_and_bands(audio)
     with torch.inference_mode():
         waveform = _resampled(torch.from_numpy(windows), rate, audio.sample_rate)
-        waveform = waveform[:, : audio.window_length]  # where there is less, silence; an empty pad would be a copy
-        if missing := audio.window_length - waveform.shape[-1]:
-            waveform = torch.nn.functional.pad(waveform, (0, missing))
-        centred = torch.nn.functional.pad(waveform[:, None], (audio.n_fft // 2, audio.n_fft // 2), mode="reflect")
-        frames = centred[:, 0].unfold(-1, audio.n_fft, audio.hop_length)[:, : audio.frames]  # [W, F, n_fft], a view
+        centred = _centred(waveform, audio.window_length, audio.n_fft // 2)
+        frames = centred.unfold(-1, audio.n_fft, audio.hop_length)[:, : audio.frames]  # [W, F, n_fft], a view
         mel = torch.empty(len(windows), audio.frames, audio.n_mels)
         for window, first in product(range(len(windows)), range(0, audio.frames, _FRAMES)):  # as the cache can hold
-            squares = torch.view_as_real(torch.fft.rfft(frames[window, first : first + _FRAMES] * taper)).square()
+            squares = torch.view_as_real(torch.fft.rfft(frames[window, first : first + _FRAMES] * taper)).square_()
             power = squares[..., 0] + squares[..., 1]
+            here = mel[window, first : first + _FRAMES]
             for band, low, triangles in slices:
-                piece = power[:, low : low + len(triangles)] @ triangles
-                mel[window, first : first + _FRAMES, band : band + triangles.shape[1]] = piece
+                columns = here[:, band : band + triangles.shape[1]]
+                torch.mm(power[:, low : low + len(triangles)], triangles, out=columns)
         log_power = mel.add_(_LOG_FLOOR).log_().to(torch.float16)
         result: npt.NDArray[np.float16] = log_power.transpose(1, 2).contiguous().numpy()
     return result
@@ -138,6 +137,17 @@ def _without_zeros(columns: torch.Tensor) -> tuple[int, torch.Tensor]:
     return first, columns[first:end].contiguous()
 
 
+def _centred(waveform: torch.Tensor, length: int, around: int) -> torch.Tensor:
+    """The first `length` samples of each row, or all and silence, with `around` samples mirrored at each end."""
+    here = min(length, waveform.shape[-1])
+    centred = torch.zeros(len(waveform), around + length + around)
+    whole = centred[:, around : around + length]
+    whole[:, :here] = waveform[:, :here]
+    centred[:, :around] = whole[:, 1 : around + 1].flip(1)
+    centred[:, around + length :] = whole[:, -around - 1 : -1].flip(1)
+    return centred
+
+
 def _resampled(waveform: torch.Tensor, rate: int, wanted: int) -> torch.Tensor:
     """Mono [W, N] at another rate, by a Hann-windowed sinc; what `torchaudio.functional.resample` gives, in a fifth of
     its time.
@@ -154,14 +164,15 @@ def _resampled(waveform: torch.Tensor, rate: int, wanted: int) -> torch.Tensor:
     width, slices = _resampling_kernels(up, down)
     windows, samples = waveform.shape
     rows = -(-(samples + 2 * width) // down) + 1  # of each window; the last holds nothing but the kernels' overhang
-    padded = torch.zeros(windows, rows * down)
+    padded = torch.empty(windows, rows * down)
+    padded[:, :width] = padded[:, width + samples :] = 0
     padded[:, width : width + samples] = waveform
-    made = torch.zeros(windows * rows, up)
-    whole = windows * rows - (2 * width) // down - 1
+    whole = windows * rows - (2 * width) // down - 1  # behind them lie no samples, and no output that is asked for
+    made = torch.empty(windows * rows, up)
     for first, offset, kernels in slices:
         taps, count = kernels.shape
         view = padded.view(-1).as_strided((whole, taps), (down, 1), offset)
-        made[:whole, first : first + count] = view @ kernels
+        torch.mm(view, kernels, out=made[:whole, first : first + count])
     return made.view(windows, rows * up)[:, : -(-samples * up // down)]
 
 
