@@ -211,6 +211,9 @@ class GeneratorSettings(Section):
 class TrainSettings(Section):
     """How Ray Train runs either model."""
 
+    keep_models: bool = False
+    """what has changed in the catalogue is embedded, indexed and released under the active release's encoder and
+    generator; nothing is trained"""
     num_workers: int | None = Field(None, ge=1)
     """processes; by default one for each GPU, or on CPUs one for each core up to four"""
     use_gpu: bool = False

@@ -44,8 +44,11 @@ def publish_release(settings: Settings, workspace: Workspace, on_progress: OnPro
 
 
 def check_lineage(encoder: Bundle, index: Bundle, generator: Bundle) -> None:
-    """Raises: WrongModel naming both fingerprints."""
-    for made, of in ((index, encoder), (generator, encoder), (generator, index)):
+    """An index and a generator go together when both were made of the encoder: a catalogue may grow under its models.
+
+    Raises: WrongModel naming both fingerprints.
+    """
+    for made, of in ((index, encoder), (generator, encoder)):
         if made.lineage.get(of.kind) != of.fingerprint:
             raise WrongModel(
                 f"{made.kind} '{made.version}' was made of {of.kind} '{made.lineage.get(of.kind)}', "

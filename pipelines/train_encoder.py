@@ -53,9 +53,12 @@ def train_encoder(settings: Settings, workspace: Workspace, on_progress: OnProgr
         state = last_state(checkpoint, workspace)
         model.load_state_dict(weights_to_publish(state))
         details = {"songs": len(ids), **history(state), "recalls": [list(one) for one in state["recalls"]]}
-        bundle = publish_encoder(
-            uri, model, version=versions.encoder, lineage={"catalogue": versions.catalogue}, details=details
-        )
+        lineage = {
+            "catalogue": versions.catalogue,
+            "audio": settings.audio.fingerprint(),
+            "cover": settings.cover.fingerprint(),
+        }
+        bundle = publish_encoder(uri, model, version=versions.encoder, lineage=lineage, details=details)
         done = len(ids)
     learned: Any = bundle.details
     report = Report(

@@ -1,6 +1,7 @@
 """What a model, an index or a release will be called, before it is made: a digest of all that goes into it.
 
 The same catalogue and settings give the same version: `run` knows what is stale, and a killed stage finds its traces.
+Where the models are kept, the active release says which they are, and only what follows from them is new.
 """
 
 import hashlib
@@ -8,9 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gatefold.config import Settings
-from gatefold.errors import StageMissing
-from gatefold.storage import catalogues, objects, optouts, tables
+from gatefold.errors import InvalidSettings, StageMissing
+from gatefold.storage import catalogues, objects, optouts, releases, tables
+from gatefold.storage.bundles import open_bundle
+from gatefold.storage.catalogues import Catalogue
 from gatefold.storage.checkpoints import by_content
+from gatefold.storage.releases import Release
 from gatefold.workspace import Workspace
 
 _EVALUATION_EDITION = "2"  # raise it when the same release would be measured otherwise, or told of in another shape
@@ -31,22 +35,37 @@ def versions_of(settings: Settings, workspace: Workspace, withdrawn: Sequence[st
     """Args:
         withdrawn: digests of the opt-outs that the index leaves out; those of the last one that was built when None.
 
-    Raises: StageMissing when there is no catalogue yet; InvalidSettings for a backbone that is not where it should be.
+    Raises: StageMissing when there is no catalogue yet; InvalidSettings for a backbone that is not where it should be,
+    and for models to be kept that hear or see otherwise; BundleNotFound when there are none to be kept.
     """
     catalogue = catalogues.current(workspace)
     if catalogue is None:
         raise StageMissing(f"'{workspace.uri}' has no catalogue; run `gatefold catalogue SOURCE` first")
-    encoder = _digest(
-        catalogue.fingerprint,
-        settings.audio.fingerprint(),
-        settings.cover.fingerprint(),
-        by_content(settings.encoder).fingerprint(),
-    )
+    kept = _kept(settings, workspace) if settings.train.keep_models else None
+    encoder = kept.encoder.version if kept else _encoder_of(settings, catalogue)
     embedded = [objects.name(part) for part in tables.parts(workspace.embeddings(encoder))]  # more, after a retry
     left_out = optouts.settled(workspace) if withdrawn is None else withdrawn
-    index = _digest(encoder, settings.index.fingerprint(), *embedded, *left_out)
-    generator = _digest(index, settings.generator.fingerprint())
+    index = _digest(catalogue.fingerprint, encoder, settings.index.fingerprint(), *embedded, *left_out)
+    generator = kept.generator.version if kept else _digest(index, settings.generator.fingerprint())
     return Versions(catalogue.fingerprint, encoder, index, generator, _digest(encoder, index, generator))
+
+
+def _encoder_of(settings: Settings, catalogue: Catalogue) -> str:
+    sections = (settings.audio, settings.cover, by_content(settings.encoder))
+    return _digest(catalogue.fingerprint, *(section.fingerprint() for section in sections))
+
+
+def _kept(settings: Settings, workspace: Workspace) -> Release:
+    """The active release, whose models go on."""
+    release = releases.current(workspace)
+    encoder = open_bundle(objects.join(workspace.encoders, release.encoder.version), "encoder")
+    for name, present in (("audio", settings.audio), ("cover", settings.cover)):
+        if encoder.lineage.get(name) != present.fingerprint():
+            raise InvalidSettings(
+                f"train.keep_models: encoder '{encoder.version}' was trained with other settings of '{name}'; go back "
+                "to those, or train anew"
+            )
+    return release
 
 
 def evaluation_of(settings: Settings, versions: Versions) -> dict[str, str]:

@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
 
 from gatefold.audio import listen
-from gatefold.errors import BundleNotFound, StageMissing, TooManyRejects
+from gatefold.errors import BundleNotFound, StageMissing, TooManyRejects, UnknownTrack
 from gatefold.storage import objects, releases, tables
 from gatefold.storage.bundles import open_bundle
+from gatefold.storage.catalogues import read_tracks
 from gatefold.storage.encoders import load_encoder, publish_encoder
 from gatefold.storage.ensembles import load_ensemble
 from gatefold.workspace import Workspace
@@ -24,7 +27,8 @@ from pipelines.evaluation import SHEET, TABLE
 from pipelines.held_out import untrained
 from pipelines.pairs import read_windows
 from pipelines.quarantine import read_rejects
-from pipelines.report import NOTHING, OnProgress
+from pipelines.report import NOTHING, OnProgress, silent
+from pipelines.run import run_all
 from pipelines.spectrograms import extract_spectrograms
 from pipelines.synthesize import MANIFEST
 from pipelines.versions import versions_of
@@ -33,6 +37,8 @@ from tests.sounds import CLIPS, MUSIC, encoded, tone
 
 UNCHECKED = SETTINGS.model_copy(update={"batch": SETTINGS.batch.model_copy(update={"max_reject_share": 1.0})})
 """However many rejects there are."""
+KEPT = SETTINGS.model_copy(update={"train": SETTINGS.train.model_copy(update={"keep_models": True})})
+"""Nothing is trained."""
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +146,30 @@ def extract_until(workspace: Workspace, manifest: str, *, songs: int) -> None:
     build_catalogue(SETTINGS, manifest, workspace)
     with pytest.raises(Stopped):
         extract_spectrograms(SETTINGS, workspace, watching)
+
+
+def test_songs_come_and_go_under_the_models_that_serve(workspace: Workspace, tmp_path: Path) -> None:
+    grown = Workspace(f"{workspace.uri}-grown")
+    for info in objects.list_objects(workspace.uri):
+        objects.put(objects.join(grown.uri, objects.relative(info.uri, workspace.uri)), objects.read(info.uri))
+    before = releases.current(grown)
+    columns = ["song_id", "title", "artist", "album", "genre", "audio_uri", "cover_uri"]
+    tracks = read_tracks(grown, columns).to_pylist()
+    gone, renamed, new = tracks[0]["song_id"], tracks[1]["song_id"], {**tracks[2], "song_id": "new", "artist": "nobody"}
+    tracks[1]["title"] = "Another Title"
+    pq.write_table(pa.Table.from_pylist([*tracks[1:], new]), tmp_path / "songs.parquet")
+    for work in (1, 0):
+        watched = run_all(KEPT, (tmp_path / "songs.parquet").as_uri(), grown, lambda _, job: job(silent))
+        done = {report.stage: report.done for report in watched}
+        assert (done["spectrograms"], done["embed"], done["index"], done["release"]) == (work,) * 4
+        assert (done["train-encoder"], done["train-generator"]) == (0, 0)
+    after, ensemble = releases.current(grown), load_ensemble(grown)
+    assert (after.encoder, after.generator) == (before.encoder, before.generator)
+    assert ensemble.index.get("new").track.artist == "nobody"
+    assert ensemble.index.get(renamed).track.title == "Another Title"
+    with pytest.raises(UnknownTrack):
+        ensemble.index.get(gone)
+    assert len(ensemble.paint(ensemble.hear("new"), seeds=[7]).pixels) == 1
 
 
 def test_a_hostile_folder_costs_one_true_reject_each_and_nothing_else(ray_cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
