@@ -53,11 +53,8 @@ def train_encoder(settings: Settings, workspace: Workspace, on_progress: OnProgr
         state = last_state(checkpoint, workspace)
         model.load_state_dict(weights_to_publish(state))
         details = {"songs": len(ids), **history(state), "recalls": [list(one) for one in state["recalls"]]}
-        lineage = {
-            "catalogue": versions.catalogue,
-            "audio": settings.audio.fingerprint(),
-            "cover": settings.cover.fingerprint(),
-        }
+        ears_and_eyes = {"audio": settings.audio.fingerprint(), "cover": settings.cover.fingerprint()}
+        lineage = {"catalogue": versions.catalogue, **ears_and_eyes}
         bundle = publish_encoder(uri, model, version=versions.encoder, lineage=lineage, details=details)
         done = len(ids)
     learned: Any = bundle.details
