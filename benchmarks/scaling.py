@@ -3,8 +3,9 @@ pool of processes with the same mapper and the same blocks, and the memory of a 
 few.
 
 The songs are the real clips, joined to songs of 60 s in six formats and listed again and again, on a local disk. Each
-run has processes of its own; the ways take turns. A rate is taken from the first finished block on, so that starting is
-no part of it. Writes results/scaling.md beside this file. `make bench-scaling`.
+run has processes of its own; the ways take turns. A rate is taken from when as many blocks are finished as there are
+workers, so that neither starting nor what was done before is part of it. Writes results/scaling.md beside this file.
+`make bench-scaling`.
 """
 
 import argparse
@@ -43,22 +44,22 @@ SAMPLE_EVERY_S = 1.0  # to look takes a tenth of a core while it lasts, which on
 
 
 class Rate:
-    """Songs a second from the first finished block to the last."""
+    """Songs a second from when every worker has finished a block, to the last block."""
 
-    def __init__(self) -> None:
-        self._first: tuple[float, int] | None = None
-        self._last = (0.0, 0)
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._finished: list[tuple[float, int]] = []
 
     def __call__(self, done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:
         del total, facts
         if done:
-            self._last = time.monotonic(), done
-            self._first = self._first or self._last
+            self._finished.append((time.monotonic(), done))
 
     def songs_per_s(self) -> float:
-        if self._first is None or self._first == self._last:
+        if len(self._finished) <= self._workers:
             raise ValueError("too few blocks to tell a rate; measure more songs")
-        return (self._last[1] - self._first[1]) / (self._last[0] - self._first[0])
+        (began, before), (ended, done) = self._finished[self._workers - 1], self._finished[-1]
+        return (done - before) / (ended - began)
 
 
 # ---- one run, in a process of its own -------------------------------------------------------------------------------
@@ -76,7 +77,7 @@ def by_ray(folder: Path, manifest: Path, workers: int) -> dict[str, float]:
     ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     settings, workspace = settings_for(folder)
     build_catalogue(settings, str(manifest), workspace)
-    rate = Rate()
+    rate = Rate(workers)
     with peak_memory() as peak_bytes:
         extract_spectrograms(settings, workspace, rate)
     return {"songs_per_s": rate.songs_per_s(), "peak_bytes": peak_bytes()}
@@ -102,7 +103,7 @@ def by_pool(folder: Path, manifest: Path, workers: int) -> dict[str, float]:
     build_catalogue(settings, str(manifest), workspace)
     tracks = read_tracks(workspace, ["song_id", "audio_uri"])
     blocks = cut(tracks, workers, settings.batch.rows_per_block)
-    rate, done = Rate(), 0
+    rate, done = Rate(workers), 0
     context = multiprocessing.get_context("spawn")
     with peak_memory() as peak_bytes, context.Pool(workers, _begin, (settings, workspace.uri)) as pool:
         for count in pool.imap_unordered(_map_block, enumerate(blocks)):

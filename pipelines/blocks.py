@@ -206,8 +206,9 @@ def _map(blocks: list[pa.Table], mapper: tuple[Any, ...]) -> Generator[Block, No
         ),
         num_cpus=1,
     )
-    for row in finished.iter_rows():
-        yield Block.from_json(row["block"])
+    # nothing is prefetched: each block would be told when the next one is finished
+    for told in finished.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from map(Block.from_json, told["block"].to_pylist())
 
 
 class _BlockMapper:

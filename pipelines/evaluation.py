@@ -176,7 +176,7 @@ def _paint(
         num_cpus=1,
     )
     pictures: dict[int, Pixels] = {}
-    for batch in painted.iter_batches(batch_size=None, batch_format="numpy"):
+    for batch in painted.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
         pictures.update(zip(batch["place"].tolist(), batch["pixels"], strict=True))
         on_progress(len(pictures), len(song_ids))
     return np.stack([pictures[place] for place in range(len(song_ids))])

@@ -142,14 +142,12 @@ def _listen_to(
 def spectrogram_rows(songs: list[tuple[str, Song]], audio: AudioSettings) -> pa.Table:
     """The rows of `spectrogram_schema`, but for its last column, of songs by their song_id."""
     schema = spectrogram_schema(audio)
-    windows = [
-        (song_id, w, song.starts_s[w], song.log_mel[w]) for song_id, song in songs for w in range(len(song.starts_s))
-    ]
-    ids, numbers, starts, log_mel = zip(*windows, strict=True) if windows else ([], [], [], [])
+    windows = [(song_id, w, start_s) for song_id, song in songs for w, start_s in enumerate(song.starts_s)]
+    ids, numbers, starts_s = zip(*windows, strict=True) if windows else ([], [], [])
     columns = [
         pa.array(ids, schema.field("song_id").type),
         pa.array(numbers, schema.field("window").type),
-        pa.array(starts, schema.field("start_s").type),
-        tensor_column(log_mel, schema.field("log_mel").type),
+        pa.array(starts_s, schema.field("start_s").type),
+        tensor_column([song.log_mel for _, song in songs], schema.field("log_mel").type),
     ]
     return pa.Table.from_arrays(columns, names=schema.names[:-1])

@@ -34,7 +34,7 @@ def map_rows(
     made: list[pa.Table] = []
     with own_errors():
         mapped = ray.data.from_arrow(blocks).map_batches(mapper, batch_size=None, batch_format="pyarrow", num_cpus=1)
-        for batch in mapped.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for batch in mapped.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             made.append(batch)
             on_progress(sum(part.num_rows for part in made), table.num_rows)
     return pa.concat_tables(made)

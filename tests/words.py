@@ -22,9 +22,10 @@ from pipelines.quarantine import read_rejects, reject_of
 from pipelines.report import OnProgress, Report, silent
 from pipelines.stages import Stage, spectrogram_tracks
 
-BAD, SLOW, LATE, AWAY, DEADLY = "bad", "slow", "late", "away", "deadly"
+BAD, SLOW, LATE, AWAY, DEADLY, LAST = "bad", "slow", "late", "away", "deadly", "last"
 """What a file may say: that it is refused, that it takes a while, that the store hands it out at the second attempt, or
-never, that its worker dies of it, once. All else is usable."""
+never, that its worker dies of it, once, that it is read when `Words.told` is there. All else is usable."""
+PATIENCE_S = 20.0
 
 
 class Words:
@@ -35,6 +36,7 @@ class Words:
         self.workspace = Workspace(objects.resolve(str(folder / "workspace")))
         self.settings = BatchSettings.model_validate({"rows_per_block": 8, "max_reject_share": 1.0} | settings)
         self.target = f"{self.workspace.uri}/words/1"
+        self.told = folder / "told"
         for name in ("texts", "read"):
             (folder / name).mkdir(parents=True, exist_ok=True)
 
@@ -117,6 +119,8 @@ def _read(folder: Path, song_id: str, uri: str) -> str:
     first_time = len(list((folder / "read").glob(f"{song_id}!*"))) == 1
     if text == SLOW:
         time.sleep(0.03)
+    if text == LAST:
+        _wait_for(folder / "told")
     if text == AWAY or (text == LATE and first_time):
         raise StorageUnavailable(f"'{uri}': 503 SlowDown")
     if text == DEADLY and first_time:
@@ -124,3 +128,11 @@ def _read(folder: Path, song_id: str, uri: str) -> str:
     if text == BAD:
         raise UndecodableAudio(f"song '{song_id}': no music")
     return text
+
+
+def _wait_for(path: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no '{path.name}' within {PATIENCE_S:.0f} s")
+        time.sleep(0.02)

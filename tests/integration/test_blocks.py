@@ -15,7 +15,7 @@ from gatefold.errors import LeaseLost, RunInProgress, StorageUnavailable, TooMan
 from gatefold.storage import leases, objects, tables
 from pipelines import blocks
 from pipelines.report import NOTHING, read_report
-from tests.words import AWAY, BAD, DEADLY, SLOW, Words, usable
+from tests.words import AWAY, BAD, DEADLY, LAST, SLOW, Words, usable
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 ROOT = Path(__file__).parents[2]
@@ -144,3 +144,15 @@ def test_who_watches_is_told_the_rejects_and_the_workers(words: Words) -> None:
     assert told[-1][2]["workers"] == "2"
     assert told[-1][2]["read"].endswith(" MB/s")
     assert {"songs_per_s", "bytes_read", "work_s", "workers", "rejected"} <= set(report.details)
+
+
+def test_a_block_is_told_when_it_is_finished_and_not_with_the_next(words: Words) -> None:
+    texts = songs(8) | {"t0": LAST}
+    words.write(texts)
+
+    def tell(done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:  # noqa: ARG001
+        if done:
+            words.told.touch()
+
+    words.run(tell)
+    assert words.rows() == usable(texts)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gatefold.config import AudioSettings, CoverSettings
@@ -47,6 +48,40 @@ def test_tensors_round_trip(folder: str, rows: int) -> None:
     column = tables.read_table(folder)["log_mel"]
     assert column.type == tensors(0).type
     assert np.array_equal(column.combine_chunks().to_numpy_ndarray(), tensors(rows).to_numpy_ndarray())
+
+
+def test_a_column_of_tensors_shares_the_memory_of_its_arrays() -> None:
+    kind = pa.fixed_shape_tensor(pa.float16(), [2, 3])
+    arrays = [np.full((rows, 2, 3), rows, np.float16) for rows in (2, 1, 4)]
+    column = tables.tensor_column(arrays, kind)
+    assert np.array_equal(tables.tensors(column), np.concatenate(arrays))
+    for chunk, array in zip(column.chunks, arrays, strict=True):
+        assert np.shares_memory(chunk.storage.values.to_numpy(), array)
+    assert tables.tensors(tables.tensor_column([], kind)).shape == (0, 2, 3)
+
+
+def test_floats_are_split_by_bytes_and_all_else_by_a_dictionary() -> None:
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 9, (64, 3, 16, 16), np.uint8)
+    pixels = tables.tensor_column([pictures], cover_schema(CoverSettings(size=16)).field("pixels").type)
+    vectors = pa.array([None, *rng.standard_normal((63, 4)).tolist()], pa.list_(pa.float32(), 4))
+    part = pa.table({"song_id": ["a", "b"] * 32, "v": vectors, "pixels": pixels, "moods": [["calm", "sad"]] * 64})
+    file = pq.ParquetFile(pa.BufferReader(tables.encode_part(part)))
+    assert file.read().equals(part)
+    group = file.metadata.row_group(0)
+    columns = {column.path_in_schema: column for column in map(group.column, range(group.num_columns))}
+    assert "BYTE_STREAM_SPLIT" in columns.pop("v.list.element").encodings
+    assert len(columns) == 3
+    assert all(column.has_dictionary_page for column in columns.values())
+
+
+def test_a_large_part_is_written_and_read_in_groups_of_rows() -> None:
+    songs = [np.full((3, 256, 1024), number, np.float16) for number in range(20)]
+    log_mel = tables.tensor_column(songs, pa.fixed_shape_tensor(pa.float16(), [256, 1024]))
+    file = pq.ParquetFile(pa.BufferReader(tables.encode_part(pa.table({"log_mel": log_mel}))))
+    sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+    assert max(sizes) * 256 * 1024 * 2 <= 4 << 20
+    assert np.array_equal(tables.tensors(file.read()["log_mel"]), np.concatenate(songs))
 
 
 SCHEMAS = [spectrogram_schema(AudioSettings()), cover_schema(CoverSettings()), embedding_schema(8)]
