@@ -24,7 +24,7 @@ FORMATS = "wav, flac, mp3, ogg (vorbis, opus), m4a, aac or aiff"
 _RATES = (4_000, 768_000)  # hertz
 _BLOCK = 1 << 17  # samples of all channels read at a time where the decoder lets us choose
 _MISSING_S = 0.5  # seconds that a window may lack of what the header promises
-_LEAD_S = 0.25  # decoded before a window and dropped: an mp3 frame leans on up to nine before it, others on one
+_LEAD_S = 0.25  # decoded before a window and dropped: an mp3 frame leans on up to nine before it, of flac on none
 _TABLE_ERROR = 0.01  # share of a song by which the places in an mp3's header may be wrong; they are 1/256 apart
 _TABLE_FRAMES = 50_000  # of an mp3 that is sought by them: 20 minutes
 _GAP_S = 2.0  # a shorter way to the next window is decoded, not jumped: jumping costs as much
@@ -260,6 +260,7 @@ class _FFmpeg:
         self._begin = stream.start_time or 0  # ticks
         ticks = self._counted_ticks() if counted else stream.duration or 0
         self.samples = round(ticks * self._tick_s * self.rate)
+        self._lead_s = 0.0 if container.format.name == "flac" else _LEAD_S
         self._fresh = not counted  # nothing was read of it yet
 
     def _counted_ticks(self) -> int:
@@ -270,7 +271,7 @@ class _FFmpeg:
 
     def blocks(self, start: int, length: int) -> Iterator[tuple[int, Waveform]]:
         if start or not self._fresh:
-            lead_s = max(0.0, start / self.rate - _LEAD_S)
+            lead_s = max(0.0, start / self.rate - self._lead_s)
             try:
                 self._container.seek(round(lead_s / self._tick_s) + self._begin, stream=self._stream, backward=True)
             except av.EOFError:  # the place lies behind the last byte: there is nothing to decode
@@ -278,7 +279,7 @@ class _FFmpeg:
                 return
             self._file.check()
         self._fresh = False
-        self._file.expect(round((length / self.rate + _LEAD_S) * self._file.size * self.rate / self.samples))
+        self._file.expect(round((length / self.rate + self._lead_s) * self._file.size * self.rate / self.samples))
         for at, frame in _joined(self._placed(start), start + length):
             yield at, _mono_of(frame)
 

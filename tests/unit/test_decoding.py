@@ -1,5 +1,6 @@
 """Decoders: windows of long files against the whole of them, how little is read, and files cut short."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,20 @@ def test_a_file_reads_what_is_expected_at_once_and_nothing_twice() -> None:
     file.seek(500_000)
     assert b"".join(pieces) == file.read(200_000) == source.read_at(500_000, 200_000)
     assert source.reads[:-1] == [200_000]
+
+
+def test_reads_in_any_order_and_of_any_size_are_those_of_a_file_in_memory() -> None:
+    rng = np.random.default_rng(0)
+    data = rng.bytes(300_000)
+    file, plain = RangedFile(CountingSource(data), max_bytes=1 << 30), io.BytesIO(data)
+    for offset, size in rng.integers(0, (310_000, 60_000), (500, 2)).tolist():
+        file.seek(offset)
+        plain.seek(offset)
+        for wanted in (size, 0, size // 3, 7):
+            assert file.read(wanted) == plain.read(wanted)
+            assert file.tell() == min(plain.tell(), max(offset, len(data)))
+    file.seek(299_990)
+    assert file.read() == data[-10:]
 
 
 def test_a_header_may_announce_gigabytes_and_no_more_is_fetched_at_once_than_a_window_can_need() -> None:
