@@ -8,7 +8,6 @@ Shape legend: W = windows, N = samples, M = mel bands, F = frames.
 import math
 from fractions import Fraction
 from functools import lru_cache
-from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -68,17 +67,18 @@ def log_mel(windows: Waveform, rate: int, audio: AudioSettings) -> npt.NDArray[n
     """
     taper, slices = _taper_and_bands(audio)
     with torch.inference_mode():
-        waveform = _resampled(torch.from_numpy(windows), rate, audio.sample_rate)
-        centred = _centred(waveform, audio.window_length, audio.n_fft // 2)
-        frames = centred.unfold(-1, audio.n_fft, audio.hop_length)[:, : audio.frames]  # [W, F, n_fft], a view
         mel = torch.empty(len(windows), audio.frames, audio.n_mels)
-        for window, first in product(range(len(windows)), range(0, audio.frames, _FRAMES)):  # as the cache can hold
-            squares = torch.view_as_real(torch.fft.rfft(frames[window, first : first + _FRAMES] * taper)).square_()
-            power = squares[..., 0] + squares[..., 1]
-            here = mel[window, first : first + _FRAMES]
-            for band, low, triangles in slices:
-                columns = here[:, band : band + triangles.shape[1]]
-                torch.mm(power[:, low : low + len(triangles)], triangles, out=columns)
+        for window, samples in zip(mel, torch.from_numpy(windows), strict=True):  # a window, since the cache holds one
+            waveform = _resampled(samples[None], rate, audio.sample_rate)
+            centred = _centred(waveform, audio.window_length, audio.n_fft // 2)
+            frames = centred[0].unfold(-1, audio.n_fft, audio.hop_length)[: audio.frames]  # [F, n_fft], a view
+            for first in range(0, audio.frames, _FRAMES):
+                squares = torch.view_as_real(torch.fft.rfft(frames[first : first + _FRAMES] * taper)).square_()
+                power = squares[..., 0] + squares[..., 1]
+                here = window[first : first + _FRAMES]
+                for band, low, triangles in slices:
+                    columns = here[:, band : band + triangles.shape[1]]
+                    torch.mm(power[:, low : low + len(triangles)], triangles, out=columns)
         log_power = mel.add_(_LOG_FLOOR).log_().to(torch.float16)
         result: npt.NDArray[np.float16] = log_power.transpose(1, 2).contiguous().numpy()
     return result

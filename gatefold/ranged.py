@@ -24,7 +24,7 @@ class Source(Protocol):
         """bytes"""
         ...
 
-    def read_at(self, offset: int, length: int) -> bytes:
+    def read_at(self, offset: int, length: int) -> bytes | memoryview:
         """At most `length` bytes from `offset` on; fewer only at the end."""
         ...
 
@@ -39,8 +39,8 @@ class BytesSource:
     def size(self) -> int:
         return len(self._data)
 
-    def read_at(self, offset: int, length: int) -> bytes:
-        return bytes(self._data[offset : offset + length])
+    def read_at(self, offset: int, length: int) -> memoryview:
+        return self._data[offset : offset + length]
 
 
 class SourceFile(io.RawIOBase):
@@ -86,7 +86,7 @@ class RangedFile(SourceFile):
         self.fetched = 0
         self._max_bytes = max_bytes
         self._expected = 0
-        self._segments: list[tuple[int, bytes]] = []  # the last read stands last
+        self._segments: list[tuple[int, bytes | memoryview]] = []  # the last read stands last
         self._failure: Exception | None = None
 
     def expect(self, length: int) -> None:
@@ -105,7 +105,7 @@ class RangedFile(SourceFile):
         begin = self._position - start
         if 0 <= begin <= begin + size <= len(data):
             self._position += size
-            return data[begin : begin + size]
+            return bytes(data[begin : begin + size])
         return super().read(size)
 
     def readinto(self, buffer: Buffer) -> int:
@@ -123,7 +123,7 @@ class RangedFile(SourceFile):
             return 0
         return filled
 
-    def _segment(self, wanted: int) -> tuple[int, bytes]:
+    def _segment(self, wanted: int) -> tuple[int, bytes | memoryview]:
         """The segment that holds the byte at the present position, fetched if none does."""
         at = self._position
         for number, (start, data) in enumerate(self._segments):
