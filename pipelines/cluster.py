@@ -10,13 +10,14 @@ from pathlib import Path
 
 from gatefold.errors import Unavailable
 
-_QUIET = {
+_ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # reports arrive at this pace, so a short training is not waited for
     "RAY_DATA_LOG_LEVEL": "CRITICAL",  # what fails is raised, and told by who catches it
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # nice workers wait for Ray's own processes, and are dealt to the cores unevenly
 }
 """Environment that Ray reads when it is imported; what the operator has set stays."""
 _KNOCK_S = 10.0
@@ -30,7 +31,7 @@ def connect(endpoint_url: str | None = None) -> None:
 
     Raises: Unavailable when there is no Ray at that address.
     """
-    for name, value in _QUIET.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray  # here, because it reads that environment
 
