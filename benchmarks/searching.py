@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from gatefold.config import AudioSettings, CoverSettings, EncoderSettings, GeneratorSettings
-from gatefold.generator import build_pipeline, build_transformer
+from gatefold.config import AudioSettings, CoverSettings, EncoderSettings, TransformerSettings
+from gatefold.generator.transformer import build_pipeline, build_transformer
 from gatefold.retrieval import CoverIndex
 from gatefold.storage import objects, releases
 from gatefold.storage.bundles import Bundle
@@ -52,7 +52,7 @@ class Load:
 
 def publish_release(workspace: Workspace, built: Built, table: pa.Table) -> Release:
     """The index over the table, between an untrained encoder and an untrained generator; active."""
-    settings, cover, painter = EncoderSettings(), CoverSettings(), GeneratorSettings()
+    settings, cover, painter = EncoderSettings(), CoverSettings(), TransformerSettings()
     encoder = DualEncoder(settings, AudioSettings(), cover).eval()
     ears = publish_encoder(f"{workspace.encoders}/e1", encoder, version="e1", lineage={}, details={})
     index = CoverIndex(table, ears.fingerprint, built.vectors)

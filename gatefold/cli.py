@@ -202,7 +202,7 @@ _stage(
 _stage(
     "train-generator",
     "The model that paints new covers from a song and its nearest covers; resumes.",
-    "train-generator --set generator.steps=5000",
+    "train-generator --set generator.transformer.steps=5000",
 )
 
 

@@ -168,8 +168,8 @@ class IndexSettings(Section):
     """songs at most of which one index is made; more are cut into shards, built and served side by side"""
 
 
-class GeneratorSettings(Section):
-    """The conditional diffusion model and how it is trained."""
+class TransformerSettings(Section):
+    """`generator.kind: transformer`: a conditional diffusion model on the catalogue's covers, and how it is trained."""
 
     patch_size: int = Field(8, ge=1)
     """pixels a side of a token"""
@@ -199,13 +199,22 @@ class GeneratorSettings(Section):
     """denoising steps of one picture"""
     guidance_scale: float = Field(3.0, ge=0, le=20)
     """classifier-free guidance; 1 is none"""
-    seed: int = 0
 
     @model_validator(mode="after")
-    def _heads_fit(self) -> "GeneratorSettings":
+    def _heads_fit(self) -> "TransformerSettings":
         if self.hidden % self.heads or self.hidden % 4:
             raise ValueError(f"hidden {self.hidden} must be a multiple of 4 and of heads, {self.heads}")
         return self
+
+
+class GeneratorSettings(Section):
+    """What makes new covers from a song's nearest covers."""
+
+    kind: Literal["local-score", "transformer"] = "transformer"
+    """local-score needs no training: exact diffusion on the pixels of the nearest covers, which says which source each
+    pixel comes from; transformer is trained on the catalogue"""
+    transformer: TransformerSettings = TransformerSettings()
+    seed: int = 0
 
 
 class TrainSettings(Section):
@@ -312,9 +321,11 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _patches_fit(self) -> "Settings":
-        if self.cover.size % self.generator.patch_size:
-            patch_size = self.generator.patch_size
-            raise ValueError(f"cover.size {self.cover.size} is no multiple of generator.patch_size {patch_size}")
+        patch_size = self.generator.transformer.patch_size
+        if self.cover.size % patch_size:
+            raise ValueError(
+                f"cover.size {self.cover.size} is no multiple of generator.transformer.patch_size {patch_size}"
+            )
         return self
 
 

@@ -154,7 +154,7 @@ def _paint(
     settings: Settings, index: CoverIndex, generator_uri: str, song_ids: list[str], on_progress: OnProgress
 ) -> Pixels:
     """One picture uint8 [3, S, S] for each entry, in order; an id that stands again is painted from another seed."""
-    conditions: Conditions = conditions_of(index, song_ids, settings.generator.neighbours)
+    conditions: Conditions = conditions_of(index, song_ids, settings.generator.transformer.neighbours)
     places = range(0, len(song_ids), _BATCH)
     jobs = [
         pa.table(

@@ -16,10 +16,10 @@ from torch.nn import Parameter
 from torch.optim import Muon, Optimizer
 
 from gatefold.augmentation import mirror
-from gatefold.config import GeneratorSettings, Settings
+from gatefold.config import Settings, TransformerSettings
 from gatefold.covers import to_model
 from gatefold.errors import BundleNotFound
-from gatefold.generator import build_pipeline, build_transformer, flow_loss
+from gatefold.generator.transformer import build_pipeline, build_transformer, flow_loss
 from gatefold.retrieval import CoverIndex
 from gatefold.storage import objects, tables
 from gatefold.storage.bundles import open_bundle
@@ -68,13 +68,13 @@ def train_generator(settings: Settings, workspace: Workspace, on_progress: OnPro
             on_progress=on_progress,
         )
         state = last_state(checkpoint, workspace)
-        transformer = build_transformer(settings.generator, settings.cover, settings.encoder.embed_dim)
+        transformer = build_transformer(settings.generator.transformer, settings.cover, settings.encoder.embed_dim)
         transformer.load_state_dict(state["average"])
         pipeline = build_pipeline(
             transformer,
-            neighbours=settings.generator.neighbours,
-            num_inference_steps=settings.generator.num_inference_steps,
-            guidance_scale=settings.generator.guidance_scale,
+            neighbours=settings.generator.transformer.neighbours,
+            num_inference_steps=settings.generator.transformer.num_inference_steps,
+            guidance_scale=settings.generator.transformer.guidance_scale,
             encoder_fingerprint=load_index(index_uri).encoder_fingerprint,
         )
         lineage = {"index": index.fingerprint, **index.lineage}
@@ -96,14 +96,16 @@ def train_generator(settings: Settings, workspace: Workspace, on_progress: OnPro
 
 def _stream_examples(settings: Settings, workspace: Workspace, ids: list[str], index_uri: str) -> ray.data.Dataset:
     """Rows of pixels uint8 [3, S, S], song float32 [D] and neighbours float32 [K, D]."""
-    row_bytes = 3 * settings.cover.size**2 + 4 * (1 + settings.generator.neighbours) * settings.encoder.embed_dim
+    vectors = 1 + settings.generator.transformer.neighbours
+    row_bytes = 3 * settings.cover.size**2 + 4 * vectors * settings.encoder.embed_dim
     read = partial(_read_examples, settings, workspace, index_uri)
     return stream(settings, pa.table({"song_id": ids}), read, row_bytes)
 
 
 def _read_examples(settings: Settings, workspace: Workspace, index_uri: str, batch: Block) -> Block:
     rows = tables.read_rows(workspace.covers(settings.cover), [str(s) for s in batch["song_id"]], ["song_id", "pixels"])
-    conditions = conditions_of(_index(index_uri), rows["song_id"].to_pylist(), settings.generator.neighbours)
+    neighbours = settings.generator.transformer.neighbours
+    conditions = conditions_of(_index(index_uri), rows["song_id"].to_pylist(), neighbours)
     return {"pixels": tables.tensors(rows["pixels"]), "song": conditions.song, "neighbours": conditions.neighbours}
 
 
@@ -115,9 +117,9 @@ def _index(uri: str) -> CoverIndex:
 
 def _train_loop(config: dict[str, Any]) -> None:
     settings = Settings.model_validate(config["settings"])
-    knobs = settings.generator
+    knobs = settings.generator.transformer
     torch.set_num_threads(settings.train.threads)
-    torch.manual_seed(knobs.seed)
+    torch.manual_seed(settings.generator.seed)
     accelerator = Accelerator(cpu=not settings.train.use_gpu, mixed_precision=_precision(settings))
     transformer = build_transformer(knobs, settings.cover, settings.encoder.embed_dim)
     average = copy.deepcopy(transformer).requires_grad_(False)
@@ -137,7 +139,7 @@ def _train_loop(config: dict[str, Any]) -> None:
     average.to(accelerator.device)
     model = accelerator.prepare(transformer)
     train_step = _stepper(settings, accelerator, model, descent)
-    for step, batch in batches(batch_size, steps_per_epoch, first, knobs.steps, seed=knobs.seed):
+    for step, batch in batches(batch_size, steps_per_epoch, first, knobs.steps, seed=settings.generator.seed):
         figures = {"lr": descent.lr, "loss": train_step(step, batch)}
         move_average(average, transformer, decay=knobs.ema_decay, step=step + 1)
         curve.add(step + 1, figures["loss"])
@@ -154,7 +156,7 @@ def _train_loop(config: dict[str, Any]) -> None:
         )
 
 
-def _optimizers(transformer: torch.nn.Module, knobs: GeneratorSettings) -> list[Optimizer]:
+def _optimizers(transformer: torch.nn.Module, knobs: TransformerSettings) -> list[Optimizer]:
     """Muon for the blocks' matrices but the modulations, AdamW for the rest: half the KID after the same time.
 
     Source: Jordan et al. 2024, "Muon"; Liu et al. 2025, "Muon is Scalable for LLM Training", section 2.2 (the scale).
@@ -185,7 +187,7 @@ def _stepper(
                 pixels,
                 batch["song"],
                 batch["neighbours"],
-                dropout=settings.generator.condition_dropout,
+                dropout=settings.generator.transformer.condition_dropout,
                 generator=generator,
             )
         accelerator.backward(loss)

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gatefold.config import CoverSettings, EncoderSettings, GeneratorSettings, IndexSettings
+from gatefold.config import CoverSettings, EncoderSettings, IndexSettings, TransformerSettings
 from gatefold.covers import decode_cover, encode_picture
-from gatefold.generator import build_pipeline, build_transformer
+from gatefold.generator.transformer import build_pipeline, build_transformer
 from gatefold.records import cover_schema, embedding_schema, spectrogram_schema
 from gatefold.retrieval import CoverIndex, unit_columns
 from gatefold.storage import objects, releases, tables
@@ -24,7 +24,7 @@ from tests.sounds import AUDIO
 
 COVER = CoverSettings(size=16)
 ENCODER = EncoderSettings(embed_dim=8, width=16, dropout=0.0)
-GENERATOR = GeneratorSettings(patch_size=4, hidden=32, layers=1, heads=2, neighbours=2, num_inference_steps=3)
+GENERATOR = TransformerSettings(patch_size=4, hidden=32, layers=1, heads=2, neighbours=2, num_inference_steps=3)
 
 Vectors = npt.NDArray[np.float32]
 

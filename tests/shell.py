@@ -20,7 +20,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "cover": {"size": 16},
     "encoder": {"embed_dim": 16, "width": 16, "epochs": 4, "evaluations": 4},
     "generator": {
-        "patch_size": 4, "hidden": 32, "layers": 1, "heads": 2, "neighbours": 2, "steps": 4, "num_inference_steps": 3
+        "transformer": {
+            "patch_size": 4, "hidden": 32, "layers": 1, "heads": 2, "neighbours": 2, "steps": 4,
+            "num_inference_steps": 3,
+        },
     },
     "evaluation": {"covers": 8, "sheet": 2},
     "train": {"num_workers": 2, "checkpoint_steps": 2},

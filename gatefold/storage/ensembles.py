@@ -24,7 +24,7 @@ from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
 
 if TYPE_CHECKING:
-    from gatefold.generator import CoverPipeline
+    from gatefold.generator.transformer import CoverPipeline
 
 
 @dataclass(frozen=True)

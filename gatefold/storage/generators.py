@@ -12,7 +12,7 @@ from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 
 from gatefold.errors import BundleCorrupt
-from gatefold.generator import CoverPipeline
+from gatefold.generator.transformer import CoverPipeline
 from gatefold.storage.bundles import Bundle, open_bundle, publish
 
 

@@ -81,7 +81,7 @@ def test_a_song_becomes_a_hundred_neighbours_and_four_covers_by_mouse(
 
 def test_the_same_journey_needs_nothing_but_keys(visit: Visit, site_url: str, song: Path) -> None:
     page = visit.page
-    page.on("filechooser", lambda _: None)  # intercepts from here on; at the key it could come too late, and a dialog open
+    page.on("filechooser", lambda _: None)  # before the key, or a real dialog may open
     page.goto(site_url)
     tab_to(page, page.get_by_label("Drop a song here"))
     with page.expect_file_chooser() as chooser:

@@ -18,8 +18,9 @@ SMALL = (
     "synthesis.songs=64", "synthesis.artists=24", "synthesis.duration_s=3", "synthesis.cover_size=32",
     "audio.sample_rate=8000", "audio.f_max=4000", "audio.n_mels=32", "audio.window_s=1.28", "cover.size=16",
     "encoder.embed_dim=16", "encoder.width=16", "encoder.epochs=20", "encoder.batch_size=16",
-    "generator.patch_size=4", "generator.hidden=32", "generator.layers=1", "generator.heads=2",
-    "generator.neighbours=2", "generator.steps=30", "generator.num_inference_steps=3",
+    "generator.transformer.patch_size=4", "generator.transformer.hidden=32", "generator.transformer.layers=1",
+    "generator.transformer.heads=2", "generator.transformer.neighbours=2", "generator.transformer.steps=30",
+    "generator.transformer.num_inference_steps=3",
     "evaluation.covers=8", "evaluation.sheet=2",
     "train.num_workers=1", "train.checkpoint_steps=5", "batch.rows_per_block=4",
 )  # fmt: skip

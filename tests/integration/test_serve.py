@@ -23,13 +23,13 @@ from gatefold.config import (
     AudioSettings,
     CoverSettings,
     EncoderSettings,
-    GeneratorSettings,
     IndexSettings,
     ServeSettings,
+    TransformerSettings,
 )
 from gatefold.covers import decode_cover, encode_picture
 from gatefold.errors import BundleNotFound, InvalidSettings
-from gatefold.generator import build_pipeline, build_transformer
+from gatefold.generator.transformer import build_pipeline, build_transformer
 from gatefold.retrieval import CoverIndex, unit_columns
 from gatefold.storage import releases
 from gatefold.storage.encoders import load_encoder, publish_encoder
@@ -100,7 +100,7 @@ def publish_release(workspace: Workspace) -> None:
     built = build_tuned(*unit_columns(tracks), IndexSettings())
     index = CoverIndex(tracks, ears.fingerprint, built.vectors)
     covers = publish_index(f"{workspace.indexes}/i1", index, tracks, built.figures, version="i1", lineage={})
-    generator = GeneratorSettings(hidden=64, layers=2, heads=2, neighbours=4)
+    generator = TransformerSettings(hidden=64, layers=2, heads=2, neighbours=4)
     pipeline = build_pipeline(
         build_transformer(generator, COVER, 16),
         neighbours=4,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gatefold.errors import BundleCorrupt, BundleNotFound
-from gatefold.generator import CoverPipeline, build_pipeline, build_transformer
+from gatefold.generator.transformer import CoverPipeline, build_pipeline, build_transformer
 from gatefold.storage import bundles, objects
 from gatefold.storage.encoders import build_encoder, load_encoder, publish_encoder
 from gatefold.storage.generators import load_generator, publish_generator

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gatefold.errors import Overloaded, WrongModel
-from gatefold.generator import CoverPipeline, build_pipeline, build_transformer, denoise, flow_loss
+from gatefold.generator.transformer import CoverPipeline, build_pipeline, build_transformer, denoise, flow_loss
 from tests.factories import COVER, ENCODER, GENERATOR, unit_vectors
 
 WIDTH, SIZE = ENCODER.embed_dim, COVER.size

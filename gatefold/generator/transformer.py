@@ -16,14 +16,14 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from torch import Tensor
 
-from gatefold.config import CoverSettings, GeneratorSettings
+from gatefold.config import CoverSettings, TransformerSettings
 from gatefold.covers import to_pixels
 from gatefold.errors import WrongModel
 
 _SIGMA_FLOOR = 0.05  # below this noise level the division by sigma would only amplify rounding
 
 
-def build_transformer(settings: GeneratorSettings, cover: CoverSettings, embed_dim: int) -> SD3Transformer2DModel:
+def build_transformer(settings: TransformerSettings, cover: CoverSettings, embed_dim: int) -> SD3Transformer2DModel:
     """An untrained denoiser. It predicts the clean picture, which lies on far fewer dimensions than a patch has pixels.
 
     Source: Esser et al. 2024 (the blocks); Li & He 2025, "Back to Basics: Let Denoising Generative Models Denoise".
