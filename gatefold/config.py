@@ -207,14 +207,45 @@ class TransformerSettings(Section):
         return self
 
 
+class LocalScoreSettings(Section):
+    """`generator.kind: local-score`: exact diffusion on the pixels of a song's nearest covers."""
+
+    num_sources: int = Field(100, ge=1, le=1000)
+    """nearest covers that a new cover is composed of"""
+    calibration_songs: int = Field(48, ge=1)
+    """validation songs, at most, on which the parameters are chosen"""
+
+
 class GeneratorSettings(Section):
     """What makes new covers from a song's nearest covers."""
 
-    kind: Literal["local-score", "transformer"] = "transformer"
+    kind: Literal["local-score", "transformer"] = "local-score"
     """local-score needs no training: exact diffusion on the pixels of the nearest covers, which says which source each
     pixel comes from; transformer is trained on the catalogue"""
+    size: int = Field(256, ge=16, le=1024)
+    """pixels a side of new covers, and of the covers that they are composed of"""
+    sources: dict[str, list[str]] = {}
+    """columns of the manifest and the values that a cover must have there to be a source of new covers, as in
+    {licence: [CC0, CC-BY]}; any when empty. Covers without them can still be searched for"""
+    cache_bytes: int = Field(500_000_000, ge=0)
+    """bytes of source pixels that a process keeps in memory"""
+    local_score: LocalScoreSettings = LocalScoreSettings()
     transformer: TransformerSettings = TransformerSettings()
     seed: int = 0
+
+
+class OriginalitySettings(Section):
+    """How close a new cover may come to a single existing one before it is generated again, and at last refused."""
+
+    max_share: float = Field(0.25, gt=0, le=1)
+    """largest share of a new cover that may come from one source"""
+    max_region: float = Field(0.25, gt=0, le=1)
+    """largest connected region, as a share of a new cover, that may come from one source"""
+    max_likeness: float = Field(0.95, gt=0, le=1)
+    """cosine to the most similar of all catalogue covers, by features that nothing here is trained on; measured where
+    the extra `eval` is installed"""
+    attempts: int = Field(4, ge=1, le=16)
+    """times that a picture is generated, each time with the next seed and more novelty"""
 
 
 class TrainSettings(Section):
@@ -313,11 +344,17 @@ class Settings(Section):
     encoder: EncoderSettings = EncoderSettings()
     index: IndexSettings = IndexSettings()
     generator: GeneratorSettings = GeneratorSettings()
+    originality: OriginalitySettings = OriginalitySettings()
     train: TrainSettings = TrainSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     batch: BatchSettings = BatchSettings()
     synthesis: SynthesisSettings = SynthesisSettings()
     serve: ServeSettings = ServeSettings()
+
+    @property
+    def stored_cover(self) -> CoverSettings:
+        """How covers are kept in the workspace: as large as the encoder or the generator needs them."""
+        return self.cover.model_copy(update={"size": max(self.cover.size, self.generator.size)})
 
     @model_validator(mode="after")
     def _patches_fit(self) -> "Settings":

@@ -25,14 +25,21 @@ _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 def decode_cover(data: bytes, cover: CoverSettings) -> NDArray[np.uint8]:
-    """The square in the middle of a picture, as the models see it.
+    """The square in the middle of a picture, uint8 [3, S, S] with S = `cover.size`; see `decode_at`."""
+    return decode_at(data, cover, cover.size)[0]
+
+
+def decode_at(data: bytes, cover: CoverSettings, size: int) -> tuple[NDArray[np.uint8], int]:
+    """The square in the middle of a picture, and the length of its side in the file.
 
     EXIF orientation is honoured, transparency lies over white, of an animation the first frame counts.
 
     Args:
         data: an encoded JPEG, PNG, WebP, GIF or BMP.
+        cover: the limits that it is held to.
+        size: pixels a side of the square; a smaller picture is enlarged.
 
-    Returns: uint8 [3, S, S], RGB.
+    Returns: uint8 [3, size, size], RGB; pixels of the file's shorter side.
     Raises: EmptyFile; TooLarge, before decoding, for bytes or pixels above the limits; UndecodableCover.
     """
     if not data:
@@ -45,8 +52,9 @@ def decode_cover(data: bytes, cover: CoverSettings) -> NDArray[np.uint8]:
             if pixels > cover.max_pixels:
                 raise TooLarge(f"cover: {picture.width} x {picture.height} pixels, limit {cover.max_pixels:,} in all; "
                                "shrink it or raise cover.max_pixels")
-            picture.draft(None, (2 * cover.size, 2 * cover.size))  # a JPEG decoder skips what nobody will see
-            square = _square(_over_white(ImageOps.exif_transpose(picture)), cover.size)
+            side = min(picture.size)
+            picture.draft(None, (2 * size, 2 * size))  # a JPEG decoder skips detail that would be averaged away
+            square = _square(_over_white(ImageOps.exif_transpose(picture)), size)
     except _BOMB as error:
         raise TooLarge(f"cover: {error}; limit {cover.max_pixels:,} pixels (cover.max_pixels)") from error
     except UnidentifiedImageError as error:
@@ -54,7 +62,7 @@ def decode_cover(data: bytes, cover: CoverSettings) -> NDArray[np.uint8]:
                                "allowed: JPEG, PNG, WebP, GIF, BMP") from error
     except _BROKEN as error:
         raise UndecodableCover(f"cover: the picture is damaged or cut short ({error}); replace it") from error
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1)), side
 
 
 def to_model(pixels: "Tensor") -> "Tensor":

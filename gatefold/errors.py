@@ -102,6 +102,14 @@ class RecallTooLow(InputError):
     code = "recall_too_low"
 
 
+class NoSources(InputError):
+    """No cover is left that a song's new covers may be made from."""
+
+    code = "no_sources"
+
+
+
+
 class Unauthorized(InputError):
     code = "unauthorized"
     status = 401

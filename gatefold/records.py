@@ -36,6 +36,10 @@ TRACKS = pa.schema(
 An etag is the store's own mark of what an object holds at present; a cover inside an audio file has the audio's.
 """
 
+MAY_BE_SOURCE = "may_be_source"
+"""Column of a manifest, true or false: whether new covers may be made from this one. True for all where there is no such
+column, false where it is empty."""
+
 REJECTS = pa.schema(
     [
         pa.field("song_id", pa.string(), nullable=False),

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from pydantic import TypeAdapter
 
 from gatefold.errors import BundleCorrupt, InputError, UnknownTrack, WrongModel
-from gatefold.records import Match, Track
+from gatefold.records import MAY_BE_SOURCE, Match, Track
 from gatefold.tuning import DEPTH
 from gatefold.vectors import GpuCopy, Ids, Kind, Mask, Vectors, build, cosines, kind_of, merge, on_gpu, search, stored
 
@@ -297,6 +297,8 @@ class CoverIndex:
         if filters.exclude_artists:
             keep &= ~self._labels["artist"].among(filters.exclude_artists)
         for column, values in filters.where:
+            if column == MAY_BE_SOURCE and column not in self._labels:
+                continue  # a manifest without it closes no cover
             if column not in self._labels:
                 raise InputError(f"where '{column}': this index can be filtered by {', '.join(sorted(self._labels))}")
             keep &= self._labels[column].among(values)

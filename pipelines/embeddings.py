@@ -9,7 +9,8 @@ import torch
 
 from gatefold.config import Settings
 from gatefold.records import embedding_schema
-from gatefold.storage import objects, tables
+from gatefold.storage import objects
+from gatefold.storage.cover_pixels import read_pixels
 from gatefold.storage.encoders import load_encoder
 from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
@@ -47,8 +48,8 @@ def _embed_block(encoder: DualEncoder, settings: Settings, workspace: Workspace,
 def _embedded_covers(
     encoder: DualEncoder, settings: Settings, workspace: Workspace, ids: list[str]
 ) -> dict[str, npt.NDArray[np.float32]]:
-    rows = tables.read_rows(workspace.covers(settings.cover), ids, ["song_id", "pixels"])
-    return dict(zip(rows["song_id"].to_pylist(), encoder.embed_covers(tables.tensors(rows["pixels"])), strict=True))
+    pixels = read_pixels(workspace.covers(settings.stored_cover), ids, settings.cover.size)
+    return dict(zip(pixels, encoder.embed_covers(np.stack(list(pixels.values()))), strict=True)) if pixels else {}
 
 
 def _vectors(embedded: dict[str, npt.NDArray[np.float32]], ids: list[str], schema: pa.Schema) -> pa.Array:

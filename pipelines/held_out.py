@@ -14,8 +14,8 @@ import torch
 from gatefold.config import Settings
 from gatefold.errors import SchemaMismatch, StageMissing
 from gatefold.retrieval import CoverIndex
-from gatefold.storage import tables
 from gatefold.storage.catalogues import read_tracks
+from gatefold.storage.cover_pixels import read_pixels
 from gatefold.storage.encoders import build_encoder
 from gatefold.synthesis import GENRES, TRAIT_NAMES, log_odds_of_own
 from gatefold.towers import DualEncoder
@@ -86,8 +86,7 @@ def embed_pairs(
 
 def _embed(encoder: DualEncoder, settings: Settings, workspace: Workspace, ids: list[str]) -> tuple[Vectors, Vectors]:
     windows = read_windows(settings, workspace, ids)
-    rows = tables.read_rows(workspace.covers(settings.cover), ids, ["song_id", "pixels"])
-    pixels = dict(zip(rows["song_id"].to_pylist(), tables.tensors(rows["pixels"]), strict=True))
+    pixels = read_pixels(workspace.covers(settings.stored_cover), ids, settings.cover.size)
     songs = np.stack([encoder.embed_song(windows[song_id]) for song_id in ids])
     return songs, encoder.embed_covers(np.stack([pixels[song_id] for song_id in ids]))
 

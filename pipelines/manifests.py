@@ -11,11 +11,12 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from gatefold.errors import InvalidManifest
-from gatefold.records import SPLITS, TRACKS
+from gatefold.records import MAY_BE_SOURCE, SPLITS, TRACKS
 from gatefold.storage import objects
 
 SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
 _REQUIRED = ("song_id", "audio_uri")
+_TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_integer, pa.types.is_null)
 
 
@@ -43,6 +44,8 @@ def checked(table: pa.Table, uri: str) -> pa.Table:
     _refuse(pc.invert(known), split, uri, f"is no split; allowed: {', '.join(SPLITS)}, or empty")
     _refuse_duplicates(columns["song_id"], uri)
     carried = {name: _known_type(table[name]) for name in table.column_names if name not in columns}
+    if MAY_BE_SOURCE in carried:
+        carried[MAY_BE_SOURCE] = _truth(table, MAY_BE_SOURCE, uri)
     return pa.table({**columns, **carried})
 
 
@@ -78,6 +81,18 @@ def _text(table: pa.Table, name: str, uri: str) -> pa.ChunkedArray:
     trimmed = pc.utf8_trim_whitespace(text)
     kept = text if name in ("song_id", "audio_uri", "cover_uri") else trimmed  # a file's name may end in a blank
     return pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), kept)
+
+
+def _truth(table: pa.Table, name: str, uri: str) -> pa.ChunkedArray:
+    """A column of truth values, however they are written; an empty one is false."""
+    column = table[name]
+    if not pa.types.is_boolean(column.type):
+        column = pc.utf8_lower(_text(table, name, uri))
+        known = pc.is_in(column, value_set=pa.array([*_TRUE, *_FALSE, None], pa.string()))
+        allowed = f"is neither true nor false in column '{name}'; allowed: {', '.join((*_TRUE, *_FALSE))}, or empty"
+        _refuse(pc.invert(known), column, uri, allowed)
+        column = pc.is_in(column, value_set=pa.array(_TRUE))
+    return pc.fill_null(column, False)
 
 
 def _known_type(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -20,6 +20,7 @@ from gatefold.errors import StageMissing
 from gatefold.records import Split
 from gatefold.storage import optouts, tables
 from gatefold.storage.catalogues import read_tracks
+from gatefold.storage.cover_pixels import read_pixels
 from gatefold.workspace import Workspace
 from pipelines.training import workers_of
 
@@ -39,7 +40,7 @@ def paired_ids(settings: Settings, workspace: Workspace, split: Split) -> list[s
     """
     tracks = read_tracks(workspace, ["song_id", "split"])
     heard = _ids(workspace.spectrograms(settings.audio), "spectrograms")
-    seen = _ids(workspace.covers(settings.cover), "covers")
+    seen = _ids(workspace.covers(settings.stored_cover), "covers")
     of_split = {row["song_id"] for row in tracks.to_pylist() if row["split"] == split}
     ids = sorted(of_split & heard & seen - optouts.song_ids(workspace))
     if not ids:
@@ -115,8 +116,7 @@ def dealt(songs: pa.Table, workers: int, at_most: int) -> list[pa.Table]:
 def read_pairs(settings: Settings, workspace: Workspace, batch: Block) -> Block:
     """Both sides of the songs named in `batch["song_id"]`, with `batch["genre"]`, and without the names."""
     ids = [str(song_id) for song_id in batch["song_id"]]
-    covers = tables.read_rows(workspace.covers(settings.cover), ids, ["song_id", "pixels"])
-    pixels = dict(zip(covers["song_id"].to_pylist(), tables.tensors(covers["pixels"]), strict=True))
+    pixels = read_pixels(workspace.covers(settings.stored_cover), ids, settings.cover.size)
     windows = read_windows(settings, workspace, ids)
     wanted = np.arange(settings.audio.windows)
     return {

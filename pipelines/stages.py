@@ -89,7 +89,7 @@ def spectrogram_tracks(workspace: Workspace) -> pa.Table:
 
 def cover_stage(settings: Settings, workspace: Workspace) -> Stage:
     """Raises: StageMissing when there is no catalogue yet."""
-    return Stage(COVERS, workspace.covers(settings.cover), workspace, _fingerprint(workspace))
+    return Stage(COVERS, workspace.covers(settings.stored_cover), workspace, _fingerprint(workspace))
 
 
 def cover_tracks(workspace: Workspace) -> pa.Table:
@@ -101,7 +101,7 @@ def cover_tracks(workspace: Workspace) -> pa.Table:
 def embedding_stage(settings: Settings, workspace: Workspace, encoder: str) -> Stage:
     """Raises: StageMissing when there is no catalogue yet."""
     digest = hashlib.sha256(_fingerprint(workspace).encode())
-    for folder in (workspace.spectrograms(settings.audio), workspace.covers(settings.cover)):
+    for folder in (workspace.spectrograms(settings.audio), workspace.covers(settings.stored_cover)):
         digest.update("\n".join(["", *tables.parts(folder)]).encode())
     return Stage(EMBED, workspace.embeddings(encoder), workspace, digest.hexdigest()[:16])
 
@@ -109,7 +109,7 @@ def embedding_stage(settings: Settings, workspace: Workspace, encoder: str) -> S
 def embedding_tracks(settings: Settings, workspace: Workspace) -> pa.Table:
     """song_id, heard, seen and etag of every track with a spectrogram (heard) or pixels (seen) of its present files."""
     tracks = _tracks(workspace, ["song_id"], {"audio_etag": "audio", "cover_etag": "cover"})
-    sides = {"audio": workspace.spectrograms(settings.audio), "cover": workspace.covers(settings.cover)}
+    sides = {"audio": workspace.spectrograms(settings.audio), "cover": workspace.covers(settings.stored_cover)}
     there = {side: pa.array(present(folder, tracks.rename_columns({side: "etag"}))) for side, folder in sides.items()}
     etags = [pc.if_else(there[side], tracks[side], _ABSENT) for side in sides]
     joined = pc.binary_join_element_wise(*etags, "|")

@@ -75,7 +75,7 @@ def status_of(settings: Settings, workspace: Workspace) -> Status:
     stages = [
         StageStatus("catalogue", "fresh", catalogue.rows, catalogue.rows, refused, catalogue.fingerprint),
         _rows(heard, partial(spectrogram_tracks, workspace), settings.audio.fingerprint()),
-        _rows(seen, partial(cover_tracks, workspace), settings.cover.fingerprint()),
+        _rows(seen, partial(cover_tracks, workspace), settings.stored_cover.fingerprint()),
         _bundle("train-encoder", "encoder", workspace.encoders, versions.encoder),
         _rows(embedded, partial(embedding_tracks, settings, workspace), versions.encoder),
         _bundle("index", "index", workspace.indexes, versions.index),

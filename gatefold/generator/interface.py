@@ -86,6 +86,8 @@ class Generated:
     seed: int
     pixels: Pixels
     attribution: Attribution | None = None
+    palette_from: str | None = None
+    """song_id of the source whose colours lead, where one does"""
     enlarged: tuple[str, ...] = ()
     """song_ids of the sources whose original is smaller than the cover"""
 
@@ -99,6 +101,8 @@ class CoverGenerator(Protocol):
     """nearest covers it is made for"""
     encoder_fingerprint: str
     """of the encoder whose embeddings it understands"""
+    novelty: float | None
+    """0 to 1 where none is asked for; None for a kind without novelty"""
 
     def generate(
         self, song_embedding: Vectors, sources: Sources, *, seeds: Sequence[int], request: Request, on_step: OnStep

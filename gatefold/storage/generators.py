@@ -1,43 +1,90 @@
-"""Generator bundles to pipelines and back: what diffusers saves, safetensors, and never a pickle.
+"""Generator bundles to generators and back: what diffusers saves, safetensors, and never a pickle.
 
-Apart from the encoders, for diffusers takes longer to import than an encoder's worker takes for all the rest.
+A bundle says of which kind it is, and which covers may be its sources. Apart from the encoders, for diffusers takes
+longer to import than an encoder's worker takes for all the rest.
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 
 from gatefold.errors import BundleCorrupt
+from gatefold.generator.interface import CoverGenerator
+from gatefold.generator.local_pipeline import LocalScorePipeline
 from gatefold.generator.transformer import CoverPipeline
 from gatefold.storage.bundles import Bundle, open_bundle, publish
 
+_PIPELINES: dict[str, type[DiffusionPipeline]] = {
+    LocalScorePipeline.kind: LocalScorePipeline,
+    CoverPipeline.kind: CoverPipeline,
+}
+
 
 def publish_generator(
-    uri: str, pipeline: CoverPipeline, *, version: str, lineage: Mapping[str, str], details: Mapping[str, object]
+    uri: str,
+    pipeline: DiffusionPipeline,
+    *,
+    version: str,
+    lineage: Mapping[str, str],
+    details: Mapping[str, object],
+    sources: Mapping[str, Sequence[str]] | None = None,
 ) -> Bundle:
-    """A bundle of kind "generator": the folder that `save_pretrained` writes."""
+    """A bundle of kind "generator": the folder that `save_pretrained` writes.
+
+    Args:
+        sources: `generator.sources`, which covers it may be given.
+    """
     with tempfile.TemporaryDirectory() as folder:
         pipeline.save_pretrained(folder, safe_serialization=True)
         paths = [path for path in Path(folder).rglob("*") if path.is_file()]
         files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-    return publish(uri, files, kind="generator", version=version, lineage=lineage, details=details)
+    known = {**details, "kind": pipeline.kind, "sources": {key: list(value) for key, value in (sources or {}).items()}}
+    return publish(uri, files, kind="generator", version=version, lineage=lineage, details=known)
 
 
-def load_generator(uri: str, device: str = "cpu") -> CoverPipeline:
-    """The pipeline of a bundle, ready to paint. Raises: BundleNotFound, BundleCorrupt."""
+def load_generator(uri: str, device: str = "cpu", threads: int = 1) -> CoverGenerator:
+    """The generator of a bundle, ready to use.
+
+    Args:
+        threads: pictures or parts of them computed side by side on a CPU.
+
+    Raises: BundleNotFound, BundleCorrupt.
+    """
     bundle = open_bundle(uri, "generator")
+    kind = kind_of(bundle)
     diffusers_logging.disable_progress_bar()  # its bar over two files; how progress is shown is not for it to say
     with tempfile.TemporaryDirectory() as folder:
         bundle.fetch(Path(folder))
         try:
-            pipeline: CoverPipeline = CoverPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+            pipeline = _PIPELINES[kind].from_pretrained(folder, use_safetensors=True, local_files_only=True)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise BundleCorrupt(f"generator '{uri}' does not fit this gatefold ({error}); train it again") from error
-    pipeline.transformer.eval().requires_grad_(False)
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.to(torch.device(device))
+    if isinstance(pipeline, LocalScorePipeline):
+        pipeline.compute_on(torch.device(device), threads=threads, half_precision=device != "cpu")
+    else:
+        pipeline.transformer.eval().requires_grad_(False)
+        pipeline.to(torch.device(device))
     return pipeline
+
+
+def kind_of(bundle: Bundle) -> str:
+    """`generator.kind` of a generator bundle. Raises: BundleCorrupt for a kind that this gatefold does not know."""
+    kind = str(bundle.details.get("kind", CoverPipeline.kind))  # bundles of earlier releases do not say
+    if kind not in _PIPELINES:
+        raise BundleCorrupt(f"generator '{bundle.uri}' is of kind '{kind}'; this gatefold knows {sorted(_PIPELINES)}")
+    return kind
+
+
+def source_rule(uri: str) -> dict[str, list[str]]:
+    """`generator.sources` of a generator bundle. Raises: BundleNotFound, BundleCorrupt."""
+    bundle = open_bundle(uri, "generator")
+    rule = bundle.details.get("sources", {})
+    if not isinstance(rule, dict) or not all(isinstance(values, list) for values in rule.values()):
+        raise BundleCorrupt(f"generator '{uri}' does not say which covers may be its sources; train it again")
+    return {str(column): [str(value) for value in values] for column, values in rule.items()}

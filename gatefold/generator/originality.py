@@ -1,0 +1,128 @@
+"""How close a new cover comes to a single existing one, measured before it is handed out; and what happens if too close.
+
+Three measures, each with a limit: the largest share of one source, the largest connected region of one source, and the
+likeness to the most similar of all catalogue covers by features that the generator does not know. Over a limit the
+picture is generated again, from the next seed of its own sequence and with more novelty; at last it is refused.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from gatefold.config import OriginalitySettings
+from gatefold.generator.interface import CoverGenerator, Generated, OnStep, Request, Sources, Vectors
+
+Code = Literal["too_much_of_one_source", "region_too_large", "too_like_a_cover"]
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """The existing cover that a new one is most similar to: the cosine of their features, and its song_id."""
+
+    value: float
+    song_id: str
+
+
+MeasureLikeness = Callable[[Sequence[Generated]], Sequence[Likeness | None]]
+"""of each new cover to all existing ones; None where it cannot be measured"""
+
+
+@dataclass(frozen=True)
+class NewCover:
+    """A picture that keeps within all limits. `attempt` counts from 1; `generated.seed` is the seed asked for."""
+
+    generated: Generated
+    attempt: int
+    likeness: Likeness | None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A picture that came too close to an existing cover in every attempt."""
+
+    seed: int
+    code: Code
+    value: float
+    """what was measured in the last attempt"""
+    limit: float
+    song_id: str
+    """of the cover that it came too close to"""
+
+    @property
+    def detail(self) -> str:
+        what = {
+            "too_much_of_one_source": f"{self.value:.0%} of it come from one source",
+            "region_too_large": f"a connected region of {self.value:.0%} comes from one source",
+            "too_like_a_cover": f"its likeness to an existing cover is {self.value:.3f}",
+        }[self.code]
+        return f"{what} ('{self.song_id}'), the limit is {self.limit:g}; allow more sources, or ask for more novelty"
+
+
+def generate_original(
+    generator: CoverGenerator,
+    song_embedding: Vectors,
+    sources: Sources,
+    *,
+    seeds: Sequence[int],
+    request: Request,
+    limits: OriginalitySettings,
+    measure_likeness: MeasureLikeness,
+    on_step: OnStep,
+) -> list[NewCover | Refused]:
+    """A new cover for each seed, or why there is none; a picture does not depend on those it is generated with.
+
+    Args:
+        on_step: progress over the first attempt; later ones only call it so that it can stop them.
+
+    Raises: what `generator.generate` raises.
+    """
+    found: dict[int, NewCover | Refused] = {}
+    for attempt in range(1, limits.attempts + 1):
+        open_places = [place for place in range(len(seeds)) if not isinstance(found.get(place), NewCover)]
+        if not open_places:
+            break
+        report = on_step if attempt == 1 else lambda _, steps: on_step(steps, steps)
+        generated = generator.generate(
+            song_embedding,
+            sources,
+            seeds=[seed_of(seeds[place], attempt) for place in open_places],
+            request=_more_novel(generator, request, (attempt - 1) / limits.attempts),
+            on_step=report,
+        )
+        for place, one, likeness in zip(open_places, generated, measure_likeness(generated), strict=True):
+            known = replace(one, seed=seeds[place])
+            found[place] = _judged(known, likeness, attempt, limits)
+    return [found[place] for place in range(len(seeds))]
+
+
+def seed_of(seed: int, attempt: int) -> int:
+    """The seed of an attempt from 1: the first is the seed itself, the later ones depend on nothing else."""
+    if attempt == 1:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed}:{attempt}".encode()).digest()[:8], "big") >> 1
+
+
+def _more_novel(generator: CoverGenerator, request: Request, part: float) -> Request:
+    """The request, this part of the way from its novelty to 1; as it is for a generator without novelty."""
+    novelty = request.novelty if request.novelty is not None else generator.novelty
+    if novelty is None or part == 0:
+        return request
+    return replace(request, novelty=novelty + part * (1 - novelty))
+
+
+def _judged(
+    generated: Generated, likeness: Likeness | None, attempt: int, limits: OriginalitySettings
+) -> NewCover | Refused:
+    measured: list[tuple[Code, float, float, str]] = []
+    if generated.attribution is not None:
+        shares = generated.attribution.shares
+        measured.append(("too_much_of_one_source", shares[0].share, limits.max_share, shares[0].song_id))
+        largest = max(shares, key=lambda share: share.largest_region)
+        measured.append(("region_too_large", largest.largest_region, limits.max_region, largest.song_id))
+    if likeness is not None:
+        measured.append(("too_like_a_cover", likeness.value, limits.max_likeness, likeness.song_id))
+    for code, value, limit, song_id in measured:
+        if value > limit:
+            return Refused(generated.seed, code, value, limit, song_id)
+    return NewCover(generated, attempt, likeness)
