@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gatefold.config import Settings
 from gatefold.storage.encoders import build_encoder
 from pipelines.learning import Learner
-from pipelines.training import autocast_dtype
+from pipelines.precision import autocast_dtype
 
 RESULTS = Path(__file__).parent / "results" / "gpu.md"
 BATCHES = (64, 512, 4_096)

@@ -1,6 +1,6 @@
 """The nouns: what a track is, what a match is, and the schema of every table in a workspace.
 
-Shape legend: W = windows, M = mel bands, F = frames, S = pixels a side, D = width of the joint space.
+Shape legend: W = windows, M = mel bands, F = frames, S = pixels a side, D = width of the joint space, K = neighbours.
 """
 
 import hashlib
@@ -77,6 +77,16 @@ def embedding_schema(embed_dim: int) -> pa.Schema:
     """One row a song; each embedding is float32 [D] of unit length, or null where the song has no such side."""
     vector = pa.list_(pa.float32(), embed_dim)
     return pa.schema([("song_id", pa.string()), ("song_embedding", vector), ("cover_embedding", vector), ETAG])
+
+
+def neighbour_schema(embed_dim: int, count: int) -> pa.Schema:
+    """One row a song: its embedding float32 [D], and of its nearest covers by other artists, nearest first, the ids [K]
+    and the embeddings float32 [K, D]."""
+    vectors = [pa.fixed_shape_tensor(pa.float32(), shape) for shape in ([embed_dim], [count, embed_dim])]
+    ids = pa.list_(pa.string())
+    return pa.schema(
+        [("song_id", pa.string()), ("song_embedding", vectors[0]), ("neighbour_ids", ids), ("neighbours", vectors[1])]
+    )
 
 
 @dataclass(frozen=True)

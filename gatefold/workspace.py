@@ -39,6 +39,11 @@ class Workspace:
     def embeddings(self, encoder_version: str) -> str:
         return f"{self.uri}/embeddings/{encoder_version}"
 
+    def neighbours(self, index_version: str, count: int) -> str:
+        """What a generator is trained on of each song beside its cover: the embeddings of the song and of the `count`
+        nearest covers by other artists, found in this index. Made by `train-generator`, for any of its settings."""
+        return f"{self.uri}/neighbours/{index_version}-{count}"
+
     @property
     def runs(self) -> str:
         """Checkpoints of training runs that are under way."""

@@ -26,7 +26,8 @@ from gatefold.storage.encoders import build_encoder
 from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
 from pipelines.pairs import Block, read_pairs, without_genre
-from pipelines.training import Curve, Descent, adamw, autocast_dtype, drawing, move_average
+from pipelines.precision import agreed_dtype
+from pipelines.training import Curve, Descent, adamw, drawing, move_average
 
 _RECALL_AT = 10
 _AT_ONCE = 32  # validation songs, all their windows together
@@ -61,7 +62,7 @@ class Learner:
             warmup=knobs.warmup,
             steps=steps,
         )
-        self._loss, self._dtype = loss_for(knobs), autocast_dtype(device)
+        self._loss, self._dtype = loss_for(knobs), agreed_dtype(device)
         self._curve = Curve(steps)
         self._recalls: list[tuple[int, float]] = []
         self._best: dict[str, Any] | None = None
@@ -149,6 +150,11 @@ class Learner:
         return {f"recall_at_{_RECALL_AT}": recall}
 
     @property
+    def dtype(self) -> torch.dtype | None:
+        """What a step autocasts to, if to anything."""
+        return self._dtype
+
+    @property
     def has_stalled(self) -> bool:
         """Whether `encoder.patience` evaluations have brought nothing better than one before them."""
         recalls = [recall for _, recall in self._recalls]
@@ -163,14 +169,16 @@ class Learner:
             "curve": self._curve.state_dict(),
             "recalls": self._recalls,
             "best": self._best,
+            "dtype": self._dtype,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a saved state, in the arithmetic that it was begun in."""
         self._module.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self._descent.load_state_dict(state["descent"])
         self._curve.load_state_dict(state["curve"])
-        self._recalls, self._best = list(state["recalls"]), state["best"]
+        self._recalls, self._best, self._dtype = list(state["recalls"]), state["best"], state["dtype"]
 
 
 class Validation:
@@ -187,10 +195,13 @@ class Validation:
         return self._songs > 0 and (step % math.ceil(steps / self._evaluations) == 0 or step == steps)
 
     @torch.no_grad()
-    def recall_of(self, encoder: DualEncoder) -> float:
-        """Share of these songs that find their own cover among the first ten; on every worker the same."""
+    def recall_of(self, encoder: DualEncoder, dtype: torch.dtype | None) -> float:
+        """Share of these songs that find their own cover among the first ten; on every worker the same.
+
+        Args:
+            dtype: to autocast to, if to anything.
+        """
         device, songs, covers = encoder.logit_scale.device, [], []
-        dtype = autocast_dtype(device)
         for start in range(0, len(self._share["pixels"]), _AT_ONCE):
             some = slice(start, start + _AT_ONCE)
             log_mel = torch.from_numpy(self._share["log_mel"][some]).to(device, torch.float32)  # [B, W, M, F]

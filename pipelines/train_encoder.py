@@ -97,7 +97,7 @@ def _train_loop(config: dict[str, Any]) -> None:
             break
         figures = learner.step(step, batch)
         if validation.is_due(step + 1, steps):
-            figures |= learner.note_recall(step + 1, validation.recall_of(learner.average))
+            figures |= learner.note_recall(step + 1, validation.recall_of(learner.average, learner.dtype))
         last = learner.has_stalled or step + 1 == steps
         progress.after_step(step + 1, figures, learner.state_dict, last=last)
 

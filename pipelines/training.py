@@ -298,10 +298,3 @@ def adamw(parameters: Iterable[Parameter], *, lr: float, weight_decay: float) ->
         (matrices if parameter.ndim > 1 else others).append(parameter)
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     return AdamW(groups, lr=lr, betas=(0.9, 0.99))
-
-
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """bfloat16 where the device computes in it, None where it would only be emulated."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else None

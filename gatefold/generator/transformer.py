@@ -1,8 +1,8 @@
-"""The hand: noise becomes a cover, steered by a song's embedding and by the embeddings of the covers nearest to it.
+"""Conditional flow-matching model on pixel patches, and its diffusers pipeline (`generator.kind: transformer`).
 
-A flow-matching transformer on pixel patches, built from diffusers' own blocks: the song enters through adaptive layer
-norm, song and neighbours together as a sequence that every patch attends to. Classifier-free guidance makes the
-condition count. Knows embeddings and pixels; not where they come from.
+A transformer of diffusers' own blocks, conditioned on embeddings of the song and of the covers nearest to it: the song
+enters through adaptive layer norm, song and neighbours together as a sequence that every patch attends to.
+Classifier-free guidance makes the condition count. Knows embeddings and pixels; not where they come from.
 
 Shape legend: B = batch, K = neighbours, D = width of the joint space, S = pixels a side, n = pictures of one song.
 """
@@ -11,15 +11,18 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from PIL import Image
 from torch import Tensor
 
 from gatefold.config import CoverSettings, TransformerSettings
 from gatefold.covers import to_pixels
-from gatefold.errors import WrongModel
+from gatefold.errors import InputError, WrongModel
+from gatefold.generator.interface import Generated, OnStep, Pixels, Request, Sources, Vectors
 
+_NOT_FOR_THIS_KIND = ("novelty", "palette_from", "strength", "adapter")
+"""fields of `interface.Request` that it has no use for"""
 _SIGMA_FLOOR = 0.05  # below this noise level the division by sigma would only amplify rounding
 
 
@@ -108,9 +111,13 @@ def _turn(transformer: torch.nn.Module, generator: torch.Generator) -> tuple[int
 class CoverPipeline(DiffusionPipeline):
     """What a generator bundle holds: transformer, scheduler and the defaults it was published with.
 
-    `save_pretrained` and `from_pretrained` carry it whole. The same arguments and seeds give the same picture.
+    `save_pretrained` and `from_pretrained` carry it whole. The same arguments and seeds give the same picture. It is an
+    `interface.CoverGenerator`.
     """
 
+    kind: str = "transformer"
+    num_sources: int
+    encoder_fingerprint: str
     model_cpu_offload_seq = "transformer"
 
     def __init__(
@@ -131,6 +138,7 @@ class CoverPipeline(DiffusionPipeline):
             guidance_scale=guidance_scale,
             encoder_fingerprint=encoder_fingerprint,
         )
+        self.num_sources, self.encoder_fingerprint = neighbours, encoder_fingerprint
 
     @property
     def size(self) -> int:
@@ -140,7 +148,7 @@ class CoverPipeline(DiffusionPipeline):
     @property
     def neighbours(self) -> int:
         """covers it was trained to take its style from"""
-        return int(self.config["neighbours"])
+        return self.num_sources
 
     @property
     def num_inference_steps(self) -> int:
@@ -149,11 +157,6 @@ class CoverPipeline(DiffusionPipeline):
     @property
     def guidance_scale(self) -> float:
         return float(self.config["guidance_scale"])
-
-    @property
-    def encoder_fingerprint(self) -> str:
-        """of the encoder whose embeddings it understands"""
-        return str(self.config["encoder_fingerprint"])
 
     @torch.inference_mode()
     def __call__(
@@ -208,36 +211,93 @@ class CoverPipeline(DiffusionPipeline):
         conditional, unconditional = denoise(self.transformer, both[0], both[1], songs, contexts).chunk(2)
         return unconditional + guidance * (conditional - unconditional)
 
+    def generate(
+        self, song_embedding: Vectors, sources: Sources, *, seeds: Sequence[int], request: Request, on_step: OnStep
+    ) -> list[Generated]:
+        """One cover for each seed, conditioned on the embeddings of all sources; attribution is None.
+
+        One after the other: in a batch, a matrix product may round otherwise, and the bytes would differ.
+
+        Args:
+            song_embedding: float32 [D], unit length.
+            sources: its `embeddings`, float32 [K, D], nearest first; their pixels are not read.
+            request: with `size`, the cover is resized from the size it was trained at.
+            on_step: called with (steps done, steps in all) over all covers; raises to stop.
+
+        Raises: InputError for a request with another field that this kind cannot fulfil; WrongModel for embeddings of
+            another width.
+        """
+        self._check_request(request)
+        self._check_width(song_embedding, sources.embeddings)
+        # copied: a view of an Arrow column cannot be written to
+        song, neighbours = torch.tensor(song_embedding)[None], torch.tensor(sources.embeddings)[None]
+        each = request.num_inference_steps or self.num_inference_steps
+        covers = []
+        for number, seed in enumerate(seeds):
+
+            def on_step_of_all(done: int, steps: int, number: int = number) -> None:
+                on_step(number * steps + done, len(seeds) * steps)
+
+            picture = self(
+                song,
+                neighbours,
+                seeds=[seed],
+                num_inference_steps=each,
+                guidance_scale=request.guidance_scale,
+                on_step=on_step_of_all,
+            )
+            covers.append(Generated(seed, _resized(to_pixels(picture[0]).cpu().numpy(), request.size or self.size)))
+        return covers
+
+    def _check_request(self, request: Request) -> None:
+        for name in _NOT_FOR_THIS_KIND:
+            value = getattr(request, name)
+            if value is not None:
+                raise InputError(
+                    f"{name} {value!r}: a generator of kind '{self.kind}' has no {name}; leave it out, or serve a "
+                    "release whose generator has it"
+                )
+
+    def _check_width(self, song_embedding: Vectors, neighbours: Vectors) -> None:
+        width = int(self.transformer.config.joint_attention_dim)
+        if song_embedding.shape != (width,) or neighbours.ndim != 2 or neighbours.shape[1] != width:
+            raise WrongModel(
+                f"song {song_embedding.shape} and neighbours {neighbours.shape}: "
+                f"this generator takes [{width}] and [K, {width}]"
+            )
+
     def paint(
         self,
-        song_embedding: npt.NDArray[np.float32],
-        neighbour_embeddings: npt.NDArray[np.float32],
+        song_embedding: Vectors,
+        neighbour_embeddings: Vectors,
         *,
         seeds: Sequence[int],
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         on_step: Callable[[int, int], None] | None = None,
-    ) -> npt.NDArray[np.uint8]:
-        """n pictures uint8 [n, 3, S, S] of one song: its embedding float32 [D] and its neighbours' float32 [K, D].
-
-        Raises: WrongModel when the embeddings are not as wide as those it was trained on.
-        """
-        width = int(self.transformer.config.joint_attention_dim)
-        if song_embedding.shape != (width,) or neighbour_embeddings.ndim != 2 or neighbour_embeddings.shape[1] != width:
-            raise WrongModel(
-                f"song {song_embedding.shape} and neighbours {neighbour_embeddings.shape}: "
-                f"this generator takes [{width}] and [K, {width}]"
-            )
-        n = len(seeds)
-        pictures = self(
-            torch.tensor(song_embedding).expand(n, -1),  # copied: a view of an Arrow column cannot be written to
-            torch.tensor(neighbour_embeddings).expand(n, -1, -1),
-            seeds=seeds,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            on_step=on_step,
+    ) -> Pixels:
+        """`generate` for callers that have no `Sources`: pictures uint8 [n, 3, S, S]."""
+        count = len(neighbour_embeddings)
+        sources = Sources(
+            song_ids=("",) * count,
+            cosines=np.zeros(count, np.float32),
+            pixels=np.zeros((0, 3, 0, 0), np.uint8),
+            embeddings=neighbour_embeddings,
         )
-        return to_pixels(pictures).cpu().numpy()
+        request = Request(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+        covers = self.generate(
+            song_embedding, sources, seeds=seeds, request=request, on_step=on_step or (lambda _done, _steps: None)
+        )
+        return np.stack([cover.pixels for cover in covers])
+
+
+def _resized(pixels: Pixels, size: int) -> Pixels:
+    """uint8 [3, S, S] -> [3, size, size]."""
+    if pixels.shape[-1] == size:
+        return pixels
+    picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    resized = picture.resize((size, size), Image.Resampling.LANCZOS)
+    return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
 
 
 def build_pipeline(

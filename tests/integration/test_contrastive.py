@@ -48,7 +48,7 @@ from gatefold.config import EncoderSettings, Settings
 from pipelines import learning
 from tests.factories import COVER
 from tests.sounds import AUDIO
-learning.autocast_dtype = lambda device: None  # bfloat16 rounds by the shape
+learning.agreed_dtype = lambda device: None  # bfloat16 rounds by the shape
 rank, store = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 draw = torch.Generator().manual_seed(rank)

@@ -15,9 +15,9 @@ from gatefold.storage import objects
 from gatefold.workspace import Workspace
 from pipelines.held_out import embed_pairs
 from pipelines.learning import Learner, Validation, weights_to_publish
-from pipelines.training import load_state
 from tests.factories import COVER, write_pairs
 from tests.sounds import AUDIO
+from tests.states import reloaded, same
 
 STEPS = 4
 BATCH = 6
@@ -35,24 +35,6 @@ def batch(step: int) -> dict[str, Tensor]:
     return {"log_mel": log_mel, "pixels": pixels, "genre": torch.arange(BATCH) % 3}
 
 
-def saved(learner: Learner, folder: Path) -> dict[str, Any]:
-    """The state of a run, as it comes back from a checkpoint."""
-    torch.save(learner.state_dict(), folder / "state.pt")
-    return load_state(folder)
-
-
-def leaves(state: Any) -> list[Any]:
-    if isinstance(state, dict):
-        return [leaf for key in state for leaf in (key, *leaves(state[key]))]
-    return [leaf for one in state for leaf in leaves(one)] if isinstance(state, list | tuple) else [state]
-
-
-def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    pairs = list(zip(leaves(one), leaves(other), strict=True))
-    assert len(pairs) > 100
-    return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
-
-
 @pytest.mark.parametrize("loss", ["infonce", "sigmoid"])
 def test_two_steps_and_two_more_are_four_bit_for_bit(loss: str, tmp_path: Path) -> None:
     settings = settings_of(loss=loss, genre_weight=0.5)
@@ -65,7 +47,7 @@ def test_two_steps_and_two_more_are_four_bit_for_bit(loss: str, tmp_path: Path) 
         whole.note_recall(step + 1, 0.5)
     whole_best = copy.deepcopy(begun.state_dict()["best"])
     torch.rand(7)  # whatever else has drawn from torch's own generator since
-    resumed.load_state_dict(saved(begun, tmp_path))
+    resumed.load_state_dict(reloaded(begun.state_dict(), tmp_path))
     for step in range(2, STEPS):
         resumed.step(step, batch(step))
     state, expected = resumed.state_dict(), whole.state_dict()
@@ -73,12 +55,26 @@ def test_two_steps_and_two_more_are_four_bit_for_bit(loss: str, tmp_path: Path) 
     assert same({**state, "best": None}, {**expected, "best": None})
 
 
+@pytest.mark.parametrize("began_in", [torch.bfloat16, None])
+def test_a_run_goes_on_in_the_arithmetic_it_was_begun_in_whatever_is_faster_now(
+    began_in: torch.dtype | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("pipelines.learning.agreed_dtype", lambda _device: began_in)
+    begun = Learner(settings_of(), steps=STEPS)
+    monkeypatch.setattr("pipelines.learning.agreed_dtype", lambda _device: None if began_in else torch.bfloat16)
+    resumed = Learner(settings_of(), steps=STEPS)
+    assert resumed.dtype != began_in
+    resumed.load_state_dict(reloaded(begun.state_dict(), tmp_path))
+    assert resumed.dtype == began_in
+    assert resumed.step(0, batch(0)) == begun.step(0, batch(0))
+
+
 @pytest.mark.parametrize("at_once", [1, 4, 5])
 @pytest.mark.parametrize("loss", ["infonce", "triplet", "sigmoid"])
 def test_a_batch_in_pieces_has_the_loss_and_the_gradients_of_the_whole(
     loss: str, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.learning.autocast_dtype", lambda _device: None)  # bfloat16 rounds by the shape
+    monkeypatch.setattr("pipelines.learning.agreed_dtype", lambda _device: None)  # bfloat16 rounds by the shape
     given = batch(0)
     pairs = given["log_mel"][:, 0].float(), to_model(given["pixels"])
     settings = (settings_of(loss=loss, dropout=0.0, genre_weight=0.5, pairs_at_once=size) for size in (None, at_once))
@@ -184,7 +180,8 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def test_validation_embeds_as_the_published_encoder_does(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, ids = settings_of(), [f"s{song}" for song in range(7)]
-    encoder = Learner(settings, steps=STEPS).average
+    learner = Learner(settings, steps=STEPS)
+    encoder = learner.average
     measured: list[Any] = []
 
     def ranks(similarity: Any) -> Any:
@@ -192,7 +189,7 @@ def test_validation_embeds_as_the_published_encoder_does(workspace: Workspace, m
         return np.array([1, 10, 11, 12])
 
     monkeypatch.setattr("pipelines.learning.ranks_of_own", ranks)
-    assert Validation(settings, workspace, ids, rank=0, workers=1).recall_of(encoder) == 0.5
+    assert Validation(settings, workspace, ids, rank=0, workers=1).recall_of(encoder, learner.dtype) == 0.5
     songs, covers = embed_pairs(encoder, settings, workspace, ids)
     assert np.allclose(measured[0], songs @ covers.T, atol=0.02)  # bfloat16, where the device has it
 
