@@ -343,8 +343,7 @@ def _deploy(session: Session, host: str, port: int) -> "Endpoint":
             examples=str(songs) if songs.is_dir() else None,
             host=host,
             port=port,
-            limits=session.settings.serve,
-            endpoint_url=session.settings.endpoint_url,
+            settings=session.settings,
         )
 
 

@@ -6,11 +6,13 @@ Shape legend: S = pixels a side. It knows Pillow, and no place where covers are 
 import io
 import struct
 import zlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from gatefold.config import CoverSettings
 from gatefold.errors import EmptyFile, TooLarge, UndecodableCover
@@ -95,19 +97,25 @@ def resized(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return result.reshape(*pixels.shape[:-2], size, size)
 
 
-def encode_picture(pixels: NDArray[np.uint8], size: int, format: Literal["png", "jpeg"]) -> bytes:
+def encode_picture(
+    pixels: NDArray[np.uint8], size: int, format: Literal["png", "jpeg"], texts: Mapping[str, str] | None = None
+) -> bytes:
     """A picture file of `size` pixels a side; the same pixels always give the same bytes.
 
     Args:
         pixels: uint8 [3, S, S], RGB.
         size: pixels a side, larger or smaller than S.
+        texts: by keyword, written into a PNG; Latin-1 keywords, any text.
     """
     picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     if picture.size != (size, size):
         picture = picture.resize((size, size), Image.Resampling.LANCZOS)
     sink = io.BytesIO()
     if format == "png":
-        picture.save(sink, "PNG")
+        chunks = PngInfo()
+        for keyword, text in (texts or {}).items():
+            chunks.add_itxt(keyword, text)
+        picture.save(sink, "PNG", pnginfo=chunks)
     else:
         picture.save(sink, "JPEG", quality=92, subsampling=0)
     return sink.getvalue()

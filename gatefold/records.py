@@ -37,8 +37,8 @@ An etag is the store's own mark of what an object holds at present; a cover insi
 """
 
 MAY_BE_SOURCE = "may_be_source"
-"""Column of a manifest, true or false: whether new covers may be made from this one. True for all where there is no such
-column, false where it is empty."""
+"""Column of a manifest, true or false: whether new covers may be made from this one. True for all where there is no
+such column, false where it is empty."""
 
 REJECTS = pa.schema(
     [

@@ -46,6 +46,10 @@ class Filters:
     where: tuple[tuple[str, frozenset[str]], ...] = ()
     """columns of the index, and the values of which one must stand there"""
 
+    def excludes_artist(self, artist: str | None) -> bool:
+        """Whether covers of this artist are left out."""
+        return artist is not None and artist in self.exclude_artists
+
 
 ALL = Filters()
 _MATCHES = TypeAdapter(list[Match])
@@ -255,6 +259,13 @@ class CoverIndex:
         song, cover = (None if side is None else side.to_numpy() for side in sides)
         track = Track(**{name: values[name].as_py() for name in Track.model_fields})
         return IndexedTrack(track, values["cover_uri"].as_py(), song, cover)
+
+    def song_embedding(self, song_id: str) -> Vectors:
+        """float32 [D]. Raises: UnknownTrack, also for a track whose song has none."""
+        embedding = self.get(song_id).song_embedding
+        if embedding is None:
+            raise UnknownTrack(f"track '{song_id}' has no song embedding; see `gatefold rejects list`")
+        return embedding
 
     def cover_embeddings(self, song_ids: Sequence[str]) -> Vectors:
         """float32 [len(song_ids), D]. Raises: UnknownTrack, also for a track without a cover."""

@@ -39,10 +39,10 @@ class Workspace:
     def embeddings(self, encoder_version: str) -> str:
         return f"{self.uri}/embeddings/{encoder_version}"
 
-    def neighbours(self, index_version: str, count: int) -> str:
-        """What a generator is trained on of each song beside its cover: the embeddings of the song and of the `count`
-        nearest covers by other artists, found in this index. Made by `train-generator`, for any of its settings."""
-        return f"{self.uri}/neighbours/{index_version}-{count}"
+    def neighbours(self, generator_version: str) -> str:
+        """What a generator is trained on of each song beside its cover: the embeddings of the song and of the nearest
+        covers that may be its sources."""
+        return f"{self.uri}/neighbours/{generator_version}"
 
     @property
     def runs(self) -> str:

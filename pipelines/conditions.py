@@ -15,8 +15,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gatefold.errors import StageMissing
-from gatefold.records import Match, neighbour_schema
-from gatefold.retrieval import CoverIndex, Filters, IndexedTrack
+from gatefold.records import neighbour_schema
+from gatefold.retrieval import CoverIndex
+from gatefold.sources import SourceRule, sources_of
 from gatefold.storage import objects, tables
 from gatefold.storage.indexes import load_index
 from pipelines.report import silent
@@ -24,10 +25,7 @@ from pipelines.rows import map_rows
 
 Vectors = npt.NDArray[np.float32]
 
-_SONGS_PER_SEARCH = 512
 _SONGS_PER_PART = 4_096
-_SPARE = 32
-"""matches beyond K that are asked for: of the song itself and its artist, which are left out"""
 
 
 @dataclass(frozen=True)
@@ -39,65 +37,46 @@ class Conditions:
     neighbour_ids: list[list[str]]
 
 
-def conditions_of(index: CoverIndex, song_ids: Sequence[str], neighbours: int) -> Conditions:
-    """Leaves out each song's own cover and its artist's others: a new song would not find them in the catalogue either.
+def conditions_of(index: CoverIndex, song_ids: Sequence[str], neighbours: int, rule: SourceRule) -> Conditions:
+    """Of songs of the index, with the nearest covers that may be their sources.
 
-    Raises: StageMissing when the catalogue has too few other artists, or a song has no embedding.
+    Raises: StageMissing when there are fewer than `neighbours` for a song.
     """
-    songs: list[Vectors] = []
-    ids: list[list[str]] = []
-    for start in range(0, len(song_ids), _SONGS_PER_SEARCH):
-        known = [index.get(song_id) for song_id in song_ids[start : start + _SONGS_PER_SEARCH]]
-        embeddings = np.stack([_embedding_of(one) for one in known])
-        fingerprint = index.encoder_fingerprint
-        found = index.search(embeddings, neighbours + _SPARE, encoder_fingerprint=fingerprint)
-        for one, matches in zip(known, found, strict=True):
-            ids.append(_others(index, one, matches, neighbours))
-        songs.append(embeddings)
+    ids = []
+    for song_id, matches in zip(song_ids, sources_of(index, song_ids, neighbours, rule), strict=True):
+        if len(matches) < neighbours:
+            raise StageMissing(
+                f"only {len(matches)} covers may be sources for '{song_id}', {neighbours} are needed: not its own nor "
+                "its artist's, and only those that may_be_source and generator.sources allow"
+            )
+        ids.append([match.track.song_id for match in matches])
+    songs = np.stack([index.song_embedding(song_id) for song_id in song_ids])
     flat = index.cover_embeddings([song_id for row in ids for song_id in row])
-    return Conditions(np.concatenate(songs), flat.reshape(len(ids), neighbours, -1), ids)
+    return Conditions(songs, flat.reshape(len(ids), neighbours, -1), ids)
 
 
-def _embedding_of(known: IndexedTrack) -> Vectors:
-    if known.song_embedding is None:
-        raise StageMissing(f"track '{known.track.song_id}' has no song embedding; see `gatefold rejects list`")
-    return known.song_embedding
-
-
-def _others(index: CoverIndex, song: IndexedTrack, matches: Sequence[Match], neighbours: int) -> list[str]:
-    """song_ids of the nearest covers by others; searched for alone where too few of `matches` are."""
-    own, artist = song.track.song_id, song.track.artist
-    left = [m.track.song_id for m in matches if m.track.song_id != own and (not artist or m.track.artist != artist)]
-    if len(left) < neighbours:
-        filters = Filters(frozenset({own}), frozenset({artist} if artist else ()))
-        query = _embedding_of(song)[None]
-        alone = index.search(query, neighbours, encoder_fingerprint=index.encoder_fingerprint, filters=filters)[0]
-        left = [match.track.song_id for match in alone]
-    if len(left) < neighbours:
-        raise StageMissing(f"only {len(left)} covers by other artists than '{own}' has, {neighbours} are needed")
-    return left[:neighbours]
-
-
-def store_conditions(folder: str, index_uri: str, song_ids: Sequence[str], neighbours: int) -> None:
+def store_conditions(
+    folder: str, index_uri: str, song_ids: Sequence[str], neighbours: int, rule: SourceRule
+) -> None:
     """A table of `records.neighbour_schema` with a row for each of these songs; parts that are there already stay.
 
     The songs are searched for in parallel, in parts of a few thousand. A part is named by a digest of its songs, so a
     search that was interrupted goes on where it stopped, and other songs make other parts.
 
     Args:
-        folder: of this index and this number of neighbours alone.
+        folder: of this index, number of neighbours and rule alone.
 
     Raises: StageMissing as `conditions_of` does.
     """
-    store = partial(_store_part, folder, index_uri, neighbours)
+    store = partial(_store_part, folder, index_uri, neighbours, rule)
     map_rows(pa.table({"song_id": pa.array(song_ids, pa.string())}), store, _SONGS_PER_PART, silent)
 
 
-def _store_part(folder: str, index_uri: str, neighbours: int, songs: pa.Table) -> pa.Table:
+def _store_part(folder: str, index_uri: str, neighbours: int, rule: SourceRule, songs: pa.Table) -> pa.Table:
     ids = songs["song_id"].to_pylist()
     name = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
     if not objects.exists(objects.join(folder, f"{name}.parquet")):
-        conditions = conditions_of(_index(index_uri), ids, neighbours)
+        conditions = conditions_of(index_in_process(index_uri), ids, neighbours, rule)
         schema = neighbour_schema(conditions.song.shape[1], neighbours)
         columns = {
             "song_id": pa.array(ids),
@@ -124,6 +103,6 @@ def read_conditions(folder: str, song_ids: Sequence[str]) -> tuple[Vectors, Vect
 
 
 @lru_cache(maxsize=1)
-def _index(uri: str) -> CoverIndex:
+def index_in_process(uri: str) -> CoverIndex:
     """Loaded once in each process that searches, part after part."""
     return load_index(uri)

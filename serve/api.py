@@ -19,16 +19,16 @@ from serve import problems, replica
 from serve.contracts import Health, Problem
 from serve.covers import CoverRoutes
 from serve.envelope import Envelope
-from serve.handles import EncoderHandle, PainterHandle, RetrieverHandle, ServeReadiness, call
+from serve.handles import EncoderHandle, GeneratorHandle, RetrieverHandle, ServeReadiness, call
 from serve.jobs import InProcessJobs, JobTable
 from serve.keys import Keys
 from serve.optouts import OptOuts
 from serve.page import Examples, install_page
 from serve.release import Crew, Release
 from serve.rota import Rota
+from serve.runner import JobRunner
 from serve.songs import SongRoutes
 from serve.stages import Stages
-from serve.studio import Studio
 
 BEARER = HTTPBearer(auto_error=False, description="an API key, where the endpoint has any configured")
 
@@ -51,7 +51,7 @@ def create_app(rota: Rota, *, limits: ServeSettings, jobs: JobTable, keys: Keys,
     )
     problems.install(app)
     songs = SongRoutes(rota, limits, cache="private" if keys.required else "public")
-    covers = CoverRoutes(rota, Studio(rota, jobs), limits)
+    covers = CoverRoutes(rota, JobRunner(rota, jobs), limits)
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(_gate(keys))])
     v1.include_router(songs.router())
     v1.include_router(covers.router())
@@ -99,7 +99,7 @@ class Api:
                 crew.release,
                 EncoderHandle(crew.encoder),
                 RetrieverHandle(crew.retriever, **duty["searches"]),
-                PainterHandle(crew.generator),
+                GeneratorHandle(crew.generator),
                 ServeReadiness(serve.get_replica_context().app_name, application),
             )
         )

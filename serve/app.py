@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve import Application, Deployment
 
-from gatefold.config import ServeSettings
+from gatefold.config import GeneratorSettings, OriginalitySettings, ServeSettings
 from gatefold.storage import objects, releases
 from gatefold.workspace import Workspace
 from serve import replica
@@ -37,6 +37,9 @@ class ReleaseArgs(BaseModel):
     shards: dict[str, Any] = {}
     """options of Ray Serve for each CoverShard deployment of an index that has several"""
     limits: ServeSettings = ServeSettings()
+    originality: OriginalitySettings = OriginalitySettings()
+    cache_bytes: int = GeneratorSettings().cache_bytes
+    """of source pixels that a replica of the generator keeps"""
     endpoint_url: str | None = None
     """of an S3 store that is not AWS; the environment's AWS_ENDPOINT_URL when unset"""
 
@@ -75,7 +78,16 @@ def build_release(args: ReleaseArgs) -> Application:
 
     encoder = _deployment(SongEncoder).bind(uri(release.encoder), args.limits, args.endpoint_url)
     retriever = bind_retriever(uri(release.index), args.endpoint_url, _deployment, args.shards)
-    generator = _deployment(CoverGenerator).bind(uri(release.generator), release.encoder.fingerprint, args.endpoint_url)
+    generator = _deployment(CoverGenerator).bind(
+        uri(release.generator),
+        workspace.uri,
+        release.encoder.fingerprint,
+        encoder,
+        retriever,
+        args.originality,
+        args.cache_bytes,
+        args.endpoint_url,
+    )
     return _deployment(Release).bind(_served(release), encoder, retriever, generator)
 
 

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 
 from gatefold.config import AudioSettings, ServeSettings
+from gatefold.generator.interface import GenerationRequest
 from gatefold.records import Match, Track
 from gatefold.retrieval import Filters
 
@@ -117,12 +118,29 @@ class CoverFields(Body):
     """covers wanted; at most the endpoint's n_max"""
     seed: int | None = Field(None, ge=0, le=SEED_MAX)
     """of the first cover, the next has the next; drawn at random when absent"""
-    guidance_scale: float | None = Field(None, ge=0, le=20, allow_inf_nan=False)
-    """how closely the song is followed; 1 is no guidance"""
-    num_inference_steps: int | None = Field(None, ge=1)
-    """denoising steps; at most the endpoint's steps_max"""
     size: int = Field(DEFAULT_SIZE, ge=16)
-    """pixels a side of the pictures handed out; at most the endpoint's size_max"""
+    """pixels a side of the new covers; at most the endpoint's size_max"""
+    novelty: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    """0 stays close to single covers, 1 mixes small parts of many; the release's own where absent. Not for a generator
+    of kind transformer"""
+    source_song_ids: list[str] | None = Field(None, min_length=1, max_length=1000)
+    """which of the song's nearest covers the new ones are made from; all that may be sources where absent"""
+    palette_from: str | None = Field(None, min_length=1)
+    """one of them, whose colours lead; drawn for each new cover where absent"""
+    guidance_scale: float | None = Field(None, ge=0, le=20, allow_inf_nan=False)
+    """how closely the song is followed, by a generator of kind transformer; 1 is no guidance"""
+    num_inference_steps: int | None = Field(None, ge=1)
+    """denoising steps of a generator of kind transformer; at most the endpoint's steps_max"""
+
+    @property
+    def generator_request(self) -> GenerationRequest:
+        return GenerationRequest(
+            size=self.size,
+            novelty=self.novelty,
+            palette_from=self.palette_from,
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
+        )
 
     @field_validator("n")
     @classmethod
@@ -229,17 +247,66 @@ class CoverRequestView(Body):
 
     n: int
     seed: int
-    guidance_scale: float
-    num_inference_steps: int
     size: int
+    novelty: float | None
+    source_song_ids: list[str] | None
+    palette_from: str | None
+    guidance_scale: float | None
+    num_inference_steps: int | None
+    """null is the release's own default"""
 
 
 class ImageView(Body):
+    """A new cover."""
+
     index: int
     seed: int
     url: str
     closest: MatchView | None
-    """the cover of the catalogue most like this one"""
+    """the cover of the catalogue nearest to this one"""
+    likeness: float | None
+    """to the most similar of all catalogue covers, at most 1; null where the endpoint cannot measure it"""
+    largest_share: float | None
+    """of one source, 0 to 1; null where the generator cannot say"""
+    largest_region: float | None
+    """largest connected region of one source, as a share of the cover"""
+    attempts: int
+    """times it was generated until it kept within the limits"""
+    palette_from: Track | None
+    """the source whose colours lead"""
+    sources_url: str | None
+    sources_map_url: str | None
+
+
+class RefusedView(Body):
+    """A new cover that is not handed out, since in every attempt it came too close to an existing one."""
+
+    index: int
+    seed: int
+    code: Literal["too_much_of_one_source", "region_too_large", "too_like_a_cover"]
+    value: float
+    limit: float
+    detail: str
+
+
+class SourceView(Body):
+    """What one cover contributed to a new one."""
+
+    song_id: str
+    title: str | None
+    artist: str | None
+    share: float
+    """0 to 1; those of a new cover sum to 1"""
+    largest_region: float
+    """share of the new cover in the largest connected region that this source holds"""
+    cover_url: str
+    colour: str
+    """its colour on the map of sources, "#rrggbb\""""
+
+
+class SourcesView(Body):
+    sources: list[SourceView]
+    """the largest share first"""
 
 
 class JobView(Body):
@@ -254,8 +321,9 @@ class JobView(Body):
     release: str
     request: CoverRequestView
     matches: list[MatchView]
-    """covers the new ones were conditioned on"""
+    """covers that the new ones are made from: those allowed when generation began"""
     images: list[ImageView]
+    refused: list[RefusedView]
     problem: Problem | None
 
 
@@ -276,6 +344,10 @@ class ReleaseView(Body):
     generator: PartView
     covers: int
     """covers in the index"""
+    generator_kind: str
+    """local-score, transformer or diffusers"""
+    novelty: float | None
+    """of new covers where none is asked for, 0 to 1; null where the generator has no novelty"""
     audio: AudioSettings
 
 
@@ -310,6 +382,8 @@ class CoverManifest(Body):
     neighbours: list[NeighbourView]
     seeds: list[int]
     settings: CoverRequestView
+    covers: list[dict[str, Any]]
+    """of each seed: sources with their shares, attempt and likeness, or why it was refused"""
 
 
 class Health(Body):

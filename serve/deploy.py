@@ -19,7 +19,7 @@ from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
-from gatefold.config import ServeSettings
+from gatefold.config import Settings
 from gatefold.errors import InvalidSettings, Unavailable
 from gatefold.storage import objects, releases
 from gatefold.workspace import Workspace
@@ -36,15 +36,14 @@ def deploy(
     examples: str | None,
     host: str,
     port: int,
-    limits: ServeSettings | None = None,
-    endpoint_url: str | None = None,
+    settings: Settings | None = None,
 ) -> Endpoint:
     """The endpoint, which answers by now; deployed to the Ray this process is connected to.
 
     Args:
         workspace: its current release is served, unless the file names another under `args: release`.
         examples: folder of songs to try, with an ATTRIBUTION.csv.
-        limits, endpoint_url: None leaves them to the file.
+        settings: limits of the endpoint and of new covers; None leaves them to the file.
 
     Raises: InvalidSettings for a file with unknown or wrong keys, or a port that is taken; BundleNotFound where the
     workspace
@@ -52,12 +51,12 @@ def deploy(
     """
     config = load_config(Path(config_path))
     api, release = config["applications"]
-    given = {
-        "workspace": objects.resolve(workspace),
-        "limits": None if limits is None else limits.model_dump(),
-        "endpoint_url": endpoint_url,
-    }
-    release["args"] = _arguments(ReleaseArgs, release, given)
+    given: dict[str, Any] = {"workspace": objects.resolve(workspace)}
+    of_release: dict[str, Any] = {}
+    if settings is not None:
+        given |= {"limits": settings.serve.model_dump(), "endpoint_url": settings.endpoint_url}
+        of_release = {"originality": settings.originality.model_dump(), "cache_bytes": settings.generator.cache_bytes}
+    release["args"] = _arguments(ReleaseArgs, release, given | of_release)
     songs = None if examples is None else str(Path(examples).resolve())
     api["args"] = _arguments(ApiArgs, api, given | {"examples": songs})
     config.setdefault("http_options", {}).update(host=host, port=port)

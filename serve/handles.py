@@ -19,7 +19,18 @@ from gatefold.errors import GatefoldError, IndexNotReady, Overloaded, Unavailabl
 from gatefold.records import Match
 from gatefold.retrieval import Hits, IndexedTrack
 from serve.problems import RETRY_AFTER_S, internal_error
-from serve.stages import Commission, EncoderFacts, Heard, IndexFacts, PainterFacts, Pictures, Query, SongQuery, Vector
+from serve.stages import (
+    EncoderFacts,
+    GenerationJob,
+    GenerationResult,
+    GeneratorFacts,
+    Heard,
+    IndexFacts,
+    Pictures,
+    Query,
+    SongQuery,
+    Vector,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -87,24 +98,24 @@ class RetrieverHandle:
         return self._facts
 
 
-class PainterHandle:
-    """CoverPainting, by the deployment CoverGenerator."""
+class GeneratorHandle:
+    """CoverGeneration, by the deployment CoverGenerator."""
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
         self._streaming = handle.options(stream=True)
-        self._facts: PainterFacts | None = None
+        self._facts: GeneratorFacts | None = None
 
-    async def paint(self, commission: Commission) -> AsyncGenerator[float | Pictures, None]:
+    async def generate(self, job: GenerationJob) -> AsyncGenerator[float | GenerationResult, None]:
         for attempt in range(1, ATTEMPTS + 1):
-            response = self._streaming.paint.remote(commission)
+            response = self._streaming.generate.remote(job)
             finished = False
             try:
                 async for item in response:
                     yield item
                 finished = True
                 return
-            except RayActorError as error:  # painted anew: the seeds are part of the commission
+            except RayActorError as error:  # generated again: the seeds are part of the job
                 finished = True
                 if attempt == ATTEMPTS:
                     raise ours(error) from None
@@ -115,8 +126,8 @@ class PainterHandle:
                 if not finished:
                     response.cancel()
 
-    async def describe(self) -> PainterFacts:
-        """Asked once: the replica that is painting answers nothing else meanwhile, and a release never changes."""
+    async def describe(self) -> GeneratorFacts:
+        """Asked once: the replica that generates answers nothing else meanwhile, and a release never changes."""
         self._facts = self._facts or await call(self._handle.describe)
         return self._facts
 

@@ -3,9 +3,9 @@ replayed.
 
 `JobTable` is the interface; `InProcessJobs` keeps it in the memory of one process, so one process may serve it, and
 what it holds is lost with that process. Bounded on both sides: so many jobs under way, so many finished ones
-remembered. It knows nothing of HTTP, of Ray, or of how a cover is painted.
+remembered. It knows nothing of HTTP, of Ray, or of how a cover is generated.
 
-Shape legend: n = new covers, S = pixels a side, D = width of the joint space.
+Shape legend: n = new covers.
 """
 
 import asyncio
@@ -16,50 +16,39 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Literal, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from gatefold.errors import GatefoldError, IdempotencyConflict, Overloaded, UnknownJob
 from gatefold.records import Match
-from serve.stages import ServedRelease
+from serve.stages import GenerationJob, GenerationResult, ServedRelease
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ENDED: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
 RETRY_AFTER_S = 5
-"""seconds after which a full table is likely to have room: about one painting"""
+"""seconds after which a full table is likely to have room: about one job"""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be painted, every default filled in."""
+    """What is to be generated, every default filled in."""
 
     release: ServedRelease
     """whose stages it is for"""
-    song_embedding: npt.NDArray[np.float32]
-    """float32 [D]"""
+    job: GenerationJob
     matches: tuple[Match, ...]
-    """the covers it is conditioned on"""
+    """the covers that were allowed as sources when it was ordered"""
     n: int
     seed: int
     """of the first cover; cover i has seed + i"""
-    guidance_scale: float
-    num_inference_steps: int
     size: int
     """pixels a side of the pictures handed out"""
 
-    @property
-    def seeds(self) -> list[int]:
-        return [self.seed + i for i in range(self.n)]
-
 
 @dataclass(frozen=True)
-class Painted:
+class Generated:
     """What came of it."""
 
-    pixels: npt.NDArray[np.uint8]
-    """uint8 [n, 3, S, S], as painted"""
+    result: GenerationResult
     closest: tuple[Match | None, ...]
-    """for each, the cover of the catalogue most like it"""
+    """for each new cover, the cover of the catalogue most like it; None for a refused one"""
 
 
 @dataclass(frozen=True)
@@ -75,7 +64,7 @@ class Job:
     progress: float = 0.0
     """share of the work done"""
     finished_at: datetime | None = None
-    painted: Painted | None = None
+    generated: Generated | None = None
     """once succeeded"""
     error: GatefoldError | None = None
     """once failed"""
@@ -114,7 +103,7 @@ class JobTable(Protocol):
     async def advance(self, job_id: str, progress: float) -> Job:
         """The job, running, with this share of its work done. Raises: UnknownJob."""
 
-    async def succeed(self, job_id: str, painted: Painted) -> Job:
+    async def succeed(self, job_id: str, generated: Generated) -> Job:
         """Raises: UnknownJob."""
 
     async def fail(self, job_id: str, error: GatefoldError) -> Job:
@@ -186,8 +175,8 @@ class InProcessJobs:
             return job
         return await self._record(replace(job, state="running", position=None, progress=progress))
 
-    async def succeed(self, job_id: str, painted: Painted) -> Job:
-        return await self._end(job_id, "succeeded", painted=painted)
+    async def succeed(self, job_id: str, generated: Generated) -> Job:
+        return await self._end(job_id, "succeeded", generated=generated)
 
     async def fail(self, job_id: str, error: GatefoldError) -> Job:
         return await self._end(job_id, "failed", error=error)
@@ -222,7 +211,7 @@ class InProcessJobs:
         return self._histories[job_id]
 
     async def _end(
-        self, job_id: str, state: State, *, painted: Painted | None = None, error: GatefoldError | None = None
+        self, job_id: str, state: State, *, generated: Generated | None = None, error: GatefoldError | None = None
     ) -> Job:
         job = self._history(job_id)[-1]
         if job.ended:
@@ -230,9 +219,8 @@ class InProcessJobs:
         now = datetime.now(timezone.utc)
         progress = 1.0 if state == "succeeded" else job.progress
         self._finished.append(job_id)
-        ended = await self._record(
-            replace(job, state=state, position=None, progress=progress, finished_at=now, painted=painted, error=error)
-        )
+        outcome = replace(job, state=state, position=None, progress=progress, finished_at=now)
+        ended = await self._record(replace(outcome, generated=generated, error=error))
         self._forget_oldest()
         return ended
 

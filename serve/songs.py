@@ -119,7 +119,9 @@ class SongRoutes:
     async def release(self) -> ReleaseView:
         """What is being served."""
         with self._rota.on_duty() as serving:
-            ears, index = await asyncio.gather(serving.encoder.describe(), serving.retriever.describe())
+            ears, index, generator = await asyncio.gather(
+                serving.encoder.describe(), serving.retriever.describe(), serving.generator.describe()
+            )
         release = serving.release
         return ReleaseView(
             version=release.version,
@@ -127,6 +129,8 @@ class SongRoutes:
             index=part_view(release.index),
             generator=part_view(release.generator),
             covers=index.covers,
+            generator_kind=generator.kind,
+            novelty=generator.novelty,
             audio=ears.audio,
         )
 

@@ -1,4 +1,4 @@
-"""The three things the API stands on - an encoder of songs, a retriever of covers, a painter of covers - and the
+"""The three things the API stands on - an encoder of songs, a retriever of covers, a generator of covers - and the
 plain data that passes between them.
 
 Interfaces only. In production they are Ray deployments behind handles (serve.handles); in a test they are a few lines
@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from gatefold.config import AudioSettings
 from gatefold.errors import UnknownTrack
+from gatefold.generator.interface import GenerationRequest
+from gatefold.generator.originality import NewCover, Refused
 from gatefold.records import Match
 from gatefold.retrieval import ALL, Filters, IndexedTrack
 
@@ -62,16 +64,26 @@ class SongQuery:
 
 
 @dataclass(frozen=True)
-class Commission:
-    """All that a painter needs: the same commission gives the same covers."""
+class GenerationJob:
+    """All that a generator needs: the same job gives the same covers, as long as the same sources are allowed."""
 
     song_embedding: Vector
     """float32 [D]"""
-    neighbour_embeddings: Vector
-    """float32 [N, D], the covers it takes its style from"""
+    song_id: str | None
+    artist: str | None
+    """of a song of the catalogue, whose own covers are no sources"""
     seeds: list[int]
-    num_inference_steps: int
-    guidance_scale: float
+    request: GenerationRequest
+    source_song_ids: frozenset[str] | None
+    """the sources to use among those that are allowed; all when None"""
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """A new cover for each seed, or why there is none; and the covers that were sources when generation began."""
+
+    covers: tuple[NewCover | Refused, ...]
+    matches: tuple[Match, ...]
 
 
 @dataclass(frozen=True)
@@ -87,10 +99,15 @@ class IndexFacts:
 
 
 @dataclass(frozen=True)
-class PainterFacts:
-    neighbours: int
-    num_inference_steps: int
-    guidance_scale: float
+class GeneratorFacts:
+    kind: str
+    num_sources: int
+    accepts: frozenset[str]
+    """fields of a request that this kind knows"""
+    novelty: float | None
+    """where none is asked for; None for a kind without novelty"""
+    sources: dict[str, list[str]]
+    """`generator.sources`"""
 
 
 class SongEncoding(Protocol):
@@ -121,16 +138,16 @@ class CoverRetrieval(Protocol):
     async def describe(self) -> IndexFacts: ...
 
 
-class CoverPainting(Protocol):
+class CoverGeneration(Protocol):
     """The generator."""
 
-    def paint(self, commission: Commission) -> AsyncGenerator[float | Pictures, None]:
-        """The share of steps done, 0.0 when it begins, then again and again; last the covers, uint8 [n, 3, S, S].
+    def generate(self, job: GenerationJob) -> AsyncGenerator[float | GenerationResult, None]:
+        """The share of steps done, 0.0 when it begins, then again and again; last the result.
 
-        Closing the iterator early stops the painting within a step.
+        Closing the iterator early stops the generator within a step. Raises: NoSources; InputError.
         """
 
-    async def describe(self) -> PainterFacts: ...
+    async def describe(self) -> GeneratorFacts: ...
 
 
 class Readiness(Protocol):
@@ -165,7 +182,7 @@ class Stages:
     release: ServedRelease
     encoder: SongEncoding
     retriever: CoverRetrieval
-    painter: CoverPainting
+    generator: CoverGeneration
     readiness: Readiness
 
 

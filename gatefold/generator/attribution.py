@@ -39,10 +39,8 @@ def attribute(
     place = np.zeros(len(share), np.uint8)
     place[kept] = np.arange(len(kept))
     total = share[kept].sum()
-    shares = tuple(
-        Share(song_ids[number], float(share[number] / total), largest_region(holder == number) if holds[number] else 0.0)
-        for number in kept
-    )
+    regions = {number: largest_region(holder == number) for number in kept if holds[number]}
+    shares = tuple(Share(song_ids[n], float(share[n] / total), regions.get(n, 0.0)) for n in kept.tolist())
     return Attribution(shares, place[holder])
 
 

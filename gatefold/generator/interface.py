@@ -11,6 +11,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from gatefold.errors import InputError
+
 Pixels = npt.NDArray[np.uint8]
 Vectors = npt.NDArray[np.float32]
 OnStep = Callable[[int, int], None]
@@ -38,7 +40,7 @@ class Sources:
 
 
 @dataclass(frozen=True)
-class Request:
+class GenerationRequest:
     """What is asked of a generator beside sources and seeds; None is the generator's own default."""
 
     size: int | None = None
@@ -92,6 +94,14 @@ class Generated:
     """song_ids of the sources whose original is smaller than the cover"""
 
 
+def check_request(kind: str, accepts: frozenset[str], request: GenerationRequest) -> None:
+    """Raises: InputError naming a field that this kind of generator does not know."""
+    for name, value in vars(request).items():
+        if value is not None and name not in accepts:
+            known = ", ".join(sorted(accepts))
+            raise InputError(f"{name} = {value!r}: a generator of kind '{kind}' has no {name}; it takes {known}")
+
+
 class CoverGenerator(Protocol):
     """A loaded generator bundle."""
 
@@ -99,13 +109,17 @@ class CoverGenerator(Protocol):
     """as in `generator.kind`"""
     num_sources: int
     """nearest covers it is made for"""
+    reads_pixels: bool
+    """whether sources need pixels; else they need embeddings"""
+    accepts: frozenset[str]
+    """fields of a request that this kind knows"""
     encoder_fingerprint: str
     """of the encoder whose embeddings it understands"""
     novelty: float | None
     """0 to 1 where none is asked for; None for a kind without novelty"""
 
     def generate(
-        self, song_embedding: Vectors, sources: Sources, *, seeds: Sequence[int], request: Request, on_step: OnStep
+        self, song_embedding: Vectors, sources: Sources, *, seeds: Sequence[int], request: GenerationRequest, on_step: OnStep
     ) -> list[Generated]:
         """One cover for each seed. The same arguments give the same bytes, whatever other seeds are generated with it.
 

@@ -18,12 +18,14 @@ from torch import Tensor
 from gatefold.covers import resized, to_pixels
 from gatefold.errors import InputError
 from gatefold.generator.attribution import attribute
-from gatefold.generator.interface import Generated, OnStep, Pixels, Request, Sources, Vectors
+from gatefold.generator.interface import Generated, GenerationRequest, OnStep, Pixels, Sources, Vectors, check_request
 from gatefold.generator.local_score import Parameters
 from gatefold.generator.sampler import Sampled, Sampler
 
 SIZES = (16, 3000)
 """pixels a side that a cover may have"""
+_WORKING_BYTES = 512 << 20  # of the pictures that are sampled together
+_BYTES_PER_PIXEL = 64  # of a picture while it is sampled: a few copies in float32, channels and holder
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class LocalScorePipeline(DiffusionPipeline):
     """
 
     kind = "local-score"
+    reads_pixels = True
+    accepts = frozenset({"size", "novelty", "palette_from"})
 
     def __init__(
         self, curve: str = "[]", default: int = 0, num_sources: int = 0, size: int = 0, encoder_fingerprint: str = ""
@@ -56,11 +60,12 @@ class LocalScorePipeline(DiffusionPipeline):
         self.register_to_config(
             curve=curve, default=default, num_sources=num_sources, size=size, encoder_fingerprint=encoder_fingerprint
         )
-        self.compute_on(torch.device("cpu"), threads=1)
+        self.compute_on(torch.device("cpu"))
 
-    def compute_on(self, device: torch.device, *, threads: int, half_precision: bool = False) -> None:
-        """Where pictures are computed: a pipeline without weights has no device of its own."""
-        self._where = {"device": device, "threads": threads, "half_precision": half_precision}
+    def compute_on(self, device: torch.device, *, half_precision: bool = False) -> None:
+        """Where pictures are computed: a pipeline without weights has no device of its own. On a CPU, tiles and
+        pictures are computed side by side on as many threads as torch has where `generate` is called."""
+        self._compute_device, self._half_precision = device, half_precision
 
     @property
     def curve(self) -> list[CurvePoint]:
@@ -101,7 +106,7 @@ class LocalScorePipeline(DiffusionPipeline):
         sources: Sources,
         *,
         seeds: Sequence[int],
-        request: Request,
+        request: GenerationRequest,
         on_step: OnStep,
     ) -> list[Generated]:
         """See `CoverGenerator.generate`; sources need cosines and pixels.
@@ -111,22 +116,34 @@ class LocalScorePipeline(DiffusionPipeline):
         """
         size = request.size or self.size
         lead = self._checked(sources, request, size)
-        reader = _Reader(sources, self._where["device"])
+        reader = _Reader(sources, self._compute_device)
         cosines = torch.from_numpy(np.array(sources.cosines, np.float32))
-        sampler = Sampler(reader.read, cosines, self.parameters(request.novelty), **self._where)
-        with torch.inference_mode():
-            sampled = sampler.sample(seeds, size, lead=lead, on_step=on_step)
+        sampler = Sampler(
+            reader.read,
+            cosines,
+            self.parameters(request.novelty),
+            device=self._compute_device,
+            half_precision=self._half_precision,
+            threads=torch.get_num_threads(),
+        )
+        together = max(1, _WORKING_BYTES // (_BYTES_PER_PIXEL * size**2))
+        groups = [seeds[start : start + together] for start in range(0, len(seeds), together)]
+        sampled: list[Sampled] = []
+        for number, group in enumerate(groups):
+            def report(done: int, steps: int, number: int = number) -> None:
+                on_step(number * steps + done, len(groups) * steps)
+
+            with torch.inference_mode():
+                sampled += sampler.sample(group, size, lead=lead, on_step=report)
         return [_generated(seed, one, sources, reader) for seed, one in zip(seeds, sampled, strict=True)]
 
-    def _checked(self, sources: Sources, request: Request, size: int) -> int | None:
+    def _checked(self, sources: Sources, request: GenerationRequest, size: int) -> int | None:
         """Number of the source whose colours lead, where one is asked for."""
-        for name in ("num_inference_steps", "guidance_scale", "strength", "adapter"):
-            if getattr(request, name) is not None:
-                raise InputError(f"{name}: the generator of this release is of kind '{self.kind}', which has none")
+        check_request(self.kind, self.accepts, request)
         if not SIZES[0] <= size <= SIZES[1]:
             raise InputError(f"size {size}: a new cover may have {SIZES[0]} to {SIZES[1]:,} pixels a side")
         if size > sources.pixels.shape[-1] and sources.open_original is None:
-            raise InputError(f"size {size}: sources have {sources.pixels.shape[-1]} pixels, and no originals are at hand")
+            raise InputError(f"size {size}: sources have {sources.pixels.shape[-1]} pixels and no original files")
         if request.palette_from is None:
             return None
         if request.palette_from not in sources.song_ids:

@@ -65,7 +65,7 @@ def levels(size: int) -> list[int]:
 
 
 def steps(size: int) -> list[Step]:
-    """All denoising steps of a picture: a level ends at t = 1/2, 1/4, ...; beyond 256 pixels each level has two more."""
+    """All denoising steps of a picture: a level ends at t = 1/2, 1/4, ...; levels beyond 256 pixels have steps of their own."""
     sizes = levels(size)
     times = [1 - i / STEPS for i in range(STEPS)] + [2.0 ** -(4 + i) for i in range(1, len(sizes) - 2)]
     after = [*times[1:], 0.0]
@@ -79,7 +79,7 @@ def steps(size: int) -> list[Step]:
 
 @dataclass(frozen=True)
 class Window:
-    """The same place of A sources: float32 [A, 3, H, W] in [-1, 1], and their squares summed over channels [A, H, W]."""
+    """The same place of A sources: float32 [A, 3, H, W] in [-1, 1], and squares summed over channels [A, H, W]."""
 
     sources: Tensor
     squares: Tensor

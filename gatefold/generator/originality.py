@@ -1,6 +1,6 @@
-"""How close a new cover comes to a single existing one, measured before it is handed out; and what happens if too close.
+"""How close a new cover comes to a single existing one, and what happens when it is too close.
 
-Three measures, each with a limit: the largest share of one source, the largest connected region of one source, and the
+Measured before it is handed out, each with a limit: the largest share of one source, the largest connected region of one source, and the
 likeness to the most similar of all catalogue covers by features that the generator does not know. Over a limit the
 picture is generated again, from the next seed of its own sequence and with more novelty; at last it is refused.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from gatefold.config import OriginalitySettings
-from gatefold.generator.interface import CoverGenerator, Generated, OnStep, Request, Sources, Vectors
+from gatefold.generator.interface import CoverGenerator, Generated, GenerationRequest, OnStep, Sources, Vectors
 
 Code = Literal["too_much_of_one_source", "region_too_large", "too_like_a_cover"]
 
@@ -65,7 +65,7 @@ def generate_original(
     sources: Sources,
     *,
     seeds: Sequence[int],
-    request: Request,
+    request: GenerationRequest,
     limits: OriginalitySettings,
     measure_likeness: MeasureLikeness,
     on_step: OnStep,
@@ -103,7 +103,7 @@ def seed_of(seed: int, attempt: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{attempt}".encode()).digest()[:8], "big") >> 1
 
 
-def _more_novel(generator: CoverGenerator, request: Request, part: float) -> Request:
+def _more_novel(generator: CoverGenerator, request: GenerationRequest, part: float) -> GenerationRequest:
     """The request, this part of the way from its novelty to 1; as it is for a generator without novelty."""
     novelty = request.novelty if request.novelty is not None else generator.novelty
     if novelty is None or part == 0:

@@ -33,7 +33,8 @@ def colour_maps(pixels: Tensor, lead: int) -> tuple[Tensor, Tensor]:
 def _root(matrices: Tensor) -> Tensor:
     """Symmetric square roots of positive definite matrices [N, 3, 3]."""
     values, vectors = torch.linalg.eigh(matrices)
-    return (vectors * values.clamp(min=0).sqrt()[:, None, :]) @ vectors.transpose(1, 2)
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()[:, None, :]) @ vectors.transpose(1, 2)
+    return root
 
 
 def recoloured(pixels: Tensor, matrices: Tensor, offsets: Tensor) -> Tensor:

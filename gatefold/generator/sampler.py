@@ -233,9 +233,9 @@ class Sampler:
         window = picture.whole or level.window(active, rows, columns, picture.maps)
         noisy, log_prior = picture.noisy[:, rows, columns], picture.log_prior[owners]
         weights = posterior(noisy, window, log_prior, t=step.t, half=half, cut=cut)
-        inside = slice(top - rows.start, bottom - rows.start), slice(left - columns.start, right - columns.start)
+        y, x = slice(top - rows.start, bottom - rows.start), slice(left - columns.start, right - columns.start)
         for channel in range(3):
-            averaged = weights.to(self._averaged) * window.sources[:, channel, *inside].to(self._averaged)
+            averaged = weights.to(self._averaged) * window.sources[:, channel, y, x].to(self._averaged)
             picture.clean[channel, top:bottom, left:right] = averaged.sum(0, dtype=torch.float32)
         sums = weights.sum((1, 2), dtype=torch.float64)
         picture.share[number] = sums.new_zeros(self._count).index_add_(0, owners, sums)
@@ -278,7 +278,8 @@ def _holder(weights: Tensor, owners: Tensor) -> Tensor:
     """int16 [h, w], the source that holds most of each pixel, by weights [A, h, w] of sources and mirror images."""
     sources, position = torch.unique(owners, return_inverse=True)
     merged = weights.new_zeros((len(sources), *weights.shape[1:])).index_add_(0, position, weights)
-    return sources[merged.argmax(0)].to(torch.int16)
+    holder: Tensor = sources[merged.argmax(0)].to(torch.int16)
+    return holder
 
 
 def _sampled(picture: _Picture) -> Sampled:

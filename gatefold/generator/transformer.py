@@ -10,19 +10,16 @@ Shape legend: B = batch, K = neighbours, D = width of the joint space, S = pixel
 import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
-from PIL import Image
 from torch import Tensor
 
 from gatefold.config import CoverSettings, TransformerSettings
-from gatefold.covers import to_pixels
-from gatefold.errors import InputError, WrongModel
-from gatefold.generator.interface import Generated, OnStep, Pixels, Request, Sources, Vectors
+from gatefold.covers import resized, to_pixels
+from gatefold.errors import WrongModel
+from gatefold.generator.interface import Generated, GenerationRequest, OnStep, Sources, Vectors, check_request
 
-_NOT_FOR_THIS_KIND = ("novelty", "palette_from", "strength", "adapter")
-"""fields of `interface.Request` that it has no use for"""
+"""fields of `interface.GenerationRequest` that it has no use for"""
 _SIGMA_FLOOR = 0.05  # below this noise level the division by sigma would only amplify rounding
 
 
@@ -117,6 +114,9 @@ class CoverPipeline(DiffusionPipeline):
 
     kind: str = "transformer"
     num_sources: int
+    reads_pixels = False
+    accepts = frozenset({"size", "num_inference_steps", "guidance_scale"})
+    novelty = None
     encoder_fingerprint: str
     model_cpu_offload_seq = "transformer"
 
@@ -212,7 +212,7 @@ class CoverPipeline(DiffusionPipeline):
         return unconditional + guidance * (conditional - unconditional)
 
     def generate(
-        self, song_embedding: Vectors, sources: Sources, *, seeds: Sequence[int], request: Request, on_step: OnStep
+        self, song_embedding: Vectors, sources: Sources, *, seeds: Sequence[int], request: GenerationRequest, on_step: OnStep
     ) -> list[Generated]:
         """One cover for each seed, conditioned on the embeddings of all sources; attribution is None.
 
@@ -227,7 +227,7 @@ class CoverPipeline(DiffusionPipeline):
         Raises: InputError for a request with another field that this kind cannot fulfil; WrongModel for embeddings of
             another width.
         """
-        self._check_request(request)
+        check_request(self.kind, self.accepts, request)
         self._check_width(song_embedding, sources.embeddings)
         # copied: a view of an Arrow column cannot be written to
         song, neighbours = torch.tensor(song_embedding)[None], torch.tensor(sources.embeddings)[None]
@@ -246,17 +246,8 @@ class CoverPipeline(DiffusionPipeline):
                 guidance_scale=request.guidance_scale,
                 on_step=on_step_of_all,
             )
-            covers.append(Generated(seed, _resized(to_pixels(picture[0]).cpu().numpy(), request.size or self.size)))
+            covers.append(Generated(seed, resized(to_pixels(picture[0]).cpu().numpy(), request.size or self.size)))
         return covers
-
-    def _check_request(self, request: Request) -> None:
-        for name in _NOT_FOR_THIS_KIND:
-            value = getattr(request, name)
-            if value is not None:
-                raise InputError(
-                    f"{name} {value!r}: a generator of kind '{self.kind}' has no {name}; leave it out, or serve a "
-                    "release whose generator has it"
-                )
 
     def _check_width(self, song_embedding: Vectors, neighbours: Vectors) -> None:
         width = int(self.transformer.config.joint_attention_dim)
@@ -265,39 +256,6 @@ class CoverPipeline(DiffusionPipeline):
                 f"song {song_embedding.shape} and neighbours {neighbours.shape}: "
                 f"this generator takes [{width}] and [K, {width}]"
             )
-
-    def paint(
-        self,
-        song_embedding: Vectors,
-        neighbour_embeddings: Vectors,
-        *,
-        seeds: Sequence[int],
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        on_step: Callable[[int, int], None] | None = None,
-    ) -> Pixels:
-        """`generate` for callers that have no `Sources`: pictures uint8 [n, 3, S, S]."""
-        count = len(neighbour_embeddings)
-        sources = Sources(
-            song_ids=("",) * count,
-            cosines=np.zeros(count, np.float32),
-            pixels=np.zeros((0, 3, 0, 0), np.uint8),
-            embeddings=neighbour_embeddings,
-        )
-        request = Request(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
-        covers = self.generate(
-            song_embedding, sources, seeds=seeds, request=request, on_step=on_step or (lambda _done, _steps: None)
-        )
-        return np.stack([cover.pixels for cover in covers])
-
-
-def _resized(pixels: Pixels, size: int) -> Pixels:
-    """uint8 [3, S, S] -> [3, size, size]."""
-    if pixels.shape[-1] == size:
-        return pixels
-    picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    resized = picture.resize((size, size), Image.Resampling.LANCZOS)
-    return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
 
 
 def build_pipeline(

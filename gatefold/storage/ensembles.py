@@ -3,8 +3,8 @@
 This is what the command line and the examples use; the endpoint spreads the same models over replicas.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,14 @@ import numpy.typing as npt
 import torch
 
 from gatefold.audio import listen
+from gatefold.config import GeneratorSettings, OriginalitySettings
 from gatefold.errors import NotFound, UnknownTrack
+from gatefold.generator.interface import GenerationRequest, OnStep
+from gatefold.generator.originality import NewCover, Refused
+from gatefold.generator.records import cover_record
 from gatefold.records import Match, Song
 from gatefold.retrieval import ALL, CoverIndex, Filters
+from gatefold.sources import SourceRule, chosen
 from gatefold.storage import objects, optouts, releases
 from gatefold.storage.encoders import load_encoder
 from gatefold.storage.indexes import load_index
@@ -23,8 +28,9 @@ from gatefold.storage.releases import Release
 from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
 
-if TYPE_CHECKING:
-    from gatefold.generator.transformer import CoverPipeline
+if TYPE_CHECKING:  # takes seconds to import, and a search does without
+    from gatefold.storage.generators import LoadedGenerator
+    from gatefold.storage.new_covers import NewCovers
 
 
 @dataclass(frozen=True)
@@ -41,27 +47,42 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Painting:
-    """New covers of one song, and the covers they took their style from."""
+class GeneratedForSong:
+    """What was generated for a song, one entry for each seed, and the covers it was generated from."""
 
-    pixels: npt.NDArray[np.uint8]
-    """[n, 3, S, S], one for each seed"""
-    neighbours: list[Match]
+    covers: list[NewCover | Refused]
+    sources: list[Match]
     record: dict[str, Any]
     """all that replays it, fit for JSON"""
 
+    @property
+    def new(self) -> list[NewCover]:
+        return [cover for cover in self.covers if isinstance(cover, NewCover)]
+
 
 class Ensemble:
-    """Encoder, index and, once it is needed, generator of a release."""
+    """Encoder, index and, once it is needed, generator of a release.
 
-    def __init__(self, workspace: Workspace, release: Release) -> None:
+    Args:
+        generator, originality: settings of what runs here, not of what was trained: memory and limits.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        release: Release,
+        generator: GeneratorSettings | None = None,
+        originality: OriginalitySettings | None = None,
+    ) -> None:
         self.release = release
         self._workspace = workspace
+        self._cache_bytes = (generator or GeneratorSettings()).cache_bytes
+        self._limits = originality or OriginalitySettings()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self.encoder: DualEncoder = load_encoder(self._uri(release.encoder), self._device)
         self.index: CoverIndex = load_index(self._uri(release.index))
         self._withdrawn = optouts.song_ids(workspace)
-        self._pipeline: CoverPipeline | None = None
+        self._loaded: tuple[LoadedGenerator, NewCovers] | None = None
 
     def hear(self, song: str) -> Heard:
         """Args:
@@ -79,45 +100,44 @@ class Ensemble:
     def search(self, heard: Heard, k: int, filters: Filters = ALL) -> list[Match]:
         """The k nearest covers, best first; none of a song that was withdrawn."""
         present = replace(filters, exclude_song_ids=filters.exclude_song_ids | self._withdrawn)
-        fingerprint = self.encoder.fingerprint
-        return self.index.search(heard.embedding[None], k, encoder_fingerprint=fingerprint, filters=present)[0]
+        return self._nearest(heard.embedding[None], k, present)[0]
 
-    def paint(
+    def generate(
         self,
         heard: Heard,
         *,
         seeds: Sequence[int],
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        on_step: Callable[[int, int], None] | None = None,
-    ) -> Painting:
-        """One new cover for each seed. A song of the catalogue takes nothing from its own cover or its artist's others.
+        request: GenerationRequest | None = None,
+        source_song_ids: Collection[str] | None = None,
+        on_step: OnStep = lambda _done, _steps: None,
+    ) -> GeneratedForSong:
+        """A new cover for each seed, from the nearest covers that may be sources, or why there is none.
 
         Args:
-            num_inference_steps, guidance_scale: the generator's own when None.
+            source_song_ids: the sources to use among these; all when None.
+
+        Raises: NoSources; InputError for a request that the generator cannot fulfil.
         """
-        pipeline = self._generator()
-        own, artist = (frozenset({name} if name else ()) for name in (heard.song_id, heard.artist))
-        neighbours = self.search(heard, pipeline.neighbours, Filters(own, artist))
-        steps = pipeline.num_inference_steps if num_inference_steps is None else num_inference_steps
-        guidance = pipeline.guidance_scale if guidance_scale is None else guidance_scale
-        pixels = pipeline.paint(
-            heard.embedding,
-            self.index.cover_embeddings([match.track.song_id for match in neighbours]),
-            seeds=seeds,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            on_step=on_step,
+        request = request or GenerationRequest()
+        loaded, new_covers = self._generator()
+        rule = SourceRule(loaded.sources, self._withdrawn)
+        found = self.search(heard, loaded.model.num_sources, rule.filters(heard.song_id, heard.artist))
+        matches = chosen(found, source_song_ids)
+        ids = [match.track.song_id for match in matches]
+        embeddings = None if loaded.model.reads_pixels else self.index.cover_embeddings(ids)
+        covers = new_covers.generate(
+            heard.embedding, matches, embeddings, seeds=seeds, request=request, on_step=on_step
         )
         record = {
             "song": heard.name,
             "song_embedding": heard.embedding.tolist(),
             "release": self.release.model_dump(),
             "seeds": list(seeds),
-            "neighbours": [{"song_id": match.track.song_id, "score": match.score} for match in neighbours],
-            "settings": {"num_inference_steps": steps, "guidance_scale": guidance},
+            "neighbours": [{"song_id": match.track.song_id, "score": match.score} for match in matches],
+            "settings": {name: value for name, value in asdict(request).items() if value is not None},
+            "covers": [cover_record(cover) for cover in covers],
         }
-        return Painting(pixels, neighbours, record)
+        return GeneratedForSong(covers, matches, record)
 
     def _recall(self, song_id: str, uri: str) -> Heard:
         if song_id in self._withdrawn:
@@ -133,17 +153,38 @@ class Ensemble:
             raise NotFound(f"track '{song_id}' could not be heard; see `gatefold rejects list --stage spectrograms`")
         return Heard(song_id, known.song_embedding, song_id=song_id, artist=known.track.artist)
 
-    def _generator(self) -> "CoverPipeline":
-        if self._pipeline is None:
-            from gatefold.storage.generators import load_generator  # takes seconds, and a search does without
+    def _nearest(self, embeddings: npt.NDArray[np.float32], k: int, filters: Filters) -> list[list[Match]]:
+        return self.index.search(embeddings, k, encoder_fingerprint=self.encoder.fingerprint, filters=filters)
 
-            self._pipeline = load_generator(self._uri(self.release.generator), self._device)
-        return self._pipeline
+    def _generator(self) -> "tuple[LoadedGenerator, NewCovers]":
+        if self._loaded is None:
+            from gatefold.nearest_cover import CANDIDATES
+            from gatefold.storage.generators import load_generator
+            from gatefold.storage.new_covers import NewCovers
+
+            def nearest(pixels: npt.NDArray[np.uint8]) -> list[list[str]]:
+                found = self._nearest(self.encoder.embed_covers(pixels), CANDIDATES, ALL)
+                return [[match.track.song_id for match in matches] for matches in found]
+
+            loaded = load_generator(self._uri(self.release.generator), self._device)
+            new_covers = NewCovers(
+                loaded,
+                self._workspace,
+                limits=self._limits,
+                cache_bytes=self._cache_bytes,
+                device=self._device,
+                nearest=nearest,
+                cover_uri=lambda song_id: self.index.get(song_id).cover_uri,
+            )
+            self._loaded = loaded, new_covers
+        return self._loaded
 
     def _uri(self, part: releases.Part) -> str:
         return objects.join(self._workspace.uri, part.uri)
 
 
-def load_ensemble(workspace: Workspace) -> Ensemble:
+def load_ensemble(
+    workspace: Workspace, generator: GeneratorSettings | None = None, originality: OriginalitySettings | None = None
+) -> Ensemble:
     """Of the release that serves. Raises: BundleNotFound where there is none."""
-    return Ensemble(workspace, releases.current(workspace))
+    return Ensemble(workspace, releases.current(workspace), generator, originality)

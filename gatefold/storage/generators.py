@@ -6,6 +6,7 @@ longer to import than an encoder's worker takes for all the rest.
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 
+from gatefold.config import CoverSettings
 from gatefold.errors import BundleCorrupt
 from gatefold.generator.interface import CoverGenerator
 from gatefold.generator.local_pipeline import LocalScorePipeline
@@ -32,29 +34,40 @@ def publish_generator(
     version: str,
     lineage: Mapping[str, str],
     details: Mapping[str, object],
-    sources: Mapping[str, Sequence[str]] | None = None,
+    cover: CoverSettings,
+    sources: Mapping[str, Sequence[str]],
 ) -> Bundle:
     """A bundle of kind "generator": the folder that `save_pretrained` writes.
 
     Args:
+        cover: how the covers of the workspace are stored.
         sources: `generator.sources`, which covers it may be given.
     """
     with tempfile.TemporaryDirectory() as folder:
         pipeline.save_pretrained(folder, safe_serialization=True)
         paths = [path for path in Path(folder).rglob("*") if path.is_file()]
         files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-    known = {**details, "kind": pipeline.kind, "sources": {key: list(value) for key, value in (sources or {}).items()}}
+    rule = {column: list(values) for column, values in sources.items()}
+    known = {**details, "kind": pipeline.kind, "cover": cover.model_dump(mode="json"), "sources": rule}
     return publish(uri, files, kind="generator", version=version, lineage=lineage, details=known)
 
 
-def load_generator(uri: str, device: str = "cpu", threads: int = 1) -> CoverGenerator:
-    """The generator of a bundle, ready to use.
+@dataclass(frozen=True)
+class LoadedGenerator:
+    """A generator, and what its bundle says of the covers it is given.
 
     Args:
-        threads: pictures or parts of them computed side by side on a CPU.
-
-    Raises: BundleNotFound, BundleCorrupt.
+        sources: `generator.sources`.
+        cover: how the covers of the workspace were stored.
     """
+
+    model: CoverGenerator
+    sources: dict[str, list[str]]
+    cover: CoverSettings
+
+
+def load_generator(uri: str, device: str = "cpu") -> LoadedGenerator:
+    """The generator of a bundle, ready to use on this device. Raises: BundleNotFound, BundleCorrupt."""
     bundle = open_bundle(uri, "generator")
     kind = kind_of(bundle)
     diffusers_logging.disable_progress_bar()  # its bar over two files; how progress is shown is not for it to say
@@ -66,11 +79,11 @@ def load_generator(uri: str, device: str = "cpu", threads: int = 1) -> CoverGene
             raise BundleCorrupt(f"generator '{uri}' does not fit this gatefold ({error}); train it again") from error
     pipeline.set_progress_bar_config(disable=True)
     if isinstance(pipeline, LocalScorePipeline):
-        pipeline.compute_on(torch.device(device), threads=threads, half_precision=device != "cpu")
+        pipeline.compute_on(torch.device(device), half_precision=device != "cpu")
     else:
         pipeline.transformer.eval().requires_grad_(False)
         pipeline.to(torch.device(device))
-    return pipeline
+    return LoadedGenerator(pipeline, _rule(bundle), _cover(bundle))
 
 
 def kind_of(bundle: Bundle) -> str:
@@ -81,10 +94,18 @@ def kind_of(bundle: Bundle) -> str:
     return kind
 
 
-def source_rule(uri: str) -> dict[str, list[str]]:
-    """`generator.sources` of a generator bundle. Raises: BundleNotFound, BundleCorrupt."""
-    bundle = open_bundle(uri, "generator")
+def _rule(bundle: Bundle) -> dict[str, list[str]]:
     rule = bundle.details.get("sources", {})
     if not isinstance(rule, dict) or not all(isinstance(values, list) for values in rule.values()):
-        raise BundleCorrupt(f"generator '{uri}' does not say which covers may be its sources; train it again")
+        raise BundleCorrupt(f"generator '{bundle.uri}' does not say which covers may be its sources; train it again")
     return {str(column): [str(value) for value in values] for column, values in rule.items()}
+
+
+def _cover(bundle: Bundle) -> CoverSettings:
+    try:
+        return CoverSettings.model_validate(bundle.details.get("cover"))
+    except ValueError as error:
+        raise BundleCorrupt(
+            f"generator '{bundle.uri}' does not say how covers are stored, as those of this gatefold do; make it anew: "
+            "`gatefold train-generator`"
+        ) from error

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gatefold.errors import InputError, Overloaded, WrongModel
-from gatefold.generator.interface import CoverGenerator, Pixels, Request, Sources, Vectors
+from gatefold.generator.interface import CoverGenerator, GenerationRequest, Pixels, Sources, Vectors
 from gatefold.generator.transformer import CoverPipeline, build_pipeline, build_transformer, denoise, flow_loss
 from tests.factories import COVER, ENCODER, GENERATOR, unit_vectors
 
@@ -38,7 +38,7 @@ def generate(
     **request: Any,
 ) -> Pixels:
     """The covers' pixels uint8 [n, 3, G, G]."""
-    asked = Request(**request)
+    asked = GenerationRequest(**request)
     covers = pipeline.generate(song, sources_of(neighbours), seeds=seeds, request=asked, on_step=on_step)
     return np.stack([cover.pixels for cover in covers])
 
@@ -218,7 +218,7 @@ def test_a_saved_pipeline_comes_back_whole(pipeline: CoverPipeline, tmp_path: Pa
 def test_it_is_a_generator_of_its_kind_that_cannot_say_where_pixels_come_from(pipeline: CoverPipeline) -> None:
     generator: CoverGenerator = pipeline
     assert (generator.kind, generator.num_sources, generator.encoder_fingerprint) == ("transformer", 2, "ears-1")
-    covers = generator.generate(SONG, sources_of(NEIGHBOURS), seeds=[7, 9], request=Request(), on_step=ignore)
+    covers = generator.generate(SONG, sources_of(NEIGHBOURS), seeds=[7, 9], request=GenerationRequest(), on_step=ignore)
     assert [(cover.seed, cover.attribution, cover.enlarged) for cover in covers] == [(7, None, ()), (9, None, ())]
 
 
@@ -242,7 +242,7 @@ def test_without_embeddings_of_sources_nothing_is_generated(pipeline: CoverPipel
     pixels = np.zeros((2, 3, SIZE, SIZE), np.uint8)
     sources = Sources(("a", "b"), np.ones(2, np.float32), pixels)
     with pytest.raises(WrongModel, match=r"neighbours \(0, 0\)"):
-        pipeline.generate(SONG, sources, seeds=[7], request=Request(), on_step=ignore)
+        pipeline.generate(SONG, sources, seeds=[7], request=GenerationRequest(), on_step=ignore)
 
 
 def test_embeddings_that_cannot_be_written_to_are_taken_without_a_warning(pipeline: CoverPipeline) -> None:
