@@ -67,6 +67,26 @@ def to_pixels(values: "Tensor") -> "Tensor":
     return ((values.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().byte()
 
 
+def resized(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The same pictures at another size: each new pixel is the average of those it covers, or Lanczos where S is less.
+
+    Args:
+        pixels: uint8 [..., 3, S, S], RGB; returned as they are, not copied, where S is `size`.
+        size: pixels a side.
+
+    Returns: uint8 [..., 3, size, size].
+    """
+    side = pixels.shape[-1]
+    if side == size:
+        return pixels
+    filter = Image.Resampling.BOX if size < side else Image.Resampling.LANCZOS
+    result = np.empty((int(np.prod(pixels.shape[:-3])), 3, size, size), np.uint8)
+    for number, picture in enumerate(pixels.reshape(-1, 3, side, side)):
+        rows = Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0)))
+        result[number] = np.asarray(rows.resize((size, size), filter)).transpose(2, 0, 1)
+    return result.reshape(*pixels.shape[:-2], size, size)
+
+
 def encode_picture(pixels: NDArray[np.uint8], size: int, format: Literal["png", "jpeg"]) -> bytes:
     """A picture file of `size` pixels a side; the same pixels always give the same bytes.
 

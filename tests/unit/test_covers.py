@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from gatefold.config import CoverSettings
-from gatefold.covers import decode_cover, encode_picture, to_model, to_pixels
+from gatefold.covers import decode_cover, encode_picture, resized, to_model, to_pixels
 from gatefold.errors import EmptyFile, TooLarge, UndecodableCover
 
 COVER = CoverSettings(size=32)
@@ -173,3 +173,22 @@ def test_a_picture_is_written_at_any_size_and_always_alike() -> None:
             picture = Image.open(io.BytesIO(data))
             assert (picture.size, picture.format, picture.mode) == ((size, size), format.upper(), "RGB")
             assert encode_picture(pixels, size, format) == data
+
+
+def test_a_smaller_picture_has_the_averages_of_the_larger_one() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 3, 24, 24), np.uint8)
+    expected = pixels.reshape(2, 5, 3, 8, 3, 8, 3).mean((4, 6))
+    smaller = resized(pixels, 8)
+    assert (smaller.shape, smaller.dtype) == ((2, 5, 3, 8, 8), np.uint8)
+    assert np.abs(smaller - expected).max() <= 1.01  # rows are rounded before columns are averaged
+
+
+def test_a_larger_picture_of_one_colour_keeps_it_and_one_of_the_right_size_is_not_touched() -> None:
+    pixels = np.full((3, 16, 16), 77, np.uint8)
+    assert (resized(pixels, 40) == 77).all()
+    assert resized(pixels, 40).shape == (3, 40, 40)
+    assert resized(pixels, 16) is pixels
+
+
+def test_no_pictures_are_resized_to_no_pictures() -> None:
+    assert resized(np.zeros((0, 3, 16, 16), np.uint8), 8).shape == (0, 3, 8, 8)
