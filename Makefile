@@ -43,12 +43,12 @@ clean: ## take away .venv and caches; workspaces stay
 	find gatefold pipelines serve tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.bench: $(INSTALLED)
-	.venv/bin/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[cpu,dev,bench]'
+	.venv/bin/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[cpu,eval,dev,bench]'
 	@touch $@
 
 # hnswlib has no wheel for every machine; then it needs a C++ compiler
 .venv/.bench-retrieval: $(INSTALLED)
-	.venv/bin/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[cpu,dev,bench-retrieval]'
+	.venv/bin/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[cpu,eval,dev,bench-retrieval]'
 	@touch $@
 
 $(INSTALLED): pyproject.toml requirements.lock
@@ -58,7 +58,7 @@ $(INSTALLED): pyproject.toml requirements.lock
 		echo "gatefold needs Python 3.10, 3.11 or 3.12, not $$($(PYTHON) --version)" >&2; exit 1; }
 	@echo "Making .venv with $$($(PYTHON) --version), as requirements.lock says; the first time takes minutes"
 	@$(PYTHON) -m venv .venv
-	@set -o pipefail; .venv/bin/pip install --disable-pip-version-check -c requirements.lock -e '.[cpu,dev]' | \
+	@set -o pipefail; .venv/bin/pip install --disable-pip-version-check -c requirements.lock -e '.[cpu,eval,dev]' | \
 		while read -r line; do case $$line in *MB\)|*GB\)|Installing*) echo "  $${line:0:110}";; esac; done
 	@touch $@
 
