@@ -147,17 +147,40 @@ def _ratio(total: Doubles, weight: npt.NDArray[np.number]) -> Doubles:
 
 
 def frechet_distance(a: Floats, b: Floats) -> float:
-    """Between Gaussians fitted to features [N, C]. Biased upward for small N: compare only at equal N.
+    """Between Gaussians fitted to features [N, C] and [M, C]. Biased upward for few pictures: compare only at equal N
+    and M.
 
     Source: Heusel et al. 2017, equation 6.
     """
-    mean_a, mean_b = a.mean(0), b.mean(0)
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    # trace of the root of a product of positive matrices, by the eigenvalues of a symmetric one with the same spectrum
-    values, vectors = np.linalg.eigh(cov_a)
-    root_a = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    cross = np.sqrt(np.clip(np.linalg.eigvalsh(root_a @ cov_b @ root_a), 0, None)).sum()
-    return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+    return float(frechet_distances(a, b, np.ones((1, len(a))), np.ones((1, len(b))))[0])
+
+
+def frechet_distances(a: Floats, b: Floats, weights_a: Doubles, weights_b: Doubles) -> Doubles:
+    """`frechet_distance` [R] where pictures count as often as weights [R, N] and [R, M] say; NaN where fewer than two
+    count on a side.
+
+    The trace of the root of a product of two covariances is the sum of the singular values of the product of their
+    factors, which are as small as there are pictures however wide the features.
+    """
+    one, other = a.astype(np.float64), b.astype(np.float64)
+    found = np.full(len(weights_a), np.nan)
+    for turn, (w_a, w_b) in enumerate(zip(weights_a, weights_b, strict=True)):
+        if (w_a > 0).sum() > 1 and (w_b > 0).sum() > 1:
+            (mean_a, factor_a), (mean_b, factor_b) = _gaussian(one, w_a), _gaussian(other, w_b)
+            cross = np.linalg.svd(factor_a @ factor_b.T, compute_uv=False).sum()
+            spread = (factor_a**2).sum() + (factor_b**2).sum()
+            found[turn] = float(((mean_a - mean_b) ** 2).sum() + spread - 2 * cross)
+    return found
+
+
+def _gaussian(features: Doubles, weights: Doubles) -> tuple[Doubles, Doubles]:
+    """Mean [C], and X [min(N, C), C] with X' X the covariance."""
+    counted, weights = features[weights > 0], weights[weights > 0]
+    centre = weights @ counted / weights.sum()
+    factor = (counted - centre) * np.sqrt(weights / (weights.sum() - 1))[:, None]
+    if len(factor) > factor.shape[1]:
+        factor = np.asarray(np.linalg.qr(factor, mode="r"), dtype=np.float64)
+    return centre, factor
 
 
 def kernel_distance(a: Floats, b: Floats) -> float:
@@ -165,28 +188,54 @@ def kernel_distance(a: Floats, b: Floats) -> float:
 
     Source: Binkowski et al. 2018, equation 4 and section 3.
     """
-    a, b = a.astype(np.float64), b.astype(np.float64)  # three sums that nearly cancel
-    return _within(a) + _within(b) - 2 * float(_kernel(a, b).mean())
+    return float(kernel_distances(a, b, np.ones((1, len(a))), np.ones((1, len(b))))[0])
 
 
-def _within(features: Floats) -> float:
-    """Mean kernel over pairs of different pictures."""
-    values, n = _kernel(features, features), len(features)
-    return float(values.sum() - np.trace(values)) / (n * (n - 1))
+def kernel_distances(a: Floats, b: Floats, weights_a: Doubles, weights_b: Doubles) -> Doubles:
+    """`kernel_distance` [R] where pictures count as often as weights [R, N] and [R, M] say; NaN where fewer than two
+    count on a side. The kernels are computed once for all R.
+    """
+    one, other = a.astype(np.float64), b.astype(np.float64)  # three sums that nearly cancel
+    total = weights_a.sum(1) * weights_b.sum(1)
+    across = _ratio(((weights_a @ _kernel(one, other)) * weights_b).sum(1), total)
+    distances: Doubles = _within(one, weights_a) + _within(other, weights_b) - 2 * across
+    return distances
 
 
-def _kernel(x: Floats, y: Floats) -> Floats:
-    kernel: Floats = (x @ y.T / x.shape[1] + 1) ** 3
-    return kernel
+def _within(features: Doubles, weights: Doubles) -> Doubles:
+    """Mean kernel [R] over pairs of different pictures; one that counts twice is no pair with itself."""
+    values, squares = _kernel(features, features), weights**2
+    pairs = weights.sum(1) ** 2 - squares.sum(1)
+    return _ratio(((weights @ values) * weights).sum(1) - squares @ np.diagonal(values), pairs)
+
+
+def _kernel(x: Floats, y: Floats) -> Doubles:
+    return np.asarray((x @ y.T / x.shape[1] + 1) ** 3, dtype=np.float64)
+
+
+def interval_around(value: float, rounds: Doubles) -> tuple[float, float]:
+    """95 % bootstrap interval of a distance between sets: as far from `value` as resamplings [R] are from their mean.
+
+    Resampled sets hold fewer different pictures, by which a distance comes out larger: their percentiles alone could
+    lie beside the value.
+    """
+    low, high = np.nanpercentile(rounds - np.nanmean(rounds), [2.5, 97.5])
+    return value + float(low), value + float(high)
 
 
 def joint_features(songs: Floats, covers: Floats) -> Floats:
-    """[N, 2C]: each cover beside the song it belongs to, so that a distance between sets also sees whether they fit.
+    """[N, C + D]: each cover beside the song it belongs to, so that a distance between sets also sees whether they fit.
 
-    A distance between covers alone cannot tell a generator that listens from one that shuffles its songs: both paint
-    the same set. Scaled so that an entry is about one, as the cubic kernel expects.
+    A distance between covers alone cannot tell a generator that reads the song from one that shuffles its songs: both
+    make the same set. Song and cover count alike, and are scaled so that an entry is about one, as the cubic kernel
+    expects.
+
+    Args:
+        songs: [N, C], unit length.
+        covers: [N, D], unit length.
 
     Source: DeVries et al. 2019, "On the Evaluation of Conditional GANs", section 4.
     """
-    features: Floats = np.concatenate([songs, covers], axis=1) * np.sqrt(songs.shape[1])
+    scale = float(np.sqrt((songs.shape[1] + covers.shape[1]) / 2))
+    features: Floats = np.concatenate([songs * scale, covers * scale], axis=1)
     return features

@@ -11,8 +11,12 @@ from gatefold.metrics import (
     expected_recall,
     expected_reciprocal_rank,
     frechet_distance,
+    frechet_distances,
     interval,
+    interval_around,
+    joint_features,
     kernel_distance,
+    kernel_distances,
     mean,
     mean_over,
     median,
@@ -179,3 +183,59 @@ def test_kernel_distance_of_like_sets_is_about_nothing_at_any_size() -> None:
 def test_kernel_distance_loses_nothing_to_single_precision() -> None:
     a, b = normal(300, 16, 13) + 9, normal(300, 16, 14) + 9
     assert kernel_distance(a.astype(np.float32), b.astype(np.float32)) == pytest.approx(kernel_distance(a, b), abs=1e-2)
+
+
+def test_frechet_distance_of_pictures_that_count_is_that_of_pictures_that_stand_as_often() -> None:
+    for width in (3, 40):  # fewer features than pictures, and more
+        a, b = normal(12, width, 15), normal(9, width, 16) + 0.5
+        rng = np.random.default_rng(17)
+        weights_a, weights_b = (rng.integers(0, 3, (4, n)).astype(np.float64) for n in (12, 9))
+        for number, found in enumerate(frechet_distances(a, b, weights_a, weights_b)):
+            standing = [
+                np.repeat(features, weights[number].astype(int), axis=0)
+                for features, weights in ((a, weights_a), (b, weights_b))
+            ]
+            assert found == pytest.approx(frechet_distance(standing[0], standing[1]))
+
+
+def test_kernel_distance_of_pictures_that_count_pairs_none_with_itself() -> None:
+    a, b = normal(6, 4, 18), normal(5, 4, 19) + 0.5
+    weights_a, weights_b = np.array([[0.0, 1, 3, 1, 0, 1]]), np.array([[2.0, 0, 1, 1, 1]])
+
+    def mean_kernel(x: Matrix, y: Matrix, w: Matrix, v: Matrix, *, same: bool) -> float:
+        pairs = [(i, j) for i in range(len(x)) for j in range(len(y)) if not (same and i == j)]
+        values = [w[i] * v[j] * float((x[i] @ y[j] / 4 + 1) ** 3) for i, j in pairs]
+        return sum(values) / sum(w[i] * v[j] for i, j in pairs)
+
+    w, v = weights_a[0], weights_b[0]
+    within = mean_kernel(a, a, w, w, same=True) + mean_kernel(b, b, v, v, same=True)
+    naive = within - 2 * mean_kernel(a, b, w, v, same=False)
+    assert kernel_distances(a, b, weights_a, weights_b)[0] == pytest.approx(naive)
+
+
+def test_a_side_of_which_nothing_is_drawn_has_no_distance() -> None:
+    a, b, none = normal(4, 3, 20), normal(5, 3, 21), np.zeros((1, 4))
+    assert np.isnan(frechet_distances(a, b, none, np.ones((1, 5)))).all()
+    assert np.isnan(kernel_distances(a, b, none, np.ones((1, 5)))).all()
+
+
+def test_the_interval_of_a_distance_holds_it_and_is_narrower_for_more_artists() -> None:
+    widths = []
+    for artists in (10, 80):
+        a, b = normal(artists * 2, 6, 22), normal(artists * 2, 6, 23) + 1
+        draws = [resampled([str(n // 2) for n in range(artists * 2)], 200, seed) for seed in (0, 1)]
+        for distance, distances in ((frechet_distance, frechet_distances), (kernel_distance, kernel_distances)):
+            value = distance(a, b)
+            low, high = interval_around(value, distances(a, b, draws[0], draws[1]))
+            assert low < value < high
+            widths.append(high - low)
+    assert (widths[2], widths[3]) < (widths[0], widths[1])
+
+
+def test_song_and_cover_count_alike_in_joint_features_whatever_their_width() -> None:
+    songs, covers = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (normal(5, 4, 24), normal(5, 12, 25)))
+    joint = joint_features(songs, covers)
+    assert joint.shape == (5, 16)
+    np.testing.assert_allclose((joint**2).sum(1), 16)
+    np.testing.assert_allclose((joint[:, :4] ** 2).sum(1), (joint[:, 4:] ** 2).sum(1))
+    np.testing.assert_allclose(joint @ joint.T / 16, (songs @ songs.T + covers @ covers.T) / 2)
