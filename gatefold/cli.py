@@ -5,7 +5,6 @@ could want to know; nothing imports this module.
 """
 
 import io
-import json
 import logging
 import time
 from contextlib import redirect_stdout
@@ -55,7 +54,7 @@ def gatefold(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout; all else on stderr.")] = False,
 ) -> None:
-    """From songs to album covers: learn from a catalogue, then find the covers nearest to a song and paint new ones.
+    """From songs to album covers: learn from a catalogue, then find the covers nearest to a song and make new ones.
 
     Begin with [bold]gatefold demo[/bold]. With songs of your own, [bold]gatefold run SOURCE[/bold] does all stages:
 
@@ -201,8 +200,8 @@ _stage(
 )
 _stage(
     "train-generator",
-    "The model that paints new covers from a song and its nearest covers; resumes.",
-    "train-generator --set generator.transformer.steps=5000",
+    "What makes new covers of a song's nearest covers: calibrated, or trained and resumed.",
+    "train-generator --set originality.max_share=0.15",
 )
 
 
@@ -213,6 +212,9 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="VERSION", help="An encoder of this workspace, in place of the release; repeatable."),
     ] = None,
+    generators: Annotated[
+        bool, typer.Option("--generators", help="All generators of this workspace beside real covers, in one table.")
+    ] = False,
 ) -> None:
     """How good all this is, on artists that training never met: a table and a contact sheet.
 
@@ -220,6 +222,13 @@ def evaluate(
     """
     session: Session = context.obj.open()
     session.connect()
+    if generators:
+        from pipelines.generator_comparison import compare_generators
+        from pipelines.generator_tables import as_markdown
+
+        told = session.watch("compare-generators", partial(compare_generators, session.settings, session.workspace))
+        session.terminal.result(told.model_dump(), as_markdown(told.details))
+        return
     if not compare:
         measured = session.run_stage("evaluate")
         session.terminal.result(measured.model_dump(), *_tables(measured.details.get("table", [])))
@@ -274,44 +283,53 @@ def generate(
     context: typer.Context,
     song: Annotated[str, typer.Argument(help=_SONG)],
     folder: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for the pictures.")],
-    n: Annotated[int, typer.Option("-n", min=1, help="Covers to paint.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first cover; the same seed paints the same cover.")] = 0,
+    n: Annotated[int, typer.Option("-n", min=1, help="Covers to generate.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first cover; the same seed gives the same cover.")] = 0,
+    size: Annotated[int, typer.Option(min=16, max=3000, help="Pixels a side.")] = 512,
+    novelty: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="0 stays close to single covers, 1 mixes small parts of many."),
+    ] = None,
+    sources: Annotated[
+        list[str] | None,
+        typer.Option("--source", metavar="SONG_ID", help="One of the nearest covers to make them from; repeatable."),
+    ] = None,
+    palette_from: Annotated[
+        str | None, typer.Option(metavar="SONG_ID", help="One of the nearest covers, whose colours lead.")
+    ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Denoising steps; the generator's own when left out.")
+        int | None, typer.Option(min=1, max=1000, help="Denoising steps of a generator of kind transformer.")
     ] = None,
     guidance: Annotated[
-        float | None, typer.Option(min=0, max=20, help="How much the song counts; the generator's own when left out.")
+        float | None, typer.Option(min=0, max=20, help="How much the song counts, for a generator of kind transformer.")
     ] = None,
-    size: Annotated[int, typer.Option(min=16, max=4096, help="Pixels a side.")] = 512,
 ) -> None:
-    """Paint new covers for a song, and write down all that replays them.
+    """New covers for a song, each with the covers it is made from; a manifest beside them has all that replays them.
 
     Example: gatefold generate song.mp3 -n 4 --seed 7 -o covers
     """
     session: Session = context.obj.open()
     with session.terminal.waiting("loading the models"):
         ensemble = _load_ensemble(session)
-    from gatefold.covers import encode_picture
+    from gatefold.generator.interface import GenerationRequest
+    from gatefold.generator.records import write_covers
 
     heard = ensemble.hear(song)
-    with session.terminal.progress("painting") as on_progress:
-        painting = ensemble.paint(
-            heard, seeds=range(seed, seed + n), num_inference_steps=steps, guidance_scale=guidance, on_step=on_progress
+    request = GenerationRequest(size, novelty, palette_from, num_inference_steps=steps, guidance_scale=guidance)
+    with session.terminal.progress("generating") as on_progress:
+        generated = ensemble.generate(
+            heard, seeds=range(seed, seed + n), request=request, source_song_ids=sources, on_step=on_progress
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = heard.name.replace("/", "_")
-    pictures = [folder / f"{stem}-{one}.png" for one in range(seed, seed + n)]
-    for path, pixels in zip(pictures, painting.pixels, strict=True):
-        path.write_bytes(encode_picture(pixels, size, "png"))
-    record = {**painting.record, "size": size, "pictures": [path.name for path in pictures]}
-    (folder / f"{stem}.json").write_text(json.dumps(record, ensure_ascii=False, indent=1))
-    session.terminal.result({**record, "folder": str(folder.resolve())}, *(str(path) for path in pictures))
+    record = write_covers(folder, heard.name, generated.covers, generated.record)
+    shown = [str(folder / name) for name in record["pictures"]]
+    refused = [f"seed {one['seed']}: none, since {one['detail']}" for one in record["covers"] if "refused" in one]
+    session.terminal.result({**record, "folder": str(folder.resolve())}, *shown, *refused)
 
 
 def _load_ensemble(session: Session) -> "Ensemble":
     from gatefold.storage.ensembles import load_ensemble
 
-    return load_ensemble(session.workspace)
+    return load_ensemble(session.workspace, session.settings.generator, session.settings.originality)
 
 
 @app.command(rich_help_panel=_USE)

@@ -173,12 +173,18 @@ def _section(rows: list[Mapping[str, Any]], *, resampled: bool) -> Section:
 
 
 def side_by_side(names: Sequence[str], tables: Sequence[Sequence[Mapping[str, Any]]]) -> Section:
-    """Tables of the same measures, one column each, headed by `names`: value and half the width of its interval."""
+    """Tables of measures, one column each, headed by `names`: value and half the width of its interval.
+
+    A measure that a table lacks is left empty there; chance and ceiling come last, where the first table has them.
+    """
     beside = [name for name in ("chance", "ceiling") if name in tables[0][0]["beside"]]
-    cells = [
-        [rows[0]["measure"], *map(_with_span, rows), *(_shown(rows[0]["beside"][name]) for name in beside)]
-        for rows in zip(*tables, strict=True)
-    ]
+    by_name = [{row["measure"]: row for row in rows} for rows in tables]
+    measures = list(dict.fromkeys(name for rows in by_name for name in rows))
+    cells = []
+    for measure in measures:
+        found = [_with_span(rows[measure]) if measure in rows else "" for rows in by_name]
+        first = next(rows[measure] for rows in by_name if measure in rows)["beside"]
+        cells.append([measure, *found, *(_shown(first[name]) if name in first else "" for name in beside)])
     return Section(["measure", *names, *beside], cells)
 
 

@@ -11,9 +11,11 @@ from gatefold.audio import spectrogram_picture
 from gatefold.contact_sheet import Pixels, Row, draw_contact_sheet
 from gatefold.covers import decode_cover, encode_picture
 from gatefold.errors import NotFound
+from gatefold.generator.interface import GenerationRequest
+from gatefold.generator.records import sources_text
 from gatefold.records import Match
 from gatefold.storage import objects, releases
-from gatefold.storage.ensembles import Ensemble, Heard, Painting
+from gatefold.storage.ensembles import Ensemble, GeneratedForSong, Heard
 from gatefold.storage.pictures import read_cover
 from gatefold.workspace import Workspace
 from pipelines.report import OnProgress, Report, read_report, silent, write_report
@@ -62,14 +64,17 @@ def make_examples(songs: Path, workspace: Workspace, on_progress: OnProgress = s
 def _make_one(ensemble: Ensemble, path: str, folder: str) -> Row:
     heard = ensemble.hear(path)
     matches = ensemble.search(heard, _MATCHES)
-    painting = ensemble.paint(heard, seeds=[SEED])
-    objects.put(objects.join(folder, f"{heard.name}.png"), encode_picture(painting.pixels[0], _SIZE, "png"))
-    record = {**painting.record, "size": _SIZE, "matches": [match.model_dump() for match in matches]}
+    generated = ensemble.generate(heard, seeds=[SEED], request=GenerationRequest(size=_SIZE))
+    for cover in generated.new:
+        texts = {"gatefold:sources": sources_text(cover.generated)}
+        png = encode_picture(cover.generated.pixels, _SIZE, "png", texts)
+        objects.put(objects.join(folder, f"{heard.name}.png"), png)
+    record = {**generated.record, "matches": [match.model_dump() for match in matches]}
     objects.put(objects.join(folder, f"{heard.name}.json"), json.dumps(record, ensure_ascii=False, indent=1).encode())
-    return _row(ensemble, heard, matches[:_NEAREST], painting)
+    return _row(ensemble, heard, matches[:_NEAREST], generated)
 
 
-def _row(ensemble: Ensemble, heard: Heard, matches: list[Match], painting: Painting) -> Row:
+def _row(ensemble: Ensemble, heard: Heard, matches: list[Match], generated: GeneratedForSong) -> Row:
     assert heard.song is not None  # it came from a file
     genres = [match.track.genre for match in matches if match.track.genre]
     nearest = max(set(genres), key=genres.count) if genres else ""
@@ -78,7 +83,7 @@ def _row(ensemble: Ensemble, heard: Heard, matches: list[Match], painting: Paint
         subtitle=f"mostly near {nearest}" if nearest else "",
         spectrogram=spectrogram_picture(heard.song),
         nearest=[_picture(ensemble, match) for match in matches],
-        new=[painting.pixels[0]],
+        new=[cover.generated.pixels for cover in generated.new],
     )
 
 

@@ -1,4 +1,4 @@
-"""A job for new covers as it is answered: state, images, refused covers, sources. Plain functions; no routes, no Ray."""
+"""A job for new covers as it is answered: state, images, refused covers, sources. No routes, no Ray."""
 
 from gatefold.errors import NotFound
 from gatefold.generator.attribution import colours

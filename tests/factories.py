@@ -107,7 +107,9 @@ def publish_small_release(workspace: Workspace, tracks: int = 12, number: int = 
         guidance_scale=2.0,
         encoder_fingerprint=ears.fingerprint,
     )
-    hand = publish_generator(f"{workspace.generators}/{g}", pipeline, version=g, lineage={}, details={})
+    hand = publish_generator(
+        f"{workspace.generators}/{g}", pipeline, version=g, lineage={}, details={}, cover=COVER, sources={}
+    )
     encoder_part, index_part, generator_part = (_part(workspace, bundle) for bundle in (ears, eyes, hand))
     release = Release(
         version=r,

@@ -20,6 +20,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "cover": {"size": 16},
     "encoder": {"embed_dim": 16, "width": 16, "epochs": 4, "evaluations": 4},
     "generator": {
+        "size": 32,
         "transformer": {
             "patch_size": 4, "hidden": 32, "layers": 1, "heads": 2, "neighbours": 2, "steps": 4,
             "num_inference_steps": 3,

@@ -119,7 +119,13 @@ class CoverGenerator(Protocol):
     """0 to 1 where none is asked for; None for a kind without novelty"""
 
     def generate(
-        self, song_embedding: Vectors, sources: Sources, *, seeds: Sequence[int], request: GenerationRequest, on_step: OnStep
+        self,
+        song_embedding: Vectors,
+        sources: Sources,
+        *,
+        seeds: Sequence[int],
+        request: GenerationRequest,
+        on_step: OnStep,
     ) -> list[Generated]:
         """One cover for each seed. The same arguments give the same bytes, whatever other seeds are generated with it.
 

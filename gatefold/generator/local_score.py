@@ -65,7 +65,7 @@ def levels(size: int) -> list[int]:
 
 
 def steps(size: int) -> list[Step]:
-    """All denoising steps of a picture: a level ends at t = 1/2, 1/4, ...; levels beyond 256 pixels have steps of their own."""
+    """All denoising steps of a picture: levels end at t = 1/2, 1/4, ...; those beyond 256 pixels add steps."""
     sizes = levels(size)
     times = [1 - i / STEPS for i in range(STEPS)] + [2.0 ** -(4 + i) for i in range(1, len(sizes) - 2)]
     after = [*times[1:], 0.0]

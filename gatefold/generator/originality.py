@@ -1,8 +1,9 @@
 """How close a new cover comes to a single existing one, and what happens when it is too close.
 
-Measured before it is handed out, each with a limit: the largest share of one source, the largest connected region of one source, and the
-likeness to the most similar of all catalogue covers by features that the generator does not know. Over a limit the
-picture is generated again, from the next seed of its own sequence and with more novelty; at last it is refused.
+Measured before it is handed out, each with a limit: the largest share of one source, the largest connected region of
+one source, and the likeness to the most similar of all catalogue covers by features that the generator does not know.
+Over a limit the picture is generated again, from the next seed of its own sequence and with more novelty; at last it is
+refused.
 """
 
 import hashlib
@@ -48,6 +49,9 @@ class Refused:
     limit: float
     song_id: str
     """of the cover that it came too close to"""
+    attempt: int
+    generated: Generated
+    """the last attempt, for reports; it is not handed out"""
 
     @property
     def detail(self) -> str:
@@ -124,5 +128,5 @@ def _judged(
         measured.append(("too_like_a_cover", likeness.value, limits.max_likeness, likeness.song_id))
     for code, value, limit, song_id in measured:
         if value > limit:
-            return Refused(generated.seed, code, value, limit, song_id)
+            return Refused(generated.seed, code, value, limit, song_id, attempt, generated)
     return NewCover(generated, attempt, likeness)

@@ -1,9 +1,13 @@
 """What is written down of a generated cover beside its pixels: in manifests, in JSON and in PNG text."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from gatefold.covers import encode_picture
+from gatefold.generator.attribution import draw_map
 from gatefold.generator.interface import Generated
 from gatefold.generator.originality import NewCover, Refused
 
@@ -29,3 +33,32 @@ def sources_text(generated: Generated) -> str:
     """The sources with their shares as JSON, for the text of a PNG; an empty list where they are not known."""
     shares = generated.attribution.shares if generated.attribution else ()
     return json.dumps([{"song_id": share.song_id, "share": round(share.share, 4)} for share in shares])
+
+
+def write_covers(
+    folder: Path, name: str, covers: Sequence[NewCover | Refused], record: dict[str, Any]
+) -> dict[str, Any]:
+    """Writes `NAME-SEED.png` for each new cover, `NAME-SEED-sources.png` where its sources are known, and `NAME.json`.
+
+    Args:
+        name: of the song; a slash in it becomes an underscore.
+        record: what the JSON holds beside the names of the files.
+
+    Returns: what the JSON holds.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = name.replace("/", "_")
+    pictures = []
+    for cover in covers:
+        if isinstance(cover, Refused):
+            continue
+        generated = cover.generated
+        path = folder / f"{stem}-{generated.seed}.png"
+        texts = {"gatefold:sources": sources_text(generated)}
+        path.write_bytes(encode_picture(generated.pixels, generated.pixels.shape[-1], "png", texts))
+        pictures.append(path.name)
+        if generated.attribution is not None:
+            (folder / f"{stem}-{generated.seed}-sources.png").write_bytes(draw_map(generated.attribution))
+    written = {**record, "pictures": pictures}
+    (folder / f"{stem}.json").write_text(json.dumps(written, ensure_ascii=False, indent=1))
+    return written

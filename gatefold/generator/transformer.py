@@ -212,7 +212,13 @@ class CoverPipeline(DiffusionPipeline):
         return unconditional + guidance * (conditional - unconditional)
 
     def generate(
-        self, song_embedding: Vectors, sources: Sources, *, seeds: Sequence[int], request: GenerationRequest, on_step: OnStep
+        self,
+        song_embedding: Vectors,
+        sources: Sources,
+        *,
+        seeds: Sequence[int],
+        request: GenerationRequest,
+        on_step: OnStep,
     ) -> list[Generated]:
         """One cover for each seed, conditioned on the embeddings of all sources; attribution is None.
 

@@ -1,0 +1,58 @@
+"""Independent features of covers of the catalogue, by tasks of Ray Data that read the pixels themselves."""
+
+from collections.abc import Sequence
+from functools import lru_cache, partial
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from gatefold.config import Settings
+from gatefold.likeness import WIDTH, IndependentFeatures
+from gatefold.storage import optouts, tables
+from gatefold.workspace import Workspace
+from pipelines.generator_candidates import read_covers
+from pipelines.pairs import sample
+from pipelines.report import OnProgress, silent
+from pipelines.rows import map_rows
+
+CATALOGUE = 5_000
+"""covers of the catalogue among which the most similar one is looked for"""
+_COVERS_PER_TASK = 64
+
+Vectors = npt.NDArray[np.float32]
+
+
+def catalogue_sample(settings: Settings, workspace: Workspace) -> list[str]:
+    """Songs with a cover, at most CATALOGUE where there are more, spread over all and always the same."""
+    ids = tables.read_table(workspace.covers(settings.stored_cover), ["song_id"], stage="covers")["song_id"].to_pylist()
+    return sample(sorted(set(ids) - optouts.song_ids(workspace)), CATALOGUE)
+
+
+def features_of(
+    settings: Settings, workspace: Workspace, song_ids: Sequence[str], on_progress: OnProgress = silent
+) -> dict[str, Vectors]:
+    """float32 [1280] of the cover of each of these songs, as `IndependentFeatures` has them, of unit length.
+
+    Raises: StageMissing naming a song without a cover; InputError when the extra `eval` is not installed.
+    """
+    table = pa.table({"song_id": pa.array(sorted(set(song_ids)), pa.string())})
+    rows = map_rows(table, partial(_features, settings, workspace), _COVERS_PER_TASK, on_progress)
+    features = np.stack(rows["features"].to_numpy()) if rows.num_rows else np.zeros((0, WIDTH), np.float32)
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    return dict(zip(rows["song_id"].to_pylist(), features / np.where(lengths > 0, lengths, 1), strict=True))
+
+
+def _features(settings: Settings, workspace: Workspace, songs: pa.Table) -> pa.Table:
+    ids = songs["song_id"].to_pylist()
+    features = _network().features(read_covers(settings, workspace, ids))
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), WIDTH)
+    return pa.table({"song_id": pa.array(ids, pa.string()), "features": vectors})
+
+
+@lru_cache(maxsize=1)
+def _network() -> IndependentFeatures:
+    """Loaded once in each process that computes, part after part."""
+    torch.set_num_threads(1)
+    return IndependentFeatures()
