@@ -11,6 +11,8 @@ from fastapi.testclient import TestClient
 
 from gatefold.config import AudioSettings, ServeSettings
 from gatefold.errors import IndexNotReady, SilentAudio, UnknownTrack
+from gatefold.generator.interface import Attribution, Generated, Share
+from gatefold.generator.originality import Likeness, NewCover, Refused
 from gatefold.records import Match, Track
 from gatefold.retrieval import IndexedTrack
 from gatefold.storage import objects
@@ -22,11 +24,12 @@ from serve.optouts import OptOuts
 from serve.page import Examples
 from serve.rota import Rota
 from serve.stages import (
-    Commission,
     EncoderFacts,
+    GenerationJob,
+    GenerationResult,
+    GeneratorFacts,
     Heard,
     IndexFacts,
-    PainterFacts,
     Part,
     Pictures,
     Query,
@@ -75,10 +78,7 @@ class Retriever:
             query = query.heard_as(await self.track(query.song_id))
         self.asked.append(query)
         ids = [f"t{i}" for i in range(20) if f"t{i}" not in query.filters.exclude_song_ids]
-        return [
-            Match(rank=rank, score=1 - rank / 100, track=Track(song_id=song_id, artist="a/b"))
-            for rank, song_id in enumerate(ids[: query.k], start=1)
-        ]
+        return [match(song_id, rank) for rank, song_id in enumerate(ids[: query.k], start=1)]
 
     async def track(self, song_id: str) -> IndexedTrack:
         if song_id == "mute":
@@ -96,16 +96,19 @@ class Retriever:
 
 
 @dataclass
-class Painter:
-    """Paints grey squares as dark as their seeds; while `hold` is set, it stands still after half of the steps."""
+class Generator:
+    """Generates grey squares as dark as their seeds, half from the first source and half from the last; while `hold` is
+    set, it stands still after half of the steps. It refuses the seeds in `refuses`."""
 
     hold: bool = False
     failure: Exception | None = None
-    commissions: list[Commission] = field(default_factory=list)
-    put_down: int = 0
+    jobs: list[GenerationJob] = field(default_factory=list)
+    stopped: int = 0
+    refuses: set[int] = field(default_factory=set)
+    kind: str = "local-score"
 
-    async def paint(self, commission: Commission) -> AsyncGenerator[float | Pictures, None]:
-        self.commissions.append(commission)
+    async def generate(self, job: GenerationJob) -> AsyncGenerator[float | GenerationResult, None]:
+        self.jobs.append(job)
         try:
             yield 0.0
             yield 0.5
@@ -114,13 +117,33 @@ class Painter:
             if self.failure is not None:
                 raise self.failure
             yield 1.0
-            yield np.stack([np.full((3, 8, 8), seed % 256, np.uint8) for seed in commission.seeds])
+            sources = [match("t0", 1), match("t1", 2)]
+            yield GenerationResult(tuple(self._cover(seed) for seed in job.seeds), tuple(sources))
         except (asyncio.CancelledError, GeneratorExit):
-            self.put_down += 1
+            self.stopped += 1
             raise
 
-    async def describe(self) -> PainterFacts:
-        return PainterFacts(neighbours=3, num_inference_steps=25, guidance_scale=2.0)
+    def _cover(self, seed: int) -> NewCover | Refused:
+        holder = np.zeros((8, 8), np.uint8)
+        holder[4:] = 1
+        attribution = Attribution((Share("t0", 0.5, 0.5), Share("t1", 0.5, 0.5)), holder)
+        generated = Generated(seed, np.full((3, 8, 8), seed % 256, np.uint8), attribution, palette_from="t1")
+        if seed in self.refuses:
+            return Refused(seed, "too_much_of_one_source", 0.6, 0.25, "t0", 4, generated)
+        return NewCover(generated, 1, Likeness(0.5, "t0"))
+
+    async def describe(self) -> GeneratorFacts:
+        accepts = {
+            "local-score": frozenset({"size", "novelty", "palette_from"}),
+            "transformer": frozenset({"size", "num_inference_steps", "guidance_scale"}),
+        }[self.kind]
+        novelty = 0.5 if self.kind == "local-score" else None
+        return GeneratorFacts(self.kind, 3, accepts, novelty, {})
+
+
+def match(song_id: str, rank: int) -> Match:
+    """As the retriever gives it."""
+    return Match(rank=rank, score=1 - rank / 100, track=Track(song_id=song_id, title=f"T {song_id}", artist="a/b"))
 
 
 @dataclass
@@ -139,7 +162,7 @@ class Endpoint:
     client: TestClient
     encoder: Encoder
     retriever: Retriever
-    painter: Painter
+    generator: Generator
     ready: Ready
     rota: Rota
     workspace: Workspace
@@ -155,10 +178,10 @@ def endpoint(tmp_path: Path) -> Iterator[Callable[..., Endpoint]]:
         limits: ServeSettings | None = None, keys: str = "", examples: Path | None = None, cover_uri: str | None = None
     ) -> Endpoint:
         limits = limits or ServeSettings()
-        encoder, retriever, painter, ready = Encoder(), Retriever(cover_uri), Painter(), Ready()
+        encoder, retriever, generator, ready = Encoder(), Retriever(cover_uri), Generator(), Ready()
         workspace = Workspace(objects.resolve(str(tmp_path / "workspace")))
         rota = Rota(OptOuts(workspace))
-        rota.change_to(Stages(RELEASE, encoder, retriever, painter, ready))
+        rota.change_to(Stages(RELEASE, encoder, retriever, generator, ready))
         app = create_app(
             rota,
             limits=limits,
@@ -169,7 +192,7 @@ def endpoint(tmp_path: Path) -> Iterator[Callable[..., Endpoint]]:
         client = TestClient(app)
         client.__enter__()  # one event loop for all of a test's requests, as jobs outlive theirs
         opened.append(client)
-        return Endpoint(client, encoder, retriever, painter, ready, rota, workspace)
+        return Endpoint(client, encoder, retriever, generator, ready, rota, workspace)
 
     yield make
     for client in opened:
