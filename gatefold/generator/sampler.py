@@ -130,7 +130,7 @@ class Sampler:
         threads: int = 1,
     ) -> None:
         self._read, self._parameters, self._device = read, parameters, device
-        self._log_prior = (cosines / parameters.temperature).to(torch.float32)
+        self._log_prior = (cosines / parameters.temperature).to(device, torch.float32)
         self._count, self._sources = len(cosines), len(cosines) * (2 if mirrored else 1)
         self._dropping, self._threads = dropping, threads
         self._averaged = torch.float16 if half_precision else torch.float32
@@ -171,7 +171,7 @@ class Sampler:
     def _begin(self, size: int, coarse: Tensor, lead: int | None, seed: int) -> _Picture:
         draw = torch.Generator().manual_seed(seed)
         noise = self._noise(draw, size)
-        drawn = int(torch.multinomial(torch.softmax(self._log_prior, 0), 1, generator=draw))
+        drawn = int(torch.multinomial(torch.softmax(self._log_prior, 0).cpu(), 1, generator=draw))
         lead = drawn if lead is None else lead
         cells = _cells(size)
         nothing = torch.zeros(0, device=self._device)
@@ -179,7 +179,7 @@ class Sampler:
             draw,
             lead,
             colour_maps(coarse, lead),
-            self._log_prior.to(self._device),
+            self._log_prior.clone(),
             noisy=noise,
             clean=nothing,
             active=torch.ones(self._sources, cells, cells, dtype=torch.bool, device=self._device),
