@@ -1,4 +1,4 @@
-/** @module A job from afar: follow it to its end by events, or by asking again; guess the time left. Draws nothing. */
+/** @module A job of the server: follow it to its end by events, or by asking again; guess the time left. Draws nothing. */
 
 import { call, currentKey, Problem } from "/static/api.js";
 
