@@ -88,7 +88,7 @@ export class Attribution {
   /** Lights the places of a source and names it; -1 shows the cover as it is. */
   show(index, strength) {
     this.shown = index;
-    if (this.map) light(this.overlay, this.map, index, strength);
+    if (this.map) light(this.overlay, this.map, this.map.holds(index) ? index : -1, strength);
     this.rows.forEach((button, at) => button.classList.toggle("lit", at === index));
     this.describe(index);
   }
@@ -100,7 +100,8 @@ export class Attribution {
       this.caption.replaceChildren(HINT);
       return;
     }
-    const region = `largest connected part ${percent(source.largest_region)}`;
+    const places = !this.map || this.map.holds(index);
+    const region = places ? `largest connected part ${percent(source.largest_region)}` : "blended in, it leads at no place";
     this.caption.replaceChildren(...describeSource(source),
       build("span", { className: "caption-share" }, build("b", {}, percent(source.share)), build("span", { className: "caption-of" }, " of this cover"), build("span", { className: "soft" }, region)));
   }
@@ -118,7 +119,8 @@ export class Attribution {
   keep(index) {
     this.kept = this.kept === index ? -1 : index;
     this.rows.forEach((button, at) => button.setAttribute("aria-pressed", String(at === this.kept)));
-    this.show(this.kept, FROM_LIST);
+    const pointed = matchMedia("(hover: hover)").matches; // a finger that has left points at nothing
+    this.show(this.kept >= 0 || pointed ? index : -1, FROM_LIST);
     const button = this.rows[this.kept];
     if (button) this.list.scrollTop = button.offsetTop - (this.list.clientHeight - button.offsetHeight) / 2;
   }

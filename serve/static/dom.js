@@ -43,8 +43,8 @@ export function clock(seconds) {
 /** @returns {string} a small count as a word */
 export const countWord = (count) => ["no", "one", "two", "three", "four"][count] ?? String(count);
 
-/** @returns {string} a size in bytes, rounded down to whole megabytes */
-export const megabytes = (bytes) => `${Math.floor(bytes / 1e6)} MB`;
+/** @returns {string} a size in bytes as megabytes, the last digit rounded down */
+export const megabytes = (bytes) => `${Math.floor(bytes / 1e5) / 10} MB`;
 
 /** @returns {string} a length of time in words */
 export function inWords(seconds) {

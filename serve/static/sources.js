@@ -21,7 +21,12 @@ export function loadSources(image) {
 /** Which source holds each pixel: `holders` has the index of a source, or -1, row by row. */
 export class SourceMap {
   constructor(width, height, holders) {
-    Object.assign(this, { width, height, holders });
+    Object.assign(this, { width, height, holders, held: new Set(holders) });
+  }
+
+  /** @returns {boolean} whether a source holds any place at all; a small share may be blended in everywhere and lead nowhere */
+  holds(index) {
+    return this.held.has(index);
   }
 
   /**

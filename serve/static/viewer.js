@@ -10,6 +10,7 @@ import { isPalette, isSource, steerable, togglePalette, toggleSource } from "/st
 const SAVED_SIZES = [512, 1024];
 const FORMATS = [["png", "PNG"], ["jpeg", "JPEG"]];
 const NAMED_MATCHES = 12;
+const LARGEST = 1024;
 const dialog = byId("viewer");
 const body = byId("viewer-body");
 
@@ -140,7 +141,7 @@ export function openCover(job, position) {
     if (event.key === "ArrowRight") go(1);
   };
   const name = `New cover ${position + 1}`;
-  const large = picture(`${image.url}?size=1024`, image.sources_url ? "" : name);
+  const large = picture(`${image.url}?size=${Math.min(job.request.size ?? LARGEST, LARGEST)}`, image.sources_url ? "" : name);
   const attribution = image.sources_url ? new Attribution(image, large, name) : null;
   const foot = build("div", { className: "viewer-foot" }, attribution?.caption ?? null,
     count > 1 && build("div", { className: "leaf-buttons" }, arrow("Previous cover", "\u2190", -1), arrow("Next cover", "\u2192", 1)));

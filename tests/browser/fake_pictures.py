@@ -12,6 +12,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 MAP_SIZE = 256
 """pixels a side of a map of sources, whatever the size of the cover"""
+BLENDED = 0.003
+"""share of a last source that leads at no pixel"""
 
 
 def _colours(chance: random.Random) -> list[tuple[int, int, int]]:
@@ -140,10 +142,11 @@ def compose(seed: int, candidates: list[str], novelty: float, palette: str | Non
     order = [int(index) for index in np.argsort(-shares, kind="stable") if shares[index]]
     place = np.zeros(count, np.int64)
     place[order] = np.arange(len(order))
+    blended = [name for name in candidates if name not in chosen][:1]
     return Mosaic(
-        names=[chosen[index] for index in order],
-        shares=[float(shares[index]) for index in order],
-        regions=[float(cell_shares[owner == index].max()) for index in order],
+        names=[chosen[index] for index in order] + blended,
+        shares=[float(shares[index]) * (1 - BLENDED * len(blended)) for index in order] + [BLENDED] * len(blended),
+        regions=[float(cell_shares[owner == index].max()) for index in order] + [0.0] * len(blended),
         holder=place[owner[cell]],
         palette=palette,
     )
