@@ -10,7 +10,10 @@ import { loadMap, loadSources } from "/static/sources.js";
 const FROM_COVER = 0.45;
 const FROM_LIST = 0.82;
 const REST_MS = 300;
-const HINT = "Point at a place of the cover, or at a source, to see what comes from where. Arrow keys do the same.";
+const hovers = () => matchMedia("(hover: hover)").matches;
+const hint = () => (hovers()
+  ? "Point at a place of the cover, or at a source, to see what comes from where. Arrow keys do the same."
+  : "Touch a place of the cover, or a source, to see what comes from where.");
 
 function thumbnail(source) {
   const image = build("img", { alt: "" });
@@ -97,7 +100,7 @@ export class Attribution {
     const source = this.sources[index];
     this.caption.classList.toggle("empty", !source);
     if (!source) {
-      this.caption.replaceChildren(HINT);
+      this.caption.replaceChildren(hint());
       return;
     }
     const places = !this.map || this.map.holds(index);
@@ -119,8 +122,7 @@ export class Attribution {
   keep(index) {
     this.kept = this.kept === index ? -1 : index;
     this.rows.forEach((button, at) => button.setAttribute("aria-pressed", String(at === this.kept)));
-    const pointed = matchMedia("(hover: hover)").matches; // a finger that has left points at nothing
-    this.show(this.kept >= 0 || pointed ? index : -1, FROM_LIST);
+    this.show(this.kept >= 0 || hovers() ? index : -1, FROM_LIST); // a finger that has left points at nothing
     const button = this.rows[this.kept];
     if (button) this.list.scrollTop = button.offsetTop - (this.list.clientHeight - button.offsetHeight) / 2;
   }

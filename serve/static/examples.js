@@ -13,7 +13,7 @@ function silence() {
   playing = null;
 }
 
-function listen(button, example) {
+function togglePreview(button, example) {
   const again = playing === button;
   silence();
   if (again) return;
@@ -37,14 +37,14 @@ async function use(example, onSong, onProblem) {
 }
 
 function line(example, onSong, onProblem) {
-  const listenButton = build("button", {
-    type: "button", className: "listen", "aria-pressed": "false", "aria-label": `Listen to ${example.title}`,
-    on: { click: (event) => listen(event.currentTarget, example) },
+  const previewButton = build("button", {
+    type: "button", className: "preview", "aria-pressed": "false", "aria-label": `Listen to ${example.title}`,
+    on: { click: (event) => togglePreview(event.currentTarget, example) },
   });
   const choose = build("button", { type: "button", className: "use-example", on: { click: () => use(example, onSong, onProblem) } },
     build("span", { className: "use-example-title" }, example.title),
     build("span", { className: "use-example-artist" }, `${example.artist}, ${example.genre}`));
-  return build("li", {}, listenButton,
+  return build("li", {}, previewButton,
     build("div", {}, choose, build("p", { className: "licence" }, credit(example))));
 }
 

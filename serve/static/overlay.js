@@ -9,6 +9,9 @@ function outlineColour(canvas) {
   return [1, 3, 5].map((at) => Number.parseInt(hex.slice(at, at + 2), 16));
 }
 
+/** Red, green, blue, alpha (0 to 255) as one number in the byte order of this machine. */
+const packed = (channels) => new Uint32Array(Uint8Array.from(channels).buffer)[0];
+
 function atEdge(map, at) {
   const { width, holders } = map;
   const column = at % width;
@@ -34,10 +37,11 @@ export function light(canvas, map, index, strength) {
   context.clearRect(0, 0, canvas.width, canvas.height);
   if (index < 0) return;
   const picture = context.createImageData(map.width, map.height);
-  const [shade, outline] = [[...SHADE, Math.round(255 * strength)], [...outlineColour(canvas), 255]];
-  for (let at = 0; at < map.holders.length; at += 1) {
-    if (map.holders[at] !== index) picture.data.set(shade, 4 * at);
-    else if (atEdge(map, at)) picture.data.set(outline, 4 * at);
+  const pixels = new Uint32Array(picture.data.buffer);
+  const [shade, outline] = [packed([...SHADE, Math.round(255 * strength)]), packed([...outlineColour(canvas), 255])];
+  for (let at = 0; at < pixels.length; at += 1) {
+    if (map.holders[at] !== index) pixels[at] = shade;
+    else if (atEdge(map, at)) pixels[at] = outline;
   }
   context.putImageData(picture, 0, 0);
 }
