@@ -22,7 +22,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response, StreamingRes
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tests.browser.fake_pictures import Mosaic, compose, draw_cover, draw_spectrogram, encode
+from tests.browser.fake_pictures import Mosaic, compose, cover_jpeg, draw_cover, draw_spectrogram, encode
 
 STATIC = Path(__file__).parents[2] / "serve" / "static"
 CSP = "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:"
@@ -285,7 +285,7 @@ def _catalogue(app: FastAPI, examples: Path, kind: Kind) -> None:
 
     @app.get("/v1/tracks/{song_id}/cover")
     def cover(song_id: str, size: int = 256) -> Response:
-        return Response(encode(draw_cover(song_id, size), "JPEG"), media_type="image/jpeg")
+        return Response(cover_jpeg(song_id, size), media_type="image/jpeg")
 
     @app.get("/examples")
     async def listing() -> list[dict[str, str]]:

@@ -6,6 +6,7 @@ import io
 import math
 import random
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
@@ -51,6 +52,7 @@ def draw_cover(name: str, size: int) -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(size / 60)) if chance.random() < 0.4 else image
 
 
+@lru_cache(maxsize=8)
 def draw_spectrogram(name: str) -> str:
     """A picture of partials and beats as a data URI, time to the right, pitch upwards."""
     chance = random.Random(name)
@@ -65,6 +67,12 @@ def draw_spectrogram(name: str) -> str:
             grey.append(min(255, int(255 * (0.75 * partial + hit * math.exp(-pitch / 60) + 0.08 * chance.random()))))
     picture = encode(Image.frombytes("L", (width, height), bytes(grey)), "PNG")
     return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+
+
+@lru_cache(maxsize=1024)
+def cover_jpeg(name: str, size: int) -> bytes:
+    """A cover as JPEG, drawn once."""
+    return encode(draw_cover(name, size), "JPEG")
 
 
 def encode(image: Image.Image, kind: str) -> bytes:
