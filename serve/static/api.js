@@ -1,4 +1,4 @@
-/** @module The house's HTTP API: requests, problems, the key, pictures. Knows no element of the page but those handed to it. */
+/** @module The HTTP API: requests, problems, the key, pictures. Knows no element of the page but those handed to it. */
 
 const KEY = "gatefold-key";
 let askForKey = async () => null;
@@ -91,7 +91,16 @@ export async function currentRelease() {
   }
 }
 
-/** The house's example songs; none where there are none. */
+/** What the server takes at most, or null where it does not say; never asks for a key. */
+export async function currentLimits() {
+  try {
+    return await (await attempt("/v1/limits", {})).json();
+  } catch {
+    return null;
+  }
+}
+
+/** The example songs of this server; none where there are none. */
 export async function examples() {
   try {
     return await (await attempt("/examples", {})).json();

@@ -1,10 +1,10 @@
-/** @module The record: a spectrogram bent round a spindle, time anticlockwise so that it passes the needle as the disc turns clockwise. */
+/** @module The disc: a spectrogram bent round a centre, time anticlockwise so that it passes the needle as the disc turns clockwise. */
 
 const OUTER = 0.985;
 const INNER = 0.4;
 
-/** The vinyl's inks, from silence to loud, as the style sheet names them. */
-function inks() {
+/** The disc's colours, from silence to loud, as the style sheet names them. */
+function discColours() {
   const style = getComputedStyle(document.documentElement);
   return ["--vinyl", "--vinyl-2", "--vinyl-3", "--vinyl-4"].map((name) => {
     const hex = style.getPropertyValue(name).trim();
@@ -12,9 +12,9 @@ function inks() {
   });
 }
 
-/** 256 colours between the inks. */
+/** 256 colours between them. */
 function ramp() {
-  const stops = inks();
+  const stops = discColours();
   return Array.from({ length: 256 }, (_, level) => {
     const place = (level / 255) * (stops.length - 1);
     const at = Math.min(Math.floor(place), stops.length - 2);
@@ -69,11 +69,11 @@ function bend(context, size, source) {
 }
 
 /**
- * Presses a record.
+ * Draws the disc.
  * @param {HTMLCanvasElement} canvas  square
  * @param {HTMLImageElement|null} picture  a loaded spectrogram, time to the right and pitch upwards; null leaves it blank
  */
-export function press(canvas, picture) {
+export function drawDisc(canvas, picture) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.clearRect(0, 0, canvas.width, canvas.height);
   grooves(context, canvas.width);

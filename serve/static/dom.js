@@ -1,4 +1,4 @@
-/** @module Hands for the document: find, build, announce, put numbers into words. Knows nothing of songs or covers. */
+/** @module The document: find, build, announce, put numbers into words. Knows nothing of songs or covers. */
 
 /** @returns {HTMLElement} the element with this id; the page is ours, so it is there. */
 export const byId = (id) => document.getElementById(id);
@@ -7,7 +7,7 @@ export const byId = (id) => document.getElementById(id);
  * An element with its properties, attributes (any name with a dash, and `role`), listeners (`on`) and children.
  * @param {string} tag
  * @param {Object} properties
- * @param {...(Node|string|null)} children  null and false are left out
+ * @param {...(Node|string|null)} children  null, undefined and false are left out
  * @returns {HTMLElement}
  */
 export function build(tag, properties = {}, ...children) {
@@ -17,13 +17,21 @@ export function build(tag, properties = {}, ...children) {
     else if (name.includes("-") || name === "role") element.setAttribute(name, value);
     else element[name] = value;
   }
-  element.append(...children.filter((child) => child !== null && child !== false));
+  element.append(...children.filter((child) => child !== null && child !== false && child !== undefined));
   return element;
 }
 
-/** Says something to those who listen to the page; polite, and short enough to be heard out. */
+/** Puts a short text where screen readers announce it politely; an open dialog has its own place, the rest is inert then. */
 export function announce(text) {
-  byId("announcer").textContent = text;
+  const place = document.querySelector("dialog[open] [role=status]") ?? byId("announcer");
+  place.textContent = text;
+}
+
+/** @returns {string} a share of 1 in per cent, as in 14 %; what is above 0 is never rounded to it */
+export function percent(share, digits = 0) {
+  const least = 10 ** -digits;
+  if (share > 0 && 100 * share < least) return `under ${least}\u00a0%`;
+  return `${(100 * share).toFixed(digits)}\u00a0%`;
 }
 
 /** @returns {string} minutes and seconds, as in 3:07 */
@@ -32,7 +40,13 @@ export function clock(seconds) {
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
 }
 
-/** @returns {string} a length of time as one says it */
+/** @returns {string} a small count as a word */
+export const countWord = (count) => ["no", "one", "two", "three", "four"][count] ?? String(count);
+
+/** @returns {string} a size in bytes as megabytes, the last digit rounded down */
+export const megabytes = (bytes) => `${Math.floor(bytes / 1e5) / 10} MB`;
+
+/** @returns {string} a length of time in words */
 export function inWords(seconds) {
   if (seconds < 1.5) return "1 second";
   if (seconds < 100) return `${Math.round(seconds)} seconds`;

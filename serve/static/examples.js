@@ -1,30 +1,30 @@
-/** @module The songs one can borrow: their makers' names, their licences, a listen before choosing. */
+/** @module The example songs: their makers' names, their licences, a preview before choosing. */
 
 import { Problem, examples } from "/static/api.js";
 import { build, byId } from "/static/dom.js";
-import { hush } from "/static/player.js";
+import { pause } from "/static/player.js";
 
 const preview = byId("preview");
-let sounding = null;
+let playing = null;
 
 function silence() {
   preview.pause();
-  sounding?.setAttribute("aria-pressed", "false");
-  sounding = null;
+  playing?.setAttribute("aria-pressed", "false");
+  playing = null;
 }
 
-function listen(button, example) {
-  const again = sounding === button;
+function togglePreview(button, example) {
+  const again = playing === button;
   silence();
   if (again) return;
-  hush();
-  sounding = button;
+  pause();
+  playing = button;
   button.setAttribute("aria-pressed", "true");
   preview.src = example.url;
   preview.play().catch(silence);
 }
 
-async function borrow(example, onSong, onProblem) {
+async function use(example, onSong, onProblem) {
   silence();
   try {
     const response = await fetch(example.url);
@@ -37,14 +37,14 @@ async function borrow(example, onSong, onProblem) {
 }
 
 function line(example, onSong, onProblem) {
-  const listenButton = build("button", {
-    type: "button", className: "listen", "aria-pressed": "false", "aria-label": `Listen to ${example.title}`,
-    on: { click: (event) => listen(event.currentTarget, example) },
+  const previewButton = build("button", {
+    type: "button", className: "preview", "aria-pressed": "false", "aria-label": `Listen to ${example.title}`,
+    on: { click: (event) => togglePreview(event.currentTarget, example) },
   });
-  const choose = build("button", { type: "button", className: "borrow", on: { click: () => borrow(example, onSong, onProblem) } },
-    build("span", { className: "borrow-title" }, example.title),
-    build("span", { className: "borrow-artist" }, `${example.artist}, ${example.genre}`));
-  return build("li", {}, listenButton,
+  const choose = build("button", { type: "button", className: "use-example", on: { click: () => use(example, onSong, onProblem) } },
+    build("span", { className: "use-example-title" }, example.title),
+    build("span", { className: "use-example-artist" }, `${example.artist}, ${example.genre}`));
+  return build("li", {}, previewButton,
     build("div", {}, choose, build("p", { className: "licence" }, credit(example))));
 }
 

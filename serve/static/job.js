@@ -1,4 +1,4 @@
-/** @module A job from afar: follow it to its end by events, or by asking again; guess the time left. Draws nothing. */
+/** @module A job of the server: follow it to its end by events, or by asking again; guess the time left. Draws nothing. */
 
 import { call, currentKey, Problem } from "/static/api.js";
 
@@ -17,14 +17,14 @@ export const ended = (job) => ["succeeded", "failed", "cancelled"].includes(job.
 export async function follow(job, onChange) {
   if (ended(job)) return job;
   if (!currentKey()) { // EventSource cannot carry a key
-    const last = await listen(job.job_id, onChange);
+    const last = await followEvents(job.job_id, onChange);
     if (last) return last;
   }
   return poll(job.job_id, onChange);
 }
 
 /** Resolves to the ended job, or to null when the stream cannot be had. */
-function listen(jobId, onChange) {
+function followEvents(jobId, onChange) {
   return new Promise((resolve) => {
     const source = new EventSource(`/v1/covers/${jobId}/events`);
     let failures = 0;

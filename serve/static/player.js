@@ -1,4 +1,4 @@
-/** @module The song as one hears it here: play, pause, seek, and a disc that turns slowly while it plays. Sends nothing anywhere. */
+/** @module The chosen song: play, pause, seek, and a disc that turns slowly while it plays. Sends nothing anywhere. */
 
 import { announce, byId, clock, prefersCalm } from "/static/dom.js";
 
@@ -28,11 +28,11 @@ function label() {
   }
 }
 
-/** Stops whatever of the song is heard. */
-export const hush = () => audio.pause();
+/** Pauses the song. */
+export const pause = () => audio.pause();
 
 /**
- * Puts a song on the turntable, silent until asked.
+ * Loads a song, paused.
  * @param {File} song
  */
 export function load(song) {

@@ -1,9 +1,9 @@
-/** @module How a problem is said: what happened in the server's own words, and what one can do. */
+/** @module How a problem is shown: what happened in the server's own words, and what one can do. */
 
 import { build } from "/static/dom.js";
 
 function advice(problem) {
-  if (problem.retryAfter) return `The house is busy. Try again in ${problem.retryAfter} seconds.`;
+  if (problem.retryAfter) return `The server is busy. Try again in ${problem.retryAfter} seconds.`;
   if (problem.status === 503) return "This passes: try again in a moment.";
   if (problem.status === 401) return "A key is needed to go on. Try again to enter one.";
   return "";

@@ -1,16 +1,21 @@
-/** @module One picture large: a new cover with all that belongs to it, or a neighbour with its name. Escape closes. */
+/** @module One picture large: a new cover with its sources and all that belongs to it, or a match with its name. Escape closes. */
 
 import { currentKey, save, showPicture } from "/static/api.js";
-import { announce, build, byId, words } from "/static/dom.js";
-import { describe } from "/static/hundred.js";
+import { Attribution } from "/static/attribution.js";
+import { announce, build, byId, percent, words } from "/static/dom.js";
+import { describe } from "/static/matches.js";
 import { clearProblem, showProblem } from "/static/problems.js";
+import { isPalette, isSource, steerable, togglePalette, toggleSource } from "/static/steering.js";
 
-const SIZES = [512, 1024];
+const SAVED_SIZES = [512, 1024];
 const FORMATS = [["png", "PNG"], ["jpeg", "JPEG"]];
+const NAMED_MATCHES = 12;
+const LARGEST = 1024;
 const dialog = byId("viewer");
+const body = byId("viewer-body");
 
 function picture(source, alt) {
-  const image = build("img", { className: "viewer-picture", alt });
+  const image = build("img", { className: "viewer-picture", alt, draggable: false });
   showPicture(image, source);
   image.loading = "eager";
   return image;
@@ -18,35 +23,48 @@ function picture(source, alt) {
 
 const closeButton = () => build("button", { type: "button", className: "viewer-close", "aria-label": "Close", on: { click: () => dialog.close() } }, "\u00d7");
 
-/** Fills the dialog; where it was open, the focus stays on the button of the same name, so that one can leaf on. */
+/** Fills the dialog; where it was open, the focus stays on the button of the same name, so that one can go on through the set. */
 function open(...children) {
   const name = document.activeElement.getAttribute("aria-label");
-  dialog.replaceChildren(...children);
+  body.replaceChildren(...children);
   if (!dialog.open) dialog.showModal();
-  else [...dialog.querySelectorAll("button")].find((button) => button.getAttribute("aria-label") === name)?.focus();
-  if (!dialog.contains(document.activeElement)) dialog.querySelector("button").focus();
+  else if (name) [...body.querySelectorAll("button")].find((button) => button.getAttribute("aria-label") === name)?.focus();
+  if (!body.contains(document.activeElement)) body.querySelector("button").focus();
 }
 
-/** Shows a neighbour's cover. */
+function toggle(name, match, isOn, change) {
+  const button = build("button", { type: "button", className: "button quiet toggle", "aria-pressed": String(isOn(match)) }, name);
+  button.addEventListener("click", () => {
+    change(match);
+    button.setAttribute("aria-pressed", String(isOn(match)));
+  });
+  return button;
+}
+
+/** Shows a match's cover, with what new covers may take from it. */
 export function openMatch(match) {
   dialog.onkeydown = null;
   const { title, artist } = words(match.track);
+  const steering = steerable() && build("div", { className: "row", role: "group", "aria-label": "For new covers" },
+    toggle("Use as source", match, isSource, toggleSource), toggle("Take its colours", match, isPalette, togglePalette));
   const facts = build("div", { className: "viewer-side" },
     build("h2", { id: "viewer-title" }, title),
     build("p", {}, artist),
-    match.track.album && build("p", { className: "soft" }, match.track.album),
-    describe(match));
-  open(closeButton(), picture(`${match.cover_url}?size=768`, `Cover of ${title} by ${artist}`), facts);
+    match.track.album ? build("p", { className: "soft" }, match.track.album) : null,
+    describe(match), steering);
+  open(closeButton(), build("div", { className: "viewer-stage" }, picture(`${match.cover_url}?size=768`, `Cover of ${title} by ${artist}`)), facts);
 }
 
-function saveButtons(image, place) {
-  const wanted = FORMATS.flatMap(([format, name]) => SIZES.map((size) => ({ format, name, size })));
-  return build("div", { className: "saves", role: "group", "aria-label": "Save this cover" }, ...wanted.map(({ format, name, size }) => {
+function saveButtons(job, image, place) {
+  const sizes = [...new Set([...SAVED_SIZES, job.request.size ?? SAVED_SIZES[0]])].sort((a, b) => a - b);
+  const wanted = FORMATS.flatMap(([format, name]) => sizes.map((size) => ({ format, name, size })));
+  const group = build("div", { className: "saves", role: "group", "aria-label": "Save this cover" }, ...wanted.map(({ format, name, size }) => {
     const source = `${image.url}?size=${size}&format=${format}&download=1`;
     const file = `cover-${image.seed}-${size}.${format === "jpeg" ? "jpg" : "png"}`;
-    return build("button", { type: "button", className: "button quiet", on: { click: () => keep(source, file, place) } },
-      `${name} ${size}`);
+    return build("button", { type: "button", className: "button quiet", on: { click: () => keep(source, file, place) } }, `${name} ${size}`);
   }));
+  group.style.setProperty("--sizes", String(sizes.length));
+  return group;
 }
 
 async function keep(source, file, place) {
@@ -66,49 +84,66 @@ function manifestByKey(event, address, place) {
   keep(address, "manifest.json", place);
 }
 
-function neighbours(matches) {
-  return build("ul", { className: "neighbours" }, ...matches.map((match) => {
+/** The matches, where the generator does not say what comes from which. */
+function fromMatches(matches) {
+  const hidden = matches.length - NAMED_MATCHES;
+  const named = matches.slice(0, NAMED_MATCHES).map((match) => {
     const { title, artist } = words(match.track);
     const image = build("img", { alt: "" });
     showPicture(image, `${match.cover_url}?size=128`);
     return build("li", {}, image, build("span", {}, title, build("br"), build("span", { className: "soft" }, artist)));
-  }));
+  });
+  return [build("h3", {}, "Generated from"), build("ul", { className: "neighbours" }, ...named),
+    hidden > 0 && build("p", { className: "soft" }, `and ${hidden} more, all in the manifest`)];
 }
 
-function closest(image) {
-  if (!image.closest) return null;
-  const { title, artist } = words(image.closest.track);
-  return build("p", {}, `Closest existing cover: ${title} by ${artist}, likeness ${image.closest.score.toFixed(2)} of 1.`);
+function closest({ closest: match, likeness }) {
+  if (!match) return null;
+  const { title, artist } = words(match.track);
+  return build("p", {}, `Closest existing cover: ${title} by ${artist}, likeness ${(likeness ?? match.score).toFixed(2)} of 1.`);
 }
 
-function facts(job, image) {
+function measured({ largest_share: share, largest_region: region, attempts }) {
+  if (typeof share !== "number") return null;
+  const connected = typeof region === "number" ? `, the largest connected part ${percent(region)}` : "";
+  const again = attempts > 1 ? ` It is attempt ${attempts}: those before came too close to one cover.` : "";
+  return build("p", {}, `At most ${percent(share)} of one cover${connected}.${again}`);
+}
+
+function facts(job, image, position, attribution) {
   const place = build("div", { className: "problem", role: "alert", hidden: true });
   const manifest = `/v1/covers/${job.job_id}/manifest.json`;
+  const from = attribution ? [build("h3", {}, "Where it comes from"), measured(image), attribution.list] : fromMatches(job.matches);
   return build("div", { className: "viewer-side" },
-    build("h2", { id: "viewer-title" }, `New cover ${image.index + 1} of ${job.images.length}`),
-    build("p", {}, "Seed ", build("b", {}, String(image.seed))),
-    build("h3", {}, "Save"), saveButtons(image, place), place,
+    build("h2", { id: "viewer-title" }, `New cover ${position + 1} of ${job.images.length}`),
+    build("p", { className: "soft" }, "Seed ", build("b", {}, String(image.seed)), job.request.size && `, made at ${job.request.size} pixels a side`),
+    ...from,
     closest(image),
-    build("h3", {}, "Its style comes from"), neighbours(job.matches),
-    build("p", { className: "soft" }, "All that replays it: ",
+    build("h3", {}, "Save"), saveButtons(job, image, place), place,
+    build("p", { className: "soft" }, "All that makes it again: ",
       build("a", { href: manifest, target: "_blank", rel: "noopener", on: { click: (event) => manifestByKey(event, manifest, place) } }, "manifest.json")));
 }
 
 /**
- * Shows a new cover, with saves, seed, manifest and the neighbours it learned from. Left and right arrows leaf through the take.
+ * Shows a new cover with its sources, saves, seed and manifest. Left and right arrows go through the set, except on the
+ * cover and in the list, where they point at places and sources.
  * @param {Object} job  succeeded
- * @param {number} index
+ * @param {number} position  among its images
  */
-export function openCover(job, index) {
-  const image = job.images[index];
-  const leaf = (step) => openCover(job, (index + step + job.images.length) % job.images.length);
-  const left = build("button", { type: "button", className: "leaf-button", "aria-label": "Previous cover", on: { click: () => leaf(-1) } }, "\u2190");
-  const right = build("button", { type: "button", className: "leaf-button", "aria-label": "Next cover", on: { click: () => leaf(1) } }, "\u2192");
+export function openCover(job, position) {
+  const image = job.images[position];
+  const count = job.images.length;
+  const go = (step) => openCover(job, (position + step + count) % count);
+  const arrow = (name, sign, step) => build("button", { type: "button", className: "leaf-button", "aria-label": name, on: { click: () => go(step) } }, sign);
   dialog.onkeydown = (event) => {
-    if (event.key === "ArrowLeft") leaf(-1);
-    if (event.key === "ArrowRight") leaf(1);
+    if (event.defaultPrevented) return;
+    if (event.key === "ArrowLeft") go(-1);
+    if (event.key === "ArrowRight") go(1);
   };
-  open(closeButton(),
-    build("div", { className: "viewer-stage" }, picture(`${image.url}?size=1024`, `New cover ${index + 1}`), build("div", { className: "row" }, left, right)),
-    facts(job, image));
+  const name = `New cover ${position + 1}`;
+  const large = picture(`${image.url}?size=${Math.min(job.request.size ?? LARGEST, LARGEST)}`, image.sources_url ? "" : name);
+  const attribution = image.sources_url ? new Attribution(image, large, name) : null;
+  const foot = build("div", { className: "viewer-foot" }, attribution?.caption ?? null,
+    count > 1 && build("div", { className: "leaf-buttons" }, arrow("Previous cover", "\u2190", -1), arrow("Next cover", "\u2192", 1)));
+  open(closeButton(), build("div", { className: "viewer-stage" }, attribution?.stage ?? large, foot), facts(job, image, position, attribution));
 }

@@ -1,4 +1,4 @@
-"""Chromium and a house to visit: the fake one on a free loopback port, or the endpoint that GATEFOLD_TEST_URL names."""
+"""Chromium and an endpoint to visit: the fake API on a free loopback port, or the one that GATEFOLD_TEST_URL names."""
 
 import os
 import shutil
@@ -10,23 +10,27 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from tests.browser.fake_api import create_app
+from tests.browser.fake_api import Kind, create_app
 
 MUSIC = Path(__file__).parents[1] / "data" / "music"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 
+WAIT_MS = 30_000
+"""milliseconds that an event may take on a busy machine"""
+expect.set_options(timeout=WAIT_MS)
 
-class House:
+
+class FakeServer:
     """A fake API in a thread of its own."""
 
-    def __init__(self, step_s: float, key: str | None = None) -> None:
-        with socket.socket() as door:
-            door.bind(("127.0.0.1", 0))
-            self.port = door.getsockname()[1]
-        app = create_app(MUSIC, step_s, key)
+    def __init__(self, step_s: float, key: str | None = None, kind: Kind = "local-score") -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        app = create_app(MUSIC, step_s, key, kind)
         config = uvicorn.Config(app, "127.0.0.1", self.port, log_level="warning", timeout_graceful_shutdown=1)
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run)
@@ -35,7 +39,7 @@ class House:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def __enter__(self) -> "House":
+    def __enter__(self) -> "FakeServer":
         self.thread.start()
         deadline = time.monotonic() + 10
         while not self.server.started:
@@ -68,35 +72,42 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def fake_url() -> Iterator[str]:
-    """A fast fake house."""
-    with House(step_s=0.03) as house:
-        yield house.url
+    """A fast fake API."""
+    with FakeServer(step_s=0.03) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")
 def slow_url() -> Iterator[str]:
-    """A fake house whose covers take half a minute: there is time to change one's mind."""
-    with House(step_s=1.2) as house:
-        yield house.url
+    """A fake API whose covers take half a minute: there is time to cancel."""
+    with FakeServer(step_s=1.2) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")
 def locked_url() -> Iterator[str]:
-    """A fake house that asks for the key 'open sesame'."""
-    with House(step_s=0.03, key="open sesame") as house:
-        yield house.url
+    """A fake API that asks for the key 'open sesame'."""
+    with FakeServer(step_s=0.03, key="open sesame") as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def transformer_url() -> Iterator[str]:
+    """A fake API whose generator knows neither novelty nor sources."""
+    with FakeServer(step_s=0.03, kind="transformer") as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")
 def site_url(request: pytest.FixtureRequest) -> str:
-    """The endpoint that GATEFOLD_TEST_URL names, else the fast fake house."""
+    """The endpoint that GATEFOLD_TEST_URL names, else the fast fake API."""
     return os.environ.get("GATEFOLD_TEST_URL") or str(request.getfixturevalue("fake_url"))
 
 
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     context = browser.new_context(viewport={"width": 1280, "height": 860}, accept_downloads=True)
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(WAIT_MS)
     yield context
     context.close()
 

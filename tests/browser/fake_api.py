@@ -1,26 +1,28 @@
-"""A small house that answers as the real one does: same addresses, same shapes, pictures drawn with a ruler.
+"""An API that answers as the real one does: same addresses, same shapes, pictures drawn by rule.
 
-It serves the real page, so that the page can be built and tried where there is no model. It knows nothing of sound but
-what the first bytes of a file say.
+It serves the real page, so that the page can be built and tried where there is no model. It knows of a song only what
+the first bytes of its file say. What it does with a request is fixed, so that a test can ask for it: novelty 0 takes 4
+sources and 1 takes 40; a picture with more than half from one source is refused, and so is one whose seed ends in 000.
 """
 
 import asyncio
-import base64
 import csv
 import hashlib
-import io
 import json
 import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, File, Form, Header, Request
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
-from PIL import Image, ImageDraw, ImageFilter
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tests.browser.fake_pictures import Mosaic, compose, cover_jpeg, draw_cover, draw_spectrogram, encode
 
 STATIC = Path(__file__).parents[2] / "serve" / "static"
 CSP = "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:"
@@ -30,12 +32,40 @@ SECOND = ["Rooms", "Harbour", "Machines", "Orchard", "Weather", "Telephone", "Su
 NAMES = ["Ana Ruiz", "The Low Tide", "Mori Kessler", "Dust Choir", "Lena & the Locks", "Otis Vane", "Plaza Norte"]
 MAGIC = {b"RIFF": 0, b"OggS": 0, b"fLaC": 0, b"ID3": 0, b"\xff\xfb": 0, b"ftyp": 4}
 ENDED = {"succeeded", "failed", "cancelled"}
-NEIGHBOURS = 8
+STEPS = 25
+NOVELTY = 0.4
+SHARE_LIMIT = 0.5
+LIKENESS_LIMIT = 0.9
+LIMITS = {
+    "upload_max_bytes": 200_000_000,
+    "upload_max_duration_s": 900.0,
+    "k_max": 100,
+    "n_max": 8,
+    "size_max": 1024,
+    "size_min": 256,
+    "steps_max": 100,
+}
+Kind = Literal["local-score", "transformer"]
 Upload = Annotated[bytes, File()]
 
 
+class CoverForm(BaseModel):
+    """The fields of a request for new covers, the file apart."""
+
+    model_config = ConfigDict(extra="forbid")
+    song: Any
+    n: int = Field(4, ge=1, le=LIMITS["n_max"])
+    seed: int = Field(ge=0)
+    size: int = Field(512, ge=LIMITS["size_min"], le=LIMITS["size_max"])
+    novelty: float | None = Field(None, ge=0, le=1)
+    source_song_ids: list[str] | None = None
+    palette_from: str | None = Field(None, min_length=1)
+    guidance_scale: float | None = None
+    num_inference_steps: int | None = None
+
+
 class RefusedError(Exception):
-    """What the fake house will not do, as problem+json says it."""
+    """What the fake API will not do, as problem+json says it."""
 
     def __init__(self, status: int, title: str, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -43,63 +73,10 @@ class RefusedError(Exception):
         self.body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code}
 
 
-def _colours(chance: random.Random) -> list[tuple[int, int, int]]:
-    hue = chance.random()
-    parts = [(hue + shift) % 1 for shift in (0, 0.08, 0.5, 0.62)]
-    return [
-        tuple(int(255 * (light + 0.35 * math.cos(6.283 * (part + third / 3)))) for third in range(3))  # type: ignore[misc]
-        for part, light in zip(parts, (0.25, 0.5, 0.62, 0.4), strict=True)
-    ]
-
-
-def draw_cover(name: str, size: int) -> Image.Image:
-    """A square picture, the same for the same name."""
-    chance = random.Random(name)
-    colours = _colours(chance)
-    image = Image.new("RGB", (size, size), colours[0])
-    pen = ImageDraw.Draw(image)
-    kind = chance.randrange(4)
-    for step in range(chance.randint(3, 9)):
-        colour = colours[1 + step % 3]
-        x, y, reach = (chance.random() * size for _ in range(3))
-        if kind == 0:
-            pen.ellipse([x - reach / 2, y - reach / 2, x + reach / 2, y + reach / 2], fill=colour)
-        elif kind == 1:
-            pen.rectangle([0, y, size, y + reach / 6], fill=colour)
-        elif kind == 2:
-            pen.polygon([(x, y), (y, reach), (reach, x)], fill=colour)
-        else:
-            low, high = size / 2 - reach, size / 2 + reach
-            pen.arc([low, low, high, high], 0, 360, fill=colour, width=max(2, size // 24))
-    return image.filter(ImageFilter.GaussianBlur(size / 60)) if chance.random() < 0.4 else image
-
-
-def draw_spectrogram(name: str) -> str:
-    """A picture of partials and beats as a data URI, time to the right, pitch upwards."""
-    chance = random.Random(name)
-    width, height, base, beat = 512, 80, chance.uniform(5, 9), chance.uniform(18, 44)
-    grey = bytearray()
-    for y in range(height):
-        pitch = height - 1 - y
-        for x in range(width):
-            note = base * (1 + 0.25 * ((x // 64 * 7) % 5))
-            partial = math.exp(-((pitch % note - note / 2) ** 2) / 3) * math.exp(-pitch / 38)
-            hit = math.exp(-(x % beat) / 6) * 0.55
-            grey.append(min(255, int(255 * (0.75 * partial + hit * math.exp(-pitch / 60) + 0.08 * chance.random()))))
-    picture = _encode(Image.frombytes("L", (width, height), bytes(grey)), "PNG")
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-
-
-def _encode(image: Image.Image, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    return buffer.getvalue()
-
-
 def match(rank: int, name: str) -> dict[str, Any]:
     """The match at a rank for a song: the same for the same name."""
     chance = random.Random(f"{name}/{rank}")
-    song_id = f"song-{chance.randrange(10_000):04d}"
+    song_id = f"song-{chance.randrange(1000):03d}{rank:03d}"
     track = {
         "song_id": song_id,
         "title": f"{chance.choice(FIRST)} {chance.choice(SECOND)}",
@@ -119,15 +96,18 @@ def check_song(name: str, data: bytes) -> None:
 
 
 class Job:
-    """One order of covers, worked through in even steps."""
+    """One request for covers, worked through in even steps."""
 
-    def __init__(self, name: str, request: dict[str, Any], step_s: float) -> None:
+    def __init__(self, name: str, request: dict[str, Any], step_s: float, kind: Kind) -> None:
         self.job_id = hashlib.sha256(f"{name}{request}{random.random()}".encode()).hexdigest()[:12]
-        self.name, self.request, self.step_s = name, request, step_s
+        self.name, self.request, self.step_s, self.kind = name, request, step_s, kind
         self.state, self.progress, self.version = "queued", 0.0, 0
         self.created_at = _now()
         self.finished_at: str | None = None
         self.changed = asyncio.Condition()
+        asked = request["source_song_ids"]
+        every = [match(rank, name) for rank in range(1, 101)]
+        self.matches = [one for one in every if not asked or one["track"]["song_id"] in asked]
 
     async def change(self, **values: Any) -> None:
         """Sets values and wakes those who follow."""
@@ -141,22 +121,51 @@ class Job:
     async def work(self) -> None:
         """From queued to an end, unless cancelled on the way."""
         await asyncio.sleep(self.step_s)
-        for step in range(self.request["num_inference_steps"]):
+        for step in range(STEPS):
             if self.state == "cancelled":
                 return
-            await self.change(state="running", progress=step / self.request["num_inference_steps"])
+            await self.change(state="running", progress=step / STEPS)
             await asyncio.sleep(self.step_s)
         if self.state != "cancelled":
             await self.change(state="succeeded", progress=1.0)
 
+    def mosaic(self, index: int) -> Mosaic:
+        """The picture at an index, with what it is made of."""
+        names = tuple(one["track"]["song_id"] for one in self.matches)
+        novelty = NOVELTY if self.request["novelty"] is None else self.request["novelty"]
+        return _mosaic(self.request["seed"] + index, names, novelty, self.request["palette_from"])
+
+    def refusal(self, index: int) -> dict[str, Any] | None:
+        """Why the picture at an index is not handed out, or None."""
+        seed = self.request["seed"] + index
+        refused = {"index": index, "seed": seed}
+        share = self.mosaic(index).shares[0]
+        if self.kind == "transformer":
+            return None
+        if seed % 1000 == 0:
+            detail = f"seed {seed}: likeness 0.95 to one cover, limit {LIKENESS_LIMIT}, after 4 attempts"
+            return {**refused, "code": "too_like_a_cover", "value": 0.95, "limit": LIKENESS_LIMIT, "detail": detail}
+        if share > SHARE_LIMIT:
+            detail = f"seed {seed}: {share:.3f} of it from one cover, limit {SHARE_LIMIT}, after 4 attempts"
+            return {**refused, "code": "too_much_of_one_source", "value": share, "limit": SHARE_LIMIT, "detail": detail}
+        return None
+
+    def image(self, index: int) -> dict[str, Any]:
+        """A picture that is handed out, as the API shows it."""
+        seed, url = self.request["seed"] + index, f"/v1/covers/{self.job_id}/images/{index}"
+        image = {"index": index, "seed": seed, "url": url, "closest": self.matches[index % len(self.matches)]}
+        if self.kind == "transformer":
+            nothing = ("largest_share", "largest_region", "likeness", "sources_url", "sources_map_url")
+            return {**image, **dict.fromkeys(nothing), "attempts": 1}
+        mosaic = self.mosaic(index)
+        measured = {"largest_share": mosaic.shares[0], "largest_region": max(mosaic.regions), "likeness": 0.61}
+        addresses = {"sources_url": f"{url}/sources", "sources_map_url": f"{url}/sources.png"}
+        return {**image, **measured, "attempts": 1 + index, **addresses}
+
     def body(self) -> dict[str, Any]:
         """The job as the API shows it."""
-        matches = [match(rank, self.name) for rank in range(1, NEIGHBOURS + 1)]
-        seeds = [self.request["seed"] + index for index in range(self.request["n"])]
-        images = [
-            {"index": index, "seed": seed, "url": f"/v1/covers/{self.job_id}/images/{index}", "closest": matches[index]}
-            for index, seed in enumerate(seeds)
-        ]
+        indices = range(self.request["n"]) if self.state == "succeeded" else ()
+        refused = {index: self.refusal(index) for index in indices}
         return {
             "job_id": self.job_id,
             "state": self.state,
@@ -166,50 +175,53 @@ class Job:
             "finished_at": self.finished_at,
             "release": "fake-1",
             "request": self.request,
-            "matches": matches if self.state != "queued" else [],
-            "images": images if self.state == "succeeded" else [],
+            "matches": self.matches if self.state != "queued" else [],
+            "images": [self.image(index) for index in indices if not refused[index]],
+            "refused": [refusal for refusal in refused.values() if refusal],
             "problem": None,
         }
+
+
+@lru_cache(maxsize=64)
+def _mosaic(seed: int, names: tuple[str, ...], novelty: float, palette: str | None) -> Mosaic:
+    return compose(seed, list(names), novelty, palette)
 
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat()
 
 
-def create_app(examples: Path, step_s: float = 0.05, key: str | None = None) -> FastAPI:
-    """The fake house.
+def create_app(examples: Path, step_s: float = 0.05, key: str | None = None, kind: Kind = "local-score") -> FastAPI:
+    """The fake API.
 
     Args:
         examples: a folder of songs with its ATTRIBUTION.csv
-        step_s: seconds a denoising step takes
-        key: what every /v1 call must bear, or None for an open house
+        step_s: seconds a step takes
+        key: what every /v1 call must bear, or None for an open endpoint
+        kind: of the generator; the transformer knows neither novelty nor sources
     """
     app = FastAPI()
     jobs: dict[str, Job] = {}
     working: set[asyncio.Task[None]] = set()
-    _doors(app, key)
-    _catalogue(app, examples)
+    _access(app, key)
+    _catalogue(app, examples, kind)
 
     @app.post("/v1/searches")
     async def search(song: Upload, request: Request, k: Annotated[int, Form()] = 100) -> dict[str, Any]:
         name = await _song_name(request)
         check_song(name, song)
-        heard = {"duration_s": 15.0, "window_starts_s": [0.0, 4.94, 9.88], "spectrogram": draw_spectrogram(name)}
+        view = {"duration_s": 15.0, "window_starts_s": [0.0, 4.94, 9.88], "spectrogram": draw_spectrogram(name)}
         matches = [match(rank, name) for rank in range(1, k + 1)]
-        return {"release": "fake-1", "encoder": "0" * 12, "song": heard, "matches": matches}
+        return {"release": "fake-1", "encoder": "0" * 12, "song": view, "matches": matches}
 
     @app.post("/v1/covers")
-    async def make(
-        song: Upload,
-        request: Request,
-        seed: Annotated[int, Form()],
-        n: Annotated[int, Form()] = 4,
-        guidance_scale: Annotated[float, Form()] = 2.0,
-    ) -> JSONResponse:
+    async def make(song: Upload, request: Request) -> JSONResponse:
+        form = await request.form()
         name = await _song_name(request)
         check_song(name, song)
-        order = {"n": n, "seed": seed, "guidance_scale": guidance_scale, "num_inference_steps": 25, "size": 512}
-        job = Job(name, order, step_s)
+        sources = form.getlist("source_song_ids") or None
+        fields = CoverForm.model_validate({**form, "source_song_ids": sources}).model_dump(exclude={"song"})
+        job = Job(name, fields, step_s, kind)
         jobs[job.job_id] = job
         task = asyncio.create_task(job.work())
         working.add(task)
@@ -217,6 +229,7 @@ def create_app(examples: Path, step_s: float = 0.05, key: str | None = None) -> 
         return JSONResponse(job.body(), 202, {"Location": f"/v1/covers/{job.job_id}"})
 
     _following(app, jobs)
+    _pictures(app, jobs)
     return app
 
 
@@ -225,14 +238,14 @@ async def _song_name(request: Request) -> str:
     return str(getattr(upload, "filename", "song"))
 
 
-def _doors(app: FastAPI, key: str | None) -> None:
+def _access(app: FastAPI, key: str | None) -> None:
     """The page, its security policy, the key, and problems."""
     app.mount("/static", StaticFiles(directory=STATIC))
 
     @app.middleware("http")
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         if key and request.url.path.startswith("/v1") and request.headers.get("Authorization") != f"Bearer {key}":
-            detail = "this house answers only to its key; ask its keeper for one"
+            detail = "every call needs an API key; ask who runs this server for one"
             return _problem(RefusedError(401, "Unauthorized", "unauthorized", detail))
         response = await call_next(request)
         response.headers["Content-Security-Policy"] = CSP
@@ -241,6 +254,10 @@ def _doors(app: FastAPI, key: str | None) -> None:
     @app.exception_handler(RefusedError)
     async def refuse(_: Request, refused: RefusedError) -> JSONResponse:
         return _problem(refused)
+
+    @app.exception_handler(ValidationError)
+    async def invalid(_: Request, error: ValidationError) -> JSONResponse:
+        return _problem(RefusedError(422, "Invalid request", "invalid_request", str(error.errors())))
 
     @app.get("/")
     async def page() -> FileResponse:
@@ -251,19 +268,24 @@ def _problem(refused: RefusedError) -> JSONResponse:
     return JSONResponse(refused.body, refused.status, media_type="application/problem+json")
 
 
-def _catalogue(app: FastAPI, examples: Path) -> None:
-    """What does not depend on a song: the release, the tracks, the examples."""
+def _catalogue(app: FastAPI, examples: Path, kind: Kind) -> None:
+    """What does not depend on a song: the release, the limits, the tracks, the examples."""
+
+    @app.get("/v1/limits")
+    async def limits() -> dict[str, Any]:
+        return LIMITS
 
     @app.get("/v1/releases/current")
     async def release() -> dict[str, Any]:
         audio = {"window_s": 5.12, "min_duration_s": 1.0, "max_duration_s": 900.0, "max_bytes": 200_000_000}
         part = {"version": "fake-1", "fingerprint": "0" * 12}
         models = {"encoder": part, "index": part, "generator": part}
-        return {"version": "fake-1", **models, "covers": 10_000, "audio": audio}
+        generator = {"generator_kind": kind, "novelty": NOVELTY if kind == "local-score" else None}
+        return {"version": "fake-1", **models, "covers": 10_000, "audio": audio, **generator}
 
     @app.get("/v1/tracks/{song_id}/cover")
-    async def cover(song_id: str, size: int = 256) -> Response:
-        return Response(_encode(draw_cover(song_id, size), "JPEG"), media_type="image/jpeg")
+    def cover(song_id: str, size: int = 256) -> Response:
+        return Response(cover_jpeg(song_id, size), media_type="image/jpeg")
 
     @app.get("/examples")
     async def listing() -> list[dict[str, str]]:
@@ -278,7 +300,7 @@ def _catalogue(app: FastAPI, examples: Path) -> None:
 
 
 def _following(app: FastAPI, jobs: dict[str, Job]) -> None:
-    """A job from its birth to its pictures."""
+    """A job from its beginning to its end."""
 
     @app.get("/v1/covers/{job_id}")
     async def read(job_id: str) -> dict[str, Any]:
@@ -298,10 +320,33 @@ def _following(app: FastAPI, jobs: dict[str, Job]) -> None:
     async def manifest(job_id: str) -> dict[str, Any]:
         return jobs[job_id].body()
 
+
+def _pictures(app: FastAPI, jobs: dict[str, Job]) -> None:
+    """The pictures of a job and where they come from."""
+
     @app.get("/v1/covers/{job_id}/images/{index}")
-    async def image(job_id: str, index: int, size: int = 512, format: str = "png") -> Response:
-        seed = jobs[job_id].request["seed"] + index
-        return Response(_encode(draw_cover(f"new-{seed}", size), format.upper()), media_type=f"image/{format}")
+    def image(job_id: str, index: int, size: int = 512, format: str = "png") -> Response:
+        job = jobs[job_id]
+        drawn = draw_cover(f"new-{job.request['seed'] + index}", size)
+        picture = drawn if job.kind == "transformer" else job.mosaic(index).picture(size)
+        return Response(encode(picture, format.upper()), media_type=f"image/{format}")
+
+    @app.get("/v1/covers/{job_id}/images/{index}/sources")
+    def sources(job_id: str, index: int) -> dict[str, Any]:
+        job = jobs[job_id]
+        mosaic = job.mosaic(index)
+        found = {one["track"]["song_id"]: one for one in job.matches}
+        rows = zip(mosaic.names, mosaic.shares, mosaic.regions, mosaic.colours, strict=True)
+        listed = []
+        for song_id, share, region, colour in rows:
+            track = {name: found[song_id]["track"][name] for name in ("song_id", "title", "artist")}
+            measured = {"share": share, "largest_region": region, "colour": colour}
+            listed.append({**track, **measured, "cover_url": found[song_id]["cover_url"]})
+        return {"sources": listed}
+
+    @app.get("/v1/covers/{job_id}/images/{index}/sources.png")
+    def sources_map(job_id: str, index: int) -> Response:
+        return Response(encode(jobs[job_id].mosaic(index).map(), "PNG"), media_type="image/png")
 
 
 async def _events(job: Job, seen: int) -> AsyncIterator[str]:

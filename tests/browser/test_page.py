@@ -5,54 +5,25 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
+from playwright.sync_api import Browser, FilePayload, expect
 
 from tests.browser.conftest import Visit
+from tests.browser.journeys import SEARCH_MS, search, tab_to, wait_for_covers
 
 pytestmark = pytest.mark.browser
 
-SEARCH_MS = 60_000
-MAKING_MS = 300_000
-"""milliseconds; a real endpoint may draw on a CPU"""
 
-
-def search(page: Page, url: str, song: Path) -> None:
-    """Opens the page, hands a song in, and waits for its covers."""
-    page.goto(url)
-    page.get_by_label("Drop a song here").set_input_files(song)
-    expect(page.get_by_role("heading", name="The nearest")).to_be_visible(timeout=SEARCH_MS)
-
-
-def tab_to(page: Page, wanted: Locator) -> None:
-    """Presses Tab until the wanted element has the focus."""
-    for _ in range(80):
-        if wanted.evaluate("element => element === document.activeElement"):
-            return
-        page.keyboard.press("Tab")
-    raise AssertionError(f"{wanted} was not reached within 80 presses of Tab")
-
-
-def wait_for_covers(page: Page) -> Locator:
-    """The four new covers, with their pictures loaded."""
-    covers = page.get_by_role("button", name=re.compile("^New cover"))
-    expect(covers).to_have_count(4, timeout=MAKING_MS)
-    for picture in covers.locator("img").all():
-        picture.scroll_into_view_if_needed()
-        expect(picture).not_to_have_js_property("naturalWidth", 0)
-    return covers
-
-
-def test_a_song_becomes_a_hundred_neighbours_and_four_covers_by_mouse(
+def test_a_song_becomes_a_hundred_matches_and_four_covers_by_mouse(
     visit: Visit, site_url: str, song: Path, tmp_path: Path
 ) -> None:
     page = visit.page
     search(page, site_url, song)
-    neighbours = page.locator("#covers button")
+    matches = page.locator("#covers button")
     expect(page.get_by_role("img", name=re.compile("Spectrogram"))).to_be_visible()
-    expect(page.locator("#heard")).to_contain_text("15 seconds long")
-    assert 1 <= neighbours.count() <= 100
-    assert sum(int(count) for count in page.locator("#genres b").all_inner_texts()) == neighbours.count()
-    neighbours.nth(2).hover()
+    expect(page.locator("#song-facts")).to_contain_text("15 seconds long")
+    assert 1 <= matches.count() <= 100
+    assert sum(int(count) for count in page.locator("#genres b").all_inner_texts()) == matches.count()
+    matches.nth(2).hover()
     expect(page.locator("#plate .rank")).to_have_text("3")
 
     page.get_by_role("button", name="Play").locator("visible=true").click()
@@ -64,7 +35,7 @@ def test_a_song_becomes_a_hundred_neighbours_and_four_covers_by_mouse(
     covers.first.click()
     viewer = page.get_by_role("dialog", name="New cover 1 of 4")
     expect(viewer).to_be_visible()
-    assert viewer.locator(".neighbours li").count() >= 1
+    expect(viewer.locator(":is(.neighbours, .sources) li").first).to_be_visible()
     for kind, size in (("PNG", 512), ("JPEG", 1024)):
         with page.expect_download() as download:
             viewer.get_by_role("button", name=f"{kind} {size}").click()
@@ -133,7 +104,7 @@ def test_what_is_no_song_is_refused_in_the_servers_words_and_the_page_goes_on(
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
-def test_an_example_can_be_heard_and_borrowed_and_keeps_its_makers_name(visit: Visit, fake_url: str) -> None:
+def test_an_example_can_be_played_and_chosen_and_keeps_its_makers_name(visit: Visit, fake_url: str) -> None:
     page = visit.page
     page.goto(fake_url)
     page.get_by_role("button", name="Listen to Code Blue").click()
@@ -148,9 +119,9 @@ def test_making_can_be_cancelled_and_begun_again(visit: Visit, slow_url: str, so
     page = visit.page
     search(page, slow_url, song)
     page.get_by_role("button", name="Make four covers").click()
-    expect(page.locator(".take-status")).to_contain_text("left", timeout=15_000)
+    expect(page.locator(".set-status")).to_contain_text("left", timeout=15_000)
     page.get_by_role("button", name="Cancel").click()
-    expect(page.locator(".take")).to_have_count(0)
+    expect(page.locator(".set")).to_have_count(0)
     expect(page.locator("#announcer")).to_contain_text("Cancelled")
     expect(page.get_by_role("button", name="Make four covers")).to_be_enabled()
     expect(page.get_by_role("button", name="Make four covers")).to_be_focused()
@@ -160,12 +131,11 @@ def test_making_can_be_cancelled_and_begun_again(visit: Visit, slow_url: str, so
 def test_a_seed_makes_the_same_covers_again_and_again_draws_new_ones(visit: Visit, fake_url: str, song: Path) -> None:
     page = visit.page
     search(page, fake_url, song)
-    page.get_by_text("Adjust").click()
     page.get_by_role("textbox", name="Seed").fill("41")
     page.get_by_role("button", name="Make four from seed 41").click()
     expect(page.locator(".seed").first).to_have_text("Seed 41")
     page.get_by_role("button", name="Again, with a new seed").click()
-    expect(page.get_by_role("heading", name="Take 2")).to_be_visible()
+    expect(page.get_by_role("heading", name="Set 2")).to_be_visible()
     assert page.locator(".seed").first.inner_text() != "Seed 41"
     page.get_by_role("button", name="Use seed 41 again").click()
     expect(page.get_by_role("textbox", name="Seed")).to_have_value("41")
@@ -178,7 +148,7 @@ def test_without_events_the_page_asks_again_until_the_covers_are_there(visit: Vi
     wait_for_covers(visit.page)
 
 
-def test_a_busy_house_says_when_to_come_back_and_one_can(visit: Visit, fake_url: str, song: Path) -> None:
+def test_a_busy_server_says_when_to_try_again(visit: Visit, fake_url: str, song: Path) -> None:
     page = visit.page
     search(page, fake_url, song)
     busy = '{"status": 429, "title": "Overloaded", "detail": "64 jobs are queued, the limit", "code": "overloaded"}'
@@ -191,7 +161,7 @@ def test_a_busy_house_says_when_to_come_back_and_one_can(visit: Visit, fake_url:
     wait_for_covers(page)
 
 
-def test_a_locked_house_is_opened_with_its_key(visit: Visit, locked_url: str, song: Path) -> None:
+def test_a_server_with_keys_asks_for_one(visit: Visit, locked_url: str, song: Path) -> None:
     page = visit.page
     page.goto(locked_url)
     expect(page.get_by_label("API key")).to_be_hidden()

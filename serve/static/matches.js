@@ -1,11 +1,15 @@
-/** @module The nearest covers: a contact sheet in order, a plate that names the one in hand, the genres among them. */
+/** @module The nearest covers: a grid in order, a plate that names the one pointed at, the genres among them; each may be chosen as a source. */
 
 import { showPicture } from "/static/api.js";
 import { build, byId, words } from "/static/dom.js";
 import { walkable } from "/static/grid.js";
+import { chosen, isPalette, isSource, onSteering, steerable, togglePalette, toggleSource } from "/static/steering.js";
 
 const LARGE = 4;
 const NAMED_GENRES = 6;
+const tiles = new Map();
+
+const mode = () => byId("modes").querySelector("input:checked").value;
 
 function score(match) {
   const bar = build("span", { className: "score-bar" });
@@ -23,16 +27,35 @@ export function describe(match) {
     score(match));
 }
 
-function tile(match, onOpen) {
+function label(match) {
   const { title, artist, genre } = words(match.track);
+  const chosenAs = `${isSource(match) ? ". Used as source" : ""}${isPalette(match) ? ". Its colours lead" : ""}`;
+  return `${match.rank}. ${title} by ${artist}. ${genre}. Closeness ${match.score.toFixed(2)}${chosenAs}`;
+}
+
+/** Marks what is chosen. A tile is a toggle only while pressing it chooses. */
+function mark() {
+  byId("modes").hidden = !steerable();
+  byId("covers").classList.toggle("narrowed", chosen().sources.length > 0);
+  for (const [match, button] of tiles) {
+    button.classList.toggle("source-of", isSource(match));
+    button.classList.toggle("palette-of", isPalette(match));
+    button.setAttribute("aria-label", label(match));
+    if (mode() === "open") button.removeAttribute("aria-pressed");
+    else button.setAttribute("aria-pressed", String(mode() === "source" ? isSource(match) : isPalette(match)));
+  }
+}
+
+function tile(match, onOpen) {
+  const { title, artist } = words(match.track);
   const image = build("img", { alt: "" });
   showPicture(image, `${match.cover_url}?size=${match.rank <= LARGE ? 384 : 128}`);
   const show = () => byId("plate").replaceChildren(describe(match));
   const button = build("button", {
     type: "button", "data-tile": "", title: `${title}, ${artist}`,
-    "aria-label": `${match.rank}. ${title} by ${artist}. ${genre}. Closeness ${match.score.toFixed(2)}`,
-    on: { focus: show, pointerenter: show, click: () => onOpen(match) },
+    on: { focus: show, pointerenter: show, click: () => ({ open: onOpen, source: toggleSource, palette: togglePalette })[mode()](match) },
   }, image);
+  tiles.set(match, button);
   return build("li", { className: match.rank <= LARGE ? "large" : "" }, button);
 }
 
@@ -65,11 +88,20 @@ function genreBar(matches) {
  * @param {Object|null} release  to say of how many
  * @param {(match: Object) => void} onOpen
  */
-export function showHundred(matches, release, onOpen) {
-  byId("hundred-title").textContent = matches.length === 100 ? "The nearest hundred" : `The nearest ${matches.length}`;
-  byId("hundred-eyebrow").textContent = release ? `Of ${release.covers.toLocaleString("en")} covers` : "By sound alone";
+export function showMatches(matches, release, onOpen) {
+  byId("matches-title").textContent = matches.length === 100 ? "The nearest hundred" : `The nearest ${matches.length}`;
+  byId("matches-eyebrow").textContent = release ? `Of ${release.covers.toLocaleString("en")} covers` : "By sound alone";
+  tiles.clear();
+  byId("modes").querySelector("input").checked = true;
   byId("covers").replaceChildren(...matches.map((match) => tile(match, onOpen)));
   byId("plate").replaceChildren(...(matches.length ? [describe(matches[0])] : []));
   byId("genres").replaceChildren(...genreBar(matches));
   walkable(byId("covers"));
+  mark();
+}
+
+/** Follows the choices. */
+export function readyMatches() {
+  byId("modes").addEventListener("change", mark);
+  onSteering(mark);
 }
