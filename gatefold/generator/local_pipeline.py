@@ -133,8 +133,7 @@ class LocalScorePipeline(DiffusionPipeline):
             def report(done: int, steps: int, number: int = number) -> None:
                 on_step(number * steps + done, len(groups) * steps)
 
-            with torch.inference_mode():
-                sampled += sampler.sample(group, size, lead=lead, on_step=report)
+            sampled += sampler.sample(group, size, lead=lead, on_step=report)
         return [_generated(seed, one, sources, reader) for seed, one in zip(seeds, sampled, strict=True)]
 
     def _checked(self, sources: Sources, request: GenerationRequest, size: int) -> int | None:

@@ -12,8 +12,8 @@ from gatefold.errors import Overloaded
 from gatefold.generator import sampler
 from gatefold.generator.local_score import Parameters, Window, levels, posterior, steps
 from gatefold.generator.sampler import Sampled, Sampler
-from tests.drawn import drawn_covers
 from tests import plain_sampler
+from tests.drawn import drawn_covers
 
 PARAMETERS = Parameters(widest=0.6, narrowest=9, temperature=0.05, capacity=0.2)
 CPU = torch.device("cpu")
@@ -151,7 +151,7 @@ def test_raising_in_on_step_stops_within_a_step_and_leaves_no_thread() -> None:
     calls: list[int] = []
     before = threading.active_count()
 
-    def on_step(done: int, steps: int) -> None:
+    def on_step(done: int, _: int) -> None:
         calls.append(done)
         if done == 3:
             raise Overloaded("stop", 1)
