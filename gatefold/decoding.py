@@ -19,9 +19,11 @@ import soundfile
 from gatefold.config import AudioSettings
 from gatefold.errors import AudioTooLong, EmptyFile, TooLarge, TruncatedAudio, UndecodableAudio
 from gatefold.ranged import BytesSource, RangedFile, Source
+from gatefold.riff import Samples, find_samples
 
 FORMATS = "wav, flac, mp3, ogg (vorbis, opus), m4a, aac or aiff"
 _RATES = (4_000, 768_000)  # hertz
+_FIRST_BYTES = 1 << 15  # of samples: what libsndfile reads while it opens a file of ADPCM, and what is fetched anyhow
 _BLOCK = 1 << 17  # samples of all channels read at a time where the decoder lets us choose
 _MISSING_S = 0.5  # seconds that a window may lack of what the header promises
 _LEAD_S = 0.25  # decoded before a window and dropped: an mp3 frame leans on up to nine before it, of flac on none
@@ -52,12 +54,13 @@ def decode_windows(source: Source | bytes, audio: AudioSettings, *, name: str = 
     Raises: EmptyFile, TooLarge, UndecodableAudio (caused by a MemoryError where memory was short), TruncatedAudio,
     AudioTooLong; and what the source raises.
     """
-    file = RangedFile(BytesSource(source) if isinstance(source, bytes) else source, audio.max_bytes)
+    source = BytesSource(source) if isinstance(source, bytes) else source
+    file = RangedFile(source, audio.max_bytes)
     if not file.size:
         raise EmptyFile(f"{name}: the file is empty")
     try:
         # samples may be infinite or no numbers; that is for the listener to judge
-        with _opened(file, name) as decoder, np.errstate(all="ignore"):
+        with _opened(file, source, name) as decoder, np.errstate(all="ignore"):
             return _windows(decoder, audio, name)
     except (av.FFmpegError, soundfile.SoundFileError, ValueError, EOFError) as error:
         file.check()
@@ -144,14 +147,18 @@ def _spans(starts: npt.NDArray[np.int64], length: int, gap: int) -> list[tuple[i
 
 
 @contextmanager
-def _opened(file: RangedFile, name: str) -> Iterator[_Decoder]:
+def _opened(file: RangedFile, source: Source, name: str) -> Iterator[_Decoder]:
     """By magic number: libsndfile for wav and aiff, which it takes a quarter of the time for, FFmpeg for the rest."""
     head = file.read(64) or b""
     file.seek(0)
     file.check()
-    if head[:4] in (b"RIFF", b"RF64", b"FORM"):
-        with soundfile.SoundFile(file) as opened:
-            yield _SoundFile(opened, file, head, name)
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"):
+        samples = find_samples(file)
+        plain = RangedFile(samples.plain(source), file.max_bytes)
+        # soundfile opens under a lock that all decoders of the process share: nothing may be waited for meanwhile
+        plain.prefetch(len(samples.header) + max(samples.block, _FIRST_BYTES))
+        with soundfile.SoundFile(plain) as opened:
+            yield _SoundFile(opened, plain, samples, name)
         return
     demuxer = _demuxer(head)
     if demuxer is None:
@@ -203,9 +210,9 @@ def _must_be_counted(file: RangedFile, head: bytes) -> bool:
 class _SoundFile:
     """libsndfile, which knows where every sample of a wav lies."""
 
-    def __init__(self, opened: soundfile.SoundFile, file: RangedFile, head: bytes, name: str) -> None:
+    def __init__(self, opened: soundfile.SoundFile, file: RangedFile, samples: Samples, name: str) -> None:
         self.rate: int = opened.samplerate
-        self.samples = max(opened.frames, _promised_frames(head, file.size, opened.frames))
+        self.samples = opened.frames * samples.promised // max(1, samples.size)
         self.clock_error = 0.0
         self._opened, self._file, self._name = opened, file, name
 
@@ -224,17 +231,6 @@ class _SoundFile:
             raise TruncatedAudio(
                 f"{self._name}: cut short or damaged, decoding stopped ({_reason(error)}); send it again"
             ) from error
-
-
-def _promised_frames(head: bytes, size: int, frames: int) -> int:
-    """Frames that the size field of a wav or aiff promises; libsndfile says only how many are there."""
-    promised = 8 + {
-        b"RIFF": int.from_bytes(head[4:8], "little"),
-        b"FORM": int.from_bytes(head[4:8], "big"),
-        b"RF64": int.from_bytes(head[20:28], "little"),
-    }.get(head[:4], 0)
-    streamed = promised > 0xFFFF_FFFF  # written before its length was known
-    return 0 if streamed else frames * promised // size
 
 
 def _reason(error: Exception) -> str:
