@@ -122,6 +122,10 @@ class RangedFile(SourceFile):
         self.check()
         self.seek(0)
 
+    def segments(self) -> list[tuple[int, bytes]]:
+        """What was fetched and is still here: first byte, and the bytes."""
+        return [(start, bytes(data)) for start, data in self._segments]
+
     def check(self) -> None:
         """Raises: what a read raised since the last check; TooLarge when more than `max_bytes` were wanted."""
         failure, self._failure = self._failure, None

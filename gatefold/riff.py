@@ -12,8 +12,6 @@ from gatefold.ranged import PrefixedRange, RangedFile, Source
 
 PCM_TAGS = frozenset({1, 2, 3, 6, 7, 0x11})
 """Format tags of a wav that libsndfile reads and seeks exactly: PCM, float, A-law, u-law and two kinds of ADPCM."""
-MPEG_TAGS = frozenset({0x50, 0x55})
-"""Format tags of MPEG audio inside a wav."""
 _EXTENSIBLE = 0xFFFE
 _LEAST_PLACEHOLDER = 0x7F00_0000  # bytes; 32-bit sizes from here on are what programs write that do not know the size
 _UNKNOWN_64 = 1 << 62
@@ -39,10 +37,6 @@ class Samples:
     def plain(self, source: Source) -> Source:
         """The plain file."""
         return PrefixedRange(self.header, source, self.start, self.size)
-
-    def bare(self, source: Source) -> Source:
-        """The samples without any header."""
-        return PrefixedRange(b"", source, self.start, self.size)
 
 
 def find_samples(file: RangedFile) -> Samples:
