@@ -52,9 +52,10 @@ def listen(source: Source | bytes, audio: AudioSettings, *, name: str = "song") 
     peak = max(float(most), -float(least))
     if not peak <= _LOUDEST:  # nor may it be NaN
         raise UndecodableAudio(f"{name}: holds samples of {peak:g} times full scale, no sound; encode it again")
-    if peak < 10 ** (audio.silence_dbfs / 20):
+    loudest = _loudest(heard.waveform[:, : round(heard.duration_s * heard.rate)])
+    if loudest < 10 ** (audio.silence_dbfs / 20):
         raise SilentAudio(
-            f"{name}: the loudest sample of its {len(heard.waveform)} windows is {_dbfs(peak)}, it must exceed "
+            f"{name}: the loudest sample of its {len(heard.waveform)} windows is {_dbfs(loudest)}, it must exceed "
             f"{audio.silence_dbfs:g} dBFS"
         )
     return Song(heard.duration_s, heard.starts_s, log_mel(heard.waveform, heard.rate, audio))
@@ -187,6 +188,12 @@ def _resampling_kernels(up: int, down: int) -> tuple[int, list[tuple[int, int, t
     kernels = torch.sinc(time) * torch.cos(time * (math.pi / _ZEROS / 2)).square() * (cutoff / down)
     kernels = torch.where(time.abs() < _ZEROS, kernels, 0.0).to(torch.float32)
     return width, [(first, *_without_zeros(kernels[:, first : first + _SLICE])) for first in range(0, up, _SLICE)]
+
+
+def _loudest(windows: Waveform) -> float:
+    """The largest distance of a sample of [W, N] from the mean of its window: a constant is no sound."""
+    means = windows.mean(axis=1, dtype=np.float64)
+    return float(max((windows.max(axis=1) - means).max(), (means - windows.min(axis=1)).max()))
 
 
 def _dbfs(peak: float) -> str:

@@ -1,7 +1,7 @@
-"""Decoders: an encoded song in, a few windows of its waveform out, and no more of it read or decoded than they need.
+"""A few windows of the waveform of an encoded song, and no more of it read or decoded than they need.
 
-What a file is, its first bytes say; its name is never believed. The demuxer is chosen here and told to FFmpeg, which
-could otherwise be talked into opening other files by a playlist. Knows nothing of spectrograms, URIs or Ray.
+What a file is, `containers` says by its content. Places that headers tell are believed as long as nothing that is met
+contradicts them; else the song is decoded from its beginning. Knows nothing of spectrograms, URIs or Ray.
 
 Shape legend: W = windows, N = samples.
 """
@@ -9,32 +9,38 @@ Shape legend: W = windows, N = samples.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import av
 import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from gatefold import flac, mpeg, ogg, riff
 from gatefold.config import AudioSettings
+from gatefold.containers import FORMATS, Container, identify
+from gatefold.decoders import (
+    Decoder,
+    FFmpegDecoder,
+    Misplaced,
+    SoundFileDecoder,
+    Waveform,
+    WholeDecoder,
+    reason,
+)
 from gatefold.errors import AudioTooLong, EmptyFile, TooLarge, TruncatedAudio, UndecodableAudio
 from gatefold.ranged import BytesSource, RangedFile, Source
 
-FORMATS = "wav, flac, mp3, ogg (vorbis, opus), m4a, aac or aiff"
-_RATES = (4_000, 768_000)  # hertz
-_BLOCK = 1 << 17  # samples of all channels read at a time where the decoder lets us choose
-_MISSING_S = 0.5  # seconds that a window may lack of what the header promises
-_LEAD_S = 0.25  # decoded before a window and dropped: an mp3 frame leans on up to nine before it, of flac on none
-_TABLE_ERROR = 0.01  # share of a song by which the places in an mp3's header may be wrong; they are 1/256 apart
-_TABLE_FRAMES = 50_000  # of an mp3 that is sought by them: 20 minutes
-_GAP_S = 2.0  # a shorter way to the next window is decoded, not jumped: jumping costs as much
+__all__ = ["FORMATS", "Waveform", "Windows", "decode_windows", "window_starts"]
 
-Waveform = npt.NDArray[np.float32]
+_RATES = (4_000, 768_000)  # hertz
+_FIRST_BYTES = 1 << 15  # of samples: what libsndfile reads while it opens a file of ADPCM, and what is fetched anyhow
+_MISSING_S = 0.5  # seconds that a window may lack of what the header promises
+_BEYOND_S = 0.1  # seconds that a song may last beyond what its header promises
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Pieces of one waveform, mono: the mean of its channels."""
+    """Pieces of one waveform, mono: the mean of its channels, or one where they cancel each other."""
 
     duration_s: float
     """of the whole song"""
@@ -49,19 +55,27 @@ class Windows:
 def decode_windows(source: Source | bytes, audio: AudioSettings, *, name: str = "song") -> Windows:
     """The windows of a song, spread evenly from its beginning to its end; the same from wherever its bytes come.
 
+    Each window holds what a decoder that begins at the first sample has at the place that is stated.
+
     Raises: EmptyFile, TooLarge, UndecodableAudio (caused by a MemoryError where memory was short), TruncatedAudio,
     AudioTooLong; and what the source raises.
     """
-    file = RangedFile(BytesSource(source) if isinstance(source, bytes) else source, audio.max_bytes)
+    source = BytesSource(source) if isinstance(source, bytes) else source
+    file = RangedFile(source, audio.max_bytes)
     if not file.size:
         raise EmptyFile(f"{name}: the file is empty")
     try:
-        # samples may be infinite or no numbers; that is for the listener to judge
-        with _opened(file, name) as decoder, np.errstate(all="ignore"):
-            return _windows(decoder, audio, name)
+        found = identify(file)
+        if found is None:
+            file.seek(0)
+            head = file.read(8)
+            raise UndecodableAudio(f"{name}: no sound file we know (begins with {head.hex(' ')}); expected {FORMATS}")
+        # samples may be infinite or no numbers; that is for the caller to judge
+        with np.errstate(all="ignore"):
+            return _decoded(_Song(source, file, found, audio, name))
     except (av.FFmpegError, soundfile.SoundFileError, ValueError, EOFError) as error:
         file.check()
-        raise UndecodableAudio(f"{name}: cannot be decoded ({_reason(error)}); expected {FORMATS}") from error
+        raise UndecodableAudio(f"{name}: cannot be decoded ({reason(error)}); expected {FORMATS}") from error
     except TooLarge as error:
         raise TooLarge(f"{name}: {error}; shorten or compress it, or raise audio.max_bytes") from error
 
@@ -71,25 +85,107 @@ def window_starts(samples: int, length: int, windows: int) -> npt.NDArray[np.int
     return np.unique(np.linspace(0, max(0, samples - length), windows).round().astype(np.int64))
 
 
-class _Decoder(Protocol):
-    rate: int
-    samples: int
-    """as the header says, or as was counted where it does not"""
-    clock_error: float
-    """share of the song by which the places of blocks may be wrong"""
+# ---- opening --------------------------------------------------------------------------------------------------------
 
-    def blocks(self, start: int, length: int) -> Iterator[tuple[int, Waveform]]:
-        """Mono blocks with the number of their first sample, ascending, from `start` or a little before it on, to the
-        end of the song; `length` is how many samples will be wanted.
+
+class _Song:
+    """A file that is to be decoded: its own bytes, what kind it is, and what its errors call it."""
+
+    def __init__(self, source: Source, file: RangedFile, found: Container, audio: AudioSettings, name: str) -> None:
+        self._file = file if found.start == 0 else None  # what was read of it already need not be read again
+        self.source, self.kind, self.audio, self.name = found.of(source), found.kind, audio, name
+        self.samples: riff.Samples | None = None
+        if self.kind in ("wav", "aiff"):
+            self.samples = riff.find_samples(self.file())
+
+    def file(self) -> RangedFile:
+        """The file from its beginning."""
+        file = self._file or RangedFile(self.source, self.audio.max_bytes)
+        file.seek(0)
+        return file
+
+    @contextmanager
+    def sought(self) -> Iterator[Decoder]:
+        """A decoder that jumps to each window. Raises: Misplaced where the file is known to mislead it."""
+        if self.samples is not None and self.samples.tag in (0, *riff.PCM_TAGS):
+            file = RangedFile(self.samples.plain(self.source), self.audio.max_bytes)
+            # soundfile opens under a lock that all decoders of the process share: nothing may be waited for meanwhile
+            file.prefetch(len(self.samples.header) + max(self.samples.block, _FIRST_BYTES))
+            with soundfile.SoundFile(file) as opened:
+                yield SoundFileDecoder(opened, file, self.samples, self.name)
+        elif self.kind == "wav":
+            raise Misplaced(0)  # FFmpeg seeks exactly in none of its rarer codecs, mp3 among them
+        else:
+            with self._ffmpeg() as decoder:
+                yield decoder
+
+    @contextmanager
+    def _ffmpeg(self) -> Iterator[Decoder]:
+        file = self.file()
+        layout = mpeg.layout(file) if self.kind == "mp3" else mpeg.UNKNOWN
+        if not layout.honest:
+            raise Misplaced(layout.samples)
+        file.seek(0)
+        grid = layout.grid
+        by_index = self.kind == "aac" or (self.kind == "mp3" and grid is None)
+        by_packets = self.kind == "flac" and not flac.samples(file)
+        # an mp3 of constant bit rate is sought by arithmetic; any other is read from its beginning once
+        options = {"fflags": "fastseek"} if grid else {}
+        with av.open(file, format=self.kind, options=options, metadata_errors="ignore") as container:
+            count = "index" if by_index else "packets" if by_packets else None
+            decoder = FFmpegDecoder(container, file, self.name, count=count, grid=grid)  # type: ignore[arg-type]
+            if by_index and not layout.agrees(file, decoder.counted):
+                raise Misplaced(layout.samples)
+            yield decoder
+            if self.kind == "ogg" and not ogg.is_one_stream(file):
+                raise Misplaced(0)
+
+    def whole(self, misplaced: Misplaced) -> Decoder:
+        """A decoder that begins at the first sample.
+
+        Raises: TruncatedAudio where the file promised more than is there, and ends in the midst of a frame.
         """
+        source = self.source if self.samples is None else self.samples.plain(self.source)
+        decoder = WholeDecoder(source, self.kind, self.audio.max_bytes, self.audio.max_duration_s, self.name)
+        promised = misplaced.promised
+        if self.samples is not None:
+            promised = decoder.samples * self.samples.promised // max(1, self.samples.size)
+        if promised - decoder.samples > _MISSING_S * decoder.rate and self._is_cut_short(decoder, misplaced):
+            raise TruncatedAudio(_truncated(self.name, promised, decoder.samples, decoder.rate))
+        return decoder
+
+    def _is_cut_short(self, decoder: WholeDecoder, misplaced: Misplaced) -> bool:
+        if self.kind == "mp3":
+            file = self.file()
+            return mpeg.ends_within_a_frame(file) or mpeg.layout(file).tells_of_more(file.size, decoder.samples)
+        if self.kind == "flac":
+            return not flac.is_whole(decoder.last_packet)
+        return misplaced.cut_short or self.samples is not None
 
 
-def _windows(decoder: _Decoder, audio: AudioSettings, name: str) -> Windows:
+# ---- windows --------------------------------------------------------------------------------------------------------
+
+
+def _decoded(song: _Song) -> Windows:
+    try:
+        with song.sought() as decoder:
+            made = _windows(decoder, song.audio, song.name)
+            decoder.confirm()
+        return made
+    except Misplaced as error:
+        misplaced = error
+    except av.PatchWelcomeError:  # of joined oggs
+        misplaced = Misplaced(0)
+    return _windows(song.whole(misplaced), song.audio, song.name)
+
+
+def _windows(decoder: Decoder, audio: AudioSettings, name: str) -> Windows:
     rate, samples = decoder.rate, decoder.samples
+    if samples <= 0:
+        _doubt(decoder)
+        raise UndecodableAudio(f"{name}: holds no audio; expected {FORMATS}")
     if not _RATES[0] <= rate <= _RATES[1]:
         raise UndecodableAudio(f"{name}: {rate:,} Hz, allowed {_RATES[0]:,} to {_RATES[1]:,} Hz; encode it again")
-    if samples <= 0:
-        raise UndecodableAudio(f"{name}: holds no audio; expected {FORMATS}")
     if samples / rate > audio.max_duration_s:
         raise AudioTooLong(
             f"{name}: {samples / rate:,.0f} s of audio, limit {audio.max_duration_s:,.0f} s; "
@@ -98,41 +194,54 @@ def _windows(decoder: _Decoder, audio: AudioSettings, name: str) -> Windows:
     length = round(audio.window_s * rate)
     starts = window_starts(samples, length, audio.windows)
     waveform, missing, reached = _filled(decoder, starts, length, samples)
-    if _MISSING_S * rate < samples - reached <= decoder.clock_error * samples:  # its clock is fast; by it, it ends here
-        samples = reached
-        starts = window_starts(samples, length, audio.windows)
-        waveform, missing, reached = _filled(decoder, starts, length, samples)
-    if missing > _MISSING_S * rate:
+    if missing > _MISSING_S * rate or reached > samples + _BEYOND_S * rate:
+        _doubt(decoder)
         if samples - reached > _MISSING_S * rate:
-            raise TruncatedAudio(
-                f"{name}: its header promises {samples / rate:.1f} s, decoding ended at {reached / rate:.1f} s; "
-                "upload it again"
-            )
+            raise TruncatedAudio(_truncated(name, samples, reached, rate))
         raise UndecodableAudio(f"{name}: damaged, {missing / rate:.1f} s of a window are missing")
+    if decoder.mixer.cancels:
+        decoder.mixer.take_first()
+        waveform, _, _ = _filled(decoder, starts, length, samples)
     return Windows(samples / rate, rate, (starts / rate).astype(np.float32), waveform)
 
 
+def _doubt(decoder: Decoder) -> None:
+    """Raises: Misplaced where another way to decode may know better."""
+    if isinstance(decoder, FFmpegDecoder):
+        raise decoder.misplaced()
+
+
+def _truncated(name: str, promised: int, reached: int, rate: int) -> str:
+    return (
+        f"{name}: its header promises {promised / rate:.1f} s, decoding ended at {reached / rate:.1f} s; "
+        "upload it again"
+    )
+
+
 def _filled(
-    decoder: _Decoder, starts: npt.NDArray[np.int64], length: int, samples: int
+    decoder: Decoder, starts: npt.NDArray[np.int64], length: int, samples: int
 ) -> tuple[Waveform, int, int]:
     """The windows, the most samples that one of them lacks, and the sample behind the last that was decoded."""
     waveform = np.zeros((len(starts), length), np.float32)
     filled = np.zeros(len(starts), np.int64)
     reached = 0
-    for first, last in _spans(starts, length, round(_GAP_S * decoder.rate)):
+    spans = _spans(starts, length, decoder.gap_s * decoder.rate)
+    # behind the last window a little more is decoded, to see that the song ends where it should
+    enough = [last for _, last in spans[:-1]] + [samples + round(_BEYOND_S * decoder.rate) + 1]
+    for (first, last), end in zip(spans, enough, strict=True):
         for at, block in decoder.blocks(first, last - first):
             for window, start in enumerate(starts.tolist()):
-                begin, end = max(at, start), min(at + len(block), start + length)
-                if begin < end:
-                    waveform[window, begin - start : end - start] = block[begin - at : end - at]
-                    filled[window] += end - begin
+                begin, stop = max(at, start), min(at + len(block), start + length)
+                if begin < stop:
+                    waveform[window, begin - start : stop - start] = block[begin - at : stop - at]
+                    filled[window] += stop - begin
             reached = at + len(block)
-            if reached >= last:
+            if reached >= end:
                 break
     return waveform, int((np.minimum(length, samples - starts) - filled).max()), reached
 
 
-def _spans(starts: npt.NDArray[np.int64], length: int, gap: int) -> list[tuple[int, int]]:
+def _spans(starts: npt.NDArray[np.int64], length: int, gap: float) -> list[tuple[int, int]]:
     """What to decode at a stretch: windows as [first, last) samples, those less than a gap apart as one."""
     spans: list[tuple[int, int]] = []
     for start in starts.tolist():
@@ -141,210 +250,3 @@ def _spans(starts: npt.NDArray[np.int64], length: int, gap: int) -> list[tuple[i
         else:
             spans.append((start, start + length))
     return spans
-
-
-@contextmanager
-def _opened(file: RangedFile, name: str) -> Iterator[_Decoder]:
-    """By magic number: libsndfile for wav and aiff, which it takes a quarter of the time for, FFmpeg for the rest."""
-    head = file.read(64) or b""
-    file.seek(0)
-    file.check()
-    if head[:4] in (b"RIFF", b"RF64", b"FORM"):
-        with soundfile.SoundFile(file) as opened:
-            yield _SoundFile(opened, file, head, name)
-        return
-    demuxer = _demuxer(head)
-    if demuxer is None:
-        raise UndecodableAudio(f"{name}: no sound file we know (begins with {head[:8].hex(' ')}); expected {FORMATS}")
-    counted = _must_be_counted(file, head)
-    # an mp3 is then sought by the table in its header; without, FFmpeg reads it from its beginning to any place
-    options = {} if counted else {"fflags": "fastseek"}
-    with av.open(file, format=demuxer, options=options, metadata_errors="ignore") as container:
-        decoder = _FFmpeg(container, file, counted=counted, name=name)
-        decoder.clock_error = _TABLE_ERROR if demuxer == "mp3" and not counted else 0.0
-        yield decoder
-
-
-def _demuxer(head: bytes) -> str | None:
-    """FFmpeg's name of what the first bytes announce."""
-    if head[:4] in (b"fLaC", b"OggS"):
-        return "flac" if head[:4] == b"fLaC" else "ogg"
-    if head[4:8] == b"ftyp":
-        return "mov"
-    if head[:3] == b"ID3":
-        return "mp3"
-    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:  # an MPEG frame; layer bits 00 mean AAC in ADTS
-        return "mp3" if head[1] & 0x06 else "aac"
-    return None
-
-
-def _must_be_counted(file: RangedFile, head: bytes) -> bool:
-    """Whether all of it must be read to know how long it is: streamed flac, bare AAC, mp3 without a Xing header.
-
-    So, too, where an mp3 of variable bit rate is so long that the hundred places in its header lie too far apart.
-    """
-    if head[:4] == b"fLaC":
-        return not int.from_bytes(head[21:26], "big") & 0xF_FFFF_FFFF
-    if _demuxer(head) != "mp3":
-        return _demuxer(head) == "aac"
-    tag = 10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
-    file.seek(tag if head[:3] == b"ID3" else 0)
-    first = file.read(4096) or b""
-    file.seek(0)
-    file.check()
-    if b"VBRI" in first:
-        return False
-    variable = b"Xing" in first
-    _, _, xing = first.partition(b"Xing" if variable else b"Info")
-    flags, frames = int.from_bytes(xing[:4], "big"), int.from_bytes(xing[4:8], "big")
-    return not (flags & 1 and frames) or (variable and frames > _TABLE_FRAMES)
-
-
-class _SoundFile:
-    """libsndfile, which knows where every sample of a wav lies."""
-
-    def __init__(self, opened: soundfile.SoundFile, file: RangedFile, head: bytes, name: str) -> None:
-        self.rate: int = opened.samplerate
-        self.samples = max(opened.frames, _promised_frames(head, file.size, opened.frames))
-        self.clock_error = 0.0
-        self._opened, self._file, self._name = opened, file, name
-
-    def blocks(self, start: int, length: int) -> Iterator[tuple[int, Waveform]]:
-        try:
-            self._opened.seek(min(start, self._opened.frames))
-            self._file.expect(length * self._file.size // self.samples)
-            at, end, most = start, start + length, _BLOCK // self._opened.channels
-            while at < end and len(block := self._opened.read(min(most, end - at), dtype="float32", always_2d=True)):
-                self._file.check()
-                yield at, _mono(block)
-                at += len(block)
-            self._file.check()
-        except soundfile.SoundFileError as error:
-            self._file.check()
-            raise TruncatedAudio(
-                f"{self._name}: cut short or damaged, decoding stopped ({_reason(error)}); send it again"
-            ) from error
-
-
-def _promised_frames(head: bytes, size: int, frames: int) -> int:
-    """Frames that the size field of a wav or aiff promises; libsndfile says only how many are there."""
-    promised = 8 + {
-        b"RIFF": int.from_bytes(head[4:8], "little"),
-        b"FORM": int.from_bytes(head[4:8], "big"),
-        b"RF64": int.from_bytes(head[20:28], "little"),
-    }.get(head[:4], 0)
-    streamed = promised > 0xFFFF_FFFF  # written before its length was known
-    return 0 if streamed else frames * promised // size
-
-
-def _reason(error: Exception) -> str:
-    """What a decoder says, without the address of our file in memory."""
-    return str(getattr(error, "error_string", None) or getattr(error, "strerror", None) or error).strip()
-
-
-class _FFmpeg:
-    """FFmpeg, for all that is compressed."""
-
-    def __init__(self, container: av.container.InputContainer, file: RangedFile, *, counted: bool, name: str) -> None:
-        file.check()
-        if not container.streams.audio:
-            raise UndecodableAudio(f"{name}: holds no audio stream; expected {FORMATS}")
-        self._container, self._file, self._name = container, file, name
-        self._stream = stream = container.streams.audio[0]
-        if stream.codec_context is None:  # then it has none of the attributes below
-            raise UndecodableAudio(f"{name}: its audio is in a codec that is not known here; expected {FORMATS}")
-        if not stream.rate or stream.time_base is None:
-            raise UndecodableAudio(f"{name}: its audio stream names no sample rate; encode it again")
-        self.rate, self.clock_error = stream.rate, 0.0
-        self._tick_s = float(stream.time_base)
-        self._begin = stream.start_time or 0  # ticks
-        ticks = self._counted_ticks() if counted else stream.duration or 0
-        self.samples = round(ticks * self._tick_s * self.rate)
-        self._lead_s = 0.0 if container.format.name == "flac" else _LEAD_S
-        self._fresh = not counted  # nothing was read of it yet
-
-    def _counted_ticks(self) -> int:
-        """How long all its packets last; none is decoded. FFmpeg remembers where they lie, and seeks by that."""
-        ticks = sum(packet.duration or 0 for packet in self._container.demux(self._stream))
-        self._file.check()
-        return ticks
-
-    def blocks(self, start: int, length: int) -> Iterator[tuple[int, Waveform]]:
-        if start or not self._fresh:
-            lead_s = max(0.0, start / self.rate - self._lead_s)
-            try:
-                self._container.seek(round(lead_s / self._tick_s) + self._begin, stream=self._stream, backward=True)
-            except av.EOFError:  # the place lies behind the last byte: there is nothing to decode
-                self._file.check()
-                return
-            self._file.check()
-        self._fresh = False
-        self._file.expect(round((length / self.rate + self._lead_s) * self._file.size * self.rate / self.samples))
-        for at, frame in _joined(self._placed(start), start + length):
-            yield at, _mono_of(frame)
-
-    def _placed(self, start: int) -> Iterator[tuple[int, av.AudioFrame]]:
-        """Frames that reach beyond `start`, with the number of their first sample."""
-        at = start
-        for frame in self._frames():
-            if frame.sample_rate != self.rate:
-                raise UndecodableAudio(f"{self._name}: goes from {self.rate:,} to {frame.sample_rate:,} Hz within")
-            if frame.pts is not None:
-                at = round((frame.pts - self._begin) * self._tick_s * self.rate)
-            if at + frame.samples > start:
-                yield at, frame
-            at += frame.samples
-
-    def _frames(self) -> Iterator[av.AudioFrame]:
-        for packet in self._container.demux(self._stream):
-            try:
-                frames = packet.decode()
-            except av.InvalidDataError:  # players pass over it too; what lacks in the end is counted
-                frames = []
-            self._file.check()
-            yield from frames
-
-
-_MOST_PLANES = 7  # more, and PyAV counts them beyond the end of FFmpeg's table of them
-_FULL_SCALE = {"u1": 2**7, "i2": 2**15, "i4": 2**31, "i8": 2**63}
-
-
-def _joined(placed: Iterator[tuple[int, av.AudioFrame]], end: int) -> Iterator[tuple[int, av.AudioFrame]]:
-    """Frames that follow one another as one, of `_BLOCK` samples or up to `end`: to Python a long one costs no more."""
-    first, joined, kind = 0, av.AudioFifo(), ("", "")
-    for at, frame in placed:
-        if joined.samples and (at != first + joined.samples or kind != (frame.format.name, frame.layout.name)):
-            yield first, _taken(joined)
-        if not joined.samples:
-            first, joined, kind = at, av.AudioFifo(), (frame.format.name, frame.layout.name)
-        frame.pts = None  # else they would have to be where it counts them to be
-        joined.write(frame)
-        if joined.samples * frame.layout.nb_channels >= _BLOCK or first + joined.samples >= end:
-            yield first, _taken(joined)
-    if joined.samples:
-        yield first, _taken(joined)
-
-
-def _taken(joined: av.AudioFifo) -> av.AudioFrame:
-    frame = joined.read()
-    assert frame is not None  # none is asked for that holds nothing
-    return frame
-
-
-def _mono_of(frame: av.AudioFrame) -> Waveform:
-    if frame.layout.nb_channels > _MOST_PLANES:
-        (frame,) = av.AudioResampler(format="flt").resample(frame)
-    block = frame.to_ndarray()
-    block = block.T if frame.format.is_planar else block.reshape(-1, frame.layout.nb_channels)
-    scale = _FULL_SCALE.get(block.dtype.str[1:], 1)
-    samples = block.astype(np.float32, copy=False)
-    if block.dtype == np.uint8:  # the only ones whose silence is not zero
-        samples = samples - np.float32(scale)
-    return _mono(samples, 1 / scale)
-
-
-def _mono(block: Waveform, gain: float = 1.0) -> Waveform:
-    """The mean of the channels: [N, channels] -> [N]. A product takes 1/50 of the time of numpy's mean."""
-    channels = block.shape[1]
-    mixed: Waveform = block @ np.full(channels, gain / channels, np.float32)
-    return mixed

@@ -43,6 +43,24 @@ class BytesSource:
         return self._data[offset : offset + length]
 
 
+class PrefixedRange:
+    """Some bytes of our own, then a range of another source: a file without what does not belong to it."""
+
+    def __init__(self, prefix: bytes, source: Source, start: int, size: int) -> None:
+        """Args: start, size: of the range, in bytes; it lies inside the source."""
+        self._prefix, self._source, self._start = prefix, source, start
+        self.size = len(prefix) + size
+
+    def read_at(self, offset: int, length: int) -> bytes | memoryview:
+        length = min(length, self.size - offset)
+        begin = offset - len(self._prefix)
+        if begin >= 0:
+            return self._source.read_at(self._start + begin, length)
+        own = self._prefix[offset : offset + length]
+        rest = length - len(own)
+        return own + bytes(self._source.read_at(self._start, rest)) if rest else own
+
+
 class SourceFile(io.RawIOBase):
     """A source as a file to read from, for readers that join their reads to few and great ones themselves."""
 
@@ -84,7 +102,7 @@ class RangedFile(SourceFile):
         super().__init__(source)
         self.name = name
         self.fetched = 0
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._expected = 0
         self._segments: list[tuple[int, bytes | memoryview]] = []  # the last read stands last
         self._failure: Exception | None = None
@@ -92,6 +110,21 @@ class RangedFile(SourceFile):
     def expect(self, length: int) -> None:
         """Announces that so many bytes will be read from the next place on that is not here yet."""
         self._expected = min(length, _MOST)
+
+    def prefetch(self, length: int) -> None:
+        """Fetches the first `length` bytes, if they are not here, and goes back to the beginning.
+
+        For decoders that are opened under a lock: who waits for a store meanwhile keeps all others from opening theirs.
+        Raises: as `check`.
+        """
+        self.seek(0)
+        self.read(min(length, self.size))
+        self.check()
+        self.seek(0)
+
+    def segments(self) -> list[tuple[int, bytes]]:
+        """What was fetched and is still here: first byte, and the bytes."""
+        return [(start, bytes(data)) for start, data in self._segments]
 
     def check(self) -> None:
         """Raises: what a read raised since the last check; TooLarge when more than `max_bytes` were wanted."""
@@ -133,9 +166,9 @@ class RangedFile(SourceFile):
         length = max(wanted, self._expected, _LEAST)
         self._expected = 0
         behind = min((start for start, _ in self._segments if start > at), default=self.size)
-        allowed = self._max_bytes - self.fetched
+        allowed = self.max_bytes - self.fetched
         if allowed <= 0:
-            raise TooLarge(f"more than {self._max_bytes:,} of its {self.size:,} bytes would have to be read")
+            raise TooLarge(f"more than {self.max_bytes:,} of its {self.size:,} bytes would have to be read")
         data = self._source.read_at(at, min(length, behind - at, allowed))
         if not data:
             raise EOFError(f"nothing at byte {at:,} of {self.size:,}")

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from gatefold.config import AudioSettings, CoverSettings, SplitSettings
+from gatefold.names import normal_name
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -126,10 +127,10 @@ def split_of(shares: SplitSettings, *, artist: str | None, album: str | None, so
     """The side of the split that this song is on, for ever: a stable hash of its artist (else album, else id).
 
     Adding songs to a catalogue never moves one from one side to another, and no artist stands on two sides, which would
-    let the encoder recognise artists instead of music.
+    let the encoder recognise artists instead of music. Names are compared by `names.normal_name`.
     """
     names = (("artist", artist), ("album", album), ("song", song_id))
-    key = next(f"{kind}:{value.strip().casefold()}" for kind, value in names if value and value.strip())
+    key = next(f"{kind}:{normal}" for kind, value in names if (normal := normal_name(value)))
     point = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
     if point < shares.test:
         return "test"

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from pydantic import TypeAdapter
 
 from gatefold.errors import BundleCorrupt, InputError, UnknownTrack, WrongModel
+from gatefold.names import NAMED, normal_name
 from gatefold.records import MAY_BE_SOURCE, Match, Track
 from gatefold.tuning import DEPTH
 from gatefold.vectors import GpuCopy, Ids, Kind, Mask, Vectors, build, cosines, kind_of, merge, on_gpu, search, stored
@@ -43,12 +44,13 @@ class Filters:
 
     exclude_song_ids: frozenset[str] = frozenset()
     exclude_artists: frozenset[str] = frozenset()
+    """compared, as all names of `names.NAMED`, by `names.normal_name`"""
     where: tuple[tuple[str, frozenset[str]], ...] = ()
     """columns of the index, and the values of which one must stand there"""
 
     def excludes_artist(self, artist: str | None) -> bool:
         """Whether covers of this artist are left out."""
-        return artist is not None and artist in self.exclude_artists
+        return normal_name(artist) in {normal_name(name) for name in self.exclude_artists} - {None}
 
 
 ALL = Filters()
@@ -135,7 +137,7 @@ class CoverIndex:
         self._ids = tracks["song_id"].to_pylist()
         self._row_of = {song_id: row for row, song_id in enumerate(self._ids)}
         named = [column for column in tracks.column_names if column not in _NO_LABELS]
-        self._labels = {column: _Labels(tracks[column], self._rows) for column in named}
+        self._labels = {column: _Labels(tracks[column], self._rows, column in NAMED) for column in named}
         self.shards = shards or (build(self._covers[self._rows], "flat"),)
         stops = np.cumsum([shard.ntotal for shard in self.shards]).tolist()
         self._shards = [
@@ -329,15 +331,19 @@ class CoverIndex:
 class _Labels:
     """What a column of the table says of each cover, found fast."""
 
-    def __init__(self, column: pa.ChunkedArray, rows: Ids) -> None:
+    def __init__(self, column: pa.ChunkedArray, rows: Ids, are_names: bool) -> None:
         encoded = column.combine_chunks().dictionary_encode()
         codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
         self._codes: npt.NDArray[np.int32] = codes[rows]
-        self._code_of = {value: code for code, value in enumerate(encoded.dictionary.to_pylist())}
+        self._are_names = are_names
+        self._codes_of: dict[str, list[int]] = {}
+        for code, value in enumerate(encoded.dictionary.to_pylist()):
+            self._codes_of.setdefault(normal_name(value) if are_names else value, []).append(code)
 
     def among(self, values: Collection[str]) -> Mask:
         """bool [covers]: whose label is one of these."""
-        codes = [self._code_of[value] for value in set(values) if value in self._code_of]
+        wanted = {normal_name(value) for value in values} if self._are_names else set(values)
+        codes = [code for value in wanted for code in self._codes_of.get(value, ())]
         if len(codes) == 1:
             one: Mask = self._codes == codes[0]
             return one

@@ -13,6 +13,7 @@ import torch
 
 from gatefold.config import Settings
 from gatefold.errors import SchemaMismatch, StageMissing
+from gatefold.names import normal_name
 from gatefold.retrieval import CoverIndex
 from gatefold.storage.catalogues import read_tracks
 from gatefold.storage.cover_pixels import read_pixels
@@ -56,7 +57,7 @@ def named(workspace: Workspace, ids: list[str], songs: Vectors, covers: Vectors)
     """These songs, song and cover embeddings [Q, D], with what the catalogue says of them."""
     rows = read_tracks(workspace, ["song_id", "artist", "genre"]).to_pylist()
     known = {row["song_id"]: row for row in rows}
-    artists = [(known[song_id]["artist"] or "").strip().casefold() for song_id in ids]
+    artists = [normal_name(known[song_id]["artist"]) for song_id in ids]
     keys = [f"artist {name}" if name else f"song {song_id}" for song_id, name in zip(ids, artists, strict=True)]
     return HeldOut(ids, np.array([known[song_id]["genre"] or "" for song_id in ids]), keys, songs, covers)
 

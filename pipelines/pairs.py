@@ -17,6 +17,7 @@ import ray.data
 
 from gatefold.config import Settings
 from gatefold.errors import StageMissing
+from gatefold.names import normal_name
 from gatefold.records import Split
 from gatefold.storage import optouts, tables
 from gatefold.storage.catalogues import read_tracks
@@ -65,7 +66,7 @@ def sample(ids: list[str], at_most: int) -> list[str]:
 def genres_of(workspace: Workspace, ids: list[str]) -> npt.NDArray[np.int64]:
     """A number for the genre of each of these songs, the same all through the catalogue; -1 where it is not known."""
     tracks = read_tracks(workspace, ["song_id", "genre"]).to_pylist()
-    genres = {track["song_id"]: (track["genre"] or "").strip().casefold() for track in tracks}
+    genres = {track["song_id"]: normal_name(track["genre"]) for track in tracks}
     numbers = {name: number for number, name in enumerate(sorted(set(genres.values()) - {""}))}
     return np.array([numbers.get(genres[song_id], -1) for song_id in ids], np.int64)
 
