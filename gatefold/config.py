@@ -5,29 +5,17 @@ CLI; each function receives the part it needs. Credentials are not here: they be
 environment.
 """
 
-import hashlib
-import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from gatefold.errors import InvalidSettings
-
-_ABSOLUTE = r"^(/|file:///|s3://.)"
-
-
-class Section(BaseModel):
-    """Frozen, strangers forbidden."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-    def fingerprint(self) -> str:
-        """Twelve hex digits that change when any knob of this section does."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:12]
-
+from gatefold.generator.settings import PretrainedSettings as PretrainedSettings
+from gatefold.section import ABSOLUTE
+from gatefold.section import Section as Section
 
 class AudioSettings(Section):
     """The ears: from bytes to log-mel windows. A model bundle carries these, so training and serving hear alike."""
@@ -117,10 +105,10 @@ class EncoderSettings(Section):
     """channels of a tower's first block; the later ones are 2 and 4 times as wide"""
     dropout: float = Field(0.2, ge=0, lt=1)
     """probability"""
-    song_backbone: str | None = Field(None, pattern=_ABSOLUTE)
+    song_backbone: str | None = Field(None, pattern=ABSOLUTE)
     """folder of a CLAP or AST checkpoint in the place of our own song tower: an absolute path, `file:///…` or `s3://…`,
     that every worker can read"""
-    cover_backbone: str | None = Field(None, pattern=_ABSOLUTE)
+    cover_backbone: str | None = Field(None, pattern=ABSOLUTE)
     """likewise CLIP, DINOv2 or ConvNeXt V2 for covers, which are resized from `cover.size` to what it was trained on"""
     freeze_backbones: bool = True
     """whether only the projection behind a backbone learns"""
@@ -210,11 +198,19 @@ class TransformerSettings(Section):
 class GeneratorSettings(Section):
     """What makes new covers from a song's nearest covers."""
 
-    kind: Literal["local-score", "transformer"] = "transformer"
+    kind: Literal["local-score", "transformer", "diffusers"] = "transformer"
     """local-score needs no training: exact diffusion on the pixels of the nearest covers, which says which source each
-    pixel comes from; transformer is trained on the catalogue"""
+    pixel comes from; transformer is trained on the catalogue; diffusers goes over the pictures of local-score with a
+    pre-trained model"""
     transformer: TransformerSettings = TransformerSettings()
+    diffusers: PretrainedSettings = PretrainedSettings()
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _has_model(self) -> "GeneratorSettings":
+        if self.kind == "diffusers" and self.diffusers.model is None:
+            raise ValueError("generator.kind diffusers needs generator.diffusers.model, the folder of a checkpoint")
+        return self
 
 
 class TrainSettings(Section):
