@@ -17,6 +17,7 @@ from gatefold.generator.settings import PretrainedSettings as PretrainedSettings
 from gatefold.section import ABSOLUTE
 from gatefold.section import Section as Section
 
+
 class AudioSettings(Section):
     """The ears: from bytes to log-mel windows. A model bundle carries these, so training and serving hear alike."""
 

@@ -7,13 +7,17 @@ latents of half the picture's side. `write_image_prompt_adapter` writes an IP-Ad
 import json
 import string
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 import transformers
 from safetensors.torch import save_file
+
+from gatefold.generator.interface import Attribution, Generated, OnStep, Request, Share, Sources, Vectors
 
 CLASSES = (
     "StableDiffusionPipeline",
@@ -53,6 +57,42 @@ def write_pretrained(folder: Path, name: str, *, seed: int = 0, prediction_type:
         components = make[name](Path(vocabulary), scheduler)
     getattr(diffusers, name)(**components).save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+class MeanOfSources:
+    """A first stage: the mean of all sources, with noise that depends on the seed."""
+
+    kind = "mean"
+    num_sources = 5
+    encoder_fingerprint = "e1"
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+
+    def generate(
+        self, song_embedding: Vectors, sources: Sources, *, seeds: Sequence[int], request: Request, on_step: OnStep
+    ) -> list[Generated]:
+        del song_embedding
+        self.requests.append(request)
+        on_step(1, 1)
+        size = request.size or sources.pixels.shape[-1]
+        mean = sources.pixels.mean(axis=(0, 2, 3))[:, None, None]
+        shares = tuple(Share(song_id, 1 / len(sources.song_ids), 0.0) for song_id in sources.song_ids)
+        made = []
+        for seed in seeds:
+            noise = np.random.default_rng(seed).normal(0, 30, (3, size, size))
+            holder = np.tile(np.arange(size, dtype=np.uint8) * 2 // size, (size, 1))
+            pixels = (mean + noise).clip(0, 255).astype(np.uint8)
+            made.append(Generated(seed, pixels, Attribution(shares, holder)))
+        return made
+
+
+def sources(seed: int, count: int = 3) -> Sources:
+    """Covers of one colour each, all near the colour that the seed stands for."""
+    draw = np.random.default_rng(seed)
+    colours = draw.integers(0, 256, (count, 3, 1, 1))
+    pixels = np.broadcast_to(colours, (count, 3, 16, 16)).astype(np.uint8)
+    return Sources(tuple(f"s{seed}-{n}" for n in range(count)), np.ones(count, np.float32), pixels)
 
 
 def _stable_diffusion(vocabulary: Path, scheduler: Any) -> dict[str, Any]:
@@ -186,7 +226,7 @@ def _image_projection(width: int, tokens: int = 4) -> dict[str, torch.Tensor]:
 
 
 def _resampler(width: int) -> dict[str, torch.Tensor]:
-    """The names of IP-Adapter Plus: one block of attention and feed-forward over the image's patches."""
+    """The names of IP-Adapter Plus: blocks of attention and feed-forward over the image's patches."""
     inner = 64
     weights = {
         "latents": torch.randn(1, 4, WIDTH),
@@ -196,14 +236,17 @@ def _resampler(width: int) -> dict[str, torch.Tensor]:
         "proj_out.bias": torch.zeros(width),
         "norm_out.weight": torch.ones(width),
         "norm_out.bias": torch.zeros(width),
-        "layers.0.0.to_q.weight": torch.randn(inner, WIDTH),
-        "layers.0.0.to_kv.weight": torch.randn(2 * inner, WIDTH),
-        "layers.0.0.to_out.weight": torch.randn(WIDTH, inner),
-        "layers.0.1.1.weight": torch.randn(4 * WIDTH, WIDTH),
-        "layers.0.1.3.weight": torch.randn(WIDTH, 4 * WIDTH),
     }
-    for norm in ("0.norm1", "0.norm2", "1.0"):
-        weights |= {f"layers.0.{norm}.weight": torch.ones(WIDTH), f"layers.0.{norm}.bias": torch.zeros(WIDTH)}
+    for layer in (f"layers.{number}" for number in range(4)):
+        weights |= {
+            f"{layer}.0.to_q.weight": torch.randn(inner, WIDTH),
+            f"{layer}.0.to_kv.weight": torch.randn(2 * inner, WIDTH),
+            f"{layer}.0.to_out.weight": torch.randn(WIDTH, inner),
+            f"{layer}.1.1.weight": torch.randn(4 * WIDTH, WIDTH),
+            f"{layer}.1.3.weight": torch.randn(WIDTH, 4 * WIDTH),
+        }
+        for norm in ("0.norm1", "0.norm2", "1.0"):
+            weights |= {f"{layer}.{norm}.weight": torch.ones(WIDTH), f"{layer}.{norm}.bias": torch.zeros(WIDTH)}
     return {f"image_proj.{name}": tensor for name, tensor in weights.items()}
 
 
@@ -222,7 +265,7 @@ def _projections(
     weights = {}
     for layer in range(layers):
         for side in ("k", "v"):
-            weights[f"ip_adapter.{layer}.to_{side}_ip.weight"] = torch.randn(hidden, width)
+            weights[f"ip_adapter.{layer}.to_{side}_ip.weight"] = 3 * torch.randn(hidden, width)
             if biases:
                 weights[f"ip_adapter.{layer}.to_{side}_ip.bias"] = torch.zeros(hidden)
         if norms:

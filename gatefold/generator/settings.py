@@ -55,4 +55,7 @@ class PretrainedSettings(Section):
     batch_size: int = Field(4, ge=1)
     """pictures that a GPU computes together. A CPU computes one at a time: there a picture has the same bytes whatever
     is generated with it, on a GPU it may differ in the last bits"""
+    gpu_share: float = Field(0.7, gt=0, le=1)
+    """share of a GPU's free memory that the weights may fill; of more, each network waits in the machine's memory until
+    it computes"""
     lora: LoraSettings = LoraSettings()
