@@ -248,6 +248,8 @@ class _Loras:
                     use_safetensors=True,
                     local_files_only=True,
                 )
+                if not any(version in names for names in self._pipeline.get_list_adapters().values()):
+                    raise ValueError("it has no weights for any of its networks")  # which diffusers does not mind
             except LOADING_ERRORS as error:
                 raise InvalidSettings(
                     f"adapter '{version}' does not fit a {type(self._pipeline).__name__} ({error}); train one on this "

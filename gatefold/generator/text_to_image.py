@@ -63,26 +63,30 @@ def check_class(folder: Path, location: str) -> str:
     return str(name)
 
 
-def open_pipeline(folder: Path, settings: PretrainedSettings, location: str, device: torch.device) -> Any:
-    """The image-to-image pipeline of a checkpoint, in evaluation mode: on a GPU in half precision, else in float32.
+def open_pipeline(
+    folder: Path, settings: PretrainedSettings, location: str, device: torch.device, *, for_training: bool = False
+) -> Any:
+    """The image-to-image pipeline of a checkpoint, in evaluation mode: for a GPU in half precision, else in float32.
 
     Where a GPU has too little free memory for all networks, `finish_placement` brings each to it when it computes.
 
     Args:
         device: that Ray granted.
+        for_training: leaves all networks in the machine's memory, and takes float32 for a GPU without bfloat16, as
+            gradients in float16 would have to be scaled.
 
     Raises: InvalidSettings, also for weights that are not in safetensors.
     """
     name = check_class(folder, location)
     diffusers_logging.disable_progress_bar()
-    on_gpu = device.type == "cuda" and fits(folder, settings, free_bytes(device))
+    on_gpu = device.type == "cuda" and not for_training and fits(folder, settings, free_bytes(device))
     try:
         pipeline = AutoPipelineForImage2Image.from_pretrained(
             folder,
             use_safetensors=True,
             local_files_only=True,
             device_map="cuda" if on_gpu else None,
-            **{_DTYPE: half_precision() if device.type == "cuda" else torch.float32},
+            **{_DTYPE: _precision(device, for_training=for_training)},
         )
     except LOADING_ERRORS as error:
         raise InvalidSettings(
@@ -105,9 +109,12 @@ def finish_placement(pipeline: Any, device: torch.device) -> None:
         pipeline.enable_model_cpu_offload(device=device)
 
 
-def half_precision() -> torch.dtype:
-    """Of the GPU: bfloat16 where it computes in it."""
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+def _precision(device: torch.device, *, for_training: bool) -> torch.dtype:
+    if device.type != "cuda":
+        return torch.float32
+    if torch.cuda.is_bf16_supported():
+        return torch.bfloat16
+    return torch.float32 if for_training else torch.float16
 
 
 def free_bytes(device: torch.device) -> int:
