@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gatefold.adapting import adapt
 from gatefold.housekeeping import opt_out, rejects_app, release_app, status
 from gatefold.planning import doctor, plan
 from gatefold.session import Command, Commands, Session, readable
@@ -370,6 +371,7 @@ def _repository() -> Path:
     return Path(__file__).resolve().parents[1]
 
 
+app.command(rich_help_panel=_USE)(adapt)
 app.command(rich_help_panel=_KEEP)(status)
 app.command(rich_help_panel=_KEEP)(plan)
 app.command(rich_help_panel=_KEEP)(doctor)

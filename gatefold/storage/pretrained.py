@@ -8,7 +8,7 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 
 from gatefold.config import PretrainedSettings
-from gatefold.errors import BundleCorrupt, BundleNotFound, InputError, InvalidSettings, ObjectNotFound
+from gatefold.errors import BundleCorrupt, BundleNotFound, InputError, InvalidSettings
 from gatefold.generator.image_prompts import ImagePrompts
 from gatefold.generator.interface import CoverGenerator
 from gatefold.generator.pretrained import LORA_WEIGHTS, PretrainedGenerator
@@ -72,8 +72,11 @@ def digest_of(location: str, place: Place) -> str:
 
 
 @contextmanager
-def on_disk(location: str, place: Place) -> Iterator[Path]:
+def on_disk(location: str, place: Place, *, weights: bool = True) -> Iterator[Path]:
     """A local folder with the files that are read of it; one in a store is fetched, and gone afterwards.
+
+    Args:
+        weights: whether those are fetched too.
 
     Raises: storage errors.
     """
@@ -84,22 +87,12 @@ def on_disk(location: str, place: Place) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         for name, file in _files(uri, place).items():
-            target = Path(folder) / name
-            target.parent.mkdir(exist_ok=True)
-            with target.open("wb") as sink:
-                for piece in _pieces(file.uri):
-                    sink.write(piece)
+            if weights or not name.endswith(".safetensors"):
+                target = Path(folder) / name
+                target.parent.mkdir(exist_ok=True)
+                with target.open("wb") as sink:
+                    sink.writelines(_pieces(file.uri))
         yield Path(folder)
-
-
-def check_model(settings: PretrainedSettings) -> None:
-    """Raises: InvalidSettings when the checkpoint of these settings cannot be used; its weights are not read."""
-    location = _model_of(settings)
-    uri = objects.resolve(location)
-    with tempfile.TemporaryDirectory() as folder:
-        with suppress(ObjectNotFound):  # what is missing is said below
-            (Path(folder) / INDEX).write_bytes(objects.read(objects.join(uri, INDEX)))
-        check_class(Path(folder), location)
 
 
 def pretrained_files(settings: PretrainedSettings) -> dict[str, bytes]:
@@ -107,7 +100,9 @@ def pretrained_files(settings: PretrainedSettings) -> dict[str, bytes]:
 
     Raises: InvalidSettings for a checkpoint that cannot be used or is not there.
     """
-    check_model(settings)
+    location = model_of(settings)
+    with on_disk(location, "model", weights=False) as folder:
+        check_class(folder, location)
     config = _Config(settings=settings, digests=_digests(settings))
     return {CONFIG: config.model_dump_json(indent=2).encode()}
 
@@ -134,8 +129,8 @@ def load_pretrained(bundle: Bundle, base: CoverGenerator, *, adapters: str, devi
     opener = partial(open_adapter, adapters, model_digest=config.digests["model"])
     target = torch.device(device)
     settings = config.settings
-    with on_disk(_model_of(settings), "model") as folder:
-        pipeline = open_pipeline(folder, settings, _model_of(settings), target)
+    with on_disk(model_of(settings), "model") as folder:
+        pipeline = open_pipeline(folder, settings, model_of(settings), target)
     prompts = None
     if settings.ip_adapter is not None:
         with on_disk(settings.ip_adapter, "ip_adapter") as folder:
@@ -184,7 +179,8 @@ def open_adapter(adapters: str, version: str, *, model_digest: str) -> Iterator[
         yield bundle.fetch(Path(folder))
 
 
-def _model_of(settings: PretrainedSettings) -> str:
+def model_of(settings: PretrainedSettings) -> str:
+    """Where the checkpoint lies. Raises: InvalidSettings when that is not set."""
     if settings.model is None:
         raise InvalidSettings("generator.diffusers.model is not set; name the folder of a checkpoint, as in "
                               "--set generator.diffusers.model=/models/stable-diffusion-v1-5")  # fmt: skip
@@ -192,7 +188,7 @@ def _model_of(settings: PretrainedSettings) -> str:
 
 
 def _digests(settings: PretrainedSettings) -> dict[Place, str]:
-    found: dict[Place, str] = {"model": digest_of(_model_of(settings), "model")}
+    found: dict[Place, str] = {"model": digest_of(model_of(settings), "model")}
     if settings.ip_adapter is not None:
         found["ip_adapter"] = digest_of(settings.ip_adapter, "ip_adapter")
     return found

@@ -16,7 +16,6 @@ from gatefold.generator.settings import LoraSettings
 from gatefold.storage.bundles import Bundle, publish
 from gatefold.storage.pretrained import (
     by_content,
-    check_model,
     digest_of,
     load_pretrained,
     on_disk,
@@ -145,7 +144,7 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
 
 def test_a_model_that_is_not_set_is_asked_for() -> None:
     with pytest.raises(InvalidSettings, match=r"generator\.diffusers\.model is not set"):
-        check_model(PretrainedSettings())
+        pretrained_files(PretrainedSettings())
     with pytest.raises(InvalidSettings, match=r"generator\.kind diffusers needs generator\.diffusers\.model"):
         load(overrides=["generator.kind=diffusers"])
 
