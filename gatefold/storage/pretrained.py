@@ -20,7 +20,7 @@ from gatefold.config import PretrainedSettings
 from gatefold.errors import BundleCorrupt, BundleNotFound, InputError, InvalidSettings
 from gatefold.generator.image_prompts import ImagePrompts
 from gatefold.generator.interface import CoverGenerator
-from gatefold.generator.pretrained import LORA_WEIGHTS, PretrainedGenerator
+from gatefold.generator.pretrained import LORA_WEIGHTS, OpenAdapter, PretrainedGenerator
 from gatefold.generator.text_to_image import INDEX, check_class, finish_placement, is_variant, open_pipeline
 from gatefold.section import Section
 from gatefold.storage import objects
@@ -127,10 +127,23 @@ def load_pretrained(bundle: Bundle, base: CoverGenerator, *, adapters: str, devi
     for place, digest in config.digests.items():
         _check_digest(bundle, config.settings, place, digest)
     opener = partial(open_adapter, adapters, model_digest=config.digests["model"])
-    target = torch.device(device)
-    settings = config.settings
-    with on_disk(model_of(settings), "model") as folder:
-        pipeline = open_pipeline(folder, settings, model_of(settings), target)
+    return assemble(config.settings, base, open_adapter=opener, device=device)
+
+
+def assemble(
+    settings: PretrainedSettings, base: CoverGenerator, *, open_adapter: OpenAdapter | None = None, device: str = "cpu"
+) -> PretrainedGenerator:
+    """A generator of the checkpoint, and the IP-Adapter, that the settings name.
+
+    Args:
+        base: its first stage.
+        device: that Ray granted.
+
+    Raises: InvalidSettings.
+    """
+    target, location = torch.device(device), model_of(settings)
+    with on_disk(location, "model") as folder:
+        pipeline = open_pipeline(folder, settings, location, target)
     prompts = None
     if settings.ip_adapter is not None:
         with on_disk(settings.ip_adapter, "ip_adapter") as folder:
@@ -138,7 +151,7 @@ def load_pretrained(bundle: Bundle, base: CoverGenerator, *, adapters: str, devi
     finish_placement(pipeline, target)
     batch_size = 1 if target.type == "cpu" else settings.batch_size
     return PretrainedGenerator(
-        pipeline, settings, base, image_prompts=prompts, open_adapter=opener, batch_size=batch_size
+        pipeline, settings, base, image_prompts=prompts, open_adapter=open_adapter, batch_size=batch_size
     )
 
 

@@ -1,10 +1,11 @@
 """`gatefold adapt` on real Ray and tiny checkpoints: killed, it goes on, and a request names what it made."""
 
 import os
-import signal
+import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +24,27 @@ from gatefold.workspace import Workspace
 from pipelines.adapt import adapt
 from pipelines.report import Report
 from tests.factories import COVER, publish_small_release, write_pairs
+from tests.kills import kill
 from tests.pretrained import SIZE, MeanOfSources, sources, write_pretrained
 from tests.sounds import AUDIO
 
 SONG = "s4"
 OTHERS = [f"s{number}" for number in range(12) if number // 3 != 4 // 3]
 """covers by other artists than that song's"""
-STEPS, SAVED_EVERY = 12, 4
+STEPS, SAVED_EVERY = 24, 8
 ROOT = Path(__file__).parents[2]
+_REPORTS = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pretrained(tmp_path_factory.mktemp("model"), "StableDiffusionPipeline")
+
+
+@pytest.fixture(autouse=True)
+def reports_are_seen_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Train looks for them every other second, in which these runs make all their steps."""
+    monkeypatch.setenv(_REPORTS, "0.2")
 
 
 def workspace_in(folder: Path) -> Workspace:
@@ -66,7 +75,7 @@ def start(folder: Path, settings: Settings, workspace: Workspace) -> "subprocess
     """The command, in a process group of its own, on a Ray of its own."""
     (folder / "settings.yaml").write_text(settings.model_dump_json())  # JSON is YAML
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment.pop("RAY_ADDRESS", None)
+    environment = {name: value for name, value in environment.items() if name not in ("RAY_ADDRESS", _REPORTS)}
     command = [sys.executable, "-m", "gatefold", "--config", "settings.yaml", "--workspace", workspace.uri, "--json",
                "adapt", SONG]  # fmt: skip
     with (folder / "said.log").open("ab") as log:
@@ -75,18 +84,42 @@ def start(folder: Path, settings: Settings, workspace: Workspace) -> "subprocess
         )
 
 
-def wait_for_checkpoint(workspace: Workspace, driver: "subprocess.Popen[bytes]") -> None:
-    """Until Ray Train has noted one: a run goes on from what is noted, not from what lies there."""
-    deadline = time.monotonic() + 240
-    while not any("step-" in note for note in _notes(workspace)):
-        assert driver.poll() is None, "it ended before its first checkpoint"
-        assert time.monotonic() < deadline, "no checkpoint came"
-        time.sleep(0.02)
+def kill_after_checkpoint(folder: Path, settings: Settings, workspace: Workspace) -> None:
+    """Once a checkpoint is noted and before the last one is; where that passed unseen, it is begun anew."""
+    for _ in range(4):
+        driver = start(folder, settings, workspace)
+        deadline = time.monotonic() + 240
+        while not noted(workspace):
+            assert driver.poll() is None, "it ended before its first checkpoint"
+            assert time.monotonic() < deadline, "no checkpoint came"
+            time.sleep(0.02)
+        kill([driver.pid, *descendants(driver.pid)])  # the workers would go on to the end without their driver
+        driver.communicate()
+        if f"step-{STEPS:07d}" not in noted(workspace):
+            return
+        objects.delete_tree(workspace.runs)
+        objects.delete_tree(workspace.adapters)
+    raise AssertionError("it was always done before it was killed")
 
 
-def _notes(workspace: Workspace) -> list[str]:
+def noted(workspace: Workspace) -> set[str]:
+    """The checkpoints that a run would go on from, as Ray Train has written down."""
     infos = objects.list_objects(workspace.runs)
-    return [objects.read(info.uri).decode() for info in infos if info.uri.endswith("snapshot.json")]
+    notes = [objects.read(info.uri).decode() for info in infos if info.uri.endswith("snapshot.json")]
+    return {name for note in notes for name in re.findall(r"step-\d+", note)}
+
+
+def descendants(pid: int) -> list[int]:
+    """What a process has started, and what that has, as of now."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # gone since it was listed
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(stat.parent.name))
+    found = list(children.get(pid, []))
+    for child in found:
+        found += children.get(child, [])
+    return found
 
 
 def weights(workspace: Workspace, report: Report) -> bytes:
@@ -106,10 +139,7 @@ def test_killed_in_the_middle_adapt_goes_on_and_learns_the_same(ray_cluster: str
     settings = settings_for(str(model))
     (tmp_path / "killed").mkdir()
     workspace, other = workspace_in(tmp_path / "killed"), workspace_in(tmp_path / "whole")
-    driver = start(tmp_path, settings, workspace)
-    wait_for_checkpoint(workspace, driver)
-    os.killpg(driver.pid, signal.SIGKILL)
-    driver.communicate()
+    kill_after_checkpoint(tmp_path, settings, workspace)
     assert not list(objects.list_objects(workspace.adapters))
 
     report = adapt(settings, SONG, workspace)

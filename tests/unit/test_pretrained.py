@@ -15,7 +15,7 @@ from gatefold.generator.image_prompts import ImagePrompts
 from gatefold.generator.interface import Generated, Pixels, Request, Sources
 from gatefold.generator.pretrained import Job, PretrainedGenerator
 from gatefold.generator.settings import PretrainedSettings
-from gatefold.generator.text_to_image import check_class, fits, open_pipeline, working_size
+from gatefold.generator.text_to_image import check_class, finish_placement, fits, open_pipeline, working_size
 from tests.pretrained import CLASSES, SIZE, MeanOfSources, sources, write_image_prompt_adapter, write_pretrained
 
 SETTINGS = PretrainedSettings(
@@ -265,3 +265,21 @@ def test_whether_a_checkpoint_fits_is_counted_in_half_precision(checkpoints: Pat
 def test_the_size_is_the_checkpoints_own_or_what_its_latents_allow(checkpoints: Path) -> None:
     pipeline = open_pipeline(checkpoints / "StableDiffusion3Pipeline", SETTINGS, "here", CPU)
     assert [working_size(pipeline, wanted) for wanted in (None, 18, 2, 50)] == [SIZE, 16, 4, 48]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("share", [1.0, 1e-9])
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_gpu_holds_all_networks_or_each_while_it_computes(checkpoints: Path, name: str, share: float) -> None:
+    """In half precision, a batch at a time; a picture then differs from the one alone by rounding."""
+    settings = SETTINGS.model_copy(update={"gpu_share": share})
+    folder, device = checkpoints / name, torch.device("cuda")
+    pipeline = open_pipeline(folder, settings, str(folder), device)
+    prompts = ImagePrompts(pipeline, checkpoints / "prompts" / name, "here", 1.0)
+    finish_placement(pipeline, device)
+    generator = PretrainedGenerator(pipeline, settings, MeanOfSources(), image_prompts=prompts, batch_size=4)
+    together = pixels(generate(generator, [1, 2, 3]))
+    assert together.shape == (3, 3, SIZE, SIZE)
+    assert largest_distance(together[:1], pixels(generate(generator, [1]))) <= 8
+    assert (pipeline.hf_device_map is None) == (share < 1)
