@@ -41,7 +41,8 @@ _PARTS = {
     "FluxPipeline": "transformer",
 }
 """The network that learns, by class."""
-_PROJECTIONS = ("to_k", "to_out.0", "to_q", "to_v")
+_PROJECTIONS = r".*transformer_blocks\..*\.(to_k|to_q|to_v|to_out\.0)"
+"""Of the network's own attentions, by their whole names; an IP-Adapter may bring others, which nothing is added to."""
 
 
 def check_trainable(folder: Path, location: str) -> str:
@@ -170,7 +171,7 @@ def _ordered(data: bytes) -> bytes:
 
 def _config(settings: LoraSettings) -> LoraConfig:
     return LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, init_lora_weights="gaussian", target_modules=list(_PROJECTIONS)
+        r=settings.rank, lora_alpha=settings.alpha, init_lora_weights="gaussian", target_modules=_PROJECTIONS
     )
 
 

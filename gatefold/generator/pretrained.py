@@ -134,6 +134,9 @@ class PretrainedGenerator:
         """
         calls = [self._call(job) for job in jobs]
         total = sum(call.steps * len(job.seeds) for call, job in zip(calls, jobs, strict=True))
+        with self._lock:
+            for adapter in dict.fromkeys(call.adapter for call in calls):
+                self._loras.use(adapter)  # one that is not there is known before anything is computed
         batches: dict[_Call, list[_Picture]] = {}
         for number, (job, call) in enumerate(zip(jobs, calls, strict=True)):
             batches.setdefault(call, []).extend(self._begin(number, job, lambda *_: on_step(0, total)))

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from gatefold.errors import InvalidSettings
+from gatefold.generator.image_prompts import ImagePrompts
 from gatefold.generator.interface import Pixels, Request
 from gatefold.generator.lora import LoraTrainer, check_trainable, encode_lora
-from gatefold.generator.pretrained import LORA_WEIGHTS, PretrainedGenerator
+from gatefold.generator.pretrained import LORA_WEIGHTS, Job, PretrainedGenerator
 from gatefold.generator.settings import LoraSettings, PretrainedSettings
 from gatefold.generator.text_to_image import open_pipeline
-from tests.pretrained import CLASSES, SIZE, MeanOfSources, sources, write_pretrained
+from tests.pretrained import CLASSES, SIZE, MeanOfSources, sources, write_image_prompt_adapter, write_pretrained
 
 LORA = LoraSettings(rank=4, alpha=8.0, batch_size=4)
 SETTINGS = PretrainedSettings(num_inference_steps=2, strength=0.5, size=SIZE, lora=LORA)
@@ -50,7 +51,7 @@ def train(learner: LoraTrainer, steps: int, lr: float = 0.02) -> float:
 def error(learner: LoraTrainer) -> float:
     """Over draws that are always the same."""
     with torch.no_grad():
-        return float(learner.loss(64, torch.Generator().manual_seed(1000)))
+        return float(learner.loss(16, torch.Generator().manual_seed(1000)))
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -60,7 +61,7 @@ def test_training_lowers_the_loss_and_leaves_the_checkpoints_weights_alone(check
         key: value.clone() for key, value in learner.denoiser.state_dict().items() if "lora" not in key
     }  # fmt: skip
     before = error(learner)
-    train(learner, 15)
+    train(learner, 8)
     assert error(learner) < before
     after = learner.denoiser.state_dict()
     assert all(torch.equal(value, after[key]) for key, value in frozen.items())
@@ -71,7 +72,7 @@ def test_noise_and_velocity_are_both_learned(tmp_path: Path, prediction_type: st
     folder = write_pretrained(tmp_path / "model", "StableDiffusionPipeline", prediction_type=prediction_type)
     learner = trainer(folder)
     before = error(learner)
-    train(learner, 15)
+    train(learner, 8)
     assert error(learner) < before
 
 
@@ -115,6 +116,35 @@ def test_a_lora_changes_pictures_where_a_request_names_it_and_only_there(
     assert np.array_equal(pictures(generator, None), plain)
     assert np.array_equal(pictures(generator, "a1"), adapted)
     assert opened == ["a1"]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_requests_with_and_without_a_lora_and_with_image_prompts_share_a_job(
+    checkpoints: Path, tmp_path: Path, name: str
+) -> None:
+    learner = trainer(checkpoints / name)
+    train(learner, 5, lr=0.3)
+    (tmp_path / LORA_WEIGHTS).write_bytes(encode_lora(learner.state_dict(), LORA, name))
+    prompts = write_image_prompt_adapter(tmp_path / "prompts", name)
+
+    @contextmanager
+    def open_adapter(_version: str) -> Iterator[Path]:
+        yield tmp_path
+
+    pipeline = open_pipeline(checkpoints / name, SETTINGS, name, CPU)
+    generator = PretrainedGenerator(
+        pipeline,
+        SETTINGS,
+        MeanOfSources(),
+        image_prompts=ImagePrompts(pipeline, prompts, "here", 1.0),
+        open_adapter=open_adapter,
+    )
+    asked = ("a1", None, "a1")
+    jobs = [Job(np.zeros(8, np.float32), sources(0), [1], Request(adapter=adapter)) for adapter in asked]
+    together = [made[0].pixels for made in generator.generate_jobs(jobs, lambda *_: None)]
+    for made, adapter in zip(together, asked, strict=True):
+        assert np.array_equal(made, pictures(generator, adapter))
+    assert not np.array_equal(together[0], together[1])
 
 
 def test_alpha_is_published_with_the_weights(checkpoints: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import HeunDiscreteScheduler
 
 from gatefold.errors import InputError, InvalidSettings, NotFound
 from gatefold.generator.image_prompts import ImagePrompts
@@ -123,6 +124,15 @@ def test_the_nearest_covers_count_as_image_prompts(checkpoints: Path, prompts: s
     assert largest_distance(made, pixels(generate(generator, [4], first_two))) <= 1
 
 
+@pytest.mark.parametrize("name", CLASSES)
+def test_image_prompts_count_without_guidance_too(checkpoints: Path, name: str) -> None:
+    generator = load(checkpoints, name, prompts=name, batch_size=2)
+    plain = Request(guidance_scale=1.0)
+    made = pixels(generate(generator, [4, 5], sources(1), plain))
+    assert largest_distance(made[1:], pixels(generate(generator, [5], sources(1), plain))) <= 1
+    assert not np.array_equal(made, pixels(generate(generator, [4, 5], reversed_order(sources(1)), plain)))
+
+
 def test_a_song_with_fewer_covers_than_image_prompts_shares_a_job_with_others(checkpoints: Path) -> None:
     name = "StableDiffusionPipeline"
     generator = load(checkpoints, name, prompts=name, batch_size=4)
@@ -144,6 +154,17 @@ def test_a_stop_comes_within_a_step_and_the_next_request_is_answered(checkpoints
         generator.generate(SONG, sources(0), seeds=[1, 2, 3], request=Request(), on_step=stop)
     assert steps == [(0, 6), (1, 6), (2, 6), (3, 6)]
     assert np.array_equal(pixels(generate(generator, [1])), pixels(generate(generator, [1])))
+
+
+def test_a_scheduler_that_evaluates_the_model_more_often_counts_no_more_steps(checkpoints: Path) -> None:
+    generator = load(checkpoints, "StableDiffusionPipeline")
+    generator._pipeline.scheduler = HeunDiscreteScheduler.from_config(generator._pipeline.scheduler.config)
+    steps: list[tuple[int, int]] = []
+    request = Request(strength=1.0)
+    generator.generate(SONG, sources(0), seeds=[1], request=request, on_step=lambda *step: steps.append(step))
+    assert steps == sorted(steps)
+    assert len(steps) > 5
+    assert steps[-1] == (4, 4)
 
 
 def test_a_request_may_ask_for_size_steps_guidance_and_strength(checkpoints: Path) -> None:
@@ -195,16 +216,18 @@ def test_an_adapter_is_refused_where_there_are_none(checkpoints: Path) -> None:
         generate(generator, [1], request=Request(adapter="abc"))
 
 
-def test_an_unknown_adapter_is_said_by_who_opens_it(checkpoints: Path) -> None:
+def test_an_unknown_adapter_is_said_by_who_opens_it_before_anything_is_computed(checkpoints: Path) -> None:
     @contextmanager
     def unknown(version: str) -> Iterator[Path]:
         raise NotFound(f"no adapter '{version}'")
         yield Path()
 
     pipeline = open_pipeline(checkpoints / "FluxPipeline", SETTINGS, "here", CPU)
-    generator = PretrainedGenerator(pipeline, SETTINGS, MeanOfSources(), open_adapter=unknown)
+    base = MeanOfSources()
+    generator = PretrainedGenerator(pipeline, SETTINGS, base, open_adapter=unknown)
     with pytest.raises(NotFound, match="no adapter 'abc'"):
         generate(generator, [1], request=Request(adapter="abc"))
+    assert base.requests == []
 
 
 def altered(folder: Path, **values: object) -> Path:
