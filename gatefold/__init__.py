@@ -7,8 +7,8 @@ So where the extension cannot load, `import torchaudio` finds an empty stand-in 
 `pipelines` and `serve` import this package first, and Ray workers unpickle our functions by importing their modules, so
 the guard holds there too.
 
-For the same reason transformers is told here, by its own environment variable, to speak of errors only: otherwise it
-says three times that torchvision, which we do without, is not installed.
+transformers logs errors alone, by its own environment variable: otherwise it warns three times that torchvision, which
+nothing here needs, is not installed.
 """
 
 import importlib.util

@@ -104,12 +104,12 @@ def _reported(workspace: Workspace, bundle: Bundle, done: int, seconds: float) -
 def _find_nearest(song: str, workspace: Workspace, count: int) -> _Nearest:
     """The covers nearest to a song. One of the catalogue takes nothing from its own cover or its artist's others."""
     release = load_ensemble(workspace)
-    heard = release.hear(song)
-    own, artist = (frozenset({name} if name else ()) for name in (heard.song_id, heard.artist))
-    song_ids = [match.track.song_id for match in release.search(heard, count, Filters(own, artist))]
+    query = release.hear(song)
+    own, artist = (frozenset({name} if name else ()) for name in (query.song_id, query.artist))
+    song_ids = [match.track.song_id for match in release.search(query, count, Filters(own, artist))]
     if not song_ids:
-        raise StageMissing(f"no cover of '{workspace.uri}' may be a source of '{heard.name}'; add songs with covers")
-    return _Nearest(heard.name, song_ids, release.encoder.fingerprint)
+        raise StageMissing(f"no cover of '{workspace.uri}' may be a source of '{query.name}'; add songs with covers")
+    return _Nearest(query.name, song_ids, release.encoder.fingerprint)
 
 
 def _read_pixels(settings: Settings, workspace: Workspace, song_ids: list[str]) -> Pixels:

@@ -1,7 +1,7 @@
 """A LoRA for a pre-trained text-to-image model, trained on the covers nearest to a song.
 
 What is added to the attention projections of the U-Net or transformer learns; all else stays as it is. Covers are
-encoded once, with their mirror images, as are the words of the prompt. Knows diffusers and peft; not where checkpoints
+encoded once, with their mirror images, as is the prompt. Knows diffusers and peft; not where checkpoints
 and covers are kept, nor how a run is spread over workers.
 
 Shape legend: N = covers, B = batch, S = pixels a side of a cover, R = pixels a side that the model is trained at,
@@ -201,7 +201,7 @@ def _encode(pipeline: Any, pixels: Pixels, size: int, device: torch.device) -> t
 
 
 @dataclass(frozen=True)
-class _Words:
+class _Prompt:
     """The prompt as text encoders give it: [1, tokens, width], and pooled [1, width] where the class needs it."""
 
     tokens: Tensor
@@ -225,10 +225,10 @@ def _encode_prompt(pipeline: Any, device: torch.device, **arguments: Any) -> tup
 
 def _stable_diffusion(pipeline: Any, settings: PretrainedSettings, _size: int, device: torch.device) -> Denoise:
     given = {"prompt": settings.prompt, "do_classifier_free_guidance": False}
-    words = _Words(_encode_prompt(pipeline, device, **given)[0], None)
+    prompt = _Prompt(_encode_prompt(pipeline, device, **given)[0], None)
 
     def denoise(model: Module, noisy: Tensor, timesteps: Tensor) -> Tensor:
-        tokens, _ = words.of(len(noisy))
+        tokens, _ = prompt.of(len(noisy))
         predicted: Tensor = model(noisy, timesteps, encoder_hidden_states=tokens, return_dict=False)[0]
         return predicted
 
@@ -237,11 +237,11 @@ def _stable_diffusion(pipeline: Any, settings: PretrainedSettings, _size: int, d
 
 def _stable_diffusion_xl(pipeline: Any, settings: PretrainedSettings, size: int, device: torch.device) -> Denoise:
     tokens, _, pooled, _ = _encode_prompt(pipeline, device, prompt=settings.prompt, do_classifier_free_guidance=False)
-    words = _Words(tokens, pooled)
+    prompt = _Prompt(tokens, pooled)
     sizes = torch.tensor([[size, size, 0, 0, size, size]], device=device)  # of original, crop and target
 
     def denoise(model: Module, noisy: Tensor, timesteps: Tensor) -> Tensor:
-        tokens, pooled = words.of(len(noisy))
+        tokens, pooled = prompt.of(len(noisy))
         added = {"text_embeds": pooled, "time_ids": sizes.expand(len(noisy), -1)}
         predicted: Tensor = model(
             noisy, timesteps, encoder_hidden_states=tokens, added_cond_kwargs=added, return_dict=False
@@ -254,10 +254,10 @@ def _stable_diffusion_xl(pipeline: Any, settings: PretrainedSettings, size: int,
 def _stable_diffusion_3(pipeline: Any, settings: PretrainedSettings, _size: int, device: torch.device) -> Denoise:
     given = {"prompt": settings.prompt, "prompt_2": None, "prompt_3": None, "do_classifier_free_guidance": False}
     tokens, _, pooled, _ = _encode_prompt(pipeline, device, **given)
-    words = _Words(tokens, pooled)
+    prompt = _Prompt(tokens, pooled)
 
     def denoise(model: Module, noisy: Tensor, sigma: Tensor) -> Tensor:
-        tokens, pooled = words.of(len(noisy))
+        tokens, pooled = prompt.of(len(noisy))
         predicted: Tensor = model(
             hidden_states=noisy,
             timestep=sigma * 1000,
@@ -273,14 +273,14 @@ def _stable_diffusion_3(pipeline: Any, settings: PretrainedSettings, _size: int,
 def _flux(pipeline: Any, settings: PretrainedSettings, size: int, device: torch.device) -> Denoise:
     """Latents go in as patches of 2 x 2, in a row; the guidance is that of the settings, which it will be used with."""
     tokens, pooled, places_of_text = _encode_prompt(pipeline, device, prompt=settings.prompt, prompt_2=None)
-    words = _Words(tokens, pooled)
+    prompt = _Prompt(tokens, pooled)
     side = size // int(pipeline.vae_scale_factor)
     places = pipeline._prepare_latent_image_ids(1, side // 2, side // 2, device, tokens.dtype)
     guided = bool(pipeline.transformer.config.guidance_embeds)
     factor, kind = int(pipeline.vae_scale_factor), type(pipeline)  # not the pipeline, whose encoders may be forgotten
 
     def denoise(model: Module, noisy: Tensor, sigma: Tensor) -> Tensor:
-        tokens, pooled = words.of(len(noisy))
+        tokens, pooled = prompt.of(len(noisy))
         predicted = model(
             hidden_states=kind._pack_latents(noisy, *noisy.shape),
             timestep=sigma,

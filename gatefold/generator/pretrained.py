@@ -261,7 +261,7 @@ class _Loras:
 
 
 class _Steps:
-    """diffusers' callback: says how far a whole request is, whatever its scheduler makes of a step."""
+    """The callback of diffusers: progress over a whole request, also where a step has several evaluations."""
 
     def __init__(self, on_step: OnStep, before: int, share: int, total: int) -> None:
         self._on_step, self._before, self._share, self._total = on_step, before, share, total

@@ -216,7 +216,7 @@ def test_an_adapter_is_refused_where_there_are_none(checkpoints: Path) -> None:
         generate(generator, [1], request=Request(adapter="abc"))
 
 
-def test_an_unknown_adapter_is_said_by_who_opens_it_before_anything_is_computed(checkpoints: Path) -> None:
+def test_an_unknown_adapter_is_refused_before_anything_is_computed(checkpoints: Path) -> None:
     @contextmanager
     def unknown(version: str) -> Iterator[Path]:
         raise NotFound(f"no adapter '{version}'")
