@@ -1,5 +1,5 @@
 """What one GPU does: pairs a second that the encoder learns from, songs a second that it embeds, and exact search among
-1, 10 and 100 million vectors, as far as its memory goes.
+1, 10 and 100 million vectors, as far as its memory goes; and, with `--model FOLDER`, pictures of a pre-trained model.
 
 Everything is synthetic and made on the device, so that nothing but the device is measured. Training is also told as a
 share of the most that the device multiplies in bfloat16, which is measured beside it and not read from a data sheet;
@@ -9,17 +9,19 @@ environment with `.[gpu]`; without a GPU it says so and measures nothing.
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as fn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gatefold.config import Settings
+from gatefold.config import PretrainedSettings, Settings, load
+from gatefold.generator.interface import Generated, GenerationRequest, OnStep, Sources, Vectors
 from gatefold.storage.encoders import build_encoder
 from pipelines.learning import Learner
 from pipelines.precision import autocast_dtype
@@ -29,6 +31,8 @@ BATCHES = (64, 512, 4_096)
 CATALOGUES = (1_000_000, 10_000_000, 100_000_000)
 QUERIES, NEAREST, PIECE = 64, 100, 1 << 22
 TURNS = 10
+PICTURES = (1, 4)
+PICTURE_TURNS = 3
 
 
 def seconds(do: Callable[[], object], device: torch.device, turns: int = TURNS) -> float:
@@ -107,6 +111,50 @@ def exact_search(vectors: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tens
     return best, numbers.gather(1, order)
 
 
+class Noise:
+    """The first stage of a pre-trained model, at no cost."""
+
+    kind, num_sources, encoder_fingerprint = "noise", 100, ""
+
+    def generate(
+        self,
+        song_embedding: Vectors,
+        sources: Sources,
+        *,
+        seeds: Sequence[int],
+        request: GenerationRequest,
+        on_step: OnStep,
+    ) -> list[Generated]:
+        del song_embedding, sources, on_step
+        size = request.size or 256
+        return [Generated(seed, np.random.default_rng(seed).integers(256, size=(3, size, size), dtype=np.uint8))
+                for seed in seeds]  # fmt: skip
+
+
+def pretrained(settings: PretrainedSettings, device: torch.device, turns: int = PICTURE_TURNS) -> list[str]:
+    """Lines of the table: seconds a picture of `generator.kind: diffusers`, alone and in a job of several."""
+    if settings.model is None:
+        return ["| pre-trained model | not measured: no checkpoint was named; `--model FOLDER` does | |"]
+    from gatefold.storage.pretrained import assemble  # takes seconds, and the rest does without
+
+    generator = assemble(settings, Noise(), device=device.type)
+    pixels = np.random.default_rng(0).integers(256, size=(settings.image_prompts, 3, 256, 256), dtype=np.uint8)
+    sources = Sources(tuple(map(str, range(len(pixels)))), np.ones(len(pixels), np.float32), pixels)
+
+    def generate(count: int) -> None:
+        song = np.zeros(1, np.float32)
+        generator.generate(song, sources, seeds=range(count), request=GenerationRequest(), on_step=lambda *_: None)
+
+    lines = []
+    for count in PICTURES:
+        took = seconds(lambda count=count: generate(count), device, turns) / count  # type: ignore[misc]
+        what = f"{generator.size} px, {settings.num_inference_steps} steps at strength {settings.strength}"
+        lines.append(f"| pre-trained model, {count} at once, {what} | {took:,.2f} s a picture | |")
+    if device.type == "cuda":
+        lines.append(f"| its peak memory | {torch.cuda.max_memory_allocated(device):,} bytes | |")
+    return lines
+
+
 def rows(settings: Settings, device: torch.device) -> list[str]:
     """The table."""
     peak = peak_flops(device)
@@ -127,11 +175,19 @@ def rows(settings: Settings, device: torch.device) -> list[str]:
         told.append(f"| exact search among {count:,} | {QUERIES / took:,.0f} queries/s, {took * 1e3:,.1f} ms | |")
         del vectors
         torch.cuda.empty_cache()
-    return told
+    torch.cuda.reset_peak_memory_stats(device)
+    return told + pretrained(settings.generator.diffusers, device)
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="folder of a checkpoint that diffusers loads")
+    parser.add_argument("--ip-adapter", help="folder of an IP-Adapter for it")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; repeatable")
+    asked = parser.parse_args()
+    places = {"model": asked.model, "ip_adapter": asked.ip_adapter}
+    named = [f"generator.diffusers.{setting}={place}" for setting, place in places.items() if place]
+    settings = load(overrides=[*named, *asked.set])
     if not torch.cuda.is_available():
         raise SystemExit("no GPU: torch sees no CUDA device here, so nothing was measured; run this on a GPU machine")
     device = torch.device("cuda")
@@ -142,7 +198,7 @@ def main() -> None:
         "",
         "| what | rate | share of the peak |",
         "|---|---:|---:|",
-        *rows(Settings(), device),
+        *rows(settings, device),
         "",
     ]
     RESULTS.write_text("\n".join(lines))

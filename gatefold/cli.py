@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gatefold.adapting import adapt
 from gatefold.housekeeping import opt_out, rejects_app, release_app, status
 from gatefold.planning import doctor, plan
 from gatefold.session import Command, Commands, Session, readable
@@ -301,7 +302,13 @@ def generate(
         int | None, typer.Option(min=1, max=1000, help="Denoising steps of a generator of kind transformer.")
     ] = None,
     guidance: Annotated[
-        float | None, typer.Option(min=0, max=20, help="How much the song counts, for a generator of kind transformer.")
+        float | None, typer.Option(min=0, max=30, help="Guidance of a generator of kind transformer or diffusers.")
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(min=0, max=1, help="How far a pre-trained model departs, for kind diffusers.")
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(metavar="VERSION", help="A LoRA of `gatefold adapt`, for kind diffusers.")
     ] = None,
 ) -> None:
     """New covers for a song, each with the covers it is made from; a manifest beside them has all that replays them.
@@ -315,7 +322,7 @@ def generate(
     from gatefold.generator.records import write_covers
 
     heard = ensemble.hear(song)
-    request = GenerationRequest(size, novelty, palette_from, num_inference_steps=steps, guidance_scale=guidance)
+    request = GenerationRequest(size, novelty, palette_from, steps, guidance, strength, adapter)
     with session.terminal.progress("generating") as on_progress:
         generated = ensemble.generate(
             heard, seeds=range(seed, seed + n), request=request, source_song_ids=sources, on_step=on_progress
@@ -387,6 +394,7 @@ def _repository() -> Path:
     return Path(__file__).resolve().parents[1]
 
 
+app.command(rich_help_panel=_USE)(adapt)
 app.command(rich_help_panel=_KEEP)(status)
 app.command(rich_help_panel=_KEEP)(plan)
 app.command(rich_help_panel=_KEEP)(doctor)

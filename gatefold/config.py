@@ -5,28 +5,21 @@ CLI; each function receives the part it needs. Credentials are not here: they be
 environment.
 """
 
-import hashlib
-import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from gatefold.errors import InvalidSettings
-
-_ABSOLUTE = r"^(/|file:///|s3://.)"
-
-
-class Section(BaseModel):
-    """Frozen, strangers forbidden."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-    def fingerprint(self) -> str:
-        """Twelve hex digits that change when any knob of this section does."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:12]
+from gatefold.generator.settings import GeneratorSettings as GeneratorSettings
+from gatefold.generator.settings import LocalScoreSettings as LocalScoreSettings
+from gatefold.generator.settings import OriginalitySettings as OriginalitySettings
+from gatefold.generator.settings import PretrainedSettings as PretrainedSettings
+from gatefold.generator.settings import TransformerSettings as TransformerSettings
+from gatefold.section import ABSOLUTE
+from gatefold.section import Section as Section
 
 
 class AudioSettings(Section):
@@ -117,10 +110,10 @@ class EncoderSettings(Section):
     """channels of a tower's first block; the later ones are 2 and 4 times as wide"""
     dropout: float = Field(0.2, ge=0, lt=1)
     """probability"""
-    song_backbone: str | None = Field(None, pattern=_ABSOLUTE)
+    song_backbone: str | None = Field(None, pattern=ABSOLUTE)
     """folder of a CLAP or AST checkpoint in the place of our own song tower: an absolute path, `file:///…` or `s3://…`,
     that every worker can read"""
-    cover_backbone: str | None = Field(None, pattern=_ABSOLUTE)
+    cover_backbone: str | None = Field(None, pattern=ABSOLUTE)
     """likewise CLIP, DINOv2 or ConvNeXt V2 for covers, which are resized from `cover.size` to what it was trained on"""
     freeze_backbones: bool = True
     """whether only the projection behind a backbone learns"""
@@ -166,86 +159,6 @@ class IndexSettings(Section):
     """bytes of memory for the vectors, in each replica"""
     covers_per_shard: int = Field(2_000_000, ge=1)
     """songs at most of which one index is made; more are cut into shards, built and served side by side"""
-
-
-class TransformerSettings(Section):
-    """`generator.kind: transformer`: a conditional diffusion model on the catalogue's covers, and how it is trained."""
-
-    patch_size: int = Field(8, ge=1)
-    """pixels a side of a token"""
-    hidden: int = Field(128, ge=32)
-    """width of the transformer"""
-    layers: int = Field(4, ge=1)
-    """transformer blocks"""
-    heads: int = Field(4, ge=1)
-    """attention heads"""
-    neighbours: int = Field(8, ge=1)
-    """nearest covers the picture is conditioned on, beside the song"""
-    condition_dropout: float = Field(0.1, ge=0, lt=1)
-    """probability that training drops the condition, for classifier-free guidance"""
-    steps: int = Field(700, ge=1)
-    """optimizer steps"""
-    batch_size: int = Field(32, ge=1)
-    """covers a step, over all workers"""
-    lr: float = Field(3e-3, gt=0)
-    """peak learning rate"""
-    weight_decay: float = Field(0.01, ge=0)
-    """of Muon and AdamW"""
-    warmup: float = Field(0.05, ge=0, lt=1)
-    """share of all steps"""
-    ema_decay: float = Field(0.995, ge=0, lt=1)
-    """of the weights that are published"""
-    num_inference_steps: int = Field(25, ge=1, le=1000)
-    """denoising steps of one picture"""
-    guidance_scale: float = Field(3.0, ge=0, le=20)
-    """classifier-free guidance; 1 is none"""
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> "TransformerSettings":
-        if self.hidden % self.heads or self.hidden % 4:
-            raise ValueError(f"hidden {self.hidden} must be a multiple of 4 and of heads, {self.heads}")
-        return self
-
-
-class LocalScoreSettings(Section):
-    """`generator.kind: local-score`: exact diffusion on the pixels of a song's nearest covers."""
-
-    num_sources: int = Field(100, ge=1, le=1000)
-    """nearest covers that a new cover is composed of"""
-    calibration_songs: int = Field(48, ge=1)
-    """validation songs, at most, on which the parameters are chosen"""
-
-
-class GeneratorSettings(Section):
-    """What makes new covers from a song's nearest covers."""
-
-    kind: Literal["local-score", "transformer"] = "local-score"
-    """local-score needs no training: exact diffusion on the pixels of the nearest covers, which says which source each
-    pixel comes from; transformer is trained on the catalogue"""
-    size: int = Field(256, ge=16, le=1024)
-    """pixels a side of new covers, and of the covers that they are composed of"""
-    sources: dict[str, list[str]] = {}
-    """columns of the manifest and the values that a cover must have there to be a source of new covers, as in
-    {licence: [CC0, CC-BY]}; any when empty. Covers without them can still be searched for"""
-    cache_bytes: int = Field(500_000_000, ge=0)
-    """bytes of source pixels that a process keeps in memory"""
-    local_score: LocalScoreSettings = LocalScoreSettings()
-    transformer: TransformerSettings = TransformerSettings()
-    seed: int = 0
-
-
-class OriginalitySettings(Section):
-    """How close a new cover may come to a single existing one before it is generated again, and at last refused."""
-
-    max_share: float = Field(0.25, gt=0, le=1)
-    """largest share of a new cover that may come from one source"""
-    max_region: float = Field(0.25, gt=0, le=1)
-    """largest connected region, as a share of a new cover, that may come from one source"""
-    max_likeness: float = Field(0.95, gt=0, le=1)
-    """cosine to the most similar of all catalogue covers, by features that nothing here is trained on; measured where
-    the extra `eval` is installed"""
-    attempts: int = Field(4, ge=1, le=16)
-    """times that a picture is generated, each time with the next seed and more novelty"""
 
 
 class TrainSettings(Section):

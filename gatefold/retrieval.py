@@ -50,7 +50,7 @@ class Filters:
 
     def excludes_artist(self, artist: str | None) -> bool:
         """Whether covers of this artist are left out."""
-        return normal_name(artist) in {normal_name(name) for name in self.exclude_artists} - {None}
+        return bool(artist) and normal_name(artist) in {normal_name(name) for name in self.exclude_artists}
 
 
 ALL = Filters()

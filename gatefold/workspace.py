@@ -33,6 +33,11 @@ class Workspace:
         return f"{self.uri}/generators"
 
     @property
+    def adapters(self) -> str:
+        """LoRAs of pre-trained models, each trained on the covers nearest to a song."""
+        return f"{self.uri}/adapters"
+
+    @property
     def indexes(self) -> str:
         return f"{self.uri}/indexes"
 

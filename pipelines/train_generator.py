@@ -35,6 +35,7 @@ def train_generator(settings: Settings, workspace: Workspace, on_progress: OnPro
             details=details,
             cover=settings.stored_cover,
             sources=settings.generator.sources,
+            pretrained=settings.generator.diffusers if settings.generator.kind == "diffusers" else None,
         )
         made = True
     known: Any = bundle.details

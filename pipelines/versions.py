@@ -5,6 +5,7 @@ Where the models are kept, the active release says which they are, and only what
 """
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,8 +47,24 @@ def versions_of(settings: Settings, workspace: Workspace, withdrawn: Sequence[st
     embedded = [objects.name(part) for part in tables.parts(workspace.embeddings(encoder))]  # more, after a retry
     left_out = optouts.settled(workspace) if withdrawn is None else withdrawn
     index = _digest(catalogue.fingerprint, encoder, settings.index.fingerprint(), *embedded, *left_out)
-    generator = kept.generator.version if kept else _digest(index, settings.generator.fingerprint())
+    generator = kept.generator.version if kept else _digest(index, *_generator_of(settings))
     return Versions(catalogue.fingerprint, encoder, index, generator, _digest(encoder, index, generator))
+
+
+def _generator_of(settings: Settings) -> tuple[str, ...]:
+    """What a generator is made of beside the index: the settings of its own kind, and a checkpoint by its content."""
+    generator = settings.generator
+    shared = json.dumps([generator.kind, generator.size, generator.sources, generator.seed], sort_keys=True)
+    if generator.kind == "transformer":
+        return shared, generator.transformer.fingerprint()
+    analytic = (generator.local_score.fingerprint(), str(settings.originality.max_share))
+    if generator.kind == "diffusers":
+        from gatefold.storage.pretrained import (
+            by_content as pretrained_by_content,  # imports diffusers, which takes long
+        )
+
+        return shared, *analytic, pretrained_by_content(generator.diffusers).fingerprint()
+    return shared, *analytic
 
 
 def _encoder_of(settings: Settings, catalogue: Catalogue) -> str:

@@ -127,10 +127,14 @@ class CoverFields(Body):
     """which of the song's nearest covers the new ones are made from; all that may be sources where absent"""
     palette_from: str | None = Field(None, min_length=1)
     """one of them, whose colours lead; drawn for each new cover where absent"""
-    guidance_scale: float | None = Field(None, ge=0, le=20, allow_inf_nan=False)
-    """how closely the song is followed, by a generator of kind transformer; 1 is no guidance"""
+    guidance_scale: float | None = Field(None, ge=0, le=30, allow_inf_nan=False)
+    """how closely its conditions are followed by a generator of kind transformer or diffusers; 1 is no guidance"""
     num_inference_steps: int | None = Field(None, ge=1)
-    """denoising steps of a generator of kind transformer; at most the endpoint's steps_max"""
+    """denoising steps of a generator of kind transformer or diffusers; at most the endpoint's steps_max"""
+    strength: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
+    """how far a pre-trained model departs from the picture it starts from, for a generator of kind diffusers"""
+    adapter: str | None = Field(None, pattern="^[0-9a-f]{12}$")
+    """a LoRA made by `gatefold adapt`, for a generator of kind diffusers"""
 
     @property
     def generator_request(self) -> GenerationRequest:
@@ -140,6 +144,8 @@ class CoverFields(Body):
             palette_from=self.palette_from,
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,
+            strength=self.strength,
+            adapter=self.adapter,
         )
 
     @field_validator("n")
@@ -253,6 +259,8 @@ class CoverRequestView(Body):
     palette_from: str | None
     guidance_scale: float | None
     num_inference_steps: int | None
+    strength: float | None
+    adapter: str | None
     """null is the release's own default"""
 
 

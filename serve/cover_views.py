@@ -108,6 +108,8 @@ def request_view(order: Order) -> CoverRequestView:
         palette_from=request.palette_from,
         guidance_scale=request.guidance_scale,
         num_inference_steps=request.num_inference_steps,
+        strength=request.strength,
+        adapter=request.adapter,
     )
 
 

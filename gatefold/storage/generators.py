@@ -14,13 +14,17 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 
-from gatefold.config import CoverSettings
+from gatefold.config import CoverSettings, PretrainedSettings
 from gatefold.errors import BundleCorrupt
 from gatefold.generator.interface import CoverGenerator
 from gatefold.generator.local_pipeline import LocalScorePipeline
 from gatefold.generator.transformer import CoverPipeline
+from gatefold.storage import objects
 from gatefold.storage.bundles import Bundle, open_bundle, publish
+from gatefold.workspace import Workspace
 
+_PRETRAINED = "diffusers"
+"""kind of a generator whose first stage is the local-score pipeline"""
 _PIPELINES: dict[str, type[DiffusionPipeline]] = {
     LocalScorePipeline.kind: LocalScorePipeline,
     CoverPipeline.kind: CoverPipeline,
@@ -36,19 +40,29 @@ def publish_generator(
     details: Mapping[str, object],
     cover: CoverSettings,
     sources: Mapping[str, Sequence[str]],
+    pretrained: PretrainedSettings | None = None,
 ) -> Bundle:
     """A bundle of kind "generator": the folder that `save_pretrained` writes.
 
     Args:
         cover: how the covers of the workspace are stored.
         sources: `generator.sources`, which covers it may be given.
+        pretrained: of a model that goes over the pipeline's pictures; then the generator is of kind diffusers.
+
+    Raises: InvalidSettings for a pre-trained model that cannot be used.
     """
     with tempfile.TemporaryDirectory() as folder:
         pipeline.save_pretrained(folder, safe_serialization=True)
         paths = [path for path in Path(folder).rglob("*") if path.is_file()]
         files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    kind = pipeline.kind
+    if pretrained is not None:
+        from gatefold.storage.pretrained import pretrained_files
+
+        kind = _PRETRAINED
+        files |= pretrained_files(pretrained)
     rule = {column: list(values) for column, values in sources.items()}
-    known = {**details, "kind": pipeline.kind, "cover": cover.model_dump(mode="json"), "sources": rule}
+    known = {**details, "kind": kind, "cover": cover.model_dump(mode="json"), "sources": rule}
     return publish(uri, files, kind="generator", version=version, lineage=lineage, details=known)
 
 
@@ -74,7 +88,8 @@ def load_generator(uri: str, device: str = "cpu") -> LoadedGenerator:
     with tempfile.TemporaryDirectory() as folder:
         bundle.fetch(Path(folder))
         try:
-            pipeline = _PIPELINES[kind].from_pretrained(folder, use_safetensors=True, local_files_only=True)
+            first = _PIPELINES.get(kind, LocalScorePipeline)
+            pipeline = first.from_pretrained(folder, use_safetensors=True, local_files_only=True)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise BundleCorrupt(f"generator '{uri}' does not fit this gatefold ({error}); train it again") from error
     pipeline.set_progress_bar_config(disable=True)
@@ -83,14 +98,21 @@ def load_generator(uri: str, device: str = "cpu") -> LoadedGenerator:
     else:
         pipeline.transformer.eval().requires_grad_(False)
         pipeline.to(torch.device(device))
-    return LoadedGenerator(pipeline, _rule(bundle), _cover(bundle))
+    model: CoverGenerator = pipeline
+    if kind == _PRETRAINED:
+        from gatefold.storage.pretrained import load_pretrained
+
+        adapters = Workspace(objects.parent(objects.parent(uri))).adapters
+        model = load_pretrained(bundle, pipeline, adapters=adapters, device=device)
+    return LoadedGenerator(model, _rule(bundle), _cover(bundle))
 
 
 def kind_of(bundle: Bundle) -> str:
     """`generator.kind` of a generator bundle. Raises: BundleCorrupt for a kind that this gatefold does not know."""
     kind = str(bundle.details.get("kind", CoverPipeline.kind))  # bundles of earlier releases do not say
-    if kind not in _PIPELINES:
-        raise BundleCorrupt(f"generator '{bundle.uri}' is of kind '{kind}'; this gatefold knows {sorted(_PIPELINES)}")
+    known = sorted([*_PIPELINES, _PRETRAINED])
+    if kind not in known:
+        raise BundleCorrupt(f"generator '{bundle.uri}' is of kind '{kind}'; this gatefold knows {known}")
     return kind
 
 

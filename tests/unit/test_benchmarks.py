@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import gpu
-from gatefold.config import AudioSettings, CoverSettings, EncoderSettings, Settings
+from gatefold.config import AudioSettings, CoverSettings, EncoderSettings, PretrainedSettings, Settings
+from tests.pretrained import SIZE, write_pretrained
 
 CPU = torch.device("cpu")
 SMALL = Settings(
@@ -41,3 +43,13 @@ def test_training_and_embedding_are_measured_on_whatever_device_there_is() -> No
     assert flops_per_s / pairs_per_s > 100_000  # operations a pair: convolutions were counted, back as well as forth
     assert gpu.embedding(SMALL, 4, CPU, turns=1) > 0
     assert gpu.peak_flops(CPU, side=64) > 0
+
+
+def test_a_pretrained_model_is_measured_where_its_checkpoint_is_named(tmp_path: Path) -> None:
+    model = write_pretrained(tmp_path / "model", "StableDiffusionPipeline")
+    lines = gpu.pretrained(PretrainedSettings(model=str(model), size=SIZE, num_inference_steps=2), CPU, turns=1)
+    assert [line.split("|")[1].strip() for line in lines] == [
+        f"pre-trained model, {count} at once, {SIZE} px, 2 steps at strength 0.5" for count in (1, 4)
+    ]
+    assert all(line.endswith(" s a picture | |") for line in lines)
+    assert "no checkpoint was named" in gpu.pretrained(PretrainedSettings(), CPU)[0]
