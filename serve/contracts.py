@@ -21,6 +21,7 @@ SEED_MAX = 2**63 - 1
 DEFAULT_K = 100
 DEFAULT_N = 4
 DEFAULT_SIZE = 512
+SIZE_MIN = 16
 THUMBNAIL_SIZE = 256
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -118,7 +119,7 @@ class CoverFields(Body):
     """covers wanted; at most the endpoint's n_max"""
     seed: int | None = Field(None, ge=0, le=SEED_MAX)
     """of the first cover, the next has the next; drawn at random when absent"""
-    size: int = Field(DEFAULT_SIZE, ge=16)
+    size: int = Field(DEFAULT_SIZE, ge=SIZE_MIN)
     """pixels a side of the new covers; at most the endpoint's size_max"""
     novelty: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     """0 stays close to single covers, 1 mixes small parts of many; the release's own where absent. Not for a generator
@@ -357,6 +358,18 @@ class ReleaseView(Body):
     novelty: float | None
     """of new covers where none is asked for, 0 to 1; null where the generator has no novelty"""
     audio: AudioSettings
+
+
+class LimitsView(Body):
+    """What a request may ask for at most."""
+
+    upload_max_bytes: int
+    upload_max_duration_s: float
+    k_max: int
+    n_max: int
+    size_min: int
+    size_max: int
+    steps_max: int
 
 
 class Example(Body):

@@ -19,6 +19,7 @@ from serve import contracts, stages
 from serve.contracts import (
     THUMBNAIL_SIZE,
     EmbeddingResult,
+    LimitsView,
     PartView,
     ReleaseView,
     SearchResult,
@@ -51,6 +52,7 @@ class SongRoutes:
         router.add_api_route("/tracks/{song_id:path}/cover", self.cover, response_class=Response)
         router.add_api_route("/tracks/{song_id:path}", self.track)
         router.add_api_route("/tracks/{song_id:path}", self.withdraw, methods=["DELETE"], status_code=204)
+        router.add_api_route("/limits", self.limits)
         router.add_api_route("/releases/current", self.release)
         return router
 
@@ -132,6 +134,19 @@ class SongRoutes:
             generator_kind=generator.kind,
             novelty=generator.novelty,
             audio=ears.audio,
+        )
+
+    async def limits(self) -> LimitsView:
+        """What a request may ask for at most."""
+        known = self._limits
+        return LimitsView(
+            upload_max_bytes=known.upload_max_bytes,
+            upload_max_duration_s=known.upload_max_duration_s,
+            k_max=known.k_max,
+            n_max=known.n_max,
+            size_min=contracts.SIZE_MIN,
+            size_max=known.size_max,
+            steps_max=known.steps_max,
         )
 
     async def _known(self, song_id: str) -> IndexedTrack:
