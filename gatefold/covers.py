@@ -23,6 +23,10 @@ if TYPE_CHECKING:  # who decodes covers needs none of it, and it takes seconds
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, struct.error, zlib.error)
 """All that Pillow's decoders raise on bytes that are not what they claim."""
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+"""Chunks of a PNG that say what its pixels are; another says how it is to be held."""
+_ORIENTATION = 0x0112  # tag of EXIF
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
@@ -49,14 +53,14 @@ def decode_at(data: bytes, cover: CoverSettings, size: int) -> tuple[NDArray[np.
     if len(data) > cover.max_bytes:
         raise TooLarge(f"cover: {len(data):,} bytes, limit {cover.max_bytes:,}; shrink it or raise cover.max_bytes")
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+        with Image.open(io.BytesIO(_pixels_alone(data)), formats=_FORMATS) as picture:
             pixels = picture.width * picture.height
             if pixels > cover.max_pixels:
                 raise TooLarge(f"cover: {picture.width} x {picture.height} pixels, limit {cover.max_pixels:,} in all; "
                                "shrink it or raise cover.max_pixels")
             side = min(picture.size)
             picture.draft(None, (2 * size, 2 * size))  # a JPEG decoder skips detail that would be averaged away
-            square = _square(_over_white(ImageOps.exif_transpose(picture)), size)
+            square = _square(_over_white(_upright(picture)), size)
     except _BOMB as error:
         raise TooLarge(f"cover: {error}; limit {cover.max_pixels:,} pixels (cover.max_pixels)") from error
     except UnidentifiedImageError as error:
@@ -119,6 +123,30 @@ def encode_picture(
     else:
         picture.save(sink, "JPEG", quality=92, subsampling=0)
     return sink.getvalue()
+
+
+def _pixels_alone(data: bytes) -> bytes:
+    """A PNG without its texts, times and profiles, which may be damaged or huge where the pixels are fine."""
+    if not data.startswith(_PNG):
+        return data
+    kept, at = [_PNG], len(_PNG)
+    while at + 12 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        chunk = data[at : at + 12 + length]
+        name, checksum = chunk[4:8], zlib.crc32(chunk[4:-4]).to_bytes(4, "big") if chunk[4:8] == b"eXIf" else b""
+        if name in _PNG_PIXELS or (name == b"eXIf" and checksum == chunk[-4:]):
+            kept.append(chunk)
+        at += 12 + length
+    return b"".join(kept)
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """As EXIF says it is to be held; as it lies where EXIF cannot be read."""
+    try:
+        picture.getexif().get(_ORIENTATION)
+    except _BROKEN:
+        return picture
+    return ImageOps.exif_transpose(picture)
 
 
 def _over_white(picture: Image.Image) -> Image.Image:

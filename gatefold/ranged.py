@@ -66,7 +66,7 @@ class SourceFile(io.RawIOBase):
 
     def __init__(self, source: Source) -> None:
         self.size = source.size
-        self._source, self._position = source, 0
+        self.source, self._position = source, 0
 
     def readable(self) -> bool:
         return True
@@ -84,7 +84,7 @@ class SourceFile(io.RawIOBase):
 
     def readinto(self, buffer: Buffer) -> int:
         view = memoryview(buffer).cast("B")
-        data = self._source.read_at(self._position, len(view))
+        data = self.source.read_at(self._position, len(view))
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -169,7 +169,7 @@ class RangedFile(SourceFile):
         allowed = self.max_bytes - self.fetched
         if allowed <= 0:
             raise TooLarge(f"more than {self.max_bytes:,} of its {self.size:,} bytes would have to be read")
-        data = self._source.read_at(at, min(length, behind - at, allowed))
+        data = self.source.read_at(at, min(length, behind - at, allowed))
         if not data:
             raise EOFError(f"nothing at byte {at:,} of {self.size:,}")
         self.fetched += len(data)

@@ -72,6 +72,20 @@ def chunks(file: RangedFile, order: str, start: int = 12) -> Iterator[tuple[byte
             at += 1
 
 
+def tag_chunks(file: RangedFile) -> Iterator[tuple[bytes, int, int]]:
+    """`chunks` without the samples, behind which it goes on wherever they really end."""
+    file.seek(0)
+    order = ">" if file.read(4) in (b"FORM", b"RIFX") else "<"
+    for name, start, size in chunks(file, order):
+        if name not in (b"data", b"SSND"):
+            yield name, start, size
+            continue
+        samples = find_samples(file)
+        end = samples.start + samples.size
+        yield from ((name, at, length) for name, at, length in chunks(file, order, end + end % 2) if name.strip(b"\0"))
+        return
+
+
 def _is_name(file: RangedFile, at: int) -> bool:
     file.seek(at)
     name = file.read(4)

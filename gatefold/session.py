@@ -138,6 +138,8 @@ class Session:
                 self.reports.append(report)
             raise
         self.reports.append(report)
+        for line in passed_over_lines(report):
+            self.terminal.note(line)
         return report
 
     def run_stage(self, verb: str) -> "Report":
@@ -166,3 +168,15 @@ def readable(uri: str) -> str:
     from gatefold.storage import objects
 
     return str(objects.local_path(uri) or uri)
+
+
+def passed_over_lines(report: "Report") -> list[str]:
+    """A line for each reason for which files of a source were passed over: how many, and of which suffixes."""
+    reasons: Any = report.details.get("passed_over") or {}
+    lines = []
+    for reason, counts in reasons.items():
+        named = ", ".join(f"{count:,} {suffix or 'without a suffix'}" for suffix, count in counts.items())
+        lines.append(f"  passed over, {reason}: {named}")
+    if unreadable := report.details.get("tags_unreadable"):
+        lines.append(f"  tags that could not be read: those of {unreadable:,} songs, which stay in the catalogue")
+    return lines

@@ -9,6 +9,7 @@ import hashlib
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -38,6 +39,10 @@ _FAULTS = pa.schema([("row", pa.int64()), ("column", pa.string()), ("uri", pa.st
 """What is wrong with a row of the source: a fault in audio_uri costs the song, one in cover_uri only its cover."""
 
 
+_Read: TypeAlias = tuple[pa.Table, pa.Table, dict[str, JsonValue]]
+"""Rows, the faults found in them, and what else belongs in the report."""
+
+
 def build_catalogue(settings: Settings, source: str, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
     """Bring the workspace's catalogue in line with a manifest (.parquet, .csv, .jsonl, .ndjson) or a folder of audio.
 
@@ -48,7 +53,7 @@ def build_catalogue(settings: Settings, source: str, workspace: Workspace, on_pr
     standing = _standing(workspace)
     is_manifest = uri.lower().endswith(SUFFIXES)
     read = _from_manifest if is_manifest else _from_folder
-    rows, faults = read(uri, standing, on_progress)
+    rows, faults, more = read(uri, standing, on_progress)
     tracks = _finished(_without_faulty(rows, faults), settings.split)
     change = _change(tracks, standing)
     _replace_if_changed(workspace, uri, tracks, standing)
@@ -60,7 +65,7 @@ def build_catalogue(settings: Settings, source: str, workspace: Workspace, on_pr
         rejected=faults.num_rows,
         seconds=time.monotonic() - began,
         details={"source": uri, "songs": tracks.num_rows, "added": change.added, "updated": change.updated,
-                 "removed": change.removed, **_counts(tracks)},
+                 "removed": change.removed, **_counts(tracks), **more},
     )
     write_report(workspace, report)
     check_share(workspace, STAGE, faults.num_rows, rows.num_rows, settings.batch.max_reject_share)
@@ -86,12 +91,15 @@ def _side_of(shares: SplitSettings, column: str, name: str) -> str:
     return split_of(shares, artist=artist, album=album, song_id=name)
 
 
-def _from_folder(uri: str, standing: pa.Table | None, on_progress: OnProgress) -> tuple[pa.Table, pa.Table]:
-    return scanning.tagged(scanning.list_songs(uri), standing, on_progress)
+def _from_folder(uri: str, standing: pa.Table | None, on_progress: OnProgress) -> _Read:
+    songs, passed_over = scanning.scan(uri)
+    tracks, faults, unreadable = scanning.tagged(songs, standing, on_progress)
+    by_reason: JsonValue = {reason: dict(counts) for reason, counts in passed_over.items()}
+    return tracks, faults, {"passed_over": by_reason, "tags_unreadable": unreadable}
 
 
-def _from_manifest(uri: str, _: pa.Table | None, on_progress: OnProgress) -> tuple[pa.Table, pa.Table]:
-    """The rows with canonical uris and present etags, and the faults found."""
+def _from_manifest(uri: str, _: pa.Table | None, on_progress: OnProgress) -> _Read:
+    """The rows with canonical uris and present etags."""
     rows = read_manifest(uri)
     rows = rows.add_column(0, "row", pa.array(range(rows.num_rows), pa.int64()))
     faults = []
@@ -104,7 +112,7 @@ def _from_manifest(uri: str, _: pa.Table | None, on_progress: OnProgress) -> tup
     of_audio = pc.equal(all_faults["column"], "audio_uri")
     songless = pc.is_in(all_faults["row"], value_set=all_faults["row"].filter(of_audio))
     # a song without its audio is one fault, whatever becomes of its cover
-    return rows, all_faults.filter(pc.or_(of_audio, pc.invert(songless))).sort_by("row")
+    return rows, all_faults.filter(pc.or_(of_audio, pc.invert(songless))).sort_by("row"), {}
 
 
 def _resolved(rows: pa.Table, column: str, base: str) -> tuple[pa.Array, pa.Table]:

@@ -1,0 +1,145 @@
+"""The files of a folder or prefix that may be songs or covers, and what was passed over, by reason and suffix.
+
+Every folder is entered once, whatever links lead to it; what cannot be read costs itself. Which files are songs is not
+known here, but which are nobody's music: the trash of systems, their notes, and what is hidden.
+"""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from gatefold.errors import GatefoldError, NotFound, StorageDenied
+from gatefold.storage import objects
+
+_SYSTEM = frozenset({
+    "#recycle", "@recycle", "@eadir", "#snapshot", "@tmp", "lost+found", "$recycle.bin", "recycler", "recycled",
+    "system volume information", "__macosx", "network trash folder", "temporary items", "trash",
+})  # fmt: skip
+"""Folders of operating systems and servers, in lower case; those that begin with a dot are hidden anyhow."""
+HIDDEN, SYSTEM, UNREADABLE, SPECIAL, BROKEN = (
+    "hidden", "in a system folder", "unreadable", "no regular file", "a link to nothing",
+)  # fmt: skip
+
+
+@dataclass
+class Listing:
+    """What a folder holds."""
+
+    files: list[tuple[str, str, str | None]] = field(default_factory=list)
+    """path inside the folder, uri, etag; sorted by path"""
+    passed_over: dict[str, Counter[str]] = field(default_factory=dict)
+    """files by reason and by suffix, in lower case; a folder counts as one file with the suffix '/'"""
+
+    def pass_over(self, reason: str, path: str) -> None:
+        """Counts a file, or with a slash at the end a folder."""
+        suffix = "/" if path.endswith("/") else PurePosixPath(path).suffix.lower()
+        self.passed_over.setdefault(reason, Counter())[suffix] += 1
+
+
+def list_files(folder: str) -> Listing:
+    """All files under a folder or prefix, at any depth, but those passed over; none when there is no such folder.
+
+    Raises: StorageDenied when the folder itself may not be read; of a prefix, all that its listing raises.
+    """
+    root = objects.local_path(folder)
+    found = Listing()
+    if root is None:
+        for info in objects.list_objects(folder):
+            path = info.uri.removeprefix(folder.rstrip("/") + "/")
+            *parents, name = path.split("/")
+            reason = next((why for why in map(reason_against, parents) if why), None) or reason_against(name, file=True)
+            if reason:
+                found.pass_over(reason, path)
+            else:
+                found.files.append((path, info.uri, info.etag))
+    elif root.is_dir():
+        _walk(folder, root, found)
+    found.files.sort()
+    return found
+
+
+def reason_against(name: str, *, file: bool = False) -> str | None:
+    """Why a folder or file of this name is passed over; None where it is not.
+
+    A dot in front hides, but for names that begin with several, or with a number: '...Baby One More Time', '.45'. Of
+    names that begin with '._' none is a song: they are what another system knows of the file beside.
+    """
+    if name.startswith(".") and not (name[1:2].isdigit() or name.startswith("..")):
+        return HIDDEN
+    return SYSTEM if not file and name.lower() in _SYSTEM else None
+
+
+def _walk(folder: str, root: Path, found: Listing) -> None:
+    """Folders first as they lie, then those to which links lead, unless they were met already."""
+    entered = {_identity(root.stat())}
+    linked: list[Path] = []
+    for path in _below(root, root, entered, linked, found):
+        _add(folder, root, path, found)
+    while linked:
+        here = linked.pop(0)
+        try:
+            identity = _identity(here.stat())
+        except OSError:
+            found.pass_over(UNREADABLE, f"{here}/")
+            continue
+        if identity not in entered:
+            entered.add(identity)
+            for path in _below(here, root, entered, linked, found):
+                _add(folder, root, path, found)
+
+
+def _below(
+    here: Path, root: Path, entered: set[tuple[int, int]], linked: list[Path], found: Listing
+) -> Iterator[Path]:
+    """The files under a folder that is entered now; links to folders are put aside."""
+    waiting = [here]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(folder) as opened:
+                entries = sorted(opened, key=lambda entry: entry.name)
+        except OSError as error:
+            if folder == root:
+                raise StorageDenied(f"'{folder}': {error.strerror}; give this account the right to read it") from error
+            found.pass_over(UNREADABLE, f"{folder}/")
+            continue
+        for entry in entries:
+            try:
+                is_folder, is_link = entry.is_dir(), entry.is_symlink()
+                reason = reason_against(entry.name, file=not is_folder)
+                if reason is not None:
+                    found.pass_over(reason, f"{entry.path}/" if is_folder else entry.path)
+                elif is_folder and is_link:
+                    linked.append(Path(entry.path))
+                elif is_folder:
+                    identity = _identity(entry.stat())
+                    if identity not in entered:
+                        entered.add(identity)
+                        waiting.append(Path(entry.path))
+                elif is_link and not os.path.exists(entry.path):  # noqa: PTH110 - of millions
+                    found.pass_over(BROKEN, entry.path)
+                elif not stat.S_ISREG(entry.stat().st_mode):
+                    found.pass_over(SPECIAL, entry.path)
+                else:
+                    yield Path(entry.path)
+            except OSError:
+                found.pass_over(UNREADABLE, entry.path)
+
+
+def _add(folder: str, root: Path, path: Path, found: Listing) -> None:
+    uri = objects.join(folder, path.relative_to(root).as_posix())
+    try:
+        etag = objects.stat(uri).etag
+    except NotFound:  # gone since it was listed
+        return
+    except GatefoldError:
+        found.pass_over(UNREADABLE, str(path))
+        return
+    found.files.append((objects.relative(uri, folder), uri, etag))
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
