@@ -213,6 +213,9 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="VERSION", help="An encoder of this workspace, in place of the release; repeatable."),
     ] = None,
+    generators: Annotated[
+        bool, typer.Option(help="Every generator of this workspace, real covers and the nearest cover, in one table.")
+    ] = False,
 ) -> None:
     """How good all this is, on artists that training never met: a table and a contact sheet.
 
@@ -220,6 +223,9 @@ def evaluate(
     """
     session: Session = context.obj.open()
     session.connect()
+    if generators:
+        _compare_generators(session)
+        return
     if not compare:
         measured = session.run_stage("evaluate")
         session.terminal.result(measured.model_dump(), *_tables(measured.details.get("table", [])))
@@ -237,6 +243,17 @@ def evaluate(
         f"\n{report.details['held_out']} held-out songs by {report.details['artists']} artists; "
         "±: half the 95 % interval over artists",
     )
+
+
+def _compare_generators(session: Session) -> None:
+    from pipelines.generator_comparison import compare_generators
+    from pipelines.generator_tables import readable_sections
+
+    report = session.watch("compare-generators", partial(compare_generators, session.settings, session.workspace))
+    shown: list[Any] = []
+    for title, section in readable_sections(report.details).items():
+        shown += [f"\n{title}", table(section.columns, section.rows, right=section.columns[1:])]
+    session.terminal.result(report.model_dump(), *shown)
 
 
 app.add_typer(release_app, name="release", rich_help_panel=_STAGES)
