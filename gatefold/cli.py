@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gatefold.adapting import adapt
+from gatefold.generating import SONG, adapt, generate, load_release
 from gatefold.housekeeping import opt_out, rejects_app, release_app, status
 from gatefold.planning import doctor, plan
 from gatefold.session import Command, Commands, Session, readable
@@ -23,7 +23,6 @@ from gatefold.terminal import Terminal, table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from gatefold.storage.ensembles import Ensemble
     from serve.endpoint import Endpoint
 
 app = typer.Typer(
@@ -37,7 +36,6 @@ app = typer.Typer(
     "--workspace, --config, --set and --json may stand before or after the verb.",
 )
 _STAGES, _USE, _KEEP = "Stages, in their order", "Use", "Keep house"
-_SONG = "A sound file, its s3:// URI, or a song_id of the catalogue."
 
 
 @app.callback()
@@ -214,7 +212,7 @@ def evaluate(
         typer.Option(metavar="VERSION", help="An encoder of this workspace, in place of the release; repeatable."),
     ] = None,
     generators: Annotated[
-        bool, typer.Option("--generators", help="All generators of this workspace beside real covers, in one table.")
+        bool, typer.Option("--generators", help="Every generator of this workspace beside real covers.")
     ] = False,
 ) -> None:
     """How good all this is, on artists that training never met: a table and a contact sheet.
@@ -224,11 +222,7 @@ def evaluate(
     session: Session = context.obj.open()
     session.connect()
     if generators:
-        from pipelines.generator_comparison import compare_generators
-        from pipelines.generator_tables import as_markdown
-
-        told = session.watch("compare-generators", partial(compare_generators, session.settings, session.workspace))
-        session.terminal.result(told.model_dump(), as_markdown(told.details))
+        _compare_generators(session)
         return
     if not compare:
         measured = session.run_stage("evaluate")
@@ -249,13 +243,24 @@ def evaluate(
     )
 
 
+def _compare_generators(session: Session) -> None:
+    from pipelines.generator_comparison import compare_generators
+    from pipelines.generator_tables import readable_sections
+
+    report = session.watch("compare-generators", partial(compare_generators, session.settings, session.workspace))
+    shown: list[Any] = []
+    for title, section in readable_sections(report.details).items():
+        shown += [f"\n{title}", table(section.columns, section.rows, right=section.columns[1:])]
+    session.terminal.result(report.model_dump(), *shown)
+
+
 app.add_typer(release_app, name="release", rich_help_panel=_STAGES)
 
 
 @app.command(rich_help_panel=_USE)
 def search(
     context: typer.Context,
-    song: Annotated[str, typer.Argument(help=_SONG)],
+    song: Annotated[str, typer.Argument(help=SONG)],
     k: Annotated[int, typer.Option("-k", min=1, help="Covers to find.")] = 100,
 ) -> None:
     """The covers of the catalogue closest to a song.
@@ -264,7 +269,7 @@ def search(
     """
     session: Session = context.obj.open()
     with session.terminal.waiting("loading the encoder and the index"):
-        ensemble = _load_ensemble(session)
+        ensemble = load_release(session)
     heard = ensemble.hear(song)
     matches = ensemble.search(heard, k)
     rows = [(m.rank, f"{m.score:.3f}", m.track.title, m.track.artist, m.track.genre, m.track.song_id) for m in matches]
@@ -277,66 +282,6 @@ def search(
         },
         table(("rank", "score", "title", "artist", "genre", "song_id"), rows, right=("rank", "score")),
     )
-
-
-@app.command(rich_help_panel=_USE)
-def generate(
-    context: typer.Context,
-    song: Annotated[str, typer.Argument(help=_SONG)],
-    folder: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for the pictures.")],
-    n: Annotated[int, typer.Option("-n", min=1, help="Covers to generate.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first cover; the same seed gives the same cover.")] = 0,
-    size: Annotated[int, typer.Option(min=16, max=3000, help="Pixels a side.")] = 512,
-    novelty: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="0 stays close to single covers, 1 mixes small parts of many."),
-    ] = None,
-    sources: Annotated[
-        list[str] | None,
-        typer.Option("--source", metavar="SONG_ID", help="One of the nearest covers to make them from; repeatable."),
-    ] = None,
-    palette_from: Annotated[
-        str | None, typer.Option(metavar="SONG_ID", help="One of the nearest covers, whose colours lead.")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Denoising steps of a generator of kind transformer.")
-    ] = None,
-    guidance: Annotated[
-        float | None, typer.Option(min=0, max=30, help="Guidance of a generator of kind transformer or diffusers.")
-    ] = None,
-    strength: Annotated[
-        float | None, typer.Option(min=0, max=1, help="How far a pre-trained model departs, for kind diffusers.")
-    ] = None,
-    adapter: Annotated[
-        str | None, typer.Option(metavar="VERSION", help="A LoRA of `gatefold adapt`, for kind diffusers.")
-    ] = None,
-) -> None:
-    """New covers for a song, each with the covers it is made from; a manifest beside them has all that replays them.
-
-    Example: gatefold generate song.mp3 -n 4 --seed 7 -o covers
-    """
-    session: Session = context.obj.open()
-    with session.terminal.waiting("loading the models"):
-        ensemble = _load_ensemble(session)
-    from gatefold.generator.interface import GenerationRequest
-    from gatefold.generator.records import write_covers
-
-    heard = ensemble.hear(song)
-    request = GenerationRequest(size, novelty, palette_from, steps, guidance, strength, adapter)
-    with session.terminal.progress("generating") as on_progress:
-        generated = ensemble.generate(
-            heard, seeds=range(seed, seed + n), request=request, source_song_ids=sources, on_step=on_progress
-        )
-    record = write_covers(folder, heard.name, generated.covers, generated.record)
-    shown = [str(folder / name) for name in record["pictures"]]
-    refused = [f"seed {one['seed']}: none, since {one['detail']}" for one in record["covers"] if "refused" in one]
-    session.terminal.result({**record, "folder": str(folder.resolve())}, *shown, *refused)
-
-
-def _load_ensemble(session: Session) -> "Ensemble":
-    from gatefold.storage.ensembles import load_ensemble
-
-    return load_ensemble(session.workspace, session.settings.generator, session.settings.originality)
 
 
 @app.command(rich_help_panel=_USE)
@@ -394,6 +339,7 @@ def _repository() -> Path:
     return Path(__file__).resolve().parents[1]
 
 
+app.command(rich_help_panel=_USE)(generate)
 app.command(rich_help_panel=_USE)(adapt)
 app.command(rich_help_panel=_KEEP)(status)
 app.command(rich_help_panel=_KEEP)(plan)

@@ -162,7 +162,7 @@ def frechet_distances(a: Floats, b: Floats, weights_a: Doubles, weights_b: Doubl
     The trace of the root of a product of two covariances is the sum of the singular values of the product of their
     factors, which are as small as there are pictures however wide the features.
     """
-    one, other = a.astype(np.float64), b.astype(np.float64)
+    one, other = _narrowed(a.astype(np.float64), b.astype(np.float64))
     found = np.full(len(weights_a), np.nan)
     for turn, (w_a, w_b) in enumerate(zip(weights_a, weights_b, strict=True)):
         if (w_a > 0).sum() > 1 and (w_b > 0).sum() > 1:
@@ -171,6 +171,16 @@ def frechet_distances(a: Floats, b: Floats, weights_a: Doubles, weights_b: Doubl
             spread = (factor_a**2).sum() + (factor_b**2).sum()
             found[turn] = float(((mean_a - mean_b) ** 2).sum() + spread - 2 * cross)
     return found
+
+
+def _narrowed(a: Doubles, b: Doubles) -> tuple[Doubles, Doubles]:
+    """The same pictures [N, K] and [M, K] by coordinates in the space that they span, K at most N + M: no distance
+    between them changes."""
+    together = np.concatenate([a, b])
+    if len(together) >= together.shape[1]:
+        return a, b
+    coordinates = np.asarray(np.linalg.qr(together.T, mode="r"), dtype=np.float64).T
+    return coordinates[: len(a)], coordinates[len(a) :]
 
 
 def _gaussian(features: Doubles, weights: Doubles) -> tuple[Doubles, Doubles]:

@@ -157,18 +157,33 @@ class Section:
 
 
 def sections(rows: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """The rows of `Measure.row` as tables of at most 100 characters a line: those with an interval, then the others."""
-    split = [[row for row in rows if (row["low"] is not None) == resampled] for resampled in (True, False)]
-    return [_section(some, resampled=resampled) for some, resampled in zip(split, (True, False), strict=True) if some]
+    """The rows of `Measure.row` as tables of at most 100 characters a line: those that have the same others beside them
+    stand together."""
+    groups: list[list[Mapping[str, Any]]] = []
+    for row in rows:
+        alike = (
+            group for group in groups if _beside(group) & set(row["beside"]) or not (_beside(group) or row["beside"])
+        )
+        group = next(alike, None)
+        if group is None:
+            groups.append([row])
+        else:
+            group.append(row)
+    return [_section(group) for group in groups]
 
 
-def _section(rows: list[Mapping[str, Any]], *, resampled: bool) -> Section:
+def _beside(rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    return {name for row in rows for name in row["beside"]}
+
+
+def _section(rows: Sequence[Mapping[str, Any]]) -> Section:
     beside = list(dict.fromkeys(name for row in rows for name in row["beside"]))
+    resampled = any(row["low"] is not None for row in rows)
     cells = []
     for row in rows:
-        span = [f"{_shown(row['low'])}–{_shown(row['high'])}"] if resampled else []
+        span = "" if row["low"] is None else f"{_shown(row['low'])}–{_shown(row['high'])}"
         others = [_shown(row["beside"][name]) if name in row["beside"] else "" for name in beside]
-        cells.append([row["measure"], _shown(row["value"]), *span, *others])
+        cells.append([row["measure"], _shown(row["value"]), *([span] if resampled else []), *others])
     return Section(["measure", "value", *(["95 %"] if resampled else []), *beside], cells)
 
 

@@ -45,11 +45,14 @@ _DISTANCES: tuple[tuple[str, _Distances, int], ...] = (
 
 @dataclass(frozen=True)
 class Space:
-    """Features in which covers are compared: `embed` takes pixels uint8 [N, 3, S, S] to unit vectors [N, C]."""
+    """Features in which covers are compared."""
 
     ending: str
     """of the name of a measure in this space"""
+    scale: float
+    """what features are multiplied by before sets of them are compared"""
     embed: Callable[[Pixels], Floats]
+    """pixels uint8 [N, 3, S, S] -> [N, C]"""
 
 
 @dataclass(frozen=True)
@@ -85,17 +88,21 @@ def question_of(held_out: HeldOut, settings: EvaluationSettings) -> Question:
 
 def encoder_space(encoder: DualEncoder) -> Space:
     """The encoder's own, which sees covers at its own size; others are resized, by averaging where they are larger."""
-    return Space("", lambda pixels: _in_parts(pixels, lambda some: encoder.embed_covers(_own_size(encoder, some))))
+    scale = float(np.sqrt(encoder.settings.embed_dim))  # an entry of a unit vector is then about one
+    return Space("", scale, lambda pixels: _in_parts(pixels, lambda x: encoder.embed_covers(_own_size(encoder, x))))
 
 
 def independent_space(network: IndependentFeatures, size: int | None = None) -> Space:
-    """That of independent features, of covers as they are, or all brought to `size` pixels a side before."""
+    """That of independent features, of covers as they are, or all brought to `size` pixels a side before.
+
+    Sets are compared as the network has them, as usual for both distances.
+    """
 
     def embed(pixels: Pixels) -> Floats:
-        return unit(network.features(pixels if size is None else resized(pixels, size)))
+        return network.features(pixels if size is None else resized(pixels, size))
 
     ending = INDEPENDENT if size is None else f"{INDEPENDENT} at {size} px"
-    return Space(ending, lambda pixels: _in_parts(pixels, embed))
+    return Space(ending, 1.0, lambda pixels: _in_parts(pixels, embed))
 
 
 def _own_size(encoder: DualEncoder, pixels: Pixels) -> Pixels:
@@ -134,12 +141,13 @@ def generation_measures(
         attributed: the generated covers with what is known of their sources, in the same order.
     """
     covers = question.held_out.covers
-    measured = encoder_space(encoder).embed(generated)
-    rows = distance_measures(question, "", measured, covers[question.reference], covers[question.asked])
+    space = encoder_space(encoder)
+    measured = space.embed(generated)
+    rows = distance_measures(question, space, measured, covers[question.reference], covers[question.asked])
     if network is not None and real is not None and reference is not None:
         space = independent_space(network)
         pictures = (at_most(generated, real), reference, real)
-        rows += distance_measures(question, space.ending, *(space.embed(pixels) for pixels in pictures))
+        rows += distance_measures(question, space, *(space.embed(pixels) for pixels in pictures))
     rows.append(rank_measure(question, measured, covers[question.asked]))
     return rows + share_measures(question, [largest_share(cover) for cover in attributed])
 
@@ -150,42 +158,31 @@ def at_most(pixels: Pixels, real: Pixels) -> Pixels:
 
 
 def distance_measures(
-    question: Question, ending: str, features: Floats, reference: Floats, real: Floats | None = None
+    question: Question, space: Space, features: Floats, reference: Floats, real: Floats | None = None
 ) -> list[Measure]:
     """Both distances, of covers alone and of songs with covers.
 
     Args:
-        ending: of the names.
-        features: [A, C], unit length.
+        features: [A, C].
         reference: [B, C].
         real: [A, C] of the songs' own covers; held beside where given.
     """
     songs = question.held_out.songs
     asked, others = songs[question.asked], songs[question.reference]
-    scale = float(np.sqrt(features.shape[1]))
     shuffled = np.roll(features, len(features) // 2, axis=0)  # every cover to another song
     beside: dict[str, Floats] = {} if real is None else {"real": real}
     rows = []
     for name, distances, rounds in _DISTANCES:
-        alone = {key: value * scale for key, value in beside.items()}
-        rows.append(
-            _distance(
-                question, f"{name}, covers alone{ending}", distances, rounds, features * scale, reference * scale, alone
-            )
-        )
-        joint = {key: metrics.joint_features(asked, value) for key, value in {**beside, SHUFFLED: shuffled}.items()}
-        rows.append(
-            _distance(
-                question,
-                f"{name}, songs with covers{ending}",
-                distances,
-                rounds,
-                metrics.joint_features(asked, features),
-                metrics.joint_features(others, reference),
-                joint,
-            )
-        )
+        sets = (features * space.scale, reference * space.scale, {key: x * space.scale for key, x in beside.items()})
+        rows.append(_distance(question, f"{name}, covers alone{space.ending}", distances, rounds, *sets))
+        joint = {key: _joint(asked, x) for key, x in {**beside, SHUFFLED: shuffled}.items()}
+        sets = (_joint(asked, features), _joint(others, reference), joint)
+        rows.append(_distance(question, f"{name}, songs with covers{space.ending}", distances, rounds, *sets))
     return rows
+
+
+def _joint(songs: Floats, features: Floats) -> Floats:
+    return metrics.joint_features(songs, unit(features))
 
 
 def _distance(
@@ -198,10 +195,8 @@ def _distance(
     beside: dict[str, Floats],
 ) -> Measure:
     every = np.ones((1, len(features))), np.ones((1, len(reference)))
-    value, others = (
-        float(distances(features, reference, *every)[0]),
-        {key: float(distances(x, reference, *every)[0]) for key, x in beside.items()},
-    )
+    value = float(distances(features, reference, *every)[0])
+    others = {key: float(distances(x, reference, *every)[0]) for key, x in beside.items()}
     if not question.sure:
         return Measure(name, value, beside=others)
     drawn = question.weights[:rounds, question.asked], question.weights[:rounds, question.reference]

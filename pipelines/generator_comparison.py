@@ -134,14 +134,8 @@ def compare_generators(
         "candidates": compared,
         "genres": genre_rows(known.plan.genres, features, _of_genres(index, known), known.plan.song_ids, known.nearest),
     }
-    report = Report(
-        stage=STAGE,
-        done=len(candidates),
-        skipped=0,
-        rejected=0,
-        seconds=time.monotonic() - began,
-        details=details,
-    )
+    seconds = time.monotonic() - began
+    report = Report(stage=STAGE, done=len(candidates), skipped=0, rejected=0, seconds=seconds, details=details)
     objects.put(objects.join(workspace.reports, TABLE), as_markdown(report.details).encode())
     write_report(workspace, report)
     return report
@@ -213,19 +207,21 @@ def _pictures(candidate: Candidate, plan: Plan, number: int, count: int, on_prog
 
 
 def _measured(known: Known, candidate: Candidate, pictures: Pictures) -> tuple[dict[str, Floats], list[Measure]]:
-    """Features [n, C] in each space, and the rows of the table."""
+    """Features [n, C] by ending of their space, scaled as it asks, and the rows of the table."""
     pixels, asked = at_most(pictures.pixels, known.real), known.plan.asked
     features = {space.ending: space.embed(pixels) for space in known.spaces}
     rows: list[Measure] = []
-    for ending, found in features.items():
-        rows += distance_measures(known.question, ending, found[:asked], known.reference[ending])
+    for space in known.spaces:
+        found = features[space.ending][:asked]
+        rows += distance_measures(known.question, space, found, known.reference[space.ending])
     rows.append(rank_measure(known.question, features[known.spaces[0].ending][:asked]))
     rows += share_measures(known.question, pictures.largest_shares[:asked])
     if known.independent:
         rows += _likeness(known, candidate, features[known.spaces[1].ending])
     if pictures.seconds is not None:
         rows.append(Measure("seconds a cover, on one core or GPU", pictures.seconds))
-    return features, [one for row in rows for one in _apart(row)]
+    scaled = {space.ending: features[space.ending] * space.scale for space in known.spaces}
+    return scaled, [one for row in rows for one in _apart(row)]
 
 
 def _apart(row: Measure) -> list[Measure]:
@@ -261,12 +257,11 @@ def _likeness(known: Known, candidate: Candidate, features: Floats) -> list[Meas
 
 def _of_genres(index: CoverIndex, known: Known) -> dict[str, dict[str, Floats]]:
     """By ending of a space and song_id: what `genre_rows` compares with."""
-    plan = known.plan
-    needed = {song_id for ids in known.nearest.values() for song_id in ids} | set(plan.song_ids)
-    ids = sorted(needed)
+    ids = sorted({song_id for ids in known.nearest.values() for song_id in ids} | set(known.plan.song_ids))
+    own, *rest = known.spaces
     found: dict[str, dict[str, Floats]] = {
-        known.spaces[0].ending: dict(zip(ids, index.cover_embeddings(ids), strict=True))
+        own.ending: dict(zip(ids, index.cover_embeddings(ids) * own.scale, strict=True))
     }
-    if known.independent:
-        found[known.spaces[1].ending] = {song_id: known.independent[song_id] for song_id in ids}
+    for space in rest[:1]:
+        found[space.ending] = {song_id: known.independent[song_id] * space.scale for song_id in ids}
     return found

@@ -53,8 +53,8 @@ def genre_rows(
 
     Args:
         genres: genre to the numbers of its covers, one for each of its songs.
-        features: by candidate and ending of a space, [n, C].
-        covers: by ending of a space and song_id, [C] of real covers.
+        features: by candidate and ending of a space, [n, C], scaled as sets of them are compared.
+        covers: by ending of a space and song_id, [C] of real covers, scaled likewise.
         song_ids: [n], whom each cover was made for.
         nearest: song_id to the song_ids of the covers nearest to it, nearest first.
     """
@@ -81,7 +81,9 @@ def _distances(
     return {
         name: {
             candidate: {
-                ending: _distance(of_candidate[ending][list(numbers)], np.stack([known[s] for s in songs]))
+                ending: metrics.frechet_distance(
+                    of_candidate[ending][list(numbers)], np.stack([known[s] for s in songs])
+                )
                 for ending, known in covers.items()
             }
             for candidate, of_candidate in features.items()
@@ -89,11 +91,6 @@ def _distances(
         }
         for name, songs in sets.items()
     }
-
-
-def _distance(a: Floats, b: Floats) -> float:
-    scale = float(np.sqrt(a.shape[1]))
-    return metrics.frechet_distance(a * scale, b * scale)
 
 
 def hundred_nearest(lists: Sequence[Sequence[str]]) -> list[str]:

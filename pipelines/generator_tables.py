@@ -11,6 +11,12 @@ from pipelines.generator_genres import POOL, WHY_NOT_THE_SAME
 _SETS = {"nearest": f"to the {POOL} nearest", "held_out": "to real covers of the genre"}
 
 
+def readable_sections(details: Mapping[str, Any]) -> dict[str, Section]:
+    """All tables by what stands above them, in words."""
+    sections = {explanation(details): generators_section(details), **genre_sections(details)}
+    return {f"{WHY_NOT_THE_SAME}\n\n{title}" if n == 1 else title: s for n, (title, s) in enumerate(sections.items())}
+
+
 def generators_section(details: Mapping[str, Any]) -> Section:
     """Measures down, candidates across, each value with half its interval; "" where a measure does not apply."""
     candidates = details["candidates"]

@@ -33,15 +33,13 @@ def catalogue_sample(settings: Settings, workspace: Workspace) -> list[str]:
 def features_of(
     settings: Settings, workspace: Workspace, song_ids: Sequence[str], on_progress: OnProgress = silent
 ) -> dict[str, Vectors]:
-    """float32 [1280] of the cover of each of these songs, as `IndependentFeatures` has them, of unit length.
+    """float32 [1280] of the cover of each of these songs, as `IndependentFeatures` has them.
 
     Raises: StageMissing naming a song without a cover; InputError when the extra `eval` is not installed.
     """
     table = pa.table({"song_id": pa.array(sorted(set(song_ids)), pa.string())})
     rows = map_rows(table, partial(_features, settings, workspace), _COVERS_PER_TASK, on_progress)
-    features = np.stack(rows["features"].to_numpy()) if rows.num_rows else np.zeros((0, WIDTH), np.float32)
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    return dict(zip(rows["song_id"].to_pylist(), features / np.where(lengths > 0, lengths, 1), strict=True))
+    return dict(zip(rows["song_id"].to_pylist(), rows["features"].to_numpy(), strict=True))
 
 
 def _features(settings: Settings, workspace: Workspace, songs: pa.Table) -> pa.Table:

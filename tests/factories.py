@@ -7,8 +7,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gatefold.config import CoverSettings, EncoderSettings, IndexSettings, TransformerSettings
-from gatefold.covers import decode_cover, encode_picture
+from gatefold.covers import decode_cover, encode_picture, resized
 from gatefold.generator.transformer import build_pipeline, build_transformer
+from gatefold.likeness import WIDTH, IndependentFeatures
 from gatefold.records import cover_schema, embedding_schema, spectrogram_schema
 from gatefold.retrieval import CoverIndex, unit_columns
 from gatefold.storage import objects, releases, tables
@@ -27,6 +28,19 @@ ENCODER = EncoderSettings(embed_dim=8, width=16, dropout=0.0)
 GENERATOR = TransformerSettings(patch_size=4, hidden=32, layers=1, heads=2, neighbours=2, num_inference_steps=3)
 
 Vectors = npt.NDArray[np.float32]
+
+
+class CoarseColours(IndependentFeatures):
+    """Stands for the network: the colours of 64 places and a constant, as wide as it, without its weights."""
+
+    def __init__(self) -> None:
+        pass
+
+    def features(self, pixels: npt.NDArray[np.uint8]) -> Vectors:
+        colours = resized(pixels, 8).reshape(len(pixels), -1).astype(np.float32) / 64
+        padding = np.zeros((len(pixels), WIDTH - colours.shape[1]), np.float32)
+        padding[:, 0] = 1
+        return np.concatenate([colours, padding], axis=1)
 
 
 def unit_vectors(count: int, width: int, seed: int = 0) -> Vectors:

@@ -18,7 +18,7 @@ from gatefold.errors import SilentAudio, StorageUnavailable, TooManyRejects, Und
 from gatefold.storage import objects, optouts, releases
 from gatefold.storage.releases import Part, Release
 from gatefold.workspace import Workspace
-from pipelines import comparison, run
+from pipelines import comparison, generator_comparison, run
 from pipelines.quarantine import reject_of, write_rejects
 from pipelines.report import OnProgress, Report, write_report
 
@@ -111,6 +111,31 @@ def test_global_options_count_before_and_after_the_verb(
     assert result.exit_code == 0
     assert json.loads(result.stdout)["stage"] == "embed"
     assert [settings.encoder.epochs for _, settings in pipelines.ran] == [2]
+
+
+def test_generators_are_compared_in_tables_with_what_they_are_of(
+    workspace: Workspace, pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compare(_: Settings, __: Workspace, on_progress: OnProgress) -> Report:
+        on_progress(2, 2)
+        row = {"measure": "KID, covers alone", "value": 0.5, "low": 0.4, "high": 0.6, "beside": {}}
+        candidates = [{"name": name, "size": 64, "table": [row]} for name in ("real covers", "transformer")]
+        distances = {"real covers": {"": 12.5}, "transformer": {"": 30.0}}
+        genres = [{"genre": "jazz", "pictures": 20, "nearest": distances, "held_out": distances}]
+        counts = {"asked": 20, "reference": 30, "artists": 5, "catalogue": 1200}
+        return report_of("compare-generators", details={**counts, "candidates": candidates, "genres": genres})
+
+    monkeypatch.setattr(generator_comparison, "compare_generators", compare)
+    shown = call(workspace, "evaluate", "--generators")
+    assert shown.exit_code == 0
+    text = " ".join(shown.stdout.split())
+    assert "Covers for 20 held-out songs" in text
+    assert "0.500 ± 0.100" in text
+    assert "jazz" in text
+    assert "20.89" in text
+    found = json.loads(call(workspace, "evaluate", "--generators", "--json").stdout)
+    assert [one["name"] for one in found["details"]["candidates"]] == ["real covers", "transformer"]
+    assert pipelines.verbs() == []
 
 
 def test_encoders_that_are_compared_stand_side_by_side_in_the_order_asked_for(

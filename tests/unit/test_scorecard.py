@@ -112,6 +112,23 @@ def test_the_table_is_no_wider_than_a_terminal_and_leaves_blank_what_is_not_know
     assert "| KID, covers alone | 12.5 | 0.100 |  |" in text
 
 
+def test_rows_with_an_interval_and_other_company_stand_in_a_table_of_their_own() -> None:
+    rows = [Measure("recall@5", 0.5, 0.4, 0.6, {"chance": 0.1}).row()]
+    rows += [Measure("KID", 0.25, 0.1, 0.4, {"real": 0.1}).row(), Measure("rank", 3, 2, 4, {"real": 3}).row()]
+    rows += [Measure("largest share", 0.2, 0.1, 0.3).row(), Measure("smallest share", 0.1).row()]
+    assert [(section.columns, [row[0] for row in section.rows]) for section in sections(rows)] == [
+        (["measure", "value", "95 %", "chance"], ["recall@5"]),
+        (["measure", "value", "95 %", "real"], ["KID", "rank"]),
+        (["measure", "value", "95 %"], ["largest share", "smallest share"]),
+    ]
+    assert sections(rows)[2].rows[1] == ["smallest share", "0.100", ""]
+
+
+def test_a_measure_that_one_of_several_lacks_is_left_empty_there() -> None:
+    tables = [[Measure("a", 1, 0, 4).row()], [Measure("b", 2).row(), Measure("a", 3).row()]]
+    assert side_by_side(["x", "y"], tables).rows == [["a", "1.000 ± 2.000", "3.000"], ["b", "", "2.000"]]
+
+
 def test_encoders_side_by_side_fit_a_terminal_three_at_a_time() -> None:
     tables = [[measure.row() for measure in measured(similar(seed)).values()] for seed in range(3)]
     compared = side_by_side(["a" * 12, "b" * 12, "c" * 12], tables)
