@@ -18,7 +18,7 @@ from torch.nn import functional as fn
 
 from gatefold.backbones import Backbone
 from gatefold.config import AudioSettings, CoverSettings, EncoderSettings
-from gatefold.covers import to_model
+from gatefold.covers import resized, to_model
 from gatefold.descriptors import describe_cover, describe_song, levels
 from gatefold.errors import WrongModel
 
@@ -198,11 +198,15 @@ class DualEncoder(nn.Module):
 
     @torch.inference_mode()
     def embed_covers(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """uint8 [B, 3, S, S] -> float32 [B, D], of unit length."""
-        size = self.cover.size
-        if pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
-            raise WrongModel(f"pixels of shape {pixels.shape}, this encoder sees [covers, 3, {size}, {size}]")
-        return self.encode_cover(to_model(torch.from_numpy(pixels).to(self._device))).cpu().numpy()
+        """uint8 [B, 3, S, S] -> float32 [B, D], of unit length; covers of any size are brought to `cover.size` first.
+
+        Raises: WrongModel for pixels of another shape or type.
+        """
+        square = pixels.ndim == 4 and pixels.shape[1] == 3 and pixels.shape[2] == pixels.shape[3] > 0
+        if not square or pixels.dtype != np.uint8:
+            raise WrongModel(f"pixels {pixels.dtype} {list(pixels.shape)}: uint8 [covers, 3, side, side] is wanted")
+        fitting = torch.from_numpy(resized(pixels, self.cover.size))
+        return self.encode_cover(to_model(fitting.to(self._device))).cpu().numpy()
 
     @property
     def _device(self) -> torch.device:
