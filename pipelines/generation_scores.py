@@ -1,9 +1,9 @@
 """How good generated covers are: in the encoder's space, on which a generator is conditioned, and in features that no
 part of gatefold is trained with. Pixels in, rows of a table out; where the pixels come from is not known here.
 
-Each distance is taken twice: of covers alone, and of songs with their covers, which also sees whether a cover fits its
-song. Beside it stand the same distance for real covers (as good as it gets) and for the same covers given to other
-songs (as bad as it gets).
+Each distance is taken twice: of covers alone, and of songs with their covers, which also depends on whether a cover
+fits its song. Its baselines are the same distance for real covers (as good as it gets) and for the same covers given to
+other songs (as bad as it gets).
 
 Shape legend: Q = held-out songs, A = songs that covers are generated for, B = songs whose covers are the reference,
 S = pixels a side (of each set its own), D = width of the encoder's space, C = width of a space, R = resamplings.
@@ -87,7 +87,7 @@ def question_of(held_out: HeldOut, settings: EvaluationSettings) -> Question:
 
 
 def encoder_space(encoder: DualEncoder) -> Space:
-    """The encoder's own, which sees covers at its own size; others are resized, by averaging where they are larger."""
+    """The encoder's own. Covers of another size than the encoder's are resized, by averaging where they are larger."""
     scale = float(np.sqrt(encoder.settings.embed_dim))  # an entry of a unit vector is then about one
     return Space("", scale, lambda pixels: _in_parts(pixels, lambda x: encoder.embed_covers(_own_size(encoder, x))))
 

@@ -51,9 +51,10 @@ def explanation(details: Mapping[str, Any]) -> str:
         f"covers of {details['reference']} others; {details['artists']} artists. ±: half the 95 % interval, of "
         f"{ROUNDS:,} resamplings of whole artists ({FRECHET_ROUNDS} for Fréchet distances). Distances and ranks are in "
         f"the encoder's space, on which generators are conditioned; those that end in '{INDEPENDENT[2:]}' are in "
-        f"features of {NAME}, trained on ImageNet alone. Covers larger than the real ones are reduced to their size. "
-        f"Likeness is the cosine of those features, among {details['catalogue']:,} covers; a song's own cover does not "
-        "count."
+        f"features of {NAME}, trained on ImageNet alone: of covers alone as the network has them, of songs with covers "
+        "as unit vectors beside the song's, so those two have other scales. Covers larger than the real ones are "
+        f"reduced to their size. Likeness is the cosine of those features, among {details['catalogue']:,} covers; a "
+        "song's own cover does not count."
     )
 
 

@@ -112,7 +112,7 @@ def test_the_table_is_no_wider_than_a_terminal_and_leaves_blank_what_is_not_know
     assert "| KID, covers alone | 12.5 | 0.100 |  |" in text
 
 
-def test_rows_with_an_interval_and_other_company_stand_in_a_table_of_their_own() -> None:
+def test_rows_with_an_interval_and_other_baselines_are_in_a_table_of_their_own() -> None:
     rows = [Measure("recall@5", 0.5, 0.4, 0.6, {"chance": 0.1}).row()]
     rows += [Measure("KID", 0.25, 0.1, 0.4, {"real": 0.1}).row(), Measure("rank", 3, 2, 4, {"real": 3}).row()]
     rows += [Measure("largest share", 0.2, 0.1, 0.3).row(), Measure("smallest share", 0.1).row()]

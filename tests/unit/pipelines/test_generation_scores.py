@@ -31,7 +31,7 @@ Vectors = npt.NDArray[np.float32]
 
 
 def held_out_songs(count: int = 120, artists: int = 30) -> HeldOut:
-    """Songs whose covers lie near them, so that a cover of another song is seen not to fit."""
+    """Songs whose covers lie near them, so that a cover of another song does not fit."""
     songs = unit_vectors(count, WIDTH)
     covers = songs + 0.2 * unit_vectors(count, WIDTH, seed=1)
     covers /= np.linalg.norm(covers, axis=1, keepdims=True)
@@ -121,7 +121,7 @@ def generated(share: float | None) -> Generated:
     return Generated(0, pixels, Attribution(shares, np.zeros((4, 4), np.uint8)))
 
 
-def test_the_largest_share_is_told_where_it_is_known_of_every_cover() -> None:
+def test_the_largest_share_has_a_row_where_it_is_known_of_every_cover() -> None:
     question = asked_of(held_out_songs(8, 4), covers=8)
     known = [largest_share(generated(share)) for share in (0.6, 0.8, 0.7, 0.9)]
     assert [measure.value for measure in share_measures(question, known)] == [pytest.approx(0.75)]
