@@ -27,7 +27,7 @@ from gatefold.storage import objects
 from gatefold.storage.indexes import load_index
 from gatefold.workspace import Workspace
 from pipelines.cluster import connect
-from pipelines.generator_candidates import NEAREST, Candidate, Pictures, nearest_of, read_covers
+from pipelines.generator_candidates import NEAREST, Candidate, Pictures, nearest_of, read_covers, rule_of
 from pipelines.generator_comparison import compare_generators
 from pipelines.generator_tables import as_markdown
 from pipelines.pairs import paired_ids
@@ -65,9 +65,10 @@ def baseline(
         for place, song_id in enumerate(song_ids):
             places.setdefault(song_id, []).append(place)
         pixels = np.zeros((len(song_ids), 3, SIZE, SIZE), np.uint8)
+        rule = rule_of(settings, workspace)
         began = time.monotonic()
         for number, (song_id, of_song) in enumerate(places.items(), start=1):
-            sources = nearest_of(index, song_id, NEAREST).song_ids
+            sources = nearest_of(index, song_id, NEAREST, rule).song_ids
             covers = resized(read_covers(settings, workspace, sources), SIZE)
             adapted = sngan.adapt(trained, covers, seconds=adapt_seconds, seed=settings.evaluation.seed)
             pixels[of_song] = adapted.sample([seeds[place] for place in of_song])

@@ -29,7 +29,7 @@ from gatefold.storage.encoders import load_encoder
 from gatefold.storage.indexes import load_index
 from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
-from pipelines.generation_scores import Question, generation_measures, question_of, share_measures
+from pipelines.generation_scores import Halves, generation_measures, halves_of, share_measures
 from pipelines.generator_candidates import Pictures, generate_covers, read_covers
 from pipelines.held_out import HeldOut, ceiling_of, embed_pairs, held_out_of, untrained
 from pipelines.independent import catalogue_sample, features_of
@@ -62,8 +62,8 @@ def evaluate(settings: Settings, workspace: Workspace, on_progress: OnProgress =
         )
     index = load_index(objects.join(workspace.indexes, versions.index))
     held_out = held_out_of(settings, workspace, index)
-    question = question_of(held_out, settings.evaluation)
-    asked = [held_out.ids[place] for place in question.asked]
+    halves = halves_of(held_out, settings.evaluation)
+    asked = [held_out.ids[place] for place in halves.asked]
     sheet_ids = asked[: settings.evaluation.sheet]
     uri = objects.join(workspace.generators, versions.generator)
     wanted = asked + sheet_ids * (_NEW - 1)
@@ -71,7 +71,7 @@ def evaluate(settings: Settings, workspace: Workspace, on_progress: OnProgress =
     generated = generate_covers(settings, workspace, index, uri, wanted, seeds, on_progress)
     encoder = load_encoder(objects.join(workspace.encoders, versions.encoder))
     table = _retrieval(settings, workspace, held_out, encoder)
-    table += _generation(settings, workspace, question, encoder, generated)
+    table += _generation(settings, workspace, halves, encoder, generated)
     sheet_uri = objects.join(workspace.reports, SHEET)
     objects.put(sheet_uri, _draw_sheet(settings, workspace, index, sheet_ids, generated.pixels, len(asked)))
     rows = [measure.row() for measure in table]
@@ -109,20 +109,20 @@ def _retrieval(settings: Settings, workspace: Workspace, held_out: HeldOut, enco
 
 
 def _generation(
-    settings: Settings, workspace: Workspace, question: Question, encoder: DualEncoder, generated: Pictures
+    settings: Settings, workspace: Workspace, halves: Halves, encoder: DualEncoder, generated: Pictures
 ) -> list[Measure]:
     """Distances of the covers generated for the asked songs, in the encoder's space and in independent features."""
-    count = len(question.asked)
+    count = len(halves.asked)
     network = IndependentFeatures() if available() else None
-    ids = question.held_out.ids
+    ids = halves.held_out.ids
     real, reference = (
         read_covers(settings, workspace, [ids[place] for place in places]) if network else None
-        for places in (question.asked, question.reference)
+        for places in (halves.asked, halves.reference)
     )
     measures = generation_measures(
-        question, generated.pixels[:count], encoder=encoder, network=network, real=real, reference=reference
+        halves, generated.pixels[:count], encoder=encoder, network=network, real=real, reference=reference
     )
-    return measures + share_measures(question, generated.largest_shares[:count])
+    return measures + share_measures(halves, generated.largest_shares[:count])
 
 
 def _originality(settings: Settings, workspace: Workspace, generated: Pictures) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Space:
 
 
 @dataclass(frozen=True)
-class Question:
+class Halves:
     """Which held-out songs covers are generated for, which are the reference, and how often each counts.
 
     No cover is measured against the real cover of its own song.
@@ -77,13 +77,13 @@ class Question:
         return len(set(self.held_out.artists)) > 1
 
 
-def question_of(held_out: HeldOut, settings: EvaluationSettings) -> Question:
+def halves_of(held_out: HeldOut, settings: EvaluationSettings) -> Halves:
     """The held-out songs in two halves, drawn by `evaluation.seed`: at most `evaluation.covers` to generate for, and at
     most REFERENCE others."""
     order = np.random.default_rng(settings.seed).permutation(len(held_out.ids))
     half = len(order) // 2
     asked, reference = order[:half][: settings.covers], order[half:][:REFERENCE]
-    return Question(held_out, asked, reference, metrics.resampled(held_out.artists, ROUNDS, settings.seed), settings)
+    return Halves(held_out, asked, reference, metrics.resampled(held_out.artists, ROUNDS, settings.seed), settings)
 
 
 def encoder_space(encoder: DualEncoder) -> Space:
@@ -121,7 +121,7 @@ def unit(features: Floats) -> Floats:
 
 
 def generation_measures(
-    question: Question,
+    halves: Halves,
     generated: Pixels,
     *,
     encoder: DualEncoder,
@@ -134,22 +134,22 @@ def generation_measures(
     largest share of one source where it is known.
 
     Args:
-        generated: uint8 [A, 3, S, S], one for each song in `question.asked`.
+        generated: uint8 [A, 3, S, S], one for each song in `halves.asked`.
         network: where the extra `eval` is installed; then `real` and `reference` must be given.
         real: uint8 [A, 3, S, S], the songs' own covers.
-        reference: uint8 [B, 3, S, S], the covers of `question.reference`.
+        reference: uint8 [B, 3, S, S], the covers of `halves.reference`.
         attributed: the generated covers with what is known of their sources, in the same order.
     """
-    covers = question.held_out.covers
+    covers = halves.held_out.covers
     space = encoder_space(encoder)
     measured = space.embed(generated)
-    rows = distance_measures(question, space, measured, covers[question.reference], covers[question.asked])
+    rows = distance_measures(halves, space, measured, covers[halves.reference], covers[halves.asked])
     if network is not None and real is not None and reference is not None:
         space = independent_space(network)
         pictures = (at_most(generated, real), reference, real)
-        rows += distance_measures(question, space, *(space.embed(pixels) for pixels in pictures))
-    rows.append(rank_measure(question, measured, covers[question.asked]))
-    return rows + share_measures(question, [largest_share(cover) for cover in attributed])
+        rows += distance_measures(halves, space, *(space.embed(pixels) for pixels in pictures))
+    rows.append(rank_measure(halves, measured, covers[halves.asked]))
+    return rows + share_measures(halves, [largest_share(cover) for cover in attributed])
 
 
 def at_most(pixels: Pixels, real: Pixels) -> Pixels:
@@ -158,7 +158,7 @@ def at_most(pixels: Pixels, real: Pixels) -> Pixels:
 
 
 def distance_measures(
-    question: Question, space: Space, features: Floats, reference: Floats, real: Floats | None = None
+    halves: Halves, space: Space, features: Floats, reference: Floats, real: Floats | None = None
 ) -> list[Measure]:
     """Both distances, of covers alone and of songs with covers.
 
@@ -167,17 +167,17 @@ def distance_measures(
         reference: [B, C].
         real: [A, C] of the songs' own covers; held beside where given.
     """
-    songs = question.held_out.songs
-    asked, others = songs[question.asked], songs[question.reference]
+    songs = halves.held_out.songs
+    asked, others = songs[halves.asked], songs[halves.reference]
     shuffled = np.roll(features, len(features) // 2, axis=0)  # every cover to another song
     beside: dict[str, Floats] = {} if real is None else {"real": real}
     rows = []
     for name, distances, rounds in _DISTANCES:
         sets = (features * space.scale, reference * space.scale, {key: x * space.scale for key, x in beside.items()})
-        rows.append(_distance(question, f"{name}, covers alone{space.ending}", distances, rounds, *sets))
+        rows.append(_distance(halves, f"{name}, covers alone{space.ending}", distances, rounds, *sets))
         joint = {key: _joint(asked, x) for key, x in {**beside, SHUFFLED: shuffled}.items()}
         sets = (_joint(asked, features), _joint(others, reference), joint)
-        rows.append(_distance(question, f"{name}, songs with covers{space.ending}", distances, rounds, *sets))
+        rows.append(_distance(halves, f"{name}, songs with covers{space.ending}", distances, rounds, *sets))
     return rows
 
 
@@ -186,7 +186,7 @@ def _joint(songs: Floats, features: Floats) -> Floats:
 
 
 def _distance(
-    question: Question,
+    halves: Halves,
     name: str,
     distances: _Distances,
     rounds: int,
@@ -197,13 +197,13 @@ def _distance(
     every = np.ones((1, len(features))), np.ones((1, len(reference)))
     value = float(distances(features, reference, *every)[0])
     others = {key: float(distances(x, reference, *every)[0]) for key, x in beside.items()}
-    if not question.sure:
+    if not halves.sure:
         return Measure(name, value, beside=others)
-    drawn = question.weights[:rounds, question.asked], question.weights[:rounds, question.reference]
+    drawn = halves.weights[:rounds, halves.asked], halves.weights[:rounds, halves.reference]
     return Measure(name, value, *metrics.interval_around(value, distances(features, reference, *drawn)), others)
 
 
-def rank_measure(question: Question, features: Floats, real: Floats | None = None) -> Measure:
+def rank_measure(halves: Halves, features: Floats, real: Floats | None = None) -> Measure:
     """Median rank, from 1, of each cover's song among others drawn at random, by the encoder.
 
     Args:
@@ -211,36 +211,36 @@ def rank_measure(question: Question, features: Floats, real: Floats | None = Non
         real: [A, D] of the songs' own covers; held beside where given.
     """
     shuffled = np.roll(features, len(features) // 2, axis=0)
-    among = min(question.settings.ranking, len(question.held_out.ids))
+    among = min(halves.settings.ranking, len(halves.held_out.ids))
     name = f"median rank of the song among {among}"
-    beside = {} if real is None else {"real": float(np.median(_ranks(question, real)))}
-    beside[SHUFFLED] = float(np.median(_ranks(question, shuffled)))
-    return median_measure(question, name, _ranks(question, features), beside)
+    beside = {} if real is None else {"real": float(np.median(_ranks(halves, real)))}
+    beside[SHUFFLED] = float(np.median(_ranks(halves, shuffled)))
+    return median_measure(halves, name, _ranks(halves, features), beside)
 
 
-def _ranks(question: Question, features: Floats) -> Doubles:
+def _ranks(halves: Halves, features: Floats) -> Doubles:
     """[A]; the others of a song are the same in each call."""
-    held_out, rng = question.held_out, np.random.default_rng(question.settings.seed)
+    held_out, rng = halves.held_out, np.random.default_rng(halves.settings.seed)
     ranks = []
-    for own, feature in zip(question.asked, features, strict=True):
-        others = rng.permutation(np.delete(np.arange(len(held_out.ids)), own))[: question.settings.ranking - 1]
+    for own, feature in zip(halves.asked, features, strict=True):
+        others = rng.permutation(np.delete(np.arange(len(held_out.ids)), own))[: halves.settings.ranking - 1]
         ranks.append(1 + int((held_out.songs[others] @ feature >= held_out.songs[own] @ feature).sum()))
     return np.array(ranks, np.float64)
 
 
 def median_measure(
-    question: Question, name: str, values: Doubles, beside: dict[str, float] | None = None, songs: Places | None = None
+    halves: Halves, name: str, values: Doubles, beside: dict[str, float] | None = None, songs: Places | None = None
 ) -> Measure:
     """The median of one value for each song.
 
     Args:
         values: [A], or one for each of `songs`.
-        songs: int64, which held-out songs they are of; those in `question.asked` when None.
+        songs: int64, which held-out songs they are of; those in `halves.asked` when None.
     """
     value = float(metrics.median(values, np.ones((1, len(values))))[0])
-    if not question.sure:
+    if not halves.sure:
         return Measure(name, value, beside=beside or {})
-    weights = question.weights[:, question.asked if songs is None else songs]
+    weights = halves.weights[:, halves.asked if songs is None else songs]
     weights = weights[weights.sum(1) > 0]  # where few artists are asked for, a resampling may have none of them
     low, high = metrics.interval(values, metrics.median, weights) if len(weights) else (None, None)
     return Measure(name, value, low, high, beside or {})
@@ -251,9 +251,9 @@ def largest_share(cover: Generated) -> float | None:
     return None if cover.attribution is None else cover.attribution.shares[0].share
 
 
-def share_measures(question: Question, shares: Sequence[float | None]) -> list[Measure]:
+def share_measures(halves: Halves, shares: Sequence[float | None]) -> list[Measure]:
     """Median of the largest share [A] of one source; no row where it is not known of every cover."""
     known = [share for share in shares if share is not None]
     if not known or len(known) < len(shares):
         return []
-    return [median_measure(question, "median largest share of one source", np.array(known))]
+    return [median_measure(halves, "median largest share of one source", np.array(known))]

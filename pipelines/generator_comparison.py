@@ -26,14 +26,14 @@ from gatefold.storage.indexes import load_index
 from gatefold.workspace import Workspace
 from pipelines.generation_scores import (
     SHUFFLED,
-    Question,
+    Halves,
     Space,
     at_most,
     distance_measures,
     encoder_space,
+    halves_of,
     independent_space,
     median_measure,
-    question_of,
     rank_measure,
     share_measures,
 )
@@ -63,7 +63,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Plan:
+class CoverPlan:
     """Which covers every candidate makes: song_ids and seeds [n]. First one for each song that is measured [A], then
     one for each other song of a genre, then more covers of some songs."""
 
@@ -81,8 +81,8 @@ class Plan:
 class Known:
     """What all candidates are measured against, computed once."""
 
-    plan: Plan
-    question: Question
+    plan: CoverPlan
+    halves: Halves
     spaces: list[Space]
     reference: dict[str, Floats]
     """ending of a space: [B, C]"""
@@ -116,9 +116,9 @@ def compare_generators(
     versions = versions_of(settings, workspace)
     index = load_index(objects.join(workspace.indexes, versions.index))
     held_out = held_out_of(settings, workspace, index)
-    question = question_of(held_out, settings.evaluation)
+    halves = halves_of(held_out, settings.evaluation)
     candidates = _candidates(settings, workspace, index, others, only)
-    known = _known(settings, workspace, index, objects.join(workspace.encoders, versions.encoder), question)
+    known = _known(settings, workspace, index, objects.join(workspace.encoders, versions.encoder), halves)
     compared: list[dict[str, Any]] = []
     features: dict[str, dict[str, Floats]] = {}
     for number, candidate in enumerate(candidates):
@@ -127,8 +127,8 @@ def compare_generators(
         size = pictures.pixels.shape[-1]
         compared.append({"name": candidate.name, "size": size, "table": [measure.row() for measure in table]})
     details = {
-        "asked": len(question.asked),
-        "reference": len(question.reference),
+        "asked": len(halves.asked),
+        "reference": len(halves.reference),
         "artists": len(set(held_out.artists)),
         "catalogue": len(known.independent),
         "candidates": compared,
@@ -153,10 +153,10 @@ def _candidates(
     return chosen
 
 
-def plan_of(question: Question) -> Plan:
+def plan_of(halves: Halves) -> CoverPlan:
     """The covers to make, each from a seed of its own that follows from `evaluation.seed`."""
-    held_out = question.held_out
-    ids = [held_out.ids[place] for place in question.asked]
+    held_out = halves.held_out
+    ids = [held_out.ids[place] for place in halves.asked]
     by_genre = genres_of(held_out)
     number_of = {song_id: number for number, song_id in enumerate(ids)}
     for song_id in (song_id for songs in by_genre.values() for song_id in songs):
@@ -164,23 +164,23 @@ def plan_of(question: Question) -> Plan:
             number_of[song_id] = len(ids)
             ids.append(song_id)
     again = {}
-    for song_id in ids[: min(_AGAIN, len(question.asked))]:
+    for song_id in ids[: min(_AGAIN, len(halves.asked))]:
         again[song_id] = [number_of[song_id], *range(len(ids), len(ids) + _COVERS - 1)]
         ids += [song_id] * (_COVERS - 1)
-    seeds = [question.settings.seed + number for number in range(len(ids))]
+    seeds = [halves.settings.seed + number for number in range(len(ids))]
     genres = {genre: [number_of[song_id] for song_id in songs] for genre, songs in by_genre.items()}
-    return Plan(ids, seeds, len(question.asked), again, genres)
+    return CoverPlan(ids, seeds, len(halves.asked), again, genres)
 
 
-def _known(settings: Settings, workspace: Workspace, index: CoverIndex, encoder_uri: str, question: Question) -> Known:
-    held_out, encoder = question.held_out, load_encoder(encoder_uri)
-    plan = plan_of(question)
+def _known(settings: Settings, workspace: Workspace, index: CoverIndex, encoder_uri: str, halves: Halves) -> Known:
+    held_out, encoder = halves.held_out, load_encoder(encoder_uri)
+    plan = plan_of(halves)
     rule = rule_of(settings, workspace)
     nearest = {song_id: nearest_of(index, song_id, NEAREST, rule).song_ids for song_id in dict.fromkeys(plan.song_ids)}
-    references = [held_out.ids[place] for place in question.reference]
+    references = [held_out.ids[place] for place in halves.reference]
     pixels = read_covers(settings, workspace, references)
     spaces = [encoder_space(encoder)]
-    reference = {spaces[0].ending: held_out.covers[question.reference]}
+    reference = {spaces[0].ending: held_out.covers[halves.reference]}
     independent: dict[str, Floats] = {}
     if available():
         needed = {*held_out.ids, *(song_id for ids in nearest.values() for song_id in ids)}
@@ -191,10 +191,10 @@ def _known(settings: Settings, workspace: Workspace, index: CoverIndex, encoder_
         if pixels.shape[-1] > encoder.cover.size:  # else a generator of smaller covers is judged by their size alone
             spaces.append(independent_space(network, encoder.cover.size))
             reference[spaces[2].ending] = spaces[2].embed(pixels)
-    return Known(plan, question, spaces, reference, pixels[:1], nearest, independent)
+    return Known(plan, halves, spaces, reference, pixels[:1], nearest, independent)
 
 
-def _pictures(candidate: Candidate, plan: Plan, number: int, count: int, on_progress: OnProgress) -> Pictures:
+def _pictures(candidate: Candidate, plan: CoverPlan, number: int, count: int, on_progress: OnProgress) -> Pictures:
     """All covers of the plan; of one that cannot repeat itself, none of a song twice."""
     n = len(plan.song_ids) if candidate.repeats else len(set(plan.song_ids))
 
@@ -213,9 +213,9 @@ def _measured(known: Known, candidate: Candidate, pictures: Pictures) -> tuple[d
     rows: list[Measure] = []
     for space in known.spaces:
         found = features[space.ending][:asked]
-        rows += distance_measures(known.question, space, found, known.reference[space.ending])
-    rows.append(rank_measure(known.question, features[known.spaces[0].ending][:asked]))
-    rows += share_measures(known.question, pictures.largest_shares[:asked])
+        rows += distance_measures(known.halves, space, found, known.reference[space.ending])
+    rows.append(rank_measure(known.halves, features[known.spaces[0].ending][:asked]))
+    rows += share_measures(known.halves, pictures.largest_shares[:asked])
     if known.independent:
         rows += _likeness(known, candidate, features[known.spaces[1].ending])
     if pictures.seconds is not None:
@@ -243,15 +243,15 @@ def _likeness(known: Known, candidate: Candidate, features: Floats) -> list[Meas
         alike[number, place_of[song_id]] = -1  # its own cover does not count
         of_source[number] = alike[number, [place_of[source] for source in known.nearest[song_id]]].max()
         of_catalogue[number] = alike[number].max()
-    question = known.question
+    halves = known.halves
     rows = [
-        median_measure(question, f"likeness to the nearest of {NEAREST} sources, median", of_source),
-        median_measure(question, "likeness to the nearest cover of the catalogue, median", of_catalogue),
+        median_measure(halves, f"likeness to the nearest of {NEAREST} sources, median", of_source),
+        median_measure(halves, "likeness to the nearest cover of the catalogue, median", of_catalogue),
     ]
     if candidate.repeats:
         varied = np.array([diversity(features[numbers]) for numbers in plan.again.values()])
         name = f"diversity of {_COVERS} covers of a song, median"
-        rows.append(median_measure(question, name, varied, songs=question.asked[: len(varied)]))
+        rows.append(median_measure(halves, name, varied, songs=halves.asked[: len(varied)]))
     return rows
 
 

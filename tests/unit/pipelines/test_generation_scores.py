@@ -10,14 +10,14 @@ from gatefold.scorecard import Measure
 from gatefold.towers import DualEncoder
 from pipelines.generation_scores import (
     REFERENCE,
-    Question,
+    Halves,
     Space,
     at_most,
     distance_measures,
     generation_measures,
+    halves_of,
     largest_share,
     median_measure,
-    question_of,
     rank_measure,
     share_measures,
 )
@@ -39,8 +39,8 @@ def held_out_songs(count: int = 120, artists: int = 30) -> HeldOut:
     return HeldOut([f"s{number}" for number in range(count)], np.array(["jazz"] * count), names, songs, covers)
 
 
-def asked_of(held_out: HeldOut, **settings: int) -> Question:
-    return question_of(held_out, EvaluationSettings(**settings))
+def asked_of(held_out: HeldOut, **settings: int) -> Halves:
+    return halves_of(held_out, EvaluationSettings(**settings))
 
 
 def by_name(measures: list[Measure]) -> dict[str, Measure]:
