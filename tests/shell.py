@@ -26,6 +26,8 @@ SMALL: dict[str, dict[str, Any]] = {
             "num_inference_steps": 3,
         },
     },
+    # so few and so small covers cannot be mixed finely
+    "originality": {"max_share": 0.95, "max_region": 0.95, "max_likeness": 1.0, "attempts": 2},
     "evaluation": {"covers": 8, "sheet": 2},
     "train": {"num_workers": 2, "checkpoint_steps": 2},
     "batch": {"rows_per_block": 16},

@@ -6,6 +6,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import httpx
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -45,18 +46,36 @@ def test_a_search_by_file_and_by_song_id_prints_matches(demo: Demo) -> None:
     assert shell("search", "nothing-like-it", code=1)["error"]["code"] == "not_found"
 
 
-def test_the_same_seed_paints_the_same_bytes(demo: Demo) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_sources(demo: Demo) -> None:
     shell = demo.shell
     for folder in ("one", "two"):
-        record = shell("generate", str(CLIPS[2]), "-n", "2", "--seed", "7", "--size", "128", "-o", folder)
+        record = shell("generate", str(CLIPS[2]), "-n", "2", "--seed", "7", "--size", "64", "-o", folder)
     assert record["pictures"] == [f"{CLIPS[2].stem}-7.png", f"{CLIPS[2].stem}-8.png"]
-    for name in [*record["pictures"], f"{CLIPS[2].stem}.json"]:
+    maps = [name.replace(".png", "-sources.png") for name in record["pictures"]]
+    for name in [*record["pictures"], *maps, f"{CLIPS[2].stem}.json"]:
         assert (shell.folder / "one" / name).read_bytes() == (shell.folder / "two" / name).read_bytes()
+    for cover in record["covers"]:
+        assert sum(source["share"] for source in cover["sources"]) == pytest.approx(1, abs=1e-3)
+    shell("generate", str(CLIPS[2]), "-n", "1", "--seed", "8", "--size", "64", "-o", "alone")
+    name = record["pictures"][1]
+    assert (shell.folder / "alone" / name).read_bytes() == (shell.folder / "one" / name).read_bytes()
+    refused = shell("generate", str(CLIPS[2]), "--guidance", "2", "-o", "none", code=1)["error"]
+    assert "guidance_scale = 2.0: a generator of kind 'local-score' has no guidance_scale" in refused["message"]
 
 
 THROUGHPUT = dict(
     line.split("=") for line in (ROOT / "infra" / "throughput.env").read_text().splitlines() if not line.startswith("#")
 )
+
+
+def served_cover(url: str, clip: Path, *, seed: int, size: int) -> bytes:
+    """The PNG that the endpoint gives for a song."""
+    with httpx.Client(base_url=url, timeout=120) as client:
+        fields = {"n": "2", "seed": str(seed), "size": str(size)}
+        song = {"song": (clip.name, clip.read_bytes())}
+        job = client.post("/v1/covers", files=song, data=fields, headers={"Prefer": "wait=60"}).json()
+        assert job["state"] == "succeeded", job
+        return client.get(job["images"][0]["url"]).content
 
 
 def haproxy_listens(port: int) -> bool:
@@ -80,6 +99,9 @@ def test_serve_prints_its_url_answers_and_stops_at_ctrl_c(
     url = json.loads(process.stdout.readline())["url"]
     with urllib.request.urlopen(f"{url}/v1/releases/current", timeout=30) as answer:
         assert json.load(answer)["version"] == releases.current(Workspace(shell.workspace)).version
+    shell("generate", str(CLIPS[2]), "-n", "1", "--seed", "7", "--size", "64", "-o", "local")
+    local = (shell.folder / "local" / f"{CLIPS[2].stem}-7.png").read_bytes()
+    assert served_cover(url, CLIPS[2], seed=7, size=64) == local
     assert haproxy_listens(port) == bool(environment)
     out, err = interrupt(process)
     assert (process.returncode, out) == (0, ""), err

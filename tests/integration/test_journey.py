@@ -92,12 +92,14 @@ def test_encoders_are_compared_on_the_same_songs_each_as_its_release_was_measure
 
 
 def test_a_real_song_finds_covers_and_gets_the_same_new_ones_twice(workspace: Workspace) -> None:
-    ensemble = load_ensemble(workspace)
+    ensemble = load_ensemble(workspace, SETTINGS.generator, SETTINGS.originality)
     for clip in (CLIPS[0], CLIPS[4]):
         heard = ensemble.hear(objects.resolve(str(clip)))
         matches = ensemble.search(heard, 48)
         assert [match.rank for match in matches] == list(range(1, 49))
-        first, second = (ensemble.paint(heard, seeds=[7, 8]).pixels for _ in range(2))
+        first, second = (
+            [cover.generated.pixels for cover in ensemble.generate(heard, seeds=[7, 8]).new] for _ in range(2)
+        )
         assert np.array_equal(first, second)
         assert not np.array_equal(first[0], first[1])
 
@@ -163,13 +165,13 @@ def test_songs_come_and_go_under_the_models_that_serve(workspace: Workspace, tmp
         done = {report.stage: report.done for report in watched}
         assert (done["spectrograms"], done["embed"], done["index"], done["release"]) == (work,) * 4
         assert (done["train-encoder"], done["train-generator"]) == (0, 0)
-    after, ensemble = releases.current(grown), load_ensemble(grown)
+    after, ensemble = releases.current(grown), load_ensemble(grown, SETTINGS.generator, SETTINGS.originality)
     assert (after.encoder, after.generator) == (before.encoder, before.generator)
     assert ensemble.index.get("new").track.artist == "nobody"
     assert ensemble.index.get(renamed).track.title == "Another Title"
     with pytest.raises(UnknownTrack):
         ensemble.index.get(gone)
-    assert len(ensemble.paint(ensemble.hear("new"), seeds=[7]).pixels) == 1
+    assert len(ensemble.generate(ensemble.hear("new"), seeds=[7]).new) == 1
 
 
 def test_a_hostile_folder_costs_one_true_reject_each_and_nothing_else(ray_cluster: str, tmp_path: Path) -> None:  # noqa: ARG001

@@ -25,16 +25,20 @@ from gatefold.config import (
     EncoderSettings,
     IndexSettings,
     ServeSettings,
+    Settings,
     TransformerSettings,
 )
 from gatefold.covers import decode_cover, encode_picture
 from gatefold.errors import BundleNotFound, InvalidSettings
+from gatefold.generator.interface import GenerationRequest, Sources
 from gatefold.generator.transformer import build_pipeline, build_transformer
+from gatefold.records import cover_schema
 from gatefold.retrieval import CoverIndex, unit_columns
 from gatefold.storage import releases
 from gatefold.storage.encoders import load_encoder, publish_encoder
 from gatefold.storage.generators import load_generator, publish_generator
 from gatefold.storage.indexes import load_index, publish_index
+from gatefold.storage.tables import tensor_column, write_part
 from gatefold.towers import DualEncoder
 from gatefold.tuning import build_tuned
 from gatefold.workspace import Workspace
@@ -58,7 +62,9 @@ def endpoint(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
     workspace = Workspace((tmp_path_factory.mktemp("serve") / "workspace").as_uri())
     publish_release(workspace)
     limits = ServeSettings(upload_max_bytes=3_000_000, upload_max_duration_s=60, steps_max=STEPS_MAX, jobs_max=3)
-    url = deploy(CONFIG, workspace=workspace.uri, examples=None, host="127.0.0.1", port=free_port(), limits=limits).url
+    settings = Settings(serve=limits)
+    port = free_port()
+    url = deploy(CONFIG, workspace=workspace.uri, examples=None, host="127.0.0.1", port=port, settings=settings).url
     with httpx.Client(base_url=url, timeout=60) as http:
         yield Endpoint(url, http, workspace)
     stop()
@@ -108,7 +114,12 @@ def publish_release(workspace: Workspace) -> None:
         guidance_scale=2.0,
         encoder_fingerprint=ears.fingerprint,
     )
-    hand = publish_generator(f"{workspace.generators}/g1", pipeline, version="g1", lineage={}, details={})
+    column = tensor_column(pixels, cover_schema(COVER).field("pixels").type)
+    stored = pa.table({"song_id": tracks["song_id"], "pixels": column})
+    write_part(workspace.covers(COVER), "part", stored)
+    hand = publish_generator(
+        f"{workspace.generators}/g1", pipeline, version="g1", lineage={}, details={}, cover=COVER, sources={}
+    )
     parts = {
         kind: releases.Part(uri=f"{kind}s/{bundle.version}", version=bundle.version, fingerprint=bundle.fingerprint)
         for kind, bundle in (("encoder", ears), ("indexe", covers), ("generator", hand))
@@ -211,7 +222,7 @@ def test_the_release_is_told_and_everything_is_ready(endpoint: Endpoint) -> None
     assert endpoint.http.get("/v1/health/ready").json() == {"status": "ready"}
 
 
-def test_new_covers_are_painted_as_the_manifest_says(endpoint: Endpoint) -> None:
+def test_new_covers_are_generated_as_the_manifest_says(endpoint: Endpoint) -> None:
     answer = endpoint.http.post(
         "/v1/covers", files=song(), data={"n": "2", "seed": "11", "size": "32"}, headers={"Prefer": "wait=60"}
     )
@@ -220,23 +231,30 @@ def test_new_covers_are_painted_as_the_manifest_says(endpoint: Endpoint) -> None
     assert job["images"][1]["closest"]["track"]["song_id"].startswith("song/")
     manifest = endpoint.http.get(f"/v1/covers/{job['job_id']}/manifest.json").json()
     release = releases.current(endpoint.workspace)
-    pipeline = load_generator(f"{endpoint.workspace.uri}/{release.generator.uri}")
+    pipeline = load_generator(f"{endpoint.workspace.uri}/{release.generator.uri}").model
     assert manifest["generator"]["fingerprint"] == release.generator.fingerprint
     known = {m["track"]["song_id"] for m in job["matches"]}
     assert {n["song_id"] for n in manifest["neighbours"]} == known
     assert len(known) == 4
 
     index = load_index(f"{endpoint.workspace.uri}/{release.index.uri}")
-    replayed = pipeline.paint(
+    ids = tuple(n["song_id"] for n in manifest["neighbours"])
+    scores = np.array([n["score"] for n in manifest["neighbours"]], np.float32)
+    sources = Sources(ids, scores, np.zeros((0, 3, 0, 0), np.uint8), index.cover_embeddings(ids))
+    replayed = pipeline.generate(
         np.asarray(manifest["song_embedding"], np.float32),
-        index.cover_embeddings([n["song_id"] for n in manifest["neighbours"]]),
+        sources,
         seeds=manifest["seeds"],
-        num_inference_steps=manifest["settings"]["num_inference_steps"],
-        guidance_scale=manifest["settings"]["guidance_scale"],
+        request=GenerationRequest(
+            size=manifest["settings"]["size"],
+            num_inference_steps=manifest["settings"]["num_inference_steps"],
+            guidance_scale=manifest["settings"]["guidance_scale"],
+        ),
+        on_step=lambda _done, _steps: None,
     )
-    for image, pixels in zip(job["images"], replayed, strict=True):
+    for image, cover in zip(job["images"], replayed, strict=True):
         served = np.asarray(Image.open(io.BytesIO(endpoint.http.get(image["url"]).content))).transpose(2, 0, 1)
-        assert np.abs(served.astype(int) - pixels.astype(int)).max() <= 1
+        assert np.abs(served.astype(int) - cover.pixels.astype(int)).max() <= 1
 
 
 def test_events_stream_while_the_job_runs_and_resume(endpoint: Endpoint) -> None:
@@ -256,7 +274,7 @@ def test_events_stream_while_the_job_runs_and_resume(endpoint: Endpoint) -> None
     assert [t["state"] for t in resumed] == ["succeeded"]
 
 
-def test_cancelling_frees_the_painter_for_the_next_job(endpoint: Endpoint) -> None:
+def test_cancelling_frees_the_generator_for_the_next_job(endpoint: Endpoint) -> None:
     slow = {"song_id": "song/1", "n": 8, "num_inference_steps": STEPS_MAX}
     first, waiting = (endpoint.http.post("/v1/covers", json=slow).json() for _ in range(2))
     seen: list[tuple[float, float]] = []  # when, how far the first was
@@ -272,7 +290,7 @@ def test_cancelling_frees_the_painter_for_the_next_job(endpoint: Endpoint) -> No
         assert endpoint.http.delete(f"/v1/covers/{job['job_id']}").json()["state"] == "cancelled"
     quick = endpoint.http.post("/v1/covers", json={"song_id": "song/2", "n": 1}, headers={"Prefer": "wait=60"}).json()
     assert quick["state"] == "succeeded"
-    assert time.monotonic() - ended < 0.5 * in_full_s, "what was cancelled was painted to its end"
+    assert time.monotonic() - ended < 0.5 * in_full_s, "what was cancelled was generated to its end"
 
 
 def test_a_full_table_answers_429(endpoint: Endpoint) -> None:
@@ -294,7 +312,7 @@ def test_a_job_survives_the_loss_of_the_connection_that_ordered_it(endpoint: End
     assert job["state"] == "succeeded", job
 
 
-def test_a_lost_painter_costs_time_and_no_job(endpoint: Endpoint) -> None:
+def test_a_lost_generator_costs_time_and_no_job(endpoint: Endpoint) -> None:
     job = endpoint.http.post("/v1/covers", json={"song_id": "song/1", "n": 2, "num_inference_steps": 300}).json()
     deadline = time.monotonic() + 30
     while endpoint.http.get(f"/v1/covers/{job['job_id']}").json()["progress"] < 0.1:
