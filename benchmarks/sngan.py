@@ -53,15 +53,15 @@ NEAREST, SHOWN = 100, 8
 """covers that a song's generator is adapted to, and those of each kind in a row of the sheet"""
 
 BATCH = 16
-LR, BETAS = (1e-4, 4e-4), (0.0, 0.9)
+LR, BETAS = (4e-4, 8e-4), (0.0, 0.9)
 """of generator and discriminator, which take turns step by step at two rates (Heusel et al. 2017)"""
 EMA_DECAY = 0.99
 ADAPT_LR, ADAPT_BATCH = (0.01, 0.05), 25
 """of scales and shifts, and of latents; covers a step"""
 NOISE, FEATURES, LATENTS, STATISTICS = 0.02, 1.0, 0.1, 0.001
 """added to latents, and weights of the terms of equation 5 in Noguchi & Harada 2019"""
-TRUNCATION = 1.0
-"""latents are sampled from a normal distribution within these standard deviations"""
+TRUNCATION = 0.7
+"""latents are sampled from a normal distribution within these standard deviations: about as long as fitted ones are"""
 
 
 @dataclass(frozen=True)
