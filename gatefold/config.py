@@ -244,6 +244,9 @@ class ServeSettings(Section):
     """seconds between looks at the workspace: for opt-outs made elsewhere, and for another release"""
 
 
+_OF_TRANSFORMER = frozenset(TransformerSettings.model_fields)
+
+
 class Settings(Section):
     """All of it."""
 
@@ -294,10 +297,20 @@ def load(path: Path | None = None, overrides: list[str] | None = None) -> Settin
             raise InvalidSettings(f"config '{path}' must be a mapping of sections, not {type(values).__name__}")
     for override in overrides or []:
         _set(values, override)
+    _refuse_moved(values)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
         raise InvalidSettings("; ".join(_explain(e) for e in error.errors())) from error
+
+
+def _refuse_moved(values: dict[str, Any]) -> None:
+    """Raises: InvalidSettings naming where a setting stands now."""
+    generator = values.get("generator")
+    moved = [name for name in generator if name in _OF_TRANSFORMER] if isinstance(generator, dict) else []
+    if moved:
+        now = ", ".join(f"generator.{name} is generator.transformer.{name} now" for name in moved)
+        raise InvalidSettings(f"{now}; it needs generator.kind: transformer")
 
 
 def _set(values: dict[str, Any], override: str) -> None:

@@ -65,11 +65,10 @@ def generate(
 
     heard = ensemble.hear(song)
     request = GenerationRequest(size, novelty, palette_from, steps, guidance, strength, adapter)
-    with session.terminal.progress("generating") as on_progress:
-        generated = ensemble.generate(
-            heard, seeds=range(seed, seed + n), request=request, source_song_ids=sources, on_step=on_progress
-        )
-    record = write_covers(folder, heard.name, generated.covers, generated.record)
+    seeds = range(seed, seed + n)
+    with session.terminal.progress("generating") as on_step:
+        made = ensemble.generate(heard, seeds=seeds, request=request, source_song_ids=sources, on_step=on_step)
+    record = write_covers(folder, heard.name, made.covers, made.record)
     shown = [str(folder / name) for name in record["pictures"]]
     refused = [f"seed {one['seed']}: none, since {one['detail']}" for one in record["covers"] if "refused" in one]
     session.terminal.result({**record, "folder": str(folder.resolve())}, *shown, *refused)

@@ -44,6 +44,10 @@ class SourceRule:
         )
 
 
+ANY = SourceRule()
+"""every cover that is not closed, as far as nothing was withdrawn"""
+
+
 def chosen(matches: Sequence[Match], source_song_ids: Collection[str] | None) -> list[Match]:
     """The matches that a new cover is made from: all, or those that the caller picked among them.
 

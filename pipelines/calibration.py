@@ -7,6 +7,7 @@ half in the cover tower's space. Candidates that no other beats in both distance
 """
 
 import zlib
+from collections.abc import Mapping
 from functools import partial
 from itertools import product
 
@@ -29,7 +30,7 @@ from gatefold.storage.indexes import load_index
 from gatefold.workspace import Workspace
 from pipelines.conditions import index_in_process
 from pipelines.pairs import validation_ids
-from pipelines.report import OnProgress
+from pipelines.report import NOTHING, OnProgress
 from pipelines.rows import map_rows
 from pipelines.versions import Versions
 
@@ -61,7 +62,11 @@ def calibrate(
     if len(asked) >= _FEWEST:
         rule = SourceRule(settings.generator.sources, optouts.song_ids(workspace))
         task = partial(_measure, settings, workspace, encoder_uri, index_uri, rule)
-        rows = map_rows(pa.table({"song_id": asked}), task, _SONGS_PER_TASK, on_progress)
+
+        def of_songs(done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:
+            on_progress(done // len(CANDIDATES), total, facts)
+
+        rows = map_rows(pa.table({"song_id": asked}), task, _SONGS_PER_TASK, of_songs)
         reference = load_index(index_uri).cover_embeddings(ids[1::2])
         measured = [_point(rows, number, reference) for number in range(len(CANDIDATES))]
         curve = curve_of(measured)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from gatefold.errors import StageMissing
 from gatefold.records import neighbour_schema
 from gatefold.retrieval import CoverIndex
-from gatefold.sources import SourceRule, sources_of
+from gatefold.sources import ANY, SourceRule, sources_of
 from gatefold.storage import objects, tables
 from gatefold.storage.indexes import load_index
 from pipelines.report import silent
@@ -37,7 +37,7 @@ class Conditions:
     neighbour_ids: list[list[str]]
 
 
-def conditions_of(index: CoverIndex, song_ids: Sequence[str], neighbours: int, rule: SourceRule) -> Conditions:
+def conditions_of(index: CoverIndex, song_ids: Sequence[str], neighbours: int, rule: SourceRule = ANY) -> Conditions:
     """Of songs of the index, with the nearest covers that may be their sources.
 
     Raises: StageMissing when there are fewer than `neighbours` for a song.
@@ -56,7 +56,7 @@ def conditions_of(index: CoverIndex, song_ids: Sequence[str], neighbours: int, r
 
 
 def store_conditions(
-    folder: str, index_uri: str, song_ids: Sequence[str], neighbours: int, rule: SourceRule
+    folder: str, index_uri: str, song_ids: Sequence[str], neighbours: int, rule: SourceRule = ANY
 ) -> None:
     """A table of `records.neighbour_schema` with a row for each of these songs; parts that are there already stay.
 

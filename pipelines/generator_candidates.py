@@ -24,7 +24,7 @@ from gatefold.errors import BundleCorrupt, StageMissing
 from gatefold.generator.interface import Generated, GenerationRequest, Sources
 from gatefold.generator.originality import Refused, generate_original
 from gatefold.retrieval import CoverIndex
-from gatefold.sources import SourceRule, sources_of
+from gatefold.sources import ANY, SourceRule, sources_of
 from gatefold.storage import optouts
 from gatefold.storage.bundles import list_bundles
 from gatefold.storage.cover_pixels import read_pixels
@@ -84,7 +84,7 @@ class Candidate:
     repeats: bool = True
 
 
-def nearest_of(index: CoverIndex, song_id: str, count: int, rule: SourceRule) -> Nearest:
+def nearest_of(index: CoverIndex, song_id: str, count: int, rule: SourceRule = ANY) -> Nearest:
     """The covers nearest to a song that may be sources of its new covers.
 
     Raises: UnknownTrack when the song has no embedding; StageMissing when there is no such cover.

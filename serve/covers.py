@@ -17,7 +17,7 @@ from gatefold.generator.attribution import draw_map
 from gatefold.generator.interface import check_request
 from gatefold.generator.records import cover_record, sources_text
 from gatefold.sources import SourceRule, chosen
-from serve import contracts, stages
+from serve import requests, stages
 from serve.contracts import CoverManifest, JobView, NeighbourView, PictureFormat, SourcesView
 from serve.cover_views import attribution_of, job_view, matches_of, new_cover, path_of, request_view, sources_view
 from serve.jobs import Idempotency, Order
@@ -44,7 +44,7 @@ class CoverRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/covers", tags=["covers"])
-        either = body_of(contracts.CoverFields, contracts.CoverQuery)
+        either = body_of(requests.CoverFields, requests.CoverQuery)
         router.add_api_route("", self.create, methods=["POST"], status_code=202, openapi_extra=either)
         router.add_api_route("/{job_id}", self.get)
         router.add_api_route("/{job_id}", self.cancel, methods=["DELETE"])
@@ -65,8 +65,8 @@ class CoverRoutes:
         """Orders new covers for an uploaded song or a song of the catalogue."""
         lists = frozenset({"source_song_ids"})
         body = await read_body(request, song_max_bytes=self._limits.upload_max_bytes, lists=lists)
-        model = contracts.CoverFields if body.song else contracts.CoverQuery
-        fields = contracts.parse(model, body.fields, self._limits)
+        model = requests.CoverFields if body.song else requests.CoverQuery
+        fields = requests.parse(model, body.fields, self._limits)
         idempotency = None
         if idempotency_key is not None:
             idempotency = Idempotency(f"{request.state.caller}:{idempotency_key}", _digest(body, fields))
@@ -167,7 +167,7 @@ class CoverRoutes:
             upcoming.cancel()
 
 
-async def _order(serving: Stages, body: RequestBody, fields: contracts.CoverFields) -> Order:
+async def _order(serving: Stages, body: RequestBody, fields: requests.CoverFields) -> Order:
     """What is to be generated: the song encoded, the covers found that may be its sources, every default filled in."""
     facts = await serving.generator.describe()
     request = fields.generator_request
@@ -176,7 +176,7 @@ async def _order(serving: Stages, body: RequestBody, fields: contracts.CoverFiel
     if body.song is not None:
         embedding = (await serving.encoder.hear(body.song.data, body.song.name, False)).embedding
     else:
-        assert isinstance(fields, contracts.CoverQuery)
+        assert isinstance(fields, requests.CoverQuery)
         known = await serving.retriever.track(fields.song_id)
         embedding, song_id, artist = stages.song_embedding(known), fields.song_id, known.track.artist
     filters = SourceRule(facts.sources).filters(song_id, artist)
@@ -194,7 +194,7 @@ async def _order(serving: Stages, body: RequestBody, fields: contracts.CoverFiel
     return Order(serving.release, job, tuple(matches), n=fields.n, seed=seed, size=fields.size)
 
 
-def _digest(body: RequestBody, fields: contracts.CoverFields) -> str:
+def _digest(body: RequestBody, fields: requests.CoverFields) -> str:
     """What makes two requests the same: the song's bytes, and the fields as they were sent."""
     song = hashlib.sha256(body.song.data).hexdigest() if body.song else ""
     return hashlib.sha256(f"{song}\n{fields.model_dump_json()}".encode()).hexdigest()

@@ -15,7 +15,7 @@ from gatefold.covers import decode_cover, encode_picture
 from gatefold.errors import InputError, NotFound, ObjectNotFound
 from gatefold.retrieval import IndexedTrack
 from gatefold.storage.pictures import read_cover
-from serve import contracts, stages
+from serve import contracts, requests, stages
 from serve.contracts import (
     THUMBNAIL_SIZE,
     EmbeddingResult,
@@ -45,7 +45,7 @@ class SongRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["songs"])
-        either = body_of(contracts.SearchUpload, contracts.SearchQuery)
+        either = body_of(requests.SearchUpload, requests.SearchQuery)
         router.add_api_route("/searches", self.search, methods=["POST"], openapi_extra=either)
         router.add_api_route("/embeddings", self.embed, methods=["POST"], openapi_extra=body_of(contracts.Body))
         # ids may hold slashes, hence `path`; the longer route comes first
@@ -66,11 +66,11 @@ class SongRoutes:
         encoder = serving.release.encoder.fingerprint
         heard: Heard | None = None
         if body.song is not None:
-            upload = contracts.parse(contracts.SearchUpload, body.fields, self._limits)
+            upload = requests.parse(requests.SearchUpload, body.fields, self._limits)
             heard = await serving.encoder.hear(body.song.data, body.song.name, upload.spectrogram)
             query: Query | SongQuery = Query(heard.embedding, encoder, upload.k, upload.filters)
         else:
-            query = _query(serving, contracts.parse(contracts.SearchQuery, body.fields, self._limits))
+            query = _query(serving, requests.parse(requests.SearchQuery, body.fields, self._limits))
         matches = await serving.retriever.search(query)
         return SearchResult(
             release=serving.release.version,
@@ -144,7 +144,7 @@ class SongRoutes:
             upload_max_duration_s=known.upload_max_duration_s,
             k_max=known.k_max,
             n_max=known.n_max,
-            size_min=contracts.SIZE_MIN,
+            size_min=requests.SIZE_MIN,
             size_max=known.size_max,
             steps_max=known.steps_max,
         )
@@ -154,7 +154,7 @@ class SongRoutes:
             return await serving.retriever.track(song_id)
 
 
-def _query(serving: Stages, asked: contracts.SearchQuery) -> Query | SongQuery:
+def _query(serving: Stages, asked: requests.SearchQuery) -> Query | SongQuery:
     own = serving.release.encoder.fingerprint
     if asked.song_id is not None:
         return SongQuery(asked.song_id, own, asked.k, asked.filters)

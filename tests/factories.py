@@ -107,6 +107,8 @@ def publish_small_release(workspace: Workspace, tracks: int = 12, number: int = 
     seen = np.stack([decode_cover(picture, COVER) for picture in pictures])
     songs = unit_vectors(tracks, ENCODER.embed_dim, seed=1)
     table = indexed_tracks(encoder.embed_covers(seen), songs=songs)
+    stored = tables.tensor_column([seen], cover_schema(COVER).field("pixels").type)
+    tables.write_part(workspace.covers(COVER), "part", pa.table({"song_id": table["song_id"], "pixels": stored}))
     uris = [f"{workspace.uri}/pictures/{row}.png" for row in range(tracks)]
     for uri, picture in zip(uris, pictures, strict=True):
         objects.put(uri, picture)

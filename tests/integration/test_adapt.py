@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from gatefold.config import PretrainedSettings, Settings, TrainSettings
+from gatefold.config import GeneratorSettings, PretrainedSettings, Settings, TrainSettings
 from gatefold.errors import InvalidSettings, StageMissing
 from gatefold.generator.interface import GenerationRequest, Pixels
 from gatefold.generator.pretrained import LORA_WEIGHTS, PretrainedGenerator
@@ -64,7 +64,10 @@ def settings_for(model: str, steps: int = STEPS, num_workers: int = 1, **lora: o
         lora=LoraSettings.model_validate({"rank": 2, "steps": steps, "lr": 0.01, **lora}),
     )
     settings = Settings(
-        audio=AUDIO, cover=COVER, train=TrainSettings(num_workers=num_workers, checkpoint_steps=SAVED_EVERY)
+        audio=AUDIO,
+        cover=COVER,
+        generator=GeneratorSettings(size=COVER.size),
+        train=TrainSettings(num_workers=num_workers, checkpoint_steps=SAVED_EVERY)
     )
     return settings.model_copy(
         update={"generator": settings.generator.model_copy(update={"diffusers": pretrained, "seed": 3})}

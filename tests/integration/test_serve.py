@@ -293,6 +293,23 @@ def test_cancelling_frees_the_generator_for_the_next_job(endpoint: Endpoint) -> 
     assert time.monotonic() - ended < 0.5 * in_full_s, "what was cancelled was generated to its end"
 
 
+def test_a_song_withdrawn_while_its_job_waits_contributes_nothing(endpoint: Endpoint) -> None:
+    slow = {"song_id": "song/1", "n": 8, "num_inference_steps": STEPS_MAX}
+    quick = {"song_id": "song/2", "n": 1}
+    first, waiting = (endpoint.http.post("/v1/covers", json=order).json() for order in (slow, quick))
+    gone = waiting["matches"][0]["track"]["song_id"]
+    assert endpoint.http.delete(f"/v1/tracks/{gone}").status_code == 204
+    endpoint.http.delete(f"/v1/covers/{first['job_id']}")
+    events_of = endpoint.http.get(f"/v1/covers/{waiting['job_id']}/events").text
+    job = events(events_of)[-1]
+    assert job["state"] == "succeeded", job
+    taken = [match["track"]["song_id"] for match in job["matches"]]
+    assert len(taken) == 4
+    assert gone not in taken
+    manifest = endpoint.http.get(f"/v1/covers/{waiting['job_id']}/manifest.json").json()
+    assert gone not in {one["song_id"] for one in manifest["neighbours"]}
+
+
 def test_a_full_table_answers_429(endpoint: Endpoint) -> None:
     slow = {"song_id": "song/1", "n": 8, "num_inference_steps": STEPS_MAX}
     jobs = [endpoint.http.post("/v1/covers", json=slow).json() for _ in range(3)]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import ray
 
-from gatefold.config import IndexSettings, ServeSettings, Settings
+from gatefold.config import GeneratorSettings, IndexSettings, ServeSettings, Settings
 from gatefold.errors import InvalidSettings
 from gatefold.records import TRACKS, Match, embedding_schema
 from gatefold.retrieval import CoverIndex, Filters
@@ -35,7 +35,10 @@ MINUTES = pytest.mark.chaos
 COUNT = 41
 JAZZ = Filters(where=(("genre", frozenset({"jazz"})),))
 LESS = replace(JAZZ, exclude_artists=frozenset({"artist 3"}))
-SETTINGS = Settings(audio=AUDIO, cover=COVER, encoder=ENCODER, index=IndexSettings(covers_per_shard=15))
+SETTINGS = Settings(audio=AUDIO,
+        cover=COVER,
+        generator=GeneratorSettings(size=COVER.size),
+        encoder=ENCODER, index=IndexSettings(covers_per_shard=15))
 
 
 @pytest.fixture(scope="module")

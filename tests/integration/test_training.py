@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from gatefold.config import EncoderSettings, Settings, TrainSettings
+from gatefold.config import EncoderSettings, GeneratorSettings, Settings, TrainSettings
 from gatefold.records import TRACKS
 from gatefold.storage import catalogues, objects
 from gatefold.storage.catalogues import Catalogue
@@ -27,7 +27,10 @@ pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.usefixtures("ray_
 STEPS, SAVED_EVERY = 24, 6
 ENCODER = EncoderSettings(embed_dim=8, width=16, epochs=4, batch_size=8, evaluations=3, genre_weight=0.1)
 SETTINGS = Settings(
-    audio=AUDIO, cover=COVER, encoder=ENCODER, train=TrainSettings(num_workers=2, checkpoint_steps=SAVED_EVERY)
+    audio=AUDIO,
+        cover=COVER,
+        generator=GeneratorSettings(size=COVER.size),
+        encoder=ENCODER, train=TrainSettings(num_workers=2, checkpoint_steps=SAVED_EVERY)
 )
 STREAMED = SETTINGS.model_copy(update={"train": SETTINGS.train.model_copy(update={"store_share": 0.0})})
 

@@ -135,3 +135,18 @@ def test_a_backbone_has_a_place_that_every_worker_finds() -> None:
     for place in ("models/clap", "laion/clap-htsat-unfused", "https://example.org/clap"):
         with pytest.raises(InvalidSettings, match=r"encoder.song_backbone = .* match pattern"):
             load(overrides=[f"encoder.song_backbone={place}"])
+
+
+@pytest.mark.parametrize("name", ["steps", "neighbours", "guidance_scale"])
+def test_a_setting_that_has_moved_says_where_it_stands_now(name: str, tmp_path: Path) -> None:
+    said = f"generator.{name} is generator.transformer.{name} now"
+    with pytest.raises(InvalidSettings, match=said):
+        load(overrides=[f"generator.{name}=4"])
+    (tmp_path / "old.yaml").write_text(f"generator:\n  {name}: 4\n")
+    with pytest.raises(InvalidSettings, match=said):
+        load(tmp_path / "old.yaml")
+
+
+def test_covers_are_stored_as_large_as_encoder_or_generator_needs_them() -> None:
+    assert load().stored_cover.size == 256
+    assert load(overrides=["cover.size=128", "generator.size=64"]).stored_cover.size == 128

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gatefold.config import AudioSettings, CoverSettings, EncoderSettings
+from gatefold.covers import resized
 from gatefold.errors import WrongModel
 from gatefold.towers import DualEncoder, Standardise
 from tests.factories import COVER, ENCODER
@@ -70,9 +71,14 @@ def test_spectrograms_of_other_ears_are_refused(encoder: DualEncoder, shape: tup
         encoder.embed_song(np.zeros(shape, np.float16))
 
 
+def test_larger_covers_are_averaged_to_the_size_that_the_encoder_was_trained_on(encoder: DualEncoder) -> None:
+    large = pixels(2, 64)
+    assert np.array_equal(encoder.embed_covers(large), encoder.embed_covers(resized(large, 16)))
+
+
 @pytest.mark.parametrize("shape", [(3, 16, 16), (1, 3, 16, 17), (1, 1, 16, 16)])
-def test_covers_of_another_size_are_refused(encoder: DualEncoder, shape: tuple[int, ...]) -> None:
-    with pytest.raises(WrongModel, match=r"this encoder sees \[covers, 3, 16, 16\]"):
+def test_what_are_no_square_pictures_is_refused(encoder: DualEncoder, shape: tuple[int, ...]) -> None:
+    with pytest.raises(WrongModel, match=r"uint8 \[covers, 3, side, side\] is wanted"):
         encoder.embed_covers(np.zeros(shape, np.uint8))
 
 

@@ -234,7 +234,8 @@ def test_a_cover_is_resized_to_the_size_that_is_asked_for(pipeline: CoverPipelin
     ("field", "value"), [("novelty", 0.5), ("palette_from", "s1"), ("strength", 0.0), ("adapter", "v1")]
 )
 def test_what_this_kind_has_not_is_refused_by_name(pipeline: CoverPipeline, field: str, value: Any) -> None:
-    with pytest.raises(InputError, match=rf"^{field} {value!r}: a generator of kind 'transformer' has no {field}; "):
+    said = rf"^{field} = {value!r}: a generator of kind 'transformer' has no {field}; it takes "
+    with pytest.raises(InputError, match=said):
         generate(pipeline, seeds=[7], **{field: value})
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gatefold import sources
 from gatefold.config import IndexSettings
-from gatefold.errors import StageMissing
+from gatefold.errors import StageMissing, UnknownTrack
 from gatefold.retrieval import CoverIndex, Filters, unit_columns
 from gatefold.storage import objects, tables
 from gatefold.storage.indexes import publish_index
@@ -52,8 +53,8 @@ def test_searched_together_each_song_has_the_neighbours_it_has_alone(
     index: CoverIndex, at_once: int, spare: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without spare matches, a song that finds itself or its artist is searched for again, alone."""
-    monkeypatch.setattr(conditions, "_SONGS_PER_SEARCH", at_once)
-    monkeypatch.setattr(conditions, "_SPARE", spare)
+    monkeypatch.setattr(sources, "_SONGS_PER_SEARCH", at_once)
+    monkeypatch.setattr(sources, "_SPARE", spare)
     found = conditions_of(index, IDS, NEAREST)
     for row, song_id in enumerate(IDS):
         song, ids = one_by_one(index, song_id)
@@ -73,15 +74,15 @@ def test_songs_without_a_known_artist_leave_out_their_own_cover_alone() -> None:
 
 
 def test_too_few_other_artists_and_songs_without_an_embedding_are_named() -> None:
-    with pytest.raises(StageMissing, match="only 57 covers by other artists than 's0' has, 58 are needed"):
+    with pytest.raises(StageMissing, match="only 57 covers may be sources for 's0', 58 are needed"):
         conditions_of(CoverIndex(tracks(), "e1"), ["s0"], 58)
     silent = CoverIndex(indexed_tracks(unit_vectors(TRACKS, WIDTH)), "e1")
-    with pytest.raises(StageMissing, match="track 's0' has no song embedding"):
+    with pytest.raises(UnknownTrack, match="track 's0' has no song embedding"):
         conditions_of(silent, ["s0"], 2)
 
 
 def test_readers_get_what_was_searched_once_in_the_order_they_ask(tmp_path: Path, index_uri: str) -> None:
-    folder = Workspace(objects.resolve(str(tmp_path))).neighbours("i1", NEAREST)
+    folder = Workspace(objects.resolve(str(tmp_path))).neighbours("g1")
     store_conditions(folder, index_uri, IDS, NEAREST)
     asked = ["s7", "s3", "s7", "s59"]
     expected = conditions_of(CoverIndex(tracks(), "e1"), asked, NEAREST)
@@ -96,7 +97,7 @@ def test_readers_get_what_was_searched_once_in_the_order_they_ask(tmp_path: Path
 def test_what_is_stored_is_not_searched_again(
     tmp_path: Path, index_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = Workspace(objects.resolve(str(tmp_path))).neighbours("i1", NEAREST)
+    folder = Workspace(objects.resolve(str(tmp_path))).neighbours("g1")
     store_conditions(folder, index_uri, IDS, NEAREST)
     (part,) = tables.parts(folder)
 
@@ -111,7 +112,7 @@ def test_what_is_stored_is_not_searched_again(
 
 
 def test_a_song_that_is_not_stored_is_named(tmp_path: Path, index_uri: str) -> None:
-    folder = Workspace(objects.resolve(str(tmp_path))).neighbours("i1", NEAREST)
+    folder = Workspace(objects.resolve(str(tmp_path))).neighbours("g1")
     store_conditions(folder, index_uri, IDS[:3], NEAREST)
     with pytest.raises(StageMissing, match="has no neighbours of track 's5'; run `gatefold train-generator`"):
         read_conditions(folder, ["s1", "s5"])

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gatefold.config import Settings, load
+from gatefold.config import GeneratorSettings, Settings, load
 from gatefold.errors import StageMissing
 from gatefold.generator.transformer import build_pipeline, build_transformer
 from gatefold.records import TRACKS, embedding_schema
@@ -31,7 +31,7 @@ from pipelines.versions import versions_of
 from tests.factories import COVER, ENCODER, GENERATOR, CoarseColours, unit_vectors, write_pairs
 from tests.sounds import AUDIO
 
-SETTINGS = Settings(audio=AUDIO, cover=COVER, encoder=ENCODER)
+SETTINGS = Settings(audio=AUDIO, cover=COVER, generator=GeneratorSettings(size=COVER.size), encoder=ENCODER)
 SONGS = [f"s{number:02}" for number in range(40)]
 SHARE = 0.25
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from gatefold.config import Settings
+from gatefold.config import GeneratorSettings, Settings
 from gatefold.errors import InputError
 from gatefold.records import TRACKS, embedding_schema
 from gatefold.retrieval import CoverIndex, Filters
@@ -23,7 +23,7 @@ from pipelines.versions import versions_of
 from tests.factories import COVER, ENCODER, unit_vectors
 from tests.sounds import AUDIO
 
-SETTINGS = Settings(audio=AUDIO, cover=COVER, encoder=ENCODER)
+SETTINGS = Settings(audio=AUDIO, cover=COVER, generator=GeneratorSettings(size=COVER.size), encoder=ENCODER)
 SONGS = [f"song-number-{number}" for number in range(6)]
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gatefold.config import EncoderSettings, Settings
+from gatefold.config import EncoderSettings, GeneratorSettings, Settings
 from gatefold.covers import to_model
 from gatefold.storage import objects
 from gatefold.workspace import Workspace
@@ -25,7 +25,7 @@ BATCH = 6
 
 def settings_of(**encoder: Any) -> Settings:
     knobs = EncoderSettings(**{"embed_dim": 8, "width": 16, "dropout": 0.5, "warmup": 0.5, **encoder})
-    return Settings(audio=AUDIO, cover=COVER, encoder=knobs)
+    return Settings(audio=AUDIO, cover=COVER, generator=GeneratorSettings(size=COVER.size), encoder=knobs)
 
 
 def batch(step: int) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ def workspace_of(folder: Path, splits: list[str]) -> Workspace:
     ]
     tracks = pa.Table.from_pylist(rows, schema=TRACKS)
     catalogues.replace(workspace, Catalogue("c1", len(rows), "file:///m.csv"), tracks, 100_000)
-    for made in (workspace.spectrograms(SETTINGS.audio), workspace.covers(SETTINGS.cover)):
+    for made in (workspace.spectrograms(SETTINGS.audio), workspace.covers(SETTINGS.stored_cover)):
         tables.write_part(made, "a", pa.table({"song_id": ids}))
     return workspace
 

@@ -72,11 +72,11 @@ def test_a_catalogue_of_before_there_were_etags_has_empty_ones(workspace: Worksp
 def test_an_embedding_is_made_of_the_sides_that_are_there_in_their_present_state(workspace: Workspace) -> None:
     assert embedding_tracks(SETTINGS, workspace).num_rows == 0
     write(workspace.spectrograms(SETTINGS.audio), a="1", b="an older file", c="1")
-    write(workspace.covers(SETTINGS.cover), b="p")
+    write(workspace.covers(SETTINGS.stored_cover), b="p")
     tracks = embedding_tracks(SETTINGS, workspace)
     assert etags(tracks) == {"a": "1|-", "b": "-|p", "c": "1|-"}
     assert (tracks["heard"].to_pylist(), tracks["seen"].to_pylist()) == ([True, False, True], [False, True, False])
-    write(workspace.covers(SETTINGS.cover), a="p")
+    write(workspace.covers(SETTINGS.stored_cover), a="p")
     assert etags(embedding_tracks(SETTINGS, workspace))["a"] == "1|p"
 
 
@@ -102,7 +102,7 @@ def test_the_embeddings_are_finished_until_a_part_is_added_on_either_side(worksp
     made_of = [embedding_stage(SETTINGS, workspace, "e").made_of]
     write(workspace.spectrograms(SETTINGS.audio), a="1")
     made_of.append(embedding_stage(SETTINGS, workspace, "e").made_of)
-    write(workspace.covers(SETTINGS.cover), a="p")
+    write(workspace.covers(SETTINGS.stored_cover), a="p")
     made_of.append(embedding_stage(SETTINGS, workspace, "e").made_of)
     assert len(set(made_of)) == 3
     assert embedding_stage(SETTINGS, workspace, "e").made_of == made_of[-1]

@@ -83,9 +83,9 @@ def test_a_stage_that_ended_well_is_believed_without_a_look_at_its_parts(workspa
 
 
 def test_a_stage_of_other_settings_is_stale(workspace: Workspace) -> None:
-    write_ids(workspace.covers(SETTINGS.cover), "s1", "s2", "s3")
+    write_ids(workspace.covers(SETTINGS.stored_cover), "s1", "s2", "s3")
     write_report(workspace, Report(stage="covers", done=3, skipped=0, rejected=0, seconds=1.0))
-    other = Settings.model_validate({"cover": {"size": 32}})
+    other = Settings.model_validate({"generator": {"size": 128}})
     assert stage(workspace, "covers").state == "fresh"
     assert stage(workspace, "covers", other).state == "stale"
 

@@ -47,7 +47,7 @@ def test_the_same_catalogue_and_settings_have_the_same_versions(workspace: Works
 
 
 def test_a_setting_changes_the_versions_behind_it_and_none_before(workspace: Workspace) -> None:
-    before, after = (versions_of(s, workspace) for s in (SETTINGS, load(overrides=["generator.transformer.steps=7"])))
+    before, after = (versions_of(s, workspace) for s in (SETTINGS, load(overrides=["originality.max_share=0.7"])))
     assert (before.encoder, before.index) == (after.encoder, after.index)
     assert before.generator != after.generator
     assert before.release != after.release

@@ -6,13 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from serve.cover_generator import OnStep, followed
+from gatefold.generator.interface import OnStep
+from serve.cover_generator import followed
 from serve.stages import Pictures
 
 COVERS = np.zeros((2, 3, 8, 8), np.uint8)
 
 
-def painting(steps: int, begun: list[int], pause: threading.Event | None = None) -> Callable[[OnStep], Pictures]:
+def generating(steps: int, begun: list[int], pause: threading.Event | None = None) -> Callable[[OnStep], Pictures]:
     """Work of so many steps that writes down each it begins, and waits for `pause` before each."""
 
     def work(on_step: OnStep) -> Pictures:
@@ -29,7 +30,7 @@ def painting(steps: int, begun: list[int], pause: threading.Event | None = None)
 def test_progress_is_told_from_nothing_to_all_and_then_the_covers() -> None:
     async def main() -> list[float | Pictures]:
         with ThreadPoolExecutor(1) as workers:
-            return [item async for item in followed(painting(4, []), workers)]
+            return [item async for item in followed(generating(4, []), workers)]
 
     told = asyncio.run(main())
     assert told[:-1] == [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -42,7 +43,7 @@ def test_closing_early_stops_the_work_within_a_step() -> None:
 
     async def main() -> None:
         with ThreadPoolExecutor(1) as workers:
-            news = followed(painting(1000, begun, step), workers)
+            news = followed(generating(1000, begun, step), workers)
             assert await anext(news) == 0.0
             step.set()
             await anext(news)
@@ -61,7 +62,7 @@ def test_cancelling_who_waits_stops_the_work_within_a_step() -> None:
         with ThreadPoolExecutor(1) as workers:
 
             async def follow() -> None:
-                async for _ in followed(painting(1000, begun, hold), workers):
+                async for _ in followed(generating(1000, begun, hold), workers):
                     pass
 
             task = asyncio.create_task(follow())
@@ -82,9 +83,9 @@ def test_work_that_nobody_waits_for_any_more_never_begins() -> None:
 
     async def main() -> None:
         with ThreadPoolExecutor(1) as workers:
-            ahead = followed(painting(1, first, hold), workers)
+            ahead = followed(generating(1, first, hold), workers)
             await anext(ahead)
-            waiting = asyncio.create_task(anext(followed(painting(1, second), workers)))
+            waiting = asyncio.create_task(anext(followed(generating(1, second), workers)))
             await asyncio.sleep(0.02)
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)

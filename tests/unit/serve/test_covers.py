@@ -11,6 +11,7 @@ from PIL import Image
 
 from gatefold.config import ServeSettings
 from gatefold.errors import BundleCorrupt
+from gatefold.generator.interface import GenerationRequest
 
 SONG = {"song": ("x.mp3", b"12345", "audio/mpeg")}
 WAIT = {"Prefer": "wait=10"}
@@ -37,7 +38,7 @@ def events(text: str) -> list[tuple[int, dict[str, Any]]]:
 
 def test_an_order_is_accepted_with_its_place_and_all_its_settings(endpoint: Callable[..., Any]) -> None:
     e = endpoint()
-    e.painter.hold = True
+    e.generator.hold = True
     answer = e.client.post("/v1/covers", files=SONG, data={"n": "2", "size": "64"})
     job = answer.json()
     assert answer.status_code == 202
@@ -45,7 +46,10 @@ def test_an_order_is_accepted_with_its_place_and_all_its_settings(endpoint: Call
     assert (job["state"], job["position"], job["progress"], job["finished_at"]) == ("queued", 0, 0.0, None)
     seed = job["request"].pop("seed")
     assert 0 <= seed < 2**32
-    assert job["request"] == {"n": 2, "guidance_scale": 2.0, "num_inference_steps": 25, "size": 64}
+    assert job["request"] == {
+        "n": 2, "size": 64, "novelty": None, "source_song_ids": None, "palette_from": None,
+        "guidance_scale": None, "num_inference_steps": None, "strength": None, "adapter": None,
+    }  # fmt: skip
     assert [m["track"]["song_id"] for m in job["matches"]] == ["t0", "t1", "t2"]
     assert (job["images"], job["problem"], job["release"]) == ([], None, "r1")
 
@@ -66,25 +70,113 @@ def test_who_prefers_to_wait_gets_the_finished_job(endpoint: Callable[..., Any])
 
 def test_waiting_is_capped_and_answers_202_when_time_is_up(endpoint: Callable[..., Any]) -> None:
     e = endpoint(ServeSettings(wait_max_s=0.05))
-    e.painter.hold = True
+    e.generator.hold = True
     answer = ordered(e.client, {"Prefer": "respond-async, wait=60"})
     assert (answer.status_code, answer.headers["preference-applied"]) == (202, "wait=0.05")
     assert ordered(e.client, {"Prefer": "wait=soon"}).status_code == 422
 
 
-def test_the_painter_is_asked_for_exactly_what_was_ordered(endpoint: Callable[..., Any]) -> None:
+def test_the_generator_is_asked_for_exactly_what_was_ordered(endpoint: Callable[..., Any]) -> None:
     e = endpoint()
-    ordered(e.client, WAIT, n=3, seed=2**63 - 3, guidance_scale=0, num_inference_steps=5)
-    commission = e.painter.commissions[0]
-    assert commission.seeds == [2**63 - 3, 2**63 - 2, 2**63 - 1]
-    assert (commission.guidance_scale, commission.num_inference_steps) == (0, 5)
-    assert commission.neighbour_embeddings.shape == (3, 4)
+    ordered(
+        e.client, WAIT, n=3, seed=2**63 - 3, size=64, novelty=0, source_song_ids=["t0", "t2"], palette_from="t2"
+    )
+    job = e.generator.jobs[0]
+    assert job.seeds == [2**63 - 3, 2**63 - 2, 2**63 - 1]
+    assert job.request == GenerationRequest(size=64, novelty=0, palette_from="t2")
+    assert job.source_song_ids == {"t0", "t2"}
+    assert (job.song_id, job.artist, job.song_embedding.tolist()) == ("t3", "a/b", [0, 1, 0, 0])
 
 
-def test_a_catalogue_song_takes_no_style_from_its_own_cover(endpoint: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "fields", "said"),
+    [
+        ("local-score", {"guidance_scale": 2}, "guidance_scale = 2.0: a generator of kind 'local-score' has no"),
+        ("local-score", {"num_inference_steps": 2}, "has no num_inference_steps; it takes novelty, palette_from, size"),
+        ("local-score", {"adapter": "0123456789ab"}, "has no adapter"),
+        ("transformer", {"novelty": 0.5}, "novelty = 0.5: a generator of kind 'transformer' has no novelty"),
+        ("transformer", {"palette_from": "t0"}, "has no palette_from"),
+        ("local-score", {"novelty": 1.5}, "novelty = 1.5"),
+        ("local-score", {"size": 5000}, "at most 1024"),
+        ("local-score", {"source_song_ids": []}, "source_song_ids"),
+        ("local-score", {"source_song_ids": ["t0", "t9"]}, "source_song_ids = 't9': it is none of the 1 covers"),
+        ("local-score", {"palette_from": "t3"}, "palette_from = 't3': it is none of the 3 covers that may be sources"),
+    ],
+)
+def test_what_cannot_be_generated_is_refused_before_there_is_a_job(
+    endpoint: Callable[..., Any], kind: str, fields: dict[str, Any], said: str
+) -> None:
+    e = endpoint()
+    e.generator.kind = kind
+    answer = ordered(e.client, **fields)
+    assert answer.status_code == 422
+    assert said in answer.json()["detail"]
+    assert e.generator.jobs == []
+
+
+def test_no_source_at_all_is_refused_with_the_rule(endpoint: Callable[..., Any]) -> None:
+    answer = ordered(endpoint().client, source_song_ids=["t9"])
+    assert (answer.status_code, answer.json()["code"]) == (422, "no_sources")
+    assert "may be a source for this song" in answer.json()["detail"]
+
+
+def test_a_form_may_name_several_sources(endpoint: Callable[..., Any]) -> None:
+    e = endpoint()
+    fields = {"n": "1", "source_song_ids": ["t0", "t1"], "novelty": "0.25"}
+    answer = e.client.post("/v1/covers", files=SONG, data=fields, headers=WAIT)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["request"]["source_song_ids"] == ["t0", "t1"]
+    assert e.generator.jobs[0].request.novelty == 0.25
+
+
+def test_every_new_cover_says_what_it_is_made_from(endpoint: Callable[..., Any]) -> None:
+    client = endpoint().client
+    job = ordered(client, WAIT, n=1, seed=40).json()
+    image = job["images"][0]
+    assert (image["largest_share"], image["largest_region"], image["likeness"], image["attempts"]) == (0.5, 0.5, 0.5, 1)
+    assert image["palette_from"]["song_id"] == "t1"
+    sources = client.get(image["sources_url"]).json()["sources"]
+    assert [(one["song_id"], one["title"], one["artist"], one["share"]) for one in sources] == [
+        ("t0", None, "a/b", 0.5), ("t1", None, "a/b", 0.5)
+    ]  # fmt: skip
+    assert sources[0]["cover_url"] == "/v1/tracks/t0/cover"
+    answer = client.get(image["sources_map_url"])
+    assert answer.headers["content-type"] == "image/png"
+    drawn = Image.open(BytesIO(answer.content)).convert("RGB")
+    at = ["#{:02x}{:02x}{:02x}".format(*drawn.getpixel(place)) for place in ((1, 1), (1, 6))]
+    assert at == [one["colour"] for one in sources]
+
+
+def test_a_png_carries_its_sources_as_text(endpoint: Callable[..., Any]) -> None:
+    client = endpoint().client
+    image = ordered(client, WAIT, n=1).json()["images"][0]
+    text = Image.open(BytesIO(client.get(image["url"]).content)).text["gatefold:sources"]
+    assert json.loads(text) == [{"song_id": "t0", "share": 0.5}, {"song_id": "t1", "share": 0.5}]
+
+
+def test_a_cover_that_came_too_close_to_another_is_refused_with_the_reason(endpoint: Callable[..., Any]) -> None:
+    e = endpoint()
+    e.generator.refuses = {41}
+    job = ordered(e.client, WAIT, n=3, seed=40).json()
+    assert job["state"] == "succeeded"
+    assert [image["index"] for image in job["images"]] == [0, 2]
+    (refused,) = job["refused"]
+    assert (refused["index"], refused["seed"], refused["code"]) == (1, 41, "too_much_of_one_source")
+    assert (refused["value"], refused["limit"]) == (0.6, 0.25)
+    for path in ("", "/sources", "/sources.png"):
+        answer = e.client.get(f"/v1/covers/{job['job_id']}/images/1{path}")
+        assert answer.status_code == 404
+        assert "was refused: 60% of it come from one source ('t0'), the limit is 0.25" in answer.json()["detail"]
+    manifest = e.client.get(f"/v1/covers/{job['job_id']}/manifest.json").json()
+    assert [cover.get("refused") for cover in manifest["covers"]] == [None, "too_much_of_one_source", None]
+
+
+def test_a_catalogue_song_takes_nothing_from_its_own_cover_nor_its_artists(endpoint: Callable[..., Any]) -> None:
     e = endpoint()
     ordered(e.client, WAIT)
-    assert e.retriever.asked[0].filters.exclude_song_ids == {"t3"}
+    filters = e.retriever.asked[0].filters
+    assert (filters.exclude_song_ids, filters.exclude_artists) == ({"t3"}, {"a/b"})
+    assert ("may_be_source", frozenset({"true"})) in filters.where
 
 
 def test_images_come_in_the_size_and_format_asked_for(endpoint: Callable[..., Any]) -> None:
@@ -121,7 +213,7 @@ def test_an_image_that_cannot_be_had_says_why(endpoint: Callable[..., Any], path
 
 def test_an_unfinished_job_has_no_images(endpoint: Callable[..., Any]) -> None:
     e = endpoint()
-    e.painter.hold = True
+    e.generator.hold = True
     job = ordered(e.client).json()
     answer = e.client.get(f"/v1/covers/{job['job_id']}/images/0")
     assert (answer.status_code, "has no images: it is" in answer.json()["detail"]) == (404, True)
@@ -140,9 +232,9 @@ def test_the_manifest_holds_all_that_replays_the_job(endpoint: Callable[..., Any
     assert manifest["settings"] == job["request"]
 
 
-def test_cancelling_stops_the_painter_and_frees_the_queue(endpoint: Callable[..., Any]) -> None:
+def test_cancelling_stops_the_generator_and_frees_the_queue(endpoint: Callable[..., Any]) -> None:
     e = endpoint(ServeSettings(jobs_max=1))
-    e.painter.hold = True
+    e.generator.hold = True
     job = ordered(e.client).json()
     wait_until(e.client, job["job_id"], "running")
     refused = ordered(e.client)
@@ -150,9 +242,9 @@ def test_cancelling_stops_the_painter_and_frees_the_queue(endpoint: Callable[...
     cancelled = e.client.delete(f"/v1/covers/{job['job_id']}")
     assert (cancelled.status_code, cancelled.json()["state"]) == (200, "cancelled")
     assert cancelled.json()["finished_at"] is not None
-    e.painter.hold = False
+    e.generator.hold = False
     assert ordered(e.client, WAIT).json()["state"] == "succeeded"
-    assert e.painter.put_down == 1
+    assert e.generator.stopped == 1
     assert e.client.get(f"/v1/covers/{job['job_id']}").json()["state"] == "cancelled"
 
 
@@ -170,7 +262,7 @@ def test_an_unknown_job_is_a_404_everywhere(endpoint: Callable[..., Any], path: 
 
 def test_a_job_that_fails_carries_its_problem(endpoint: Callable[..., Any]) -> None:
     e = endpoint()
-    e.painter.failure = BundleCorrupt("generator 'g1' is damaged; publish it again")
+    e.generator.failure = BundleCorrupt("generator 'g1' is damaged; publish it again")
     job = ordered(e.client, WAIT).json()
     assert job["state"] == "failed"
     assert job["problem"]["code"] == "bundle_corrupt"
@@ -179,7 +271,7 @@ def test_a_job_that_fails_carries_its_problem(endpoint: Callable[..., Any]) -> N
 
 def test_a_job_that_fails_by_our_fault_tells_nothing_of_it(endpoint: Callable[..., Any]) -> None:
     e = endpoint()
-    e.painter.failure = RuntimeError("secret: 10.0.0.7")
+    e.generator.failure = RuntimeError("secret: 10.0.0.7")
     job = ordered(e.client, WAIT).json()
     assert job["problem"]["code"] == "internal_error"
     assert "10.0.0.7" not in json.dumps(job)
@@ -197,7 +289,7 @@ def test_the_same_idempotency_key_gives_the_same_job(endpoint: Callable[..., Any
     again = e.client.post("/v1/covers", files=SONG, data={"n": "1"}, headers=key | WAIT)
     assert again.json()["job_id"] == first["job_id"]
     assert again.json()["request"]["seed"] == first["request"]["seed"]
-    assert len(e.painter.commissions) == 1
+    assert len(e.generator.jobs) == 1
     other = e.client.post("/v1/covers", files=SONG, data={"n": "2"}, headers=key)
     assert (other.status_code, other.json()["code"]) == (409, "idempotency_conflict")
     louder = {"song": ("x.mp3", b"123456", "audio/mpeg")}
@@ -206,9 +298,9 @@ def test_the_same_idempotency_key_gives_the_same_job(endpoint: Callable[..., Any
 
 def test_events_tell_every_change_and_end_with_the_job(endpoint: Callable[..., Any]) -> None:
     e = endpoint()
-    e.painter.hold = True
+    e.generator.hold = True
     job = ordered(e.client).json()
-    threading.Timer(0.2, setattr, (e.painter, "hold", False)).start()
+    threading.Timer(0.2, setattr, (e.generator, "hold", False)).start()
     answer = e.client.get(f"/v1/covers/{job['job_id']}/events")
     assert answer.headers["content-type"].startswith("text/event-stream")
     told = events(answer.text)

@@ -8,15 +8,17 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 
 from gatefold.errors import GatefoldError, Overloaded, SilentAudio, Unavailable
-from serve.handles import ATTEMPTS, PainterHandle, call
-from serve.stages import Commission, PainterFacts
+from gatefold.generator.interface import GenerationRequest
+from serve.handles import ATTEMPTS, GeneratorHandle, call
+from serve.stages import GenerationJob, GeneratorFacts
 
-COMMISSION = Commission(np.zeros(4, np.float32), np.zeros((2, 4), np.float32), [1], 2, 1.0)
+JOB = GenerationJob(np.zeros(4, np.float32), None, None, [1], GenerationRequest(), None)
+FACTS = GeneratorFacts("local-score", 100, frozenset({"size"}), 0.5, {})
 
 
 def remote(error: Exception) -> RayTaskError:
     """The error as it looks when it has crossed a handle: wrapped, with the remote traceback for a text."""
-    return RayTaskError("paint", "Traceback: secret at 10.0.0.7", error)
+    return RayTaskError("generate", "Traceback: secret at 10.0.0.7", error)
 
 
 class Method:
@@ -56,20 +58,20 @@ class Generator:
 
     def __init__(self, *responses: Response) -> None:
         self.responses = list(responses)
-        self.describe = Method(PainterFacts(8, 25, 2.0))
-        self.paint = self
+        self.describe = Method(FACTS)
+        self.generate = self
 
     def options(self, *, stream: bool) -> "Generator":
         assert stream
         return self
 
-    def remote(self, commission: Commission) -> Response:
-        assert commission is COMMISSION
+    def remote(self, job: GenerationJob) -> Response:
+        assert job is JOB
         return self.responses.pop(0)
 
 
-async def painted(handle: Generator) -> list[Any]:
-    return [item async for item in PainterHandle(handle).paint(COMMISSION)]
+async def generated(handle: Generator) -> list[Any]:
+    return [item async for item in GeneratorHandle(handle).generate(JOB)]
 
 
 def test_a_call_is_made_again_when_its_replica_dies() -> None:
@@ -105,32 +107,32 @@ def test_a_full_queue_says_when_to_come_back() -> None:
     assert raised.value.retry_after_s > 0
 
 
-def test_a_painting_begins_anew_when_its_replica_dies() -> None:
+def test_a_generating_begins_anew_when_its_replica_dies() -> None:
     lost, whole = Response(0.0, 0.5, ActorDiedError()), Response(0.0, 1.0, "covers")
-    assert asyncio.run(painted(Generator(lost, whole))) == [0.0, 0.5, 0.0, 1.0, "covers"]
+    assert asyncio.run(generated(Generator(lost, whole))) == [0.0, 0.5, 0.0, 1.0, "covers"]
     assert not whole.cancelled
 
 
-def test_a_painting_left_early_is_cancelled() -> None:
+def test_a_generating_left_early_is_cancelled() -> None:
     response = Response(0.0, 0.5, "covers")
 
     async def main() -> None:
-        painting = PainterHandle(Generator(response)).paint(COMMISSION)
-        await anext(painting)
-        await painting.aclose()
+        generating = GeneratorHandle(Generator(response)).generate(JOB)
+        await anext(generating)
+        await generating.aclose()
 
     asyncio.run(main())
     assert response.cancelled
 
 
-def test_a_painting_that_fails_raises_the_error_inside() -> None:
+def test_a_generating_that_fails_raises_the_error_inside() -> None:
     with pytest.raises(SilentAudio, match="too quiet"):
-        asyncio.run(painted(Generator(Response(0.0, remote(SilentAudio("too quiet"))))))
+        asyncio.run(generated(Generator(Response(0.0, remote(SilentAudio("too quiet"))))))
 
 
-def test_the_painter_is_described_once_as_it_may_be_busy_later() -> None:
-    async def main() -> list[PainterFacts]:
-        handle = PainterHandle(Generator())
+def test_the_generator_is_described_once_as_it_may_be_busy_later() -> None:
+    async def main() -> list[GeneratorFacts]:
+        handle = GeneratorHandle(Generator())
         return [await handle.describe(), await handle.describe()]
 
-    assert asyncio.run(main()) == [PainterFacts(8, 25, 2.0)] * 2
+    assert asyncio.run(main()) == [FACTS] * 2

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 
 from gatefold.errors import GatefoldError, IdempotencyConflict, Overloaded, UnknownJob
-from serve.jobs import Idempotency, InProcessJobs, Job, Order, Painted
-from serve.stages import Part, ServedRelease
+from gatefold.generator.interface import GenerationRequest
+from serve.jobs import Generated, Idempotency, InProcessJobs, Job, Order
+from serve.stages import GenerationJob, GenerationResult, Part, ServedRelease
 
 T = TypeVar("T")
 PART = Part("v", "f")
 RELEASE = ServedRelease("r1", PART, PART, PART)
-ORDER = Order(RELEASE, np.zeros(4, np.float32), (), n=2, seed=7, guidance_scale=2.0, num_inference_steps=5, size=64)
-PAINTED = Painted(np.zeros((2, 3, 8, 8), np.uint8), (None, None))
+JOB = GenerationJob(np.zeros(4, np.float32), None, None, [7, 8], GenerationRequest(size=64), None)
+ORDER = Order(RELEASE, JOB, (), n=2, seed=7, size=64)
+GENERATED = Generated(GenerationResult((), ()), (None, None))
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
@@ -29,10 +31,6 @@ async def made(jobs: InProcessJobs) -> Job:
     return job
 
 
-def test_seeds_count_up_from_the_first() -> None:
-    assert ORDER.seeds == [7, 8]
-
-
 def test_a_job_goes_from_queued_through_running_to_succeeded() -> None:
     async def main() -> None:
         jobs = table()
@@ -40,8 +38,8 @@ def test_a_job_goes_from_queued_through_running_to_succeeded() -> None:
         assert (job.state, job.position, job.progress, job.finished_at) == ("queued", 0, 0.0, None)
         running = await jobs.advance(job.job_id, 0.5)
         assert (running.state, running.position, running.progress) == ("running", None, 0.5)
-        done = await jobs.succeed(job.job_id, PAINTED)
-        assert (done.state, done.progress, done.painted) == ("succeeded", 1.0, PAINTED)
+        done = await jobs.succeed(job.job_id, GENERATED)
+        assert (done.state, done.progress, done.generated) == ("succeeded", 1.0, GENERATED)
         assert done.finished_at is not None
         assert await jobs.get(job.job_id) == done
 
@@ -55,7 +53,7 @@ def test_the_end_of_a_job_is_final() -> None:
         await jobs.cancel(job.job_id)
         for change in (
             jobs.advance(job.job_id, 0.1),
-            jobs.succeed(job.job_id, PAINTED),
+            jobs.succeed(job.job_id, GENERATED),
             jobs.fail(job.job_id, GatefoldError("late")),
             jobs.cancel(job.job_id),
         ):
@@ -149,7 +147,7 @@ def test_events_tell_every_change_as_it_happens_and_end_with_the_job() -> None:
         for progress in (0.0, 0.5, 0.5, 1.0):
             await asyncio.sleep(0)
             await jobs.advance(job.job_id, progress)
-        await jobs.succeed(job.job_id, PAINTED)
+        await jobs.succeed(job.job_id, GENERATED)
         assert await asyncio.wait_for(follower, 1) == [
             (1, "queued", 0.0), (2, "running", 0.0), (3, "running", 0.5), (4, "running", 1.0), (5, "succeeded", 1.0)
         ]  # fmt: skip
@@ -177,7 +175,7 @@ def test_waiting_for_the_end_returns_at_the_end_or_when_time_is_up() -> None:
         assert (await jobs.ended(job.job_id, 0.01)).state == "queued"
         waiting = asyncio.create_task(jobs.ended(job.job_id, 5))
         await asyncio.sleep(0)
-        await jobs.succeed(job.job_id, PAINTED)
+        await jobs.succeed(job.job_id, GENERATED)
         assert (await asyncio.wait_for(waiting, 1)).state == "succeeded"
 
     run(main())

@@ -43,12 +43,12 @@ def test_a_request_keeps_to_the_stages_it_began_with(endpoint: Callable[..., Any
 
 def test_a_job_is_seen_through_by_those_who_took_it(endpoint: Callable[..., Any]) -> None:
     e = endpoint()
-    e.painter.hold = True
+    e.generator.hold = True
     first = e.client.post("/v1/covers", files=SONG).json()
     change(e, "r2")
     assert e.rota.in_use() == ["r2", "r1"]
     second = e.client.post("/v1/covers", files=SONG).json()
-    e.painter.hold = False
+    e.generator.hold = False
     deadline = time.monotonic() + 5
     while e.rota.in_use() != ["r2"]:
         e.client.get("/v1/health/live")
@@ -62,7 +62,7 @@ def test_a_job_is_seen_through_by_those_who_took_it(endpoint: Callable[..., Any]
 
 def test_a_job_that_is_cancelled_or_fails_frees_its_release(endpoint: Callable[..., Any]) -> None:
     e = endpoint()
-    e.painter.hold = True
+    e.generator.hold = True
     job = e.client.post("/v1/covers", files=SONG).json()
     change(e, "r2")
     e.client.delete(f"/v1/covers/{job['job_id']}")

@@ -133,7 +133,7 @@ def test_a_song_gives_its_embedding(endpoint: Callable[..., Any]) -> None:
 def test_a_track_is_told_with_or_without_its_cover(endpoint: Callable[..., Any]) -> None:
     client = endpoint(cover_uri="file:///nowhere/c.png").client
     assert client.get("/v1/tracks/t%2F1").json() == {
-        "track": {"song_id": "t/1", "title": "T", "artist": None, "album": None, "genre": None},
+        "track": {"song_id": "t/1", "title": "T", "artist": "a/b", "album": None, "genre": None},
         "cover_url": "/v1/tracks/t%2F1/cover",
     }
     assert client.get("/v1/tracks/mute").json()["cover_url"] is None

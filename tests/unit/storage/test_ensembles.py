@@ -1,24 +1,35 @@
-"""The models of a release together: what they hear, find and paint, and that it can be replayed."""
+"""The models of a release together: what they encode, find and generate, and that it can be replayed."""
 
 import json
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from gatefold.errors import BundleNotFound, NotFound, UndecodableAudio
+from gatefold.config import OriginalitySettings
+from gatefold.errors import BundleNotFound, InputError, NoSources, NotFound, UndecodableAudio
+from gatefold.generator.interface import GenerationRequest, Sources
 from gatefold.storage import objects, optouts
-from gatefold.storage.ensembles import Ensemble, load_ensemble
+from gatefold.storage.ensembles import Ensemble, GeneratedForSong, load_ensemble
+from gatefold.storage.generators import load_generator
 from gatefold.workspace import Workspace
 from tests.factories import ENCODER, GENERATOR, publish_small_release, unit_vectors
 from tests.sounds import encoded, tone
+
+UNLIMITED = OriginalitySettings(max_share=1, max_region=1, max_likeness=1)
+"""covers of noise, 16 pixels a side, are all alike to a network of photographs"""
+
+
+def pixels_of(made: GeneratedForSong) -> npt.NDArray[np.uint8]:
+    return np.stack([cover.generated.pixels for cover in made.new])
 
 
 @pytest.fixture(scope="module")
 def ensemble(tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
     workspace = Workspace(objects.resolve(str(tmp_path_factory.mktemp("ensemble"))))
     publish_small_release(workspace)
-    return load_ensemble(workspace)
+    return load_ensemble(workspace, originality=UNLIMITED)
 
 
 @pytest.fixture
@@ -65,9 +76,9 @@ def test_a_search_ranks_the_whole_catalogue_from_the_best_down(ensemble: Ensembl
     assert [match.score for match in matches] == sorted((match.score for match in matches), reverse=True)
 
 
-def test_the_same_seeds_paint_the_same_covers_and_others_do_not(ensemble: Ensemble, song: Path) -> None:
+def test_the_same_seeds_give_the_same_covers_and_others_do_not(ensemble: Ensemble, song: Path) -> None:
     heard = ensemble.hear(str(song))
-    first, again = (ensemble.paint(heard, seeds=[7, 8]).pixels for _ in range(2))
+    first, again = (pixels_of(ensemble.generate(heard, seeds=[7, 8])) for _ in range(2))
     assert first.shape == (2, 3, 16, 16)
     assert np.array_equal(first, again)
     assert not np.array_equal(first[0], first[1])
@@ -76,24 +87,29 @@ def test_the_same_seeds_paint_the_same_covers_and_others_do_not(ensemble: Ensemb
 def test_a_song_of_the_catalogue_takes_nothing_from_its_own_artist(ensemble: Ensemble) -> None:
     for song_id in ("s0", "s4", "s11"):
         heard = ensemble.hear(song_id)
-        neighbours = ensemble.paint(heard, seeds=[0]).neighbours
+        neighbours = ensemble.generate(heard, seeds=[0]).sources
         assert len(neighbours) == GENERATOR.neighbours
         assert heard.artist not in {match.track.artist for match in neighbours}
 
 
 def test_the_record_has_all_that_replays_the_picture(ensemble: Ensemble, song: Path) -> None:
-    painting = ensemble.paint(ensemble.hear(str(song)), seeds=[3], num_inference_steps=2, guidance_scale=1.0)
-    record = json.loads(json.dumps(painting.record))
+    request = GenerationRequest(num_inference_steps=2, guidance_scale=1.0)
+    made = ensemble.generate(ensemble.hear(str(song)), seeds=[3], request=request)
+    record = json.loads(json.dumps(made.record))
     assert record["release"] == ensemble.release.model_dump()
     assert record["settings"] == {"num_inference_steps": 2, "guidance_scale": 1.0}
-    pipeline = ensemble._generator()
-    replayed = pipeline.paint(
+    ids = tuple(one["song_id"] for one in record["neighbours"])
+    scores = np.array([one["score"] for one in record["neighbours"]], np.float32)
+    embeddings = ensemble.index.cover_embeddings(ids)
+    model = load_generator(f"{ensemble._workspace.uri}/{ensemble.release.generator.uri}").model
+    replayed = model.generate(
         np.array(record["song_embedding"], np.float32),
-        ensemble.index.cover_embeddings([one["song_id"] for one in record["neighbours"]]),
+        Sources(ids, scores, np.zeros((0, 3, 0, 0), np.uint8), embeddings),
         seeds=record["seeds"],
-        **record["settings"],
+        request=GenerationRequest(**record["settings"]),
+        on_step=lambda _done, _steps: None,
     )
-    assert np.array_equal(replayed, painting.pixels)
+    assert np.array_equal(np.stack([cover.pixels for cover in replayed]), pixels_of(made))
 
 
 def test_a_withdrawn_song_is_neither_found_nor_recalled_nor_taken_from(tmp_path: Path, song: Path) -> None:
@@ -105,7 +121,7 @@ def test_a_withdrawn_song_is_neither_found_nor_recalled_nor_taken_from(tmp_path:
     after = load_ensemble(workspace)
     heard = after.hear(str(song))
     assert [match.track.song_id for match in after.search(heard, 5)] == nearest[1:6]
-    taken = [match.track.song_id for match in after.paint(heard, seeds=[0]).neighbours]
+    taken = [match.track.song_id for match in after.generate(heard, seeds=[0]).sources]
     assert taken == nearest[1 : 1 + GENERATOR.neighbours]
     with pytest.raises(NotFound, match="was withdrawn"):
         after.hear(nearest[0])
@@ -114,3 +130,17 @@ def test_a_withdrawn_song_is_neither_found_nor_recalled_nor_taken_from(tmp_path:
 def test_a_workspace_without_a_release_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(BundleNotFound, match="gatefold release"):
         load_ensemble(Workspace(objects.resolve(str(tmp_path))))
+
+
+def test_sources_may_be_picked_among_those_that_are_allowed(ensemble: Ensemble, song: Path) -> None:
+    heard = ensemble.hear(str(song))
+    allowed = [match.track.song_id for match in ensemble.generate(heard, seeds=[0]).sources]
+    picked = ensemble.generate(heard, seeds=[0], source_song_ids=allowed[1:])
+    assert [match.track.song_id for match in picked.sources] == allowed[1:]
+    with pytest.raises(NoSources, match="among the 1 that source_song_ids names"):
+        ensemble.generate(heard, seeds=[0], source_song_ids=["nobody"])
+
+
+def test_what_the_generator_does_not_know_is_refused_by_name(ensemble: Ensemble, song: Path) -> None:
+    with pytest.raises(InputError, match=r"novelty = 0\.5: a generator of kind 'transformer' has no novelty"):
+        ensemble.generate(ensemble.hear(str(song)), seeds=[0], request=GenerationRequest(novelty=0.5))

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from gatefold.errors import BundleCorrupt, BundleNotFound
+from gatefold.generator.interface import GenerationRequest, Sources
 from gatefold.generator.transformer import CoverPipeline, build_pipeline, build_transformer
 from gatefold.storage import bundles, objects
 from gatefold.storage.encoders import build_encoder, load_encoder, publish_encoder
-from gatefold.storage.generators import load_generator, publish_generator
+from gatefold.storage.generators import LoadedGenerator, load_generator, publish_generator
 from gatefold.towers import DualEncoder
 from tests.checkpoints import EARS, write_checkpoint
 from tests.factories import COVER, ENCODER, GENERATOR, unit_vectors
@@ -20,7 +21,7 @@ from tests.sounds import AUDIO
 
 LINEAGE, DETAILS = {"catalogue": "abc"}, {"recall_at_10": 0.5}
 LOG_MEL = np.random.default_rng(0).normal(-5, 3, (2, AUDIO.n_mels, AUDIO.frames)).astype(np.float16)
-Loader = Callable[[str], DualEncoder | CoverPipeline]
+Loader = Callable[[str], DualEncoder | LoadedGenerator]
 
 
 def encoder() -> DualEncoder:
@@ -46,7 +47,7 @@ def encoder_uri(tmp_path: Path) -> str:
 @pytest.fixture
 def generator_uri(tmp_path: Path) -> str:
     uri = objects.resolve(str(tmp_path / "generators" / "v1"))
-    publish_generator(uri, generator(), version="v1", lineage=LINEAGE, details=DETAILS)
+    publish_generator(uri, generator(), version="v1", lineage=LINEAGE, details=DETAILS, cover=COVER, sources={})
     return uri
 
 
@@ -87,24 +88,45 @@ def test_an_encoder_of_backbones_is_whole_without_their_checkpoints(
 def test_a_loaded_model_knows_its_name_and_no_longer_learns(encoder_uri: str, generator_uri: str) -> None:
     loaded = load_encoder(encoder_uri)
     assert loaded.fingerprint == bundles.open_bundle(encoder_uri, "encoder").fingerprint != ""
-    for module in (loaded, load_generator(generator_uri).transformer):
+    for module in (loaded, load_generator(generator_uri).model.transformer):
         assert not module.training
         assert not any(parameter.requires_grad for parameter in module.parameters())
 
 
-def test_a_generator_comes_back_with_its_defaults_and_paints_alike(generator_uri: str) -> None:
-    loaded = load_generator(generator_uri)
+def test_a_generator_comes_back_with_its_defaults_and_generates_alike(generator_uri: str) -> None:
+    loaded = load_generator(generator_uri).model
+    assert isinstance(loaded, CoverPipeline)
     assert (loaded.neighbours, loaded.num_inference_steps, loaded.guidance_scale) == (2, 3, 2.5)
     assert loaded.encoder_fingerprint == "ears-1"
     song, neighbours = unit_vectors(1, 8)[0], unit_vectors(2, 8)
     original = generator()
     original.transformer.eval()
-    assert np.array_equal(loaded.paint(song, neighbours, seeds=[3]), original.paint(song, neighbours, seeds=[3]))
+    sources = Sources(("a", "b"), np.ones(2, np.float32), np.zeros((0, 3, 0, 0), np.uint8), neighbours)
+    one, other = (
+        pipeline.generate(song, sources, seeds=[3], request=GenerationRequest(), on_step=lambda *_: None)
+        for pipeline in (loaded, original)
+    )
+    assert np.array_equal(one[0].pixels, other[0].pixels)
+
+
+def test_a_generator_says_which_covers_it_may_be_given_and_how_they_are_stored(tmp_path: Path) -> None:
+    uri = objects.resolve(str(tmp_path / "g"))
+    rule = {"licence": ["CC0", "CC-BY"]}
+    publish_generator(uri, generator(), version="v", lineage={}, details={}, cover=COVER, sources=rule)
+    loaded = load_generator(uri)
+    assert (loaded.sources, loaded.cover, loaded.model.kind) == (rule, COVER, "transformer")
+
+
+def test_a_bundle_of_before_there_were_kinds_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    uri = objects.resolve(str(tmp_path / "old"))
+    bundles.publish(uri, {"model_index.json": b"{}"}, kind="generator", version="v", lineage={}, details={"kind": "x"})
+    with pytest.raises(BundleCorrupt, match=r"is of kind 'x'; this gatefold knows \['diffusers', 'local-score'"):
+        load_generator(uri)
 
 
 def test_equal_models_have_equal_fingerprints_wherever_they_are_published(tmp_path: Path, generator_uri: str) -> None:
     elsewhere = objects.resolve(str(tmp_path / "elsewhere"))
-    again = publish_generator(elsewhere, generator(), version="v2", lineage={}, details={})
+    again = publish_generator(elsewhere, generator(), version="v2", lineage={}, details={}, cover=COVER, sources={})
     assert again.fingerprint == bundles.open_bundle(generator_uri, "generator").fingerprint
 
 

@@ -10,7 +10,7 @@ import torch
 
 from gatefold.errors import InvalidSettings
 from gatefold.generator.image_prompts import ImagePrompts
-from gatefold.generator.interface import Pixels, Request
+from gatefold.generator.interface import GenerationRequest, Pixels
 from gatefold.generator.lora import LoraTrainer, check_trainable, encode_lora
 from gatefold.generator.pretrained import LORA_WEIGHTS, Job, PretrainedGenerator
 from gatefold.generator.settings import LoraSettings, PretrainedSettings
@@ -88,9 +88,9 @@ def test_what_has_been_learned_is_given_back_exactly(checkpoints: Path, name: st
 
 
 def pictures(generator: PretrainedGenerator, adapter: str | None) -> Pixels:
-    made = generator.generate(
-        np.zeros(8, np.float32), sources(0), seeds=[1], request=Request(adapter=adapter), on_step=lambda *_: None
-    )
+    request = GenerationRequest(adapter=adapter)
+    song = np.zeros(8, np.float32)
+    made = generator.generate(song, sources(0), seeds=[1], request=request, on_step=lambda *_: None)
     return made[0].pixels
 
 
@@ -140,7 +140,7 @@ def test_requests_with_and_without_a_lora_and_with_image_prompts_share_a_job(
         open_adapter=open_adapter,
     )
     asked = ("a1", None, "a1")
-    jobs = [Job(np.zeros(8, np.float32), sources(0), [1], Request(adapter=adapter)) for adapter in asked]
+    jobs = [Job(np.zeros(8, np.float32), sources(0), [1], GenerationRequest(adapter=adapter)) for adapter in asked]
     together = [made[0].pixels for made in generator.generate_jobs(jobs, lambda *_: None)]
     for made, adapter in zip(together, asked, strict=True):
         assert np.array_equal(made, pictures(generator, adapter))

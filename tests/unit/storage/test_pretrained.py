@@ -9,7 +9,7 @@ import torch
 
 from gatefold.config import PretrainedSettings, load
 from gatefold.errors import BundleCorrupt, BundleNotFound, InputError, InvalidSettings
-from gatefold.generator.interface import Pixels, Request
+from gatefold.generator.interface import GenerationRequest, Pixels
 from gatefold.generator.lora import LoraTrainer, encode_lora
 from gatefold.generator.pretrained import PretrainedGenerator
 from gatefold.generator.settings import LoraSettings
@@ -66,7 +66,7 @@ def load_from(folder: Path, bundle: Bundle) -> PretrainedGenerator:
 
 def picture(generator: PretrainedGenerator, adapter: str | None = None) -> Pixels:
     song = np.zeros(8, np.float32)
-    request = Request(adapter=adapter)
+    request = GenerationRequest(adapter=adapter)
     made = generator.generate(song, sources(0), seeds=[3], request=request, on_step=lambda *_: None)
     return made[0].pixels
 

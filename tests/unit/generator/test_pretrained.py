@@ -13,7 +13,7 @@ from diffusers import HeunDiscreteScheduler
 
 from gatefold.errors import InputError, InvalidSettings, NotFound
 from gatefold.generator.image_prompts import ImagePrompts
-from gatefold.generator.interface import Generated, Pixels, Request, Sources
+from gatefold.generator.interface import Generated, GenerationRequest, Pixels, Sources
 from gatefold.generator.pretrained import Job, PretrainedGenerator
 from gatefold.generator.settings import PretrainedSettings
 from gatefold.generator.text_to_image import check_class, finish_placement, fits, open_pipeline, working_size
@@ -60,9 +60,13 @@ def silent(_done: int, _total: int) -> None:
 
 
 def generate(
-    generator: PretrainedGenerator, seeds: Sequence[int], given: Sources | None = None, request: Request | None = None
+    generator: PretrainedGenerator,
+    seeds: Sequence[int],
+    given: Sources | None = None,
+    request: GenerationRequest | None = None,
 ) -> list[Generated]:
-    return generator.generate(SONG, given or sources(0), seeds=seeds, request=request or Request(), on_step=silent)
+    asked = request or GenerationRequest()
+    return generator.generate(SONG, given or sources(0), seeds=seeds, request=asked, on_step=silent)
 
 
 def pixels(made: Sequence[Generated]) -> Pixels:
@@ -89,7 +93,7 @@ def test_a_checkpoint_of_each_class_goes_over_the_first_stages_picture(checkpoin
     assert (first.seed, second.seed) == (7, 8)
     assert not np.array_equal(first.pixels, second.pixels)
     assert (generator.kind, generator.num_sources, generator.encoder_fingerprint) == ("diffusers", 5, "e1")
-    assert base.requests == [Request(size=SIZE)]
+    assert base.requests == [GenerationRequest(size=SIZE)]
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -104,7 +108,7 @@ def test_a_picture_has_the_same_bytes_alone_and_among_others(checkpoints: Path, 
 def test_a_batch_over_requests_gives_each_its_own_image_prompts(checkpoints: Path, name: str) -> None:
     """Within 1 of 255 for every pixel: a larger batch only rounds otherwise."""
     generator = load(checkpoints, name, prompts=name, batch_size=4)
-    jobs = [Job(SONG, given, [5, 6], Request()) for given in (sources(0), reversed_order(sources(0)))]
+    jobs = [Job(SONG, given, [5, 6], GenerationRequest()) for given in (sources(0), reversed_order(sources(0)))]
     together = [pixels(made) for made in generator.generate_jobs(jobs, silent)]
     alone = [pixels(generator.generate_jobs([job], silent)[0]) for job in jobs]
     assert [largest_distance(*pair) <= 1 for pair in zip(together, alone, strict=True)] == [True, True]
@@ -127,7 +131,7 @@ def test_the_nearest_covers_count_as_image_prompts(checkpoints: Path, prompts: s
 @pytest.mark.parametrize("name", CLASSES)
 def test_image_prompts_count_without_guidance_too(checkpoints: Path, name: str) -> None:
     generator = load(checkpoints, name, prompts=name, batch_size=2)
-    plain = Request(guidance_scale=1.0)
+    plain = GenerationRequest(guidance_scale=1.0)
     made = pixels(generate(generator, [4, 5], sources(1), plain))
     assert largest_distance(made[1:], pixels(generate(generator, [5], sources(1), plain))) <= 1
     assert not np.array_equal(made, pixels(generate(generator, [4, 5], reversed_order(sources(1)), plain)))
@@ -136,7 +140,7 @@ def test_image_prompts_count_without_guidance_too(checkpoints: Path, name: str) 
 def test_a_song_with_fewer_covers_than_image_prompts_shares_a_job_with_others(checkpoints: Path) -> None:
     name = "StableDiffusionPipeline"
     generator = load(checkpoints, name, prompts=name, batch_size=4)
-    jobs = [Job(SONG, sources(number, count), [5], Request()) for number, count in enumerate((3, 1))]
+    jobs = [Job(SONG, sources(number, count), [5], GenerationRequest()) for number, count in enumerate((3, 1))]
     together = generator.generate_jobs(jobs, silent)
     assert np.array_equal(pixels(together[1]), pixels(generate(generator, [5], sources(1, 1))))
 
@@ -151,7 +155,7 @@ def test_a_stop_comes_within_a_step_and_the_next_request_is_answered(checkpoints
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        generator.generate(SONG, sources(0), seeds=[1, 2, 3], request=Request(), on_step=stop)
+        generator.generate(SONG, sources(0), seeds=[1, 2, 3], request=GenerationRequest(), on_step=stop)
     assert steps == [(0, 6), (1, 6), (2, 6), (3, 6)]
     assert np.array_equal(pixels(generate(generator, [1])), pixels(generate(generator, [1])))
 
@@ -160,7 +164,7 @@ def test_a_scheduler_that_evaluates_the_model_more_often_counts_no_more_steps(ch
     generator = load(checkpoints, "StableDiffusionPipeline")
     generator._pipeline.scheduler = HeunDiscreteScheduler.from_config(generator._pipeline.scheduler.config)
     steps: list[tuple[int, int]] = []
-    request = Request(strength=1.0)
+    request = GenerationRequest(strength=1.0)
     generator.generate(SONG, sources(0), seeds=[1], request=request, on_step=lambda *step: steps.append(step))
     assert steps == sorted(steps)
     assert len(steps) > 5
@@ -170,22 +174,25 @@ def test_a_scheduler_that_evaluates_the_model_more_often_counts_no_more_steps(ch
 def test_a_request_may_ask_for_size_steps_guidance_and_strength(checkpoints: Path) -> None:
     generator = load(checkpoints, "StableDiffusionPipeline")
     plain = generate(generator, [1])[0]
-    assert generate(generator, [1], request=Request(size=48))[0].pixels.shape == (3, 48, 48)
-    for request in (Request(num_inference_steps=8), Request(guidance_scale=9.0), Request(strength=1.0)):
+    assert generate(generator, [1], request=GenerationRequest(size=48))[0].pixels.shape == (3, 48, 48)
+    for asked in ({"num_inference_steps": 8}, {"guidance_scale": 9.0}, {"strength": 1.0}):
+        request = GenerationRequest(**asked)
         assert not np.array_equal(generate(generator, [1], request=request)[0].pixels, plain.pixels)
 
 
 def test_the_less_strength_the_nearer_the_picture_stays_to_its_beginning(checkpoints: Path) -> None:
     generator = load(checkpoints, "StableDiffusionPipeline")
-    begun = pixels(MeanOfSources().generate(SONG, sources(0), seeds=[1], request=Request(size=SIZE), on_step=silent))
-    through_vae = [pixels(generate(generator, [1], request=Request(strength=strength))) for strength in (0.25, 1.0)]
+    asked = GenerationRequest(size=SIZE)
+    begun = pixels(MeanOfSources().generate(SONG, sources(0), seeds=[1], request=asked, on_step=silent))
+    requests = [GenerationRequest(strength=strength) for strength in (0.25, 1.0)]
+    through_vae = [pixels(generate(generator, [1], request=request)) for request in requests]
     assert begun.shape == through_vae[0].shape
     assert not np.array_equal(*through_vae)
 
 
 def test_the_attribution_is_that_of_the_beginning_at_the_size_of_the_cover(checkpoints: Path) -> None:
     generator = load(checkpoints, "StableDiffusionPipeline")
-    attribution = generate(generator, [1], request=Request(size=48))[0].attribution
+    attribution = generate(generator, [1], request=GenerationRequest(size=48))[0].attribution
     assert attribution is not None
     assert [share.song_id for share in attribution.shares] == ["s0-0", "s0-1", "s0-2"]
     assert attribution.holder.shape == (48, 48)
@@ -196,7 +203,7 @@ def test_the_attribution_is_that_of_the_beginning_at_the_size_of_the_cover(check
 def test_a_request_that_leaves_no_step_is_refused(checkpoints: Path, strength: float, steps: int) -> None:
     generator = load(checkpoints, "StableDiffusionPipeline")
     with pytest.raises(InputError, match=rf"strength {strength} of {steps} num_inference_steps leaves no step"):
-        generate(generator, [1], request=Request(strength=strength, num_inference_steps=steps))
+        generate(generator, [1], request=GenerationRequest(strength=strength, num_inference_steps=steps))
 
 
 def test_a_picture_that_the_safety_checker_refuses_is_not_handed_out_black(checkpoints: Path) -> None:
@@ -213,7 +220,7 @@ def test_a_picture_that_the_safety_checker_refuses_is_not_handed_out_black(check
 def test_an_adapter_is_refused_where_there_are_none(checkpoints: Path) -> None:
     generator = load(checkpoints, "StableDiffusionPipeline")
     with pytest.raises(InputError, match="adapter 'abc': this generator has no adapters"):
-        generate(generator, [1], request=Request(adapter="abc"))
+        generate(generator, [1], request=GenerationRequest(adapter="abc"))
 
 
 def test_an_unknown_adapter_is_refused_before_anything_is_computed(checkpoints: Path) -> None:
@@ -226,7 +233,7 @@ def test_an_unknown_adapter_is_refused_before_anything_is_computed(checkpoints: 
     base = MeanOfSources()
     generator = PretrainedGenerator(pipeline, SETTINGS, base, open_adapter=unknown)
     with pytest.raises(NotFound, match="no adapter 'abc'"):
-        generate(generator, [1], request=Request(adapter="abc"))
+        generate(generator, [1], request=GenerationRequest(adapter="abc"))
     assert base.requests == []
 
 
