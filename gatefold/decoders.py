@@ -198,12 +198,24 @@ class FFmpegDecoder:
         if count_of < 2:
             return self._stream.duration or 0
         last, step = entries[count_of - 1].timestamp, entries[1].timestamp - entries[0].timestamp
-        if count_of < _REDUCED and last - entries[0].timestamp != step * (count_of - 1):  # frames of unlike length
+        if count_of >= _REDUCED:
+            return self._end_after(last) - self._begin
+        if last - entries[0].timestamp != step * (count_of - 1):  # frames of unlike length
             raise Misplaced(0)
         self.counted = round((last + step) * self._tick_s * self.rate)
         counted = last + step - self._begin
         known = self._stream.duration or 0  # without what the encoder padded
         return known if 0 <= counted - known <= 4 * step else counted
+
+    def _end_after(self, ticks: int) -> int:
+        """Where the last packet ends, found from a place near it."""
+        self._container.seek(ticks, stream=self._stream, backward=True)
+        ends = [int(packet.pts) + int(packet.duration or 0) for packet in self._container.demux(self._stream)
+                if packet.pts is not None]  # fmt: skip
+        self._file.check()
+        end = max(ends, default=ticks)
+        self.counted = round(end * self._tick_s * self.rate)
+        return end
 
     def blocks(self, start: int, length: int) -> Iterator[tuple[int, Waveform]]:
         if start or not self._fresh:

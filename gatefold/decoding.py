@@ -150,7 +150,8 @@ class _Song:
         promised = misplaced.promised
         if self.samples is not None:
             promised = decoder.samples * self.samples.promised // max(1, self.samples.size)
-        if promised - decoder.samples > _MISSING_S * decoder.rate and self._is_cut_short(decoder, misplaced):
+        missing = decoder.samples and promised - decoder.samples > _MISSING_S * decoder.rate
+        if missing and self._is_cut_short(decoder, misplaced):
             raise TruncatedAudio(_truncated(self.name, promised, decoder.samples, decoder.rate))
         return decoder
 

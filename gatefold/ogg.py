@@ -6,11 +6,12 @@ Knows no decoder.
 
 import statistics
 import struct
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from gatefold.ranged import RangedFile
 
+_MARK = b"OggS"
 _BEGINS = 2  # flag of a page with which a stream begins
 _NO_PLACE = (1 << 64) - 1  # of a page in which no packet ends
 _MOST_HEADER_BYTES = 27 + 255
@@ -18,8 +19,7 @@ _MOST_PAGE_BYTES = _MOST_HEADER_BYTES + 255 * 255
 _UNEVEN, _UNSEEN = 0.1, 0.02  # share of what was not read, and of the file, by which sizes of pages may mislead
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(NamedTuple):
     """A page: its first byte, its size in bytes, the stream it is of, its number there, and where that stream is."""
 
     start: int
@@ -34,21 +34,26 @@ class Page:
 def pages(data: bytes, start: int = 0) -> list[Page]:
     """All pages that begin in these bytes, which stand at byte `start` of the file."""
     found = []
-    at = data.find(b"OggS")
+    at = data.find(_MARK)
     while at >= 0:
-        head = data[at : at + 27]
-        if len(head) == 27 and head[4] == 0 and head[5] < 8:
-            place, stream, number = struct.unpack("<QII", head[6:22])
-            sizes = data[at + 27 : at + 27 + head[26]]
-            if len(sizes) < head[26]:
-                break
-            size = 27 + head[26] + sum(sizes)
-            ends = None if place == _NO_PLACE else place
-            found.append(Page(start + at, size, bool(head[5] & _BEGINS), stream, number, ends))
-            at = data.find(b"OggS", at + (size if data[at + size : at + size + 4] == b"OggS" else 4))
+        page = _page(data, at, start)
+        if page is not None:
+            found.append(page)
+            at = data.find(_MARK, at + (page.size if data.startswith(_MARK, at + page.size) else 4))
         else:
-            at = data.find(b"OggS", at + 4)
+            at = data.find(_MARK, at + 4)
     return found
+
+
+def _page(data: bytes, at: int, start: int) -> Page | None:
+    """The page whose first byte is number `at` of these; None where none is, or its header goes on behind them."""
+    head = data[at : at + 27]
+    sizes = data[at + 27 : at + 27 + head[26]] if len(head) == 27 else b""
+    if len(head) < 27 or head[4] != 0 or head[5] > 7 or len(sizes) < head[26]:
+        return None
+    place, stream, number = struct.unpack("<QII", head[6:22])
+    ends = None if place == _NO_PLACE else place
+    return Page(start + at, 27 + len(sizes) + sum(sizes), bool(head[5] & _BEGINS), stream, number, ends)
 
 
 def is_one_stream(file: RangedFile) -> bool:
@@ -57,20 +62,37 @@ def is_one_stream(file: RangedFile) -> bool:
     Joined files show themselves by a second beginning, by pages of another stream, or by numbers that do not rise
     evenly with the bytes; where they do not, all of the file is read to be sure.
     """
-    seen = _seen(file)
-    if not seen or seen[-1].start + seen[-1].size < file.size:
+    rows = _seen(file)
+    if not rows or rows[-1].last.start + rows[-1].last.size < file.size:
         file.seek(max(0, file.size - _MOST_PAGE_BYTES))
         file.read(_MOST_PAGE_BYTES)
         file.check()
-        seen = _seen(file)
-    if not _begins_once(seen):
+        rows = _seen(file)
+    if not _begins_once([page for row in rows for page in (row.first, row.last)[: row.many]]):
         return False
-    return _rises_evenly(seen, file.size) or _rises(_walked(file))
+    return _rises_evenly(rows, file.size) or _rises(_walked(file))
 
 
-def _seen(file: RangedFile) -> list[Page]:
-    found = [page for start, data in file.segments() for page in pages(data, start)]
-    return sorted(found, key=lambda page: page.start)
+class _Row(NamedTuple):
+    """Pages that follow one another, numbered so: the first and the last tell of all."""
+
+    first: Page
+    last: Page
+    many: int
+
+
+def _seen(file: RangedFile) -> list[_Row]:
+    """The pages that were read, in rows, by their place."""
+    rows: list[_Row] = []
+    for start, data in file.segments():
+        first, last = (_page(data, at, start) if at >= 0 else None for at in (data.find(_MARK), data.rfind(_MARK)))
+        count = data.count(_MARK)
+        alike = first is not None and last is not None and first.number > 1 and first.stream == last.stream
+        if alike and first and last and last.number - first.number == count - 1:
+            rows.append(_Row(first, last, count))
+        else:
+            rows += [_Row(page, page, 1) for page in pages(data, start)]
+    return sorted(rows, key=lambda row: row.first.start)
 
 
 def _begins_once(seen: list[Page]) -> bool:
@@ -79,13 +101,15 @@ def _begins_once(seen: list[Page]) -> bool:
     return not any(page.begins or page.stream not in streams for page in seen[first:])
 
 
-def _rises_evenly(seen: list[Page], total: int) -> bool:
+def _rises_evenly(rows: list[_Row], total: int) -> bool:
     """Whether the pages that were not read may be as many as the numbers say."""
-    if len({page.stream for page in seen}) > 1:
+    if len({row.first.stream for row in rows}) > 1:
         return False
-    usual = statistics.median(page.size for page in seen) if seen else 0  # the first and the last are small
-    for one, other in pairwise(seen):
-        missing, between = other.number - one.number - 1, other.start - one.start - one.size
+    sizes = [(row.last.start + row.last.size - row.first.start) / row.many for row in rows for _ in range(row.many)]
+    usual = statistics.median(sizes) if sizes else 0.0  # the first and the last are small
+    for one, other in pairwise(rows):
+        missing = other.first.number - one.last.number - 1
+        between = other.first.start - one.last.start - one.last.size
         if missing < 0 or between - missing * usual > _UNEVEN * missing * usual + _UNSEEN * total:
             return False
     return True

@@ -142,7 +142,8 @@ class RangedFile(SourceFile):
         return super().read(size)
 
     def readinto(self, buffer: Buffer) -> int:
-        view = memoryview(buffer).cast("B")[: max(0, self.size - self._position)]
+        whole = memoryview(buffer).cast("B")
+        view = whole[: max(0, self.size - self._position)]
         filled = 0
         try:
             while filled < len(view):
@@ -154,6 +155,9 @@ class RangedFile(SourceFile):
         except Exception as failure:  # noqa: BLE001 - told by `check`
             self._failure = failure
             return 0
+        finally:  # what failed remembers this frame, and the buffer is not ours to keep
+            view.release()
+            whole.release()
         return filled
 
     def _segment(self, wanted: int) -> tuple[int, bytes | memoryview]:

@@ -25,7 +25,7 @@ from gatefold.storage.pictures import FRAGMENT
 from gatefold.workspace import Workspace
 from pipelines import scanning
 from pipelines.etags import find_etags
-from pipelines.manifests import SUFFIXES, read_manifest
+from pipelines.manifests import is_manifest, read_manifest
 from pipelines.quarantine import Reject, check_share, read_attempts, read_rejects, write_rejects
 from pipelines.report import OnProgress, Report, silent, write_report
 
@@ -33,6 +33,8 @@ STAGE = "catalogue"
 _ROWS_PER_PART = 65_536
 _ROWS_COMPARED = 1_000_000  # at once: the texts of all songs may be more than one array can hold
 _IDENTITY = ("audio_uri", "cover_uri", "audio_etag", "cover_etag")
+_CARRIED = "carried: "
+"""Stands before the name of a column that the manifest carries, while it is beside our own."""
 _NONE = pa.scalar(None, pa.string())
 _FAULTS = pa.schema([("row", pa.int64()), ("column", pa.string()), ("uri", pa.string()), ("code", pa.string()),
                      ("message", pa.string())])
@@ -51,13 +53,13 @@ def build_catalogue(settings: Settings, source: str, workspace: Workspace, on_pr
     began = time.monotonic()
     uri = objects.resolve(source)
     standing = _standing(workspace)
-    is_manifest = uri.lower().endswith(SUFFIXES)
-    read = _from_manifest if is_manifest else _from_folder
+    numbered = is_manifest(uri)
+    read = _from_manifest if numbered else _from_folder
     rows, faults, more = read(uri, standing, on_progress)
     tracks = _finished(_without_faulty(rows, faults), settings.split)
     change = _change(tracks, standing)
     _replace_if_changed(workspace, uri, tracks, standing)
-    _write_faults(workspace, rows, faults, numbered=is_manifest)
+    _write_faults(workspace, rows, faults, numbered=numbered)
     report = Report(
         stage=STAGE,
         done=rows.num_rows - change.untouched,
@@ -101,6 +103,8 @@ def _from_folder(uri: str, standing: pa.Table | None, on_progress: OnProgress) -
 def _from_manifest(uri: str, _: pa.Table | None, on_progress: OnProgress) -> _Read:
     """The rows with canonical uris and present etags."""
     rows = read_manifest(uri)
+    # so that a column may be called as any of ours
+    rows = rows.rename_columns([name if name in TRACKS.names else _CARRIED + name for name in rows.column_names])
     rows = rows.add_column(0, "row", pa.array(range(rows.num_rows), pa.int64()))
     faults = []
     for column in ("audio_uri", "cover_uri"):
@@ -171,7 +175,8 @@ def _finished(rows: pa.Table, shares: SplitSettings) -> pa.Table:
     """The table as it is kept: the catalogue's own columns in their order, then those that were carried."""
     rows = _with(rows, "split", with_splits(rows, shares))
     carried = [field.remove_metadata() for field in rows.schema if field.name not in TRACKS.names]
-    return rows.select([*TRACKS.names, *(field.name for field in carried)]).cast(pa.schema([*TRACKS, *carried]))
+    own = pa.schema([*TRACKS, *(field.with_name(field.name.removeprefix(_CARRIED)) for field in carried)])
+    return rows.select([*TRACKS.names, *(field.name for field in carried)]).rename_columns(own.names).cast(own)
 
 
 def _standing(workspace: Workspace) -> pa.Table | None:

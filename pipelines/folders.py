@@ -14,6 +14,9 @@ from pathlib import Path, PurePosixPath
 from gatefold.errors import GatefoldError, NotFound, StorageDenied
 from gatefold.storage import objects
 
+AUDIO = (".wav", ".wave", ".bwf", ".rf64", ".flac", ".fla", ".mp3", ".mp2", ".mpga", ".ogg", ".oga", ".ogx", ".opus",
+         ".m4a", ".m4b", ".m4p", ".m4r", ".mp4", ".aac", ".adts", ".aif", ".aiff", ".aifc")
+"""Suffixes that songs may have; what a file really is, its content says."""
 _SYSTEM = frozenset({
     "#recycle", "@recycle", "@eadir", "#snapshot", "@tmp", "lost+found", "$recycle.bin", "recycler", "recycled",
     "system volume information", "__macosx", "network trash folder", "temporary items", "trash",

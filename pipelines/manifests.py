@@ -4,6 +4,12 @@ What is wrong with the manifest itself is refused here, naming row (the first is
 the songs it names is not looked for here.
 """
 
+import codecs
+import gzip
+import zlib
+from collections import Counter
+from itertools import islice
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -13,8 +19,12 @@ import pyarrow.parquet as pq
 from gatefold.errors import InvalidManifest
 from gatefold.records import MAY_BE_SOURCE, SPLITS, TRACKS
 from gatefold.storage import objects
+from pipelines.folders import AUDIO
 
 SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
+"""Of manifests, in any case, text also with `.gz` behind it; a folder of parts may have one too."""
+_COMPRESSED = ".gz"
+_LOOKED_AT = 1_000  # files of a folder, to see whether it is one of Parquet
 _REQUIRED = ("song_id", "audio_uri")
 _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_integer, pa.types.is_null)
@@ -26,11 +36,12 @@ def read_manifest(uri: str) -> pa.Table:
     Null stands where there is no value, so too for a `split` that the operator did not give; uris are as written.
     Raises: InvalidManifest naming row and value; ObjectNotFound.
     """
-    return checked(_parse(uri), uri)
+    return checked(_read(uri), uri)
 
 
 def checked(table: pa.Table, uri: str) -> pa.Table:
     """A parsed manifest with every rule held. Raises: InvalidManifest."""
+    _refuse_repeated(table.column_names, uri)
     missing = [column for column in _REQUIRED if column not in table.column_names]
     if missing:
         raise InvalidManifest(f"manifest '{uri}' lacks the columns {missing}; it has {table.column_names}")
@@ -49,12 +60,44 @@ def checked(table: pa.Table, uri: str) -> pa.Table:
     return pa.table({**columns, **carried})
 
 
-def _parse(uri: str) -> pa.Table:
-    data = pa.py_buffer(objects.read(uri))
+def is_manifest(uri: str) -> bool:
+    """Whether a source is a manifest, by its suffix in any case, or a folder of Parquet with no song in it."""
+    if _kind(uri) is not None:
+        return True
+    some = [objects.name(info.uri).lower() for info in islice(objects.list_folder(uri), _LOOKED_AT)]
+    return any(name.endswith(".parquet") for name in some) and not any(name.endswith(AUDIO) for name in some)
+
+
+def _kind(uri: str) -> str | None:
+    """The suffix of `SUFFIXES` that a name has, compressed or not; None where it has none."""
+    name = uri.lower().rstrip("/").removesuffix(_COMPRESSED)
+    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
+
+
+def _read(uri: str) -> pa.Table:
+    """The columns of a manifest as they are written, of all parts where it is a folder (`name.parquet/part-0000…`)."""
+    if objects.exists(uri):
+        return _parse(uri)
+    names = ((objects.name(info.uri), info.uri) for info in objects.list_objects(uri))
+    parts = [part for name, part in names if not name.startswith(("_", ".")) and _kind(name) is not None]
+    if not parts:
+        return _parse(uri)  # which says that it is not there
+    tables = []
+    for part in parts:
+        tables.append(_parse(part))
+        _refuse_repeated(tables[-1].column_names, part)
     try:
-        if uri.endswith(".parquet"):
+        return pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise InvalidManifest(f"manifest '{uri}': its parts have unlike columns: {error}; write them alike") from error
+
+
+def _parse(uri: str) -> pa.Table:
+    try:
+        data = pa.py_buffer(_text_of(objects.read(uri), uri))
+        if _kind(uri) in (".parquet", None):
             return pq.read_table(pa.BufferReader(data))
-        if uri.endswith(".csv"):
+        if _kind(uri) == ".csv":
             # an id such as 007 and a title such as NA are text, whatever they look like
             types = dict.fromkeys(TRACKS.names, pa.string())
             return pyarrow.csv.read_csv(
@@ -62,10 +105,51 @@ def _parse(uri: str) -> pa.Table:
                 parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
                 convert_options=pyarrow.csv.ConvertOptions(column_types=types),
             )
-        block = min(max(data.size + 1, 1 << 20), 2**31 - 1)  # one block: errors then count rows from the first
-        return pyarrow.json.read_json(pa.BufferReader(data), pyarrow.json.ReadOptions(block_size=block))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError) as error:
+        return _parse_json(data)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError, OSError, EOFError, zlib.error,
+            UnicodeError) as error:  # fmt: skip
         raise InvalidManifest(f"manifest '{uri}' cannot be read: {error}; mend it there") from error
+
+
+def _text_of(data: bytes, uri: str) -> bytes:
+    """What was compressed or written in UTF-16, plain and in UTF-8."""
+    if uri.lower().endswith(_COMPRESSED):
+        data = gzip.decompress(data)
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16").encode()
+    return data.removeprefix(codecs.BOM_UTF8)
+
+
+def _parse_json(data: pa.Buffer) -> pa.Table:
+    block = min(max(data.size + 1, 1 << 20), 2**31 - 1)  # one block: errors then count rows from the first
+    options = pyarrow.json.ReadOptions(block_size=block)
+    table = pyarrow.json.read_json(pa.BufferReader(data), options)
+    told = [field.with_type(_as_text(field.type)) for field in table.schema]
+    dates = [field for field, found in zip(told, table.schema, strict=True) if field.type != found.type]
+    if not dates:
+        return table
+    # JSON has no dates: what looks like one was written as text
+    schema = pyarrow.json.ParseOptions(explicit_schema=pa.schema(dates))
+    return pyarrow.json.read_json(pa.BufferReader(data), options, schema).select(table.column_names)
+
+
+def _as_text(kind: pa.DataType) -> pa.DataType:
+    """A type with text in the place of points in time, at any depth."""
+    if pa.types.is_temporal(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_as_text(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_as_text(field.type)) for field in kind])
+    return kind
+
+
+def _refuse_repeated(names: list[str], uri: str) -> None:
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+    if repeated:
+        raise InvalidManifest(
+            f"manifest '{uri}' has more than one column named {', '.join(map(repr, repeated))}; rename all but one"
+        )
 
 
 def _text(table: pa.Table, name: str, uri: str) -> pa.ChunkedArray:

@@ -22,7 +22,7 @@ from gatefold.records import Song
 from gatefold.storage import objects, tables
 from pipelines.isolation import Core, Isolated
 from pipelines.listening import spectrogram_rows
-from pipelines.manifests import SUFFIXES, read_manifest
+from pipelines.manifests import is_manifest, read_manifest
 from pipelines.report import OnProgress, silent
 from pipelines.scanning import list_songs
 
@@ -68,7 +68,7 @@ def draw_sample(source: str, size: int) -> Sample:
     Raises: InvalidManifest; storage errors.
     """
     uri = objects.resolve(source)
-    songs = read_manifest(uri) if uri.lower().endswith(SUFFIXES) else list_songs(uri)
+    songs = read_manifest(uri) if is_manifest(uri) else list_songs(uri)
     rows = random.Random(SEED).sample(range(songs.num_rows), min(size, songs.num_rows))
     drawn = songs.select(["song_id", "audio_uri"]).take(rows).to_pylist()
     return Sample(uri, songs.num_rows, [(row["song_id"], row["audio_uri"]) for row in drawn])

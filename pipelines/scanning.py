@@ -15,15 +15,12 @@ from gatefold.errors import InputError, InvalidManifest, NotFound, StorageDenied
 from gatefold.records import TRACKS
 from gatefold.storage import objects
 from gatefold.storage.pictures import FRAGMENT
-from pipelines.folders import list_files
+from pipelines.folders import AUDIO, list_files
 from pipelines.manifests import SUFFIXES
 from pipelines.report import OnProgress
 from pipelines.rows import map_rows
 from pipelines.tags import read_tags
 
-AUDIO = (".wav", ".wave", ".bwf", ".rf64", ".flac", ".fla", ".mp3", ".mp2", ".mpga", ".ogg", ".oga", ".ogx", ".opus",
-         ".m4a", ".m4b", ".m4p", ".m4r", ".mp4", ".aac", ".adts", ".aif", ".aiff", ".aifc")
-"""Suffixes that songs may have; what a file really is, its content says."""
 _STEMS = ("cover", "folder", "front", "albumart")
 """Names of pictures that show the cover of the album beside them, the better first; the last may go on as it likes."""
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp")

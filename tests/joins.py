@@ -181,6 +181,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "mp3 behind text": lambda: b"ICY 200 OK\r\nicy-name: some radio\r\n\r\n" + _mp3(LONG_S, 1, bare=True),
     "mp3 behind zeros": lambda: bytes(5_000) + _mp3(LONG_S, 1, bare=True),
     "mp3 behind half a frame": lambda: _mp3(LONG_S, 1, bare=True)[200:],
+    "mp3 of 25 minutes": lambda: _mp3(LONG_S, 1, kbits=32, bare=True) * 125,
     "mp3 in a wav": lambda: _in_riff(_mp3(LONG_S, 1, bare=True)),
     "mp3 in a wav, with a header": lambda: _in_riff(_mp3(LONG_S, 1)),
     "mp3 joined in a wav": lambda: _in_riff(_mp3(SHORT_S, 1) + _mp3(LONG_S, 2)),

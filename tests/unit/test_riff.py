@@ -12,7 +12,7 @@ from gatefold.decoding import decode_windows
 from gatefold.errors import TruncatedAudio, UndecodableAudio
 from gatefold.ranged import BytesSource, RangedFile
 from gatefold.riff import find_samples
-from tests.sounds import AUDIO, encoded, music, tone, written
+from tests.sounds import AUDIO, encoded, music, muxed, tone, written
 
 SOUND = tone(4.0)
 WAV = encoded(SOUND)
@@ -111,10 +111,20 @@ def test_nothing_is_fetched_while_all_other_decoders_are_locked_out(kind: str) -
     assert not any(locked)
 
 
-@pytest.mark.parametrize("kind", WITH_CHUNKS_BEHIND)
+EVERY_KIND = WITH_CHUNKS_BEHIND | {
+    "flac": encoded(SOUND, format="FLAC"),
+    "ogg": encoded(SOUND, format="OGG"),
+    "mp3": encoded(SOUND, format="MP3"),
+    "m4a": muxed(music(4.0), "aac", "ipod"),
+    "aac": muxed(music(4.0), "aac", "adts"),
+    "gsm": encoded(tone(4.0, 8_000), 8_000, subtype="GSM610"),
+}
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_whoever_waits_for_the_store_keeps_no_other_from_decoding(kind: str) -> None:
     """At each read of one song a whole other song is decoded by another thread, as with the core of a child."""
-    data, stalled = WITH_CHUNKS_BEHIND[kind], []
+    data, stalled = EVERY_KIND[kind], []
 
     def meanwhile() -> None:
         other = threading.Thread(target=decode_windows, args=(data, AUDIO), daemon=True)

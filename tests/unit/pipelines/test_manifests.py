@@ -1,15 +1,22 @@
 """What an operator may hand in, and what is refused with row and value."""
 
+import codecs
+import gzip
+import json
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gatefold.config import Settings
 from gatefold.errors import InvalidManifest
 from gatefold.records import TRACKS
 from gatefold.storage import objects
-from pipelines.manifests import checked, read_manifest
+from gatefold.storage.catalogues import read_tracks
+from gatefold.workspace import Workspace
+from pipelines.catalogue import build_catalogue
+from pipelines.manifests import checked, is_manifest, read_manifest
 
 
 def csv(tmp_path: Path, text: str) -> str:
@@ -76,3 +83,122 @@ def test_ids_that_are_no_text_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"song_id": [1.5], "audio_uri": ["x"]}), tmp_path / "m.parquet")
     with pytest.raises(InvalidManifest, match="column 'song_id' is double; allowed: text or whole numbers"):
         read_manifest(objects.resolve(str(tmp_path / "m.parquet")))
+
+
+# ---- manifests as people have them ----------------------------------------------------------------------------------
+
+TEXT = "song_id,audio_uri,title\n007,a.mp3,Björk\n8,b c.mp3,1999-12-31\n"
+LINES = '{"song_id": "007", "audio_uri": "a.mp3", "title": "Björk"}\n' + (
+    '{"song_id": "8", "audio_uri": "b c.mp3", "title": "1999-12-31"}\n'
+)
+WRITTEN = {
+    "m.CSV": TEXT.encode(),
+    "m.Csv.GZ": gzip.compress(TEXT.encode()),
+    "m.csv.gz": gzip.compress(TEXT.encode()),
+    "utf16.csv": TEXT.encode("utf-16"),
+    "utf16be.csv": codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"),
+    "mark.csv": codecs.BOM_UTF8 + TEXT.encode(),
+    "m.JSONL": LINES.encode(),
+    "m.jsonl.gz": gzip.compress(LINES.encode()),
+    "m.ndjson": codecs.BOM_UTF8 + LINES.encode(),
+    "utf16.jsonl": LINES.encode("utf-16"),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_manifest_is_read_whatever_its_case_its_compression_and_its_encoding(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(WRITTEN[name])
+    uri = objects.resolve(str(tmp_path / name))
+    assert is_manifest(uri)
+    rows = read_manifest(uri).select(["song_id", "audio_uri", "title"]).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [("007", "a.mp3", "Björk"), ("8", "b c.mp3", "1999-12-31")]
+
+
+@pytest.mark.parametrize("name", ["songs.parquet", "SONGS.Parquet", "songs"])
+def test_a_folder_of_parquet_parts_is_one_manifest(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    for number in range(3):
+        ids = [f"{number}-{row}" for row in range(4)]
+        more = {"mood": ["happy"] * 4} if number else {}
+        part = pa.table({"song_id": ids, "audio_uri": ids, **more})
+        pq.write_table(part, folder / f"part-{number:05}.snappy.parquet")
+    for other in ("_SUCCESS", "._SUCCESS.crc", ".part-00000.snappy.parquet.crc"):
+        (folder / other).write_bytes(b"crc")
+    uri = objects.resolve(str(folder))
+    assert is_manifest(uri)
+    table = read_manifest(uri)
+    assert table["song_id"].to_pylist() == [f"{number}-{row}" for number in range(3) for row in range(4)]
+    assert table["mood"].to_pylist() == [None] * 4 + ["happy"] * 8
+
+
+def test_a_folder_of_songs_is_no_manifest(tmp_path: Path) -> None:
+    for name in ("a.mp3", "b.parquet"):
+        (tmp_path / name).write_bytes(b"x")
+    assert not is_manifest(objects.resolve(str(tmp_path)))
+    assert not is_manifest(objects.resolve(str(tmp_path / "nowhere")))
+
+
+def test_text_of_json_stays_text_at_any_depth(tmp_path: Path) -> None:
+    lines = [
+        {"song_id": "2024-01-01", "audio_uri": "a.mp3", "released": "1999-12-31", "bpm": 120, "in": ["2020-01-01"],
+         "by": {"at": "2021-01-01 10:00:00"}},
+        {"song_id": "2024-01-02", "audio_uri": "b.mp3", "released": "2000-01-01", "bpm": 90, "in": [], "by": None},
+    ]  # fmt: skip
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    table = read_manifest(objects.resolve(str(tmp_path / "m.jsonl")))
+    assert table.select(list(lines[0])).to_pylist() == lines
+
+
+@pytest.mark.parametrize("name", ["title", "song_id", "mood"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_one_name_for_two_columns_is_refused_by_name(tmp_path: Path, name: str, suffix: str) -> None:
+    names, path = ["song_id", "audio_uri", "mood", "title", name], tmp_path / f"m.{suffix}"
+    if suffix == "csv":
+        path.write_text(",".join(names) + "\n1,a.mp3,x,y,z\n")
+    elif suffix == "parquet":
+        pq.write_table(pa.Table.from_arrays([pa.array(["x"])] * 5, names=names), path)
+    else:
+        path.write_text("{" + ", ".join(f'"{one}": "x"' for one in names) + "}\n")
+    with pytest.raises(InvalidManifest, match=rf"{path.name}.*{name}"):
+        read_manifest(objects.resolve(str(path)))
+
+
+def test_a_carried_column_may_have_any_name(tmp_path: Path) -> None:
+    names = ("row", "column", "uri", "code", "message", "etag", "stage", "at", "window", "carried: row", "index")
+    carried = {name: [f"{name} {row}" for row in range(2)] for name in names}
+    for number in range(2):
+        (tmp_path / f"{number}.mp3").write_bytes(b"x")
+    path = tmp_path / "m.parquet"
+    pq.write_table(pa.table({"song_id": ["a", "b"], "audio_uri": ["0.mp3", "1.mp3"], **carried}), path)
+    workspace = Workspace(objects.resolve(str(tmp_path / "workspace")))
+    report = build_catalogue(Settings(), objects.resolve(str(path)), workspace)
+    assert (report.done, report.rejected) == (2, 0)
+    tracks = read_tracks(workspace)
+    assert tracks.column_names == [*TRACKS.names, *carried]
+    assert {name: tracks[name].to_pylist() for name in carried} == carried
+    assert build_catalogue(Settings(), objects.resolve(str(path)), workspace).skipped == 2
+
+
+@pytest.mark.parametrize("data", [b"\x1f\x8b\x08\0broken", b"no gzip at all", gzip.compress(b"song_id\n" * 99)[:-9]])
+def test_a_damaged_archive_is_refused_by_its_name(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "m.csv.gz").write_bytes(data)
+    with pytest.raises(InvalidManifest, match=r"m\.csv\.gz' cannot be read"):
+        read_manifest(objects.resolve(str(tmp_path / "m.csv.gz")))
+
+
+HARD = Path(__file__).parents[2] / "data" / "hard"
+TITLES = {"manifest__date_title.jsonl": ["1999-12-31", "2000-01-01"], "manifest__date_ids.jsonl": [None, None],
+          "manifest__UPPER.CSV": [None], "manifest__row_column.parquet": [None, None]}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TITLES)
+def test_hard_manifests_are_read(name: str) -> None:
+    assert read_manifest(objects.resolve(str(HARD / name)))["title"].to_pylist() == TITLES[name]
+
+
+@pytest.mark.parametrize(("name", "column"), [("manifest__dup_header.csv", "title"),
+                                              ("manifest__dup_required.csv", "song_id")])  # fmt: skip
+def test_hard_manifests_that_name_a_column_twice_are_refused(name: str, column: str) -> None:
+    with pytest.raises(InvalidManifest, match=f"{name}' has more than one column named '{column}'"):
+        read_manifest(objects.resolve(str(HARD / name)))
