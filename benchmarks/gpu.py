@@ -114,7 +114,8 @@ def exact_search(vectors: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tens
 class Noise:
     """The first stage of a pre-trained model, at no cost."""
 
-    kind, num_sources, encoder_fingerprint = "noise", 100, ""
+    kind, num_sources, encoder_fingerprint, novelty = "noise", 100, "", None
+    reads_pixels, accepts = True, frozenset({"size"})
 
     def generate(
         self,

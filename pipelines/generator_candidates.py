@@ -197,7 +197,7 @@ def generate_covers(
 
 
 def _jobs(
-    index: CoverIndex, song_ids: Sequence[str], seeds: Sequence[int], count: int, rule: SourceRule
+    index: CoverIndex, song_ids: Sequence[str], seeds: Sequence[int], count: int, rule: SourceRule = ANY
 ) -> list[pa.Table]:
     """A row for each song, with all its seeds and what its covers are made from."""
     places: dict[str, list[int]] = {}

@@ -55,8 +55,11 @@ def test_each_song_is_adapted_to_once_and_its_covers_come_in_the_order_asked_for
     monkeypatch.setattr(generators.sngan, "adapt", adapt)
     monkeypatch.setattr(generators, "read_covers", read)
     monkeypatch.setattr(generators, "paired_ids", lambda *_: ["1", "2", "3"])
-    itself = Nearest(("1",), np.ones(1, np.float32))
-    monkeypatch.setattr(generators, "nearest_of", lambda *_: itself)
+
+    def nearest(_: object, song_id: str, *__: object) -> Nearest:
+        return Nearest((song_id,), np.ones(1, np.float32))
+
+    monkeypatch.setattr(generators, "nearest_of", nearest)
     monkeypatch.setattr(generators, "rule_of", lambda *_: None)
     monkeypatch.setattr(generators, "index_of", lambda *_: None)
     candidate = generators.baseline(Settings(), Workspace("file:///w"), seconds=3.0, adapt_seconds=0.5, say=said.append)

@@ -232,7 +232,9 @@ def publish_small(workspace: Workspace, version: str, encoder_fingerprint: str) 
         guidance_scale=1.0,
         encoder_fingerprint=encoder_fingerprint,
     )
-    publish_generator(f"{workspace.generators}/{version}", pipeline, version=version, lineage={}, details={})
+    publish_generator(
+        f"{workspace.generators}/{version}", pipeline, version=version, lineage={}, details={}, cover=COVER, sources={}
+    )
 
 
 def test_generators_of_this_encoder_are_candidates_and_their_covers_come_in_the_order_asked_for(
