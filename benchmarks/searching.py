@@ -52,19 +52,21 @@ class Load:
 
 def publish_release(workspace: Workspace, built: Built, table: pa.Table) -> Release:
     """The index over the table, between an untrained encoder and an untrained generator; active."""
-    settings, cover, painter = EncoderSettings(), CoverSettings(), TransformerSettings()
+    settings, cover, transformer = EncoderSettings(), CoverSettings(), TransformerSettings()
     encoder = DualEncoder(settings, AudioSettings(), cover).eval()
     ears = publish_encoder(f"{workspace.encoders}/e1", encoder, version="e1", lineage={}, details={})
     index = CoverIndex(table, ears.fingerprint, built.vectors)
     eyes = publish_index(f"{workspace.indexes}/i1", index, table, built.figures, version="i1", lineage={})
     pipeline = build_pipeline(
-        build_transformer(painter, cover, settings.embed_dim),
-        neighbours=painter.neighbours,
-        num_inference_steps=painter.num_inference_steps,
-        guidance_scale=painter.guidance_scale,
+        build_transformer(transformer, cover, settings.embed_dim),
+        neighbours=transformer.neighbours,
+        num_inference_steps=transformer.num_inference_steps,
+        guidance_scale=transformer.guidance_scale,
         encoder_fingerprint=ears.fingerprint,
     )
-    hand = publish_generator(f"{workspace.generators}/g1", pipeline, version="g1", lineage={}, details={})
+    hand = publish_generator(
+        f"{workspace.generators}/g1", pipeline, version="g1", lineage={}, details={}, cover=cover, sources={}
+    )
 
     def part(bundle: Bundle) -> Part:
         uri = objects.relative(bundle.uri, workspace.uri)

@@ -2,8 +2,8 @@
 
 For half of the songs a small picture is generated with each candidate, and held against the real covers of the other
 half in the cover tower's space. Candidates that no other beats in both distance and largest share make the curve that
-`novelty` moves along; the default is the one of least distance whose median largest share keeps within
-`originality.max_share`.
+`novelty` moves along; the default is the one of least distance, or as good as that and less of one source, whose median
+largest share keeps within `originality.max_share`.
 """
 
 import zlib
@@ -45,8 +45,8 @@ UNMEASURED = Parameters(0.6, _NARROWEST, 0.03, 0.18)
 """where there are too few validation songs to choose by"""
 _FEWEST = 8
 """songs that a distance is worth anything for"""
-_AS_GOOD = 2
-"""decimals of a kernel distance: candidates that differ in later ones are as good as each other"""
+_AS_GOOD = 0.02
+"""kernel distances that differ by no more are as good as each other: on fifty songs their standard error is larger"""
 _SONGS_PER_TASK = 4
 
 
@@ -97,7 +97,8 @@ def default_of(curve: list[CurvePoint], max_share: float) -> int:
     within = [number for number, point in enumerate(curve) if point.largest_share <= max_share]
     if not within:
         return len(curve) - 1
-    return min(within, key=lambda number: (round(curve[number].kid, _AS_GOOD), curve[number].largest_share))
+    best = min(curve[number].kid for number in within)
+    return min((n for n in within if curve[n].kid <= best + _AS_GOOD), key=lambda n: curve[n].largest_share)
 
 
 def _measure(
