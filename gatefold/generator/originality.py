@@ -2,18 +2,32 @@
 
 Measured before it is handed out, each with a limit: the largest share of one source, the largest connected region of
 one source, and the likeness to the most similar of all catalogue covers by features that the generator does not know.
-Over a limit the picture is generated again, from the next seed of its own sequence and with more novelty; at last it is
-refused.
+Sources that are nearly the same picture, as reissues are, count as one. Over a limit the picture is generated again,
+from the next seed of its own sequence and with more novelty; at last it is refused.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from gatefold.config import OriginalitySettings
-from gatefold.generator.interface import CoverGenerator, Generated, GenerationRequest, OnStep, Sources, Vectors
+import numpy as np
 
+from gatefold.config import OriginalitySettings
+from gatefold.covers import resized
+from gatefold.generator.attribution import largest_region
+from gatefold.generator.interface import (
+    Attribution,
+    CoverGenerator,
+    Generated,
+    GenerationRequest,
+    OnStep,
+    Sources,
+    Vectors,
+)
+
+_COMPARED_AT = 32  # pixels a side at which sources are compared with each other
+_SAME_BELOW = 8.0  # mean absolute difference, of 255, under which two are the same picture
 Code = Literal["too_much_of_one_source", "region_too_large", "too_like_a_cover"]
 
 
@@ -81,6 +95,7 @@ def generate_original(
 
     Raises: what `generator.generate` raises.
     """
+    same = same_pictures(sources)
     found: dict[int, NewCover | Refused] = {}
     for attempt in range(1, limits.attempts + 1):
         open_places = [place for place in range(len(seeds)) if not isinstance(found.get(place), NewCover)]
@@ -96,7 +111,7 @@ def generate_original(
         )
         for place, one, likeness in zip(open_places, generated, measure_likeness(generated), strict=True):
             known = replace(one, seed=seeds[place])
-            found[place] = _judged(known, likeness, attempt, limits)
+            found[place] = _judged(known, likeness, attempt, limits, same)
     return [found[place] for place in range(len(seeds))]
 
 
@@ -115,15 +130,47 @@ def _more_novel(generator: CoverGenerator, request: GenerationRequest, part: flo
     return replace(request, novelty=novelty + part * (1 - novelty))
 
 
+def same_pictures(sources: Sources) -> dict[str, str]:
+    """For each source that is nearly the same picture as one before it, mirrored or not, the song_id of the first."""
+    if sources.pixels.shape[-1] == 0:
+        return {}
+    small = resized(sources.pixels, min(_COMPARED_AT, sources.pixels.shape[-1])).astype(np.float32)
+    flat, mirrored = (pixels.reshape(len(pixels), -1) for pixels in (small, small[..., ::-1]))
+    found: dict[str, str] = {}
+    for number in range(1, len(flat)):
+        apart = np.minimum(*(np.abs(flat[:number] - one[number]).mean(1) for one in (flat, mirrored)))
+        if apart.min() < _SAME_BELOW:
+            first = sources.song_ids[int(apart.argmin())]
+            found[sources.song_ids[number]] = found.get(first, first)
+    return found
+
+
+def _largest(attribution: Attribution, same: Mapping[str, str]) -> tuple[tuple[float, str], tuple[float, str]]:
+    """The largest share and the largest connected region of one picture among the sources, each with its song_id."""
+    members: dict[str, list[int]] = {}
+    for number, source in enumerate(attribution.shares):
+        members.setdefault(same.get(source.song_id, source.song_id), []).append(number)
+    shares, regions = [], []
+    for song_id, numbers in members.items():
+        of_picture = [attribution.shares[number] for number in numbers]
+        together = largest_region(np.isin(attribution.holder, numbers)) if len(numbers) > 1 else 0.0
+        shares.append((sum(source.share for source in of_picture), song_id))
+        regions.append((max(together, *(source.largest_region for source in of_picture), 0.0), song_id))
+    return max(shares), max(regions)
+
+
 def _judged(
-    generated: Generated, likeness: Likeness | None, attempt: int, limits: OriginalitySettings
+    generated: Generated,
+    likeness: Likeness | None,
+    attempt: int,
+    limits: OriginalitySettings,
+    same: Mapping[str, str],
 ) -> NewCover | Refused:
     measured: list[tuple[Code, float, float, str]] = []
     if generated.attribution is not None:
-        shares = generated.attribution.shares
-        measured.append(("too_much_of_one_source", shares[0].share, limits.max_share, shares[0].song_id))
-        largest = max(shares, key=lambda share: share.largest_region)
-        measured.append(("region_too_large", largest.largest_region, limits.max_region, largest.song_id))
+        share, region = _largest(generated.attribution, same)
+        measured.append(("too_much_of_one_source", share[0], limits.max_share, share[1]))
+        measured.append(("region_too_large", region[0], limits.max_region, region[1]))
     if likeness is not None:
         measured.append(("too_like_a_cover", likeness.value, limits.max_likeness, likeness.song_id))
     for code, value, limit, song_id in measured:

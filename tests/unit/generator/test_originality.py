@@ -7,11 +7,20 @@ from gatefold.config import OriginalitySettings
 from gatefold.generator.interface import Attribution, Generated, GenerationRequest, OnStep, Share, Sources, Vectors
 from gatefold.generator.local_pipeline import CurvePoint, build_local_pipeline
 from gatefold.generator.local_score import Parameters
-from gatefold.generator.originality import Likeness, NewCover, Refused, generate_original, seed_of
+from gatefold.generator.originality import (
+    Likeness,
+    NewCover,
+    Refused,
+    _largest,
+    generate_original,
+    same_pictures,
+    seed_of,
+)
 from tests.drawn import drawn_covers
 
 LIMITS = OriginalitySettings(max_share=0.3, max_region=0.25, max_likeness=0.9, attempts=3)
-SOURCES = Sources(("a", "b"), np.ones(2, np.float32), np.zeros((2, 3, 4, 4), np.uint8))
+PIXELS = np.stack([np.zeros((3, 4, 4), np.uint8), np.full((3, 4, 4), 90, np.uint8)])
+SOURCES = Sources(("a", "b"), np.ones(2, np.float32), PIXELS)
 SONG = np.zeros(4, np.float32)
 
 
@@ -37,7 +46,8 @@ class Generator:
         share, region = self._shares[min(len(self.asked), len(self._shares) - 1)]
         self.asked.append((list(seeds), request.novelty))
         on_step(1, 1)
-        attribution = Attribution((Share("a", share, region), Share("b", 1 - share, 0.0)), np.zeros((4, 4), np.uint8))
+        others = [Share(f"x{number}", (1 - share) / 9, 0.0) for number in range(9)]
+        attribution = Attribution((Share("a", share, region), *others), np.zeros((4, 4), np.uint8))
         return [Generated(seed, np.full((3, 4, 4), seed % 256, np.uint8), attribution) for seed in seeds]
 
 
@@ -141,3 +151,22 @@ def test_seeds_of_later_attempts_depend_on_the_seed_and_the_attempt_alone() -> N
     assert seed_of(7, 1) == 7
     assert len({seed_of(seed, attempt) for seed in range(50) for attempt in (1, 2, 3, 4)}) == 200
     assert all(0 <= seed_of(2**63 - 1, attempt) < 2**63 for attempt in (1, 2, 3))
+
+
+def test_sources_that_are_nearly_the_same_picture_count_as_one_mirrored_ones_too() -> None:
+    covers = drawn_covers(4, 64)
+    noisy = (covers[0].astype(int) + np.random.default_rng(0).integers(-8, 9, covers[0].shape)).clip(0, 255)
+    pixels = np.stack([*covers, noisy.astype(np.uint8), covers[1][..., ::-1]])
+    sources = Sources(("a", "b", "c", "d", "a2", "b2"), np.ones(6, np.float32), pixels)
+    assert same_pictures(sources) == {"a2": "a", "b2": "b"}
+    assert same_pictures(SOURCES) == {}
+    assert same_pictures(Sources(("a",), np.ones(1, np.float32), np.zeros((0, 3, 0, 0), np.uint8))) == {}
+
+
+def test_a_picture_in_two_sources_is_measured_as_one_region() -> None:
+    holder = np.zeros((4, 4), np.uint8)
+    holder[:, 2:] = 1
+    holder[0] = 2
+    attribution = Attribution((Share("a", 0.4, 0.375), Share("b", 0.35, 0.375), Share("c", 0.25, 0.25)), holder)
+    assert _largest(attribution, {}) == ((0.4, "a"), (0.375, "b"))
+    assert _largest(attribution, {"b": "a"}) == ((pytest.approx(0.75), "a"), (0.75, "a"))

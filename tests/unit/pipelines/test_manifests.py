@@ -202,3 +202,24 @@ def test_hard_manifests_are_read(name: str) -> None:
 def test_hard_manifests_that_name_a_column_twice_are_refused(name: str, column: str) -> None:
     with pytest.raises(InvalidManifest, match=f"{name}' has more than one column named '{column}'"):
         read_manifest(objects.resolve(str(HARD / name)))
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("true,false,,YES,0,1,No", [True, False, False, True, False, True, False]),
+        ("True,TRUE,true,true,true,true,true", [True] * 7),
+    ],
+)
+def test_whether_a_cover_may_be_a_source_is_read_however_it_is_written(
+    tmp_path: Path, written: str, read: list[bool]
+) -> None:
+    rows = [f"s{n},/{n}.mp3,{value}" for n, value in enumerate(written.split(","))]
+    (tmp_path / "m.csv").write_text("\n".join(["song_id,audio_uri,may_be_source", *rows]))
+    assert read_manifest((tmp_path / "m.csv").as_uri())["may_be_source"].to_pylist() == read
+
+
+def test_what_is_neither_true_nor_false_is_refused_by_row_and_value(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("song_id,audio_uri,may_be_source\na,/a.mp3,true\nb,/b.mp3,maybe\n")
+    with pytest.raises(InvalidManifest, match=r"row 2: 'maybe' is neither true nor false in column 'may_be_source'"):
+        read_manifest((tmp_path / "m.csv").as_uri())
