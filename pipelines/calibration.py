@@ -79,7 +79,7 @@ def calibrate(
         encoder_fingerprint=open_bundle(index_uri, "index").lineage["encoder"],
     )
     shown = [{"largest_share": p.largest_share, "kid": p.kid, **vars(p.parameters)} for p in curve]
-    return pipeline, {"songs": len(asked), "curve": shown, "default": default}
+    return pipeline, {"songs": len(asked), "calibration": shown, "default": default}
 
 
 def curve_of(measured: list[CurvePoint]) -> list[CurvePoint]:

@@ -59,7 +59,7 @@ def test_the_same_seed_gives_the_same_bytes_and_sources(demo: Demo) -> None:
     shell("generate", str(CLIPS[2]), "-n", "1", "--seed", "8", "--size", "64", "-o", "alone")
     name = record["pictures"][1]
     assert (shell.folder / "alone" / name).read_bytes() == (shell.folder / "one" / name).read_bytes()
-    refused = shell("generate", str(CLIPS[2]), "--guidance", "2", "-o", "none", code=1)["error"]
+    refused = shell("generate", str(CLIPS[2]), "--guidance", "2", "-o", "none", code=2)["error"]
     assert "guidance_scale = 2.0: a generator of kind 'local-score' has no guidance_scale" in refused["message"]
 
 
