@@ -27,12 +27,12 @@ def test_workers_store_in_parts_what_one_process_finds_and_name_what_is_missing(
     workspace = Workspace(f"{ray_cluster}/conditions")
     index, uri = CoverIndex(table, "e1", built.vectors), f"{workspace.indexes}/i1"
     publish_index(uri, index, table, built.figures, version="i1", lineage={})
-    folder = workspace.neighbours("i1", NEAREST)
+    folder = workspace.neighbours("g1")
     store_conditions(folder, uri, IDS, NEAREST)
     assert len(tables.parts(folder)) == 4
     expected = conditions_of(index, IDS, NEAREST)
     song, neighbours = read_conditions(folder, IDS)
     assert np.array_equal(song, expected.song)
     assert np.array_equal(neighbours, expected.neighbours)
-    with pytest.raises(StageMissing, match="only 27 covers by other artists than"):
-        store_conditions(workspace.neighbours("i1", 28), uri, IDS, 28)
+    with pytest.raises(StageMissing, match="only 27 covers may be sources for"):
+        store_conditions(workspace.neighbours("g2"), uri, IDS, 28)
