@@ -117,7 +117,7 @@ def endpoint(workspace: Workspace, sharded: Bundle) -> Iterator[httpx.Client]:
         port = int(probe.getsockname()[1])
     config = ROOT / "infra" / "serve.yaml"
     served = deploy(
-        config, workspace=workspace.uri, examples=None, host="127.0.0.1", port=port, limits=ServeSettings(k_max=50)
+        config, workspace=workspace.uri, examples=None, host="127.0.0.1", port=port, settings=Settings(serve=ServeSettings(k_max=50))
     )
     with httpx.Client(base_url=served.url, timeout=60) as http:
         yield http

@@ -20,7 +20,7 @@ import pytest
 from ray import serve
 from ray.serve.context import _get_global_client
 
-from gatefold.config import ServeSettings
+from gatefold.config import ServeSettings, Settings
 from gatefold.storage import objects, optouts, releases
 from gatefold.workspace import Workspace
 from serve.deploy import deploy, stop
@@ -58,7 +58,7 @@ def endpoint(workspace: Workspace) -> Iterator[Endpoint]:
 def start(workspace: Workspace, port: int) -> Endpoint:
     limits = ServeSettings(steps_max=1000, look_every_s=0.2)
     config = ROOT / "infra" / "serve.yaml"
-    return deploy(config, workspace=workspace.uri, examples=None, host="127.0.0.1", port=port, limits=limits)
+    return deploy(config, workspace=workspace.uri, examples=None, host="127.0.0.1", port=port, settings=Settings(serve=limits))
 
 
 @pytest.fixture
