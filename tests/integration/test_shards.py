@@ -116,9 +116,8 @@ def endpoint(workspace: Workspace, sharded: Bundle) -> Iterator[httpx.Client]:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     config = ROOT / "infra" / "serve.yaml"
-    served = deploy(
-        config, workspace=workspace.uri, examples=None, host="127.0.0.1", port=port, settings=Settings(serve=ServeSettings(k_max=50))
-    )
+    settings = Settings(serve=ServeSettings(k_max=50))
+    served = deploy(config, workspace=workspace.uri, examples=None, host="127.0.0.1", port=port, settings=settings)
     with httpx.Client(base_url=served.url, timeout=60) as http:
         yield http
     stop()
