@@ -117,7 +117,7 @@ def kind_of(bundle: Bundle) -> str:
 
 
 def _rule(bundle: Bundle) -> dict[str, list[str]]:
-    rule = bundle.details.get("sources", {})
+    rule = bundle.details.get("sources")
     if not isinstance(rule, dict) or not all(isinstance(values, list) for values in rule.values()):
         raise BundleCorrupt(f"generator '{bundle.uri}' does not say which covers may be its sources; train it again")
     return {str(column): [str(value) for value in values] for column, values in rule.items()}
