@@ -58,7 +58,7 @@ $(INSTALLED): pyproject.toml requirements.lock
 		echo "gatefold needs Python 3.10, 3.11 or 3.12, not $$($(PYTHON) --version)" >&2; exit 1; }
 	@echo "Making .venv with $$($(PYTHON) --version), as requirements.lock says; the first time takes minutes"
 	@$(PYTHON) -m venv .venv
-	@set -o pipefail; .venv/bin/pip install --disable-pip-version-check -c requirements.lock -e '.[cpu,eval,dev]' | \
+	@set -o pipefail; .venv/bin/pip install --no-compile --disable-pip-version-check -c requirements.lock -e '.[cpu,eval,dev]' | \
 		while read -r line; do case $$line in *MB\)|*GB\)|Installing*) echo "  $${line:0:110}";; esac; done
 	@touch $@
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import torch
 
 from gatefold.config import Settings
+from gatefold.covers import resized
 from gatefold.generator.interface import GenerationRequest, Sources
 from gatefold.generator.local_pipeline import CurvePoint, LocalScorePipeline, build_local_pipeline
 from gatefold.generator.local_score import COARSEST, Parameters
@@ -24,7 +25,7 @@ from gatefold.metrics import kernel_distance
 from gatefold.sources import SourceRule, sources_of
 from gatefold.storage import objects, optouts
 from gatefold.storage.bundles import open_bundle
-from gatefold.storage.cover_pixels import read_pixels
+from gatefold.storage.cover_pixels import pixels_in_process
 from gatefold.storage.encoders import load_encoder
 from gatefold.storage.indexes import load_index
 from gatefold.workspace import Workspace
@@ -109,15 +110,17 @@ def _measure(
     encoder, index = load_encoder(encoder_uri), index_in_process(index_uri)
     ids = songs["song_id"].to_pylist()
     count = settings.generator.local_score.num_sources
+    stored = settings.stored_cover
+    covers = pixels_in_process(workspace.covers(stored), stored, settings.generator.cache_bytes)
     rows: list[dict[str, object]] = []
     for song_id, matches in zip(ids, sources_of(index, ids, count, rule), strict=True):
         names = [match.track.song_id for match in matches]
-        pixels = read_pixels(workspace.covers(settings.stored_cover), names, min(COARSEST, settings.generator.size))
+        pixels = covers.read(names)
         kept = [match for match in matches if match.track.song_id in pixels]
         sources = Sources(
             tuple(match.track.song_id for match in kept),
             np.array([match.score for match in kept], np.float32),
-            np.stack([pixels[match.track.song_id] for match in kept]),
+            resized(np.stack([pixels[match.track.song_id] for match in kept]), min(COARSEST, settings.generator.size)),
         )
         pictures, shares = zip(*(_generate(settings, song_id, sources, one) for one in CANDIDATES), strict=True)
         embeddings = encoder.embed_covers(np.stack(pictures))

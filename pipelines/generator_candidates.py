@@ -27,7 +27,7 @@ from gatefold.retrieval import CoverIndex
 from gatefold.sources import ANY, SourceRule, sources_of
 from gatefold.storage import optouts
 from gatefold.storage.bundles import list_bundles
-from gatefold.storage.cover_pixels import read_pixels
+from gatefold.storage.cover_pixels import pixels_in_process
 from gatefold.storage.generators import load_generator
 from gatefold.workspace import Workspace
 from pipelines.report import OnProgress, silent
@@ -107,8 +107,8 @@ def read_covers(settings: Settings, workspace: Workspace, song_ids: Sequence[str
 
     Raises: StageMissing naming a song without a cover.
     """
-    size = settings.stored_cover.size
-    found = read_pixels(workspace.covers(settings.stored_cover), sorted(set(song_ids)), size)
+    stored = settings.stored_cover
+    found = pixels_in_process(workspace.covers(stored), stored, settings.generator.cache_bytes).read(song_ids)
     missing = [song_id for song_id in song_ids if song_id not in found]
     if missing:
         raise StageMissing(f"track '{missing[0]}' has no cover in '{workspace.uri}'; see `gatefold rejects list`")

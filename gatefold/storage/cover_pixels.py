@@ -4,6 +4,7 @@ original files at any size."""
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -38,11 +39,15 @@ class CoverPixels:
         folder: of the table.
         cover: how its covers were made.
         cache_bytes: pixels kept, those that were read last.
-        cover_uri: of a song_id's original file; None where it has none.
+        cover_uri: of a song_id's original file; None where it has none. Without it no original is read.
     """
 
     def __init__(
-        self, folder: str, cover: CoverSettings, cache_bytes: int, cover_uri: Callable[[str], str | None]
+        self,
+        folder: str,
+        cover: CoverSettings,
+        cache_bytes: int,
+        cover_uri: Callable[[str], str | None] = lambda song_id: None,  # noqa: ARG005
     ) -> None:
         self._folder, self._cover, self._cover_uri = folder, cover, cover_uri
         self._room = cache_bytes // (3 * cover.size**2)
@@ -78,3 +83,9 @@ class CoverPixels:
         if uri is None:
             raise Corrupt(f"cover of '{song_id}' is in '{self._folder}', but the index names no file for it")
         return decode_at(read_cover(uri, self._cover.max_bytes), self._cover, size)
+
+
+@lru_cache(maxsize=1)
+def pixels_in_process(folder: str, cover: CoverSettings, cache_bytes: int) -> CoverPixels:
+    """One for all tasks of a process that read the same table: the covers nearest to one song are near others too."""
+    return CoverPixels(folder, cover, cache_bytes)
