@@ -169,6 +169,7 @@ class _Trial:
             "read": self._read,
             "read a range": self._read_range,
             "put if absent": self._put_if_absent,
+            "put if unchanged": self._put_if_unchanged,
             "list": self._list,
             "delete": self._delete,
         }
@@ -192,6 +193,13 @@ class _Trial:
         if won == [True, False] and objects.read(self.once) == b"first":
             return None
         return "it overwrites what is there (If-None-Match is ignored), so two runs could not be told apart"
+
+    def _put_if_unchanged(self) -> str | None:
+        etag = objects.stat(self.whole).etag or ""
+        won = [objects.put_if_unchanged(self.whole, data, etag) for data in (self.data[::-1], self.data)]
+        if won == [True, False] and objects.read(self.whole) == self.data[::-1]:
+            return None
+        return "it replaces what has changed (If-Match is ignored), so one of two activations could be lost"
 
     def _list(self) -> str | None:
         there = [info.uri for info in objects.list_objects(self.folder)]

@@ -4,6 +4,7 @@ Knows paths and the operating system's errors; the door to all storage is `objec
 """
 
 import errno
+import fcntl
 import os
 import shutil
 import uuid
@@ -18,6 +19,8 @@ from gatefold.storage.uris import ObjectInfo, Piece, join, local_path, resolve
 
 TEMPORARY = ".gatefold-tmp-"
 """How the names of unfinished files begin; listings leave them out."""
+_LOCK = f"{TEMPORARY}lock"
+"""File that is locked while another one of its folder is compared and replaced."""
 
 
 def stat(uri: str) -> ObjectInfo:
@@ -84,6 +87,18 @@ def put_if_absent(uri: str, data: bytes) -> bool:
         return True
 
 
+def put_if_unchanged(uri: str, data: bytes, etag: str) -> bool:
+    path = _path(uri)
+    with translated(uri), _written_beside(path, data) as temporary, _locked(path.parent / _LOCK):
+        try:
+            unchanged = _etag(path.stat()) == etag
+        except FileNotFoundError:
+            return False
+        if unchanged:
+            temporary.replace(path)
+        return unchanged
+
+
 def delete(uri: str) -> None:
     with translated(uri):
         _path(uri).unlink(missing_ok=True)
@@ -134,6 +149,28 @@ def _written_beside(path: Path, data: bytes) -> Iterator[Path]:
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One holder at a time, of all processes that reach this folder; the file is made for it and removed again."""
+    while True:
+        with path.open("ab") as lock:  # its closing gives the lock back
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _is_at(path, lock.fileno()):  # the holder before removed it while we waited
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _sync_folder(folder: Path) -> None:

@@ -15,8 +15,8 @@ from gatefold.storage import local
 from gatefold.storage.uris import ObjectInfo, Piece, bucket_and_key, join, local_path, name, parent, relative, resolve
 
 __all__ = ["FIRST_BYTES", "ObjectInfo", "ObjectSource", "delete", "delete_tree", "exists", "filesystem", "join",
-           "list_folder", "list_objects", "local_path", "name", "open_source", "parent", "put", "put_if_absent", "read",
-           "relative", "resolve", "stat"]
+           "list_folder", "list_objects", "local_path", "name", "open_source", "parent", "put", "put_if_absent",
+           "put_if_unchanged", "read", "relative", "resolve", "stat"]
 
 FIRST_BYTES = 1 << 16
 """What opening a source fetches: the headers and tags of most songs, and all of a small object."""
@@ -30,6 +30,7 @@ class _Store(Protocol):
     def list_folder(self, uri: str) -> Iterator[ObjectInfo]: ...
     def put(self, uri: str, data: bytes) -> None: ...
     def put_if_absent(self, uri: str, data: bytes) -> bool: ...
+    def put_if_unchanged(self, uri: str, data: bytes, etag: str) -> bool: ...
     def delete(self, uri: str) -> None: ...
     def delete_tree(self, uri: str) -> None: ...
 
@@ -119,6 +120,21 @@ def put_if_absent(uri: str, data: bytes) -> bool:
     ones.
     """
     return _store(uri).put_if_absent(uri, data)
+
+
+def put_if_unchanged(uri: str, data: bytes, etag: str) -> bool:
+    """Writes an object in the place of the one that was read, unless it was replaced or deleted since.
+
+    Of many callers who read the same content, one alone gets True. A write whose answer was lost is known again by its
+    bytes, as in `put_if_absent`. A local file is compared by the rules of `ObjectInfo.etag`, and only callers of this
+    function exclude each other.
+
+    Args:
+        etag: of the content that was read, as `open_source` and `stat` give it.
+
+    Returns: whether it was written.
+    """
+    return _store(uri).put_if_unchanged(uri, data, etag)
 
 
 def delete(uri: str) -> None:

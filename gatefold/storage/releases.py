@@ -1,20 +1,23 @@
 """Releases: which encoder, index and generator belong together, and which of the releases is serving.
 
 `releases/<version>.json` never changes; `releases/current` holds the versions that were active, the present one last,
-and is replaced in one atomic put. What is inside the three bundles is not looked at here.
+and is replaced in one atomic put, only where it is still what was read: of two activations none is lost. What is inside
+the three bundles is not looked at here.
 """
 
 import json
 import re
+from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gatefold.errors import BundleCorrupt, BundleNotFound, InputError, ObjectNotFound
+from gatefold.errors import BundleCorrupt, BundleNotFound, InputError, ObjectNotFound, RunInProgress
 from gatefold.storage import objects
 from gatefold.workspace import Workspace
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SUFFIX = ".json"
+_CURRENT = "current"
 
 
 class Part(BaseModel):
@@ -69,32 +72,40 @@ def list_releases(workspace: Workspace) -> list[Release]:
 
 
 def activate(workspace: Workspace, version: str) -> Release:
-    """Makes a release the one that serves. Raises: BundleNotFound when there is none of this version."""
+    """Makes a release the one that serves. Of two activated at once each is in the history, one after the other.
+
+    Raises: BundleNotFound when there is none of this version.
+    """
     release = get(workspace, version)
-    history = _history(workspace)
-    if history[-1:] != [version]:
-        _put_history(workspace, [*history, version])
-    return release
+    while True:
+        history = _read_history(workspace)
+        if history.activated[-1:] == [version] or _replace(workspace, history, [*history.activated, version]):
+            return release
 
 
 def current(workspace: Workspace) -> Release:
     """The release that serves. Raises: BundleNotFound when none was ever activated."""
-    history = _history(workspace)
-    if not history:
+    activated = _read_history(workspace).activated
+    if not activated:
         raise BundleNotFound(f"'{workspace.uri}' has no active release; run `gatefold release`")
-    return get(workspace, history[-1])
+    return get(workspace, activated[-1])
 
 
 def rollback(workspace: Workspace) -> Release:
     """Makes the release active again that was so before; once more goes one further back.
 
-    Raises: BundleNotFound when there was none before.
+    Raises: BundleNotFound when there was none before; RunInProgress when another activation or rollback was first.
     """
-    history = _history(workspace)
-    if len(history) < 2:
+    history = _read_history(workspace)
+    if len(history.activated) < 2:
         raise BundleNotFound(f"'{workspace.uri}' has no release to go back to: fewer than two were ever activated")
-    release = get(workspace, history[-2])
-    _put_history(workspace, history[:-1])
+    *before, last = history.activated
+    release = get(workspace, before[-1])
+    if not _replace(workspace, history, before):
+        raise RunInProgress(
+            f"release '{last}' was to be rolled back, but another process has changed meanwhile which one serves; "
+            "see `gatefold release list`, and roll back again if it is still to be"
+        )
     return release
 
 
@@ -104,15 +115,27 @@ def _uri(workspace: Workspace, version: str) -> str:
     return objects.join(workspace.releases, version + _SUFFIX)
 
 
-def _history(workspace: Workspace) -> list[str]:
-    uri = objects.join(workspace.releases, "current")
+@dataclass(frozen=True)
+class _History:
+    """The versions that were active, the present one last; `etag` is that of the object, None where there is none."""
+
+    activated: list[str]
+    etag: str | None
+
+
+def _read_history(workspace: Workspace) -> _History:
+    uri = objects.join(workspace.releases, _CURRENT)
     try:
-        return [str(version) for version in json.loads(objects.read(uri))["activated"]]
+        source = objects.open_source(uri)
+        found = json.loads(source.read_at(0, source.size))
+        return _History([str(version) for version in found["activated"]], source.etag)
     except ObjectNotFound:
-        return []
+        return _History([], None)
     except (ValueError, KeyError, TypeError) as error:
         raise BundleCorrupt(f"'{uri}' cannot be read ({error!r}); delete it and activate a release anew") from error
 
 
-def _put_history(workspace: Workspace, history: list[str]) -> None:
-    objects.put(objects.join(workspace.releases, "current"), json.dumps({"activated": history}, indent=1).encode())
+def _replace(workspace: Workspace, read: _History, activated: list[str]) -> bool:
+    """Whether this history was put in the place of the one that was read; not where that has changed since."""
+    uri, data = objects.join(workspace.releases, _CURRENT), json.dumps({"activated": activated}, indent=1).encode()
+    return objects.put_if_absent(uri, data) if read.etag is None else objects.put_if_unchanged(uri, data, read.etag)

@@ -132,13 +132,24 @@ def put(uri: str, data: bytes) -> None:
 
 
 def put_if_absent(uri: str, data: bytes) -> bool:
+    return _put_if(uri, data, IfNoneMatch="*")
+
+
+def put_if_unchanged(uri: str, data: bytes, etag: str) -> bool:
+    try:
+        return _put_if(uri, data, IfMatch=f'"{etag}"')
+    except ObjectNotFound:
+        return False
+
+
+def _put_if(uri: str, data: bytes, **condition: str) -> bool:
     tries = 0
 
-    def absent() -> bool:
+    def once() -> bool:
         nonlocal tries
         tries += 1
         try:
-            client().put_object(**_target(uri), Body=data, IfNoneMatch="*")
+            client().put_object(**_target(uri), Body=data, **condition)
         except ClientError as error:
             if _code(error) not in _PRECONDITION:
                 raise
@@ -147,7 +158,7 @@ def put_if_absent(uri: str, data: bytes) -> bool:
             return repeated and _holds(uri, data)
         return True
 
-    return _patiently(uri, absent)
+    return _patiently(uri, once)
 
 
 def _holds(uri: str, data: bytes) -> bool:

@@ -121,6 +121,17 @@ def test_a_store_that_ignores_put_if_absent_is_a_fault(uri: str, monkeypatch: py
     assert "conditional writes" in found.remedy
 
 
+def test_a_store_that_ignores_put_if_unchanged_is_a_fault(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def put_anyway(uri: str, data: bytes, _: str) -> bool:
+        objects.put(uri, data)
+        return True
+
+    monkeypatch.setattr(objects, "put_if_unchanged", put_anyway)
+    (found,) = faults(doctor.check_store(uri))
+    assert "one of two activations could be lost" in found.detail
+    assert "conditional writes" in found.remedy
+
+
 def test_each_thing_a_store_does_wrong_is_told(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(uri: str) -> Iterator[ObjectInfo]:
         raise StorageDenied(f"'{uri}': AccessDenied")

@@ -207,6 +207,21 @@ def test_of_many_writers_exactly_one_puts_an_absent_object(tmp_path: Path, folde
     assert [path.name for path in tmp_path.iterdir()] == ["lease"]
 
 
+def test_of_many_who_replace_what_they_read_one_alone_does(tmp_path: Path, folder: str) -> None:
+    uri = f"{folder}/current"
+    objects.put(uri, b"before")
+    etag = objects.stat(uri).etag
+    assert etag is not None
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda n: objects.put_if_unchanged(uri, b"%d" % n, etag), range(32)))
+    assert won.count(True) == 1
+    assert objects.read(uri) == b"%d" % won.index(True)
+    assert [path.name for path in tmp_path.iterdir()] == ["current"]
+    objects.delete(uri)
+    assert not objects.put_if_unchanged(uri, b"deleted", etag)
+    assert not objects.exists(uri)
+
+
 def test_the_tag_of_an_object_changes_with_its_content(folder: str) -> None:
     objects.put(f"{folder}/x", b"one")
     before = objects.stat(f"{folder}/x")

@@ -1,10 +1,15 @@
 """Releases: published once, activated, rolled back."""
 
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from gatefold.errors import BundleCorrupt, BundleNotFound, InputError
+from gatefold.errors import BundleCorrupt, BundleNotFound, InputError, RunInProgress
 from gatefold.storage import objects, releases
 from gatefold.storage.releases import Part, Release
 from gatefold.workspace import Workspace
@@ -69,3 +74,50 @@ def test_damaged_files_are_told_as_such(workspace: Workspace) -> None:
     objects.put(f"{workspace.releases}/current", b"v1")
     with pytest.raises(BundleCorrupt, match="current' cannot be read"):
         releases.current(workspace)
+
+
+Change = Callable[[Workspace], Release]
+
+
+def at_once(workspace: Workspace, changes: list[Change], monkeypatch: pytest.MonkeyPatch) -> list[BaseException | None]:
+    """What each of these raised, all of which had read the history before any of them wrote."""
+    meeting, read = threading.Barrier(len(changes)), releases._read_history
+    met: set[int] = set()
+
+    def read_and_wait(workspace: Workspace) -> releases._History:
+        history = read(workspace)
+        if threading.get_ident() not in met:  # who reads again goes on alone
+            met.add(threading.get_ident())
+            meeting.wait(20)
+        return history
+
+    monkeypatch.setattr(releases, "_read_history", read_and_wait)
+    with ThreadPoolExecutor(len(changes)) as pool:
+        errors = [run.exception() for run in [pool.submit(change, workspace) for change in changes]]
+    monkeypatch.setattr(releases, "_read_history", read)
+    return errors
+
+
+def test_of_two_activations_at_once_none_is_lost(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in ("v1", "v2", "v3"):
+        releases.publish(workspace, release(version))
+    for before in ([], ["v1"]):
+        objects.delete(f"{workspace.releases}/current")
+        for version in before:
+            releases.activate(workspace, version)
+        both: list[Change] = [partial(releases.activate, version=version) for version in ("v2", "v3")]
+        assert at_once(workspace, both, monkeypatch) == [None, None]
+        activated = json.loads(objects.read(f"{workspace.releases}/current"))["activated"]
+        assert activated in ([*before, "v2", "v3"], [*before, "v3", "v2"])
+
+
+def test_of_two_rollbacks_at_once_one_is_refused_and_one_release_is_rolled_back(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in ("v1", "v2", "v3"):
+        releases.publish(workspace, release(version))
+        releases.activate(workspace, version)
+    errors = at_once(workspace, [releases.rollback, releases.rollback], monkeypatch)
+    assert sorted(type(error) for error in errors if error is not None) == [RunInProgress]
+    assert "release 'v3' was to be rolled back" in str(errors)
+    assert releases.current(workspace).version == "v2"
