@@ -1,11 +1,16 @@
 """A folder that is whole or absent: its files first, its `manifest.json` last.
 
 The manifest names every file with size and SHA-256, so a bundle that is cut short, altered or of another kind is
-refused and never used by mistake. What the files hold is for others to know.
+refused and never used by mistake. A file lies under its SHA-256, so two processes that publish at once never write over
+each other's: whichever manifest is put first names bytes that are there. What the files hold is for others to know.
+
+    <uri>/manifest.json
+    <uri>/<SHA-256 of the file>/<its name>
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +18,12 @@ from pathlib import Path
 from gatefold.errors import BundleCorrupt, BundleNotFound, InputError, ObjectNotFound
 from gatefold.storage import objects
 
-FORMAT = 1
-"""Version of the manifest; a reader refuses any other."""
+FORMAT = 2
+"""Version of the manifest that is written."""
+_BY_NAME = 1
+"""Version of the manifest of earlier gatefolds, whose files lie under their names alone; it is read and not written."""
 _MANIFEST = "manifest.json"
+_ADDRESS = re.compile(r"[0-9a-f]{64}/")
 
 
 @dataclass(frozen=True)
@@ -37,13 +45,18 @@ class Bundle:
     lineage: Mapping[str, str]
     details: Mapping[str, object]
     files: Mapping[str, FileEntry]
+    format: int = FORMAT
+
+    def uri_of(self, name: str) -> str:
+        """Where a file of the bundle lies."""
+        return objects.join(self.uri, name) if self.format == _BY_NAME else _address(self.uri, name, self.files[name])
 
     def read(self, name: str) -> bytes:
         """One file. Raises: BundleNotFound for a name it has not; BundleCorrupt when it is not what was published."""
         if name not in self.files:
             raise BundleNotFound(f"bundle '{self.uri}' has no file '{name}'; it has {sorted(self.files)}")
         try:
-            data = objects.read(objects.join(self.uri, name))
+            data = objects.read(self.uri_of(name))
         except ObjectNotFound as error:
             raise BundleCorrupt(f"bundle '{self.uri}': file '{name}' is missing; publish it anew") from error
         if hashlib.sha256(data).hexdigest() != self.files[name].sha256:
@@ -52,11 +65,10 @@ class Bundle:
 
     def path(self, name: str) -> Path | None:
         """Where a file lies, verified, on this machine's disk; None for a bundle in a store. Raises as `read` does."""
-        folder = objects.local_path(self.uri)
-        if folder is None:
+        if objects.local_path(self.uri) is None:
             return None
         self.read(name)
-        return folder / name
+        return objects.local_path(self.uri_of(name))
 
     def fetch(self, folder: Path) -> Path:
         """Copies every file, verified, into a local folder; that folder. Raises: BundleCorrupt."""
@@ -68,13 +80,11 @@ class Bundle:
 
 
 def put_file(uri: str, name: str, data: bytes) -> FileEntry:
-    """Puts a file where a bundle is to be published, for one too large to be published by a single process.
-
-    Whoever puts files one by one sees to it that nobody else does so at the same `uri`.
-    """
+    """Puts a file where a bundle is to be published, for one too large to be published by a single process."""
     _check_name(name)
-    objects.put(objects.join(uri, name), data)
-    return _entry(data)
+    entry = _entry(data)
+    objects.put(_address(uri, name, entry), data)
+    return entry
 
 
 def publish(
@@ -88,8 +98,8 @@ def publish(
 ) -> Bundle:
     """Publishes a bundle at `uri`; nobody sees it before all of it is there.
 
-    Publishing the same files again returns the bundle that stands; what a crash left behind without a manifest is
-    written over.
+    Publishing the same files again returns the bundle that stands. What else lies there, of a run that was killed or of
+    one that came second, is removed once the manifest is put: no other manifest can name it any more.
 
     Args:
         files: content by name, or what `put_file` said of it; a name may hold subfolders ("unet/config.json").
@@ -107,8 +117,9 @@ def publish(
     if standing is None:
         for name, data in files.items():
             if isinstance(data, bytes):
-                objects.put(objects.join(uri, name), data)
+                objects.put(_address(uri, name, entries[name]), data)
         if objects.put_if_absent(objects.join(uri, _MANIFEST), _to_json(bundle)):
+            _remove_others(bundle)
             return bundle
         standing = _standing(uri)
     if standing is None or (standing.kind, standing.fingerprint) != (kind, bundle.fingerprint):
@@ -151,7 +162,7 @@ def list_bundles(folder_uri: str) -> list[Bundle]:
 
 def _check_files(bundle: Bundle, sizes: Mapping[str, int]) -> None:
     for name, entry in bundle.files.items():
-        size = sizes.get(objects.join(bundle.uri, name))
+        size = sizes.get(bundle.uri_of(name))
         if size != entry.size_bytes:
             found = "is missing" if size is None else f"has {size:,} bytes instead of {entry.size_bytes:,}"
             raise BundleCorrupt(f"bundle '{bundle.uri}': file '{name}' {found}; publish it anew")
@@ -165,11 +176,12 @@ def _standing(uri: str) -> Bundle | None:
         return None
     try:
         manifest = json.loads(text)
-        if manifest["format"] != FORMAT:
-            raise BundleCorrupt(f"bundle '{uri}' has format {manifest['format']!r}; this release reads format {FORMAT}")
+        if manifest["format"] not in (_BY_NAME, FORMAT):
+            raise BundleCorrupt(f"bundle '{uri}' has format {manifest['format']!r}; this gatefold reads formats "
+                                f"{_BY_NAME} and {FORMAT}: use the gatefold that published it, or one that is newer")
         files = {name: FileEntry(entry["size_bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
         bundle = Bundle(uri, manifest["kind"], manifest["version"], _fingerprint(manifest["kind"], files),
-                        manifest["lineage"], manifest["details"], files)
+                        manifest["lineage"], manifest["details"], files, manifest["format"])
         told = manifest.pop("checksum", None)  # bundles of earlier releases have none
         if bundle.fingerprint != manifest["fingerprint"] or told not in (None, _checksum(manifest)):
             raise BundleCorrupt(f"bundle '{uri}': its manifest was altered; publish it anew")
@@ -178,12 +190,25 @@ def _standing(uri: str) -> Bundle | None:
     return bundle
 
 
+def _address(uri: str, name: str, entry: FileEntry) -> str:
+    return objects.join(uri, f"{entry.sha256}/{name}")
+
+
+def _remove_others(bundle: Bundle) -> None:
+    """Removes files of this bundle's names that its manifest does not name."""
+    ours = {bundle.uri_of(name) for name in bundle.files}
+    for info in objects.list_objects(bundle.uri):
+        path = objects.relative(info.uri, bundle.uri)
+        if info.uri not in ours and (_ADDRESS.match(path) or path in bundle.files):
+            objects.delete(info.uri)
+
+
 def _entry(data: bytes) -> FileEntry:
     return FileEntry(len(data), hashlib.sha256(data).hexdigest())
 
 
 def _to_json(bundle: Bundle) -> bytes:
-    content = {"format": FORMAT, **asdict(bundle)}
+    content = asdict(bundle)
     del content["uri"]  # a bundle may be copied elsewhere
     content = json.loads(json.dumps(content))  # as it will be read
     return json.dumps(content | {"checksum": _checksum(content)}, indent=1, sort_keys=True).encode()

@@ -96,6 +96,20 @@ def test_of_many_writers_exactly_one_puts_an_absent_object(folder: str) -> None:
     assert objects.read(uri) == b"%d" % won.index(True)
 
 
+def test_of_many_who_replace_what_they_read_one_alone_does(folder: str) -> None:
+    uri = f"{folder}/current"
+    objects.put(uri, b"before")
+    etag = objects.stat(uri).etag
+    assert etag is not None
+    assert objects.put_if_unchanged(uri, b"after", etag)
+    with ThreadPoolExecutor(4) as pool:
+        assert not any(pool.map(lambda n: objects.put_if_unchanged(uri, b"%d" % n, etag), range(8)))
+    assert objects.read(uri) == b"after"
+    objects.delete(uri)
+    assert not objects.put_if_unchanged(uri, b"deleted", etag)
+    assert not objects.exists(uri)
+
+
 def test_listing_and_deleting_a_tree_take_its_objects_alone(folder: str) -> None:
     names = ["b/2", "b/10", "b-side", "a", "b/c/d"]
     for name in names:
@@ -134,7 +148,7 @@ def test_a_bundle_that_lost_a_byte_is_refused(folder: str, tmp_path: Path) -> No
     assert bundles.open_bundle(f"{folder}/v1", "generator") == published
     assert (published.fetch(tmp_path) / "unet/config.json").read_bytes() == b"{}"
     assert bundles.list_bundles(folder) == [published]
-    objects.put(f"{folder}/v1/model", b"1234")
+    objects.put(published.uri_of("model"), b"1234")
     with pytest.raises(BundleCorrupt, match="'model' has 4 bytes instead of 5"):
         bundles.open_bundle(f"{folder}/v1", "generator")
     assert bundles.list_bundles(folder) == []

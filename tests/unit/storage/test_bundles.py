@@ -1,5 +1,7 @@
 """Bundles: whole or absent."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -57,7 +59,7 @@ def test_the_same_again_is_welcome_and_another_is_refused(folder: str) -> None:
 
 def test_an_altered_file_is_refused_when_read(folder: str, tmp_path: Path) -> None:
     bundle = publish(f"{folder}/v1")
-    objects.put(f"{folder}/v1/unet/model.safetensors", b"weighty")
+    objects.put(bundle.uri_of("unet/model.safetensors"), b"weighty")
     assert bundles.open_bundle(f"{folder}/v1", "encoder") == bundle
     for use in (lambda: bundle.read("unet/model.safetensors"), lambda: bundle.fetch(tmp_path / "here")):
         with pytest.raises(BundleCorrupt, match=r"'unet/model\.safetensors' was altered"):
@@ -65,11 +67,11 @@ def test_an_altered_file_is_refused_when_read(folder: str, tmp_path: Path) -> No
 
 
 def test_a_missing_or_short_file_is_refused_at_once(folder: str) -> None:
-    publish(f"{folder}/v1")
-    objects.put(f"{folder}/v1/unet/model.safetensors", b"wei")
+    uri = publish(f"{folder}/v1").uri_of("unet/model.safetensors")
+    objects.put(uri, b"wei")
     with pytest.raises(BundleCorrupt, match="has 3 bytes instead of 7"):
         bundles.open_bundle(f"{folder}/v1", "encoder")
-    objects.delete(f"{folder}/v1/unet/model.safetensors")
+    objects.delete(uri)
     with pytest.raises(BundleCorrupt, match=r"'unet/model\.safetensors' is missing"):
         bundles.open_bundle(f"{folder}/v1", "encoder")
 
@@ -80,7 +82,7 @@ def test_another_kind_or_format_or_a_broken_manifest_is_refused(folder: str) -> 
         bundles.open_bundle(f"{folder}/v1", "index")
     manifest = objects.read(f"{folder}/v1/manifest.json")
     for altered, why in (
-        (manifest.replace(b'"format": 1', b'"format": 2'), "has format 2"),
+        (manifest.replace(b'"format": 2', b'"format": 3'), "has format 3; .* use the gatefold that published it"),
         (manifest.replace(b'"kind": "encoder"', b'"kind": "index"'), "manifest was altered"),
         (manifest[:50], "cannot be read"),
         (b"[]", "cannot be read"),
@@ -92,8 +94,7 @@ def test_another_kind_or_format_or_a_broken_manifest_is_refused(folder: str) -> 
 
 def test_listing_shows_whole_bundles_alone(folder: str) -> None:
     whole = [publish(f"{folder}/v1"), publish(f"{folder}/v2")]
-    publish(f"{folder}/v3")
-    objects.delete(f"{folder}/v3/config.json")
+    objects.delete(publish(f"{folder}/v3").uri_of("config.json"))
     objects.put(f"{folder}/v4/config.json", b"")
     assert bundles.list_bundles(folder) == whole
     assert bundles.list_bundles(f"{folder}/none") == []
@@ -111,3 +112,46 @@ def test_a_bundle_can_be_copied_elsewhere(folder: str) -> None:
     for info in list(objects.list_objects(f"{folder}/v1")):
         objects.put(objects.join(f"{folder}/moved", objects.relative(info.uri, f"{folder}/v1")), objects.read(info.uri))
     assert bundles.open_bundle(f"{folder}/moved", "encoder").fingerprint == published.fingerprint
+
+
+def test_of_two_that_publish_at_once_the_manifest_names_the_bytes_that_are_there(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meeting, put = threading.Barrier(2), objects.put_if_absent
+
+    def put_once_both_have_put_their_files(uri: str, data: bytes) -> bool:
+        meeting.wait(20)
+        return put(uri, data)
+
+    monkeypatch.setattr(objects, "put_if_absent", put_once_both_have_put_their_files)
+    contents = [{"config.json": b"{}", "model": b"weights of %d" % number} for number in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(publish, f"{folder}/v1", files) for files in contents]
+    refused = [error for error in (run.exception() for run in runs) if error is not None]
+    assert [type(error) for error in refused] == [InputError]
+    bundle = bundles.open_bundle(f"{folder}/v1", "encoder")
+    assert {name: bundle.read(name) for name in bundle.files} in contents
+
+
+def test_what_a_killed_run_left_is_removed_once_another_has_published(folder: str) -> None:
+    bundles.put_file(f"{folder}/v1", "unet/model.safetensors", b"of a run that was killed")
+    objects.put(f"{folder}/v1/config.json", b"of a killed run of an earlier gatefold")
+    objects.put(f"{folder}/v1/README", b"somebody's own")
+    bundle = publish(f"{folder}/v1")
+    there = {info.uri for info in objects.list_objects(f"{folder}/v1")}
+    ours = {bundle.uri_of(name) for name in FILES}
+    assert there == ours | {f"{folder}/v1/manifest.json", f"{folder}/v1/README"}
+
+
+def test_a_bundle_of_an_earlier_gatefold_whose_files_lie_under_their_names_is_read(folder: str, tmp_path: Path) -> None:
+    made = publish(f"{folder}/v1")
+    old = Bundle(f"{folder}/old", made.kind, made.version, made.fingerprint, made.lineage, made.details, made.files, 1)
+    for name, data in FILES.items():
+        objects.put(f"{folder}/old/{name}", data)
+    objects.put(f"{folder}/old/manifest.json", bundles._to_json(old))
+    opened = bundles.open_bundle(f"{folder}/old", "encoder")
+    assert (opened, opened.fingerprint) == (old, made.fingerprint)
+    assert (opened.fetch(tmp_path / "here") / "unet/model.safetensors").read_bytes() == b"weights"
+    assert opened.path("config.json") == tmp_path / "encoders" / "old" / "config.json"
+    assert bundles.list_bundles(folder) == [old, made]
+    assert publish(f"{folder}/old") == old, "the same again"

@@ -77,7 +77,7 @@ def two_shards(uri: str) -> Bundle:
 def test_a_damaged_file_is_refused_by_its_name(bundles: dict[str, Bundle], kind: str, damage: str) -> None:
     bundle = bundles[kind]
     for name in bundle.files:
-        uri = objects.join(bundle.uri, name)
+        uri = bundle.uri_of(name)
         whole = objects.read(uri)
         try:
             damage_to(uri, whole, damage)

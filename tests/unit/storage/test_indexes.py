@@ -40,7 +40,7 @@ def test_it_is_searched_as_before_and_says_what_it_is(tmp_path: Path, kind: Kind
 @pytest.mark.parametrize("kind", KINDS)
 def test_altered_and_shortened_vectors_are_refused(tmp_path: Path, kind: Kind) -> None:
     bundle, _ = published(tmp_path, kind)
-    path = tmp_path / kind / "covers.faiss"
+    path = Path(bundle.uri_of("covers.faiss").removeprefix("file://"))
     data = path.read_bytes()
     path.write_bytes(data[:-1])
     with pytest.raises(BundleCorrupt, match=r"covers\.faiss' has .* bytes instead of"):

@@ -51,8 +51,8 @@ def generator_uri(tmp_path: Path) -> str:
     return uri
 
 
-def path_of(uri: str, name: str) -> Path:
-    return Path(uri.removeprefix("file://")) / name
+def path_of(uri: str, kind: str, name: str) -> Path:
+    return Path(bundles.open_bundle(uri, kind).uri_of(name).removeprefix("file://"))
 
 
 def test_an_encoder_comes_back_with_its_ears_and_eyes_and_embeds_alike(encoder_uri: str) -> None:
@@ -145,7 +145,7 @@ def test_damaged_weights_are_refused(encoder_uri: str, generator_uri: str, damag
         (load_generator, generator_uri, "transformer/diffusion_pytorch_model.safetensors"),
     ]
     for load, uri, name in places:
-        path = path_of(uri, name)
+        path = path_of(uri, objects.name(objects.parent(uri)).removesuffix("s"), name)
         data = path.read_bytes()
         if damage == "missing":
             path.unlink()
