@@ -54,6 +54,10 @@ class Workspace:
         """Checkpoints of training runs that are under way."""
         return f"{self.uri}/runs"
 
+    def lease(self, run: str) -> str:
+        """Of one run at a time: a verb's name, or that of a training run (`encoder-<version>`)."""
+        return f"{self.runs}/{run}/lease"
+
     @property
     def releases(self) -> str:
         return f"{self.uri}/releases"

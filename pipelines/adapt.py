@@ -11,13 +11,13 @@ import torch
 from accelerate import Accelerator
 
 from gatefold.config import PretrainedSettings, Settings
-from gatefold.errors import BundleNotFound
 from gatefold.generator.interface import Pixels
 from gatefold.generator.lora import LoraTrainer, check_trainable, encode_lora
 from gatefold.sources import SourceRule, chosen
-from gatefold.storage import objects, optouts
-from gatefold.storage.bundles import Bundle, open_bundle
+from gatefold.storage import leases, objects, optouts
+from gatefold.storage.bundles import Bundle, find_bundle
 from gatefold.storage.ensembles import load_ensemble
+from gatefold.storage.leases import Lease
 from gatefold.storage.pretrained import ADAPTER, digest_of, model_of, on_disk, publish_adapter
 from gatefold.workspace import Workspace
 from pipelines.generator_candidates import read_covers
@@ -46,6 +46,15 @@ class _Nearest:
     encoder: str
 
 
+@dataclass(frozen=True)
+class _Adapter:
+    """A LoRA that is to be trained: its version, and class and digest of the model that it is for."""
+
+    version: str
+    model_class: str
+    model_digest: str
+
+
 def adapt(settings: Settings, song: str, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
     """An adapter bundle for a song; nothing is done where one stands that was made of the same.
 
@@ -53,7 +62,8 @@ def adapt(settings: Settings, song: str, workspace: Workspace, on_progress: OnPr
         song: a path, a `file://` or `s3://` URI, or a song_id of the catalogue.
 
     Raises: InvalidSettings for a checkpoint that no LoRA can be trained for; BundleNotFound where no release serves;
-    NotFound, InputError for a song that cannot be used; NoSources where no cover may be used.
+    NotFound, InputError for a song that cannot be used; NoSources where no cover may be used; RunInProgress where
+    another process trains it.
     """
     began = time.monotonic()
     pretrained = settings.generator.diffusers
@@ -63,29 +73,47 @@ def adapt(settings: Settings, song: str, workspace: Workspace, on_progress: OnPr
     model_digest = digest_of(location, "model")
     nearest = _find_nearest(song, settings, workspace)
     version = _version_of(settings, model_digest, read_covers(settings, workspace, nearest.song_ids))
-    uri = objects.join(workspace.adapters, version)
-    try:
-        bundle, done = open_bundle(uri, ADAPTER), 0
-    except BundleNotFound:
-        checkpoint = run_training(
-            _train_loop,
-            {"settings": settings.model_dump(mode="json"), "workspace": workspace.uri, "song_ids": nearest.song_ids},
-            name=f"adapter-{version}",
-            settings=settings.train,
-            workspace=workspace,
-            datasets={},  # a hundred covers: every worker reads all of them
-            on_progress=on_progress,
-        )
-        state, done = last_state(checkpoint, workspace), len(nearest.song_ids)
-        bundle = publish_adapter(
-            uri,
-            encode_lora(state["lora"], pretrained.lora, name),
-            version=version,
-            model_digest=model_digest,
-            lineage={"encoder": nearest.encoder},
-            details={"song": nearest.song, "class": name, "covers": nearest.song_ids, **history(state)},
-        )
+    done = 0
+    bundle = find_bundle(objects.join(workspace.adapters, version), ADAPTER)
+    if bundle is None:
+        with leases.hold(workspace.lease(f"adapter-{version}")) as lease:
+            adapter = _Adapter(version, name, model_digest)
+            bundle, done = _train(settings, workspace, nearest, adapter, lease, on_progress)
     return _reported(workspace, bundle, done, time.monotonic() - began)
+
+
+def _train(
+    settings: Settings,
+    workspace: Workspace,
+    nearest: _Nearest,
+    adapter: _Adapter,
+    lease: Lease,
+    on_progress: OnProgress,
+) -> tuple[Bundle, int]:
+    """The bundle, and how many covers it was trained on: none where the run before has published it meanwhile."""
+    uri = objects.join(workspace.adapters, adapter.version)
+    if (bundle := find_bundle(uri, ADAPTER)) is not None:
+        return bundle, 0
+    checkpoint = run_training(
+        _train_loop,
+        {"settings": settings.model_dump(mode="json"), "workspace": workspace.uri, "song_ids": nearest.song_ids},
+        name=f"adapter-{adapter.version}",
+        settings=settings.train,
+        workspace=workspace,
+        datasets={},  # a hundred covers: every worker reads all of them
+        on_progress=on_progress,
+    )
+    state = last_state(checkpoint, workspace)
+    lease.check()
+    bundle = publish_adapter(
+        uri,
+        encode_lora(state["lora"], settings.generator.diffusers.lora, adapter.model_class),
+        version=adapter.version,
+        model_digest=adapter.model_digest,
+        lineage={"encoder": nearest.encoder},
+        details={"song": nearest.song, "class": adapter.model_class, "covers": nearest.song_ids, **history(state)},
+    )
+    return bundle, len(nearest.song_ids)
 
 
 def _reported(workspace: Workspace, bundle: Bundle, done: int, seconds: float) -> Report:

@@ -33,7 +33,7 @@ from pipelines.conditions import index_in_process
 from pipelines.pairs import validation_ids
 from pipelines.report import NOTHING, OnProgress
 from pipelines.rows import map_rows
-from pipelines.versions import Versions
+from pipelines.versions import Versions, check_unchanged
 
 _NARROWEST = 13
 CANDIDATES = tuple(
@@ -58,6 +58,7 @@ def calibrate(
     index_uri = objects.join(workspace.indexes, versions.index)
     encoder_uri = objects.join(workspace.encoders, versions.encoder)
     ids = validation_ids(settings, workspace)
+    check_unchanged(settings, workspace, versions)
     asked = ids[::2][: settings.generator.local_score.calibration_songs]
     curve, default = [CurvePoint(UNMEASURED, 0.0, 0.0)], 0
     if len(asked) >= _FEWEST:

@@ -19,8 +19,9 @@ from pydantic import JsonValue
 from gatefold.config import Settings, SplitSettings
 from gatefold.errors import InputError, StageMissing
 from gatefold.records import SPLITS, TRACKS, split_of
-from gatefold.storage import catalogues, objects
+from gatefold.storage import catalogues, leases, objects
 from gatefold.storage.catalogues import Catalogue
+from gatefold.storage.leases import Lease
 from gatefold.storage.pictures import FRAGMENT
 from gatefold.workspace import Workspace
 from pipelines import scanning
@@ -48,19 +49,28 @@ _Read: TypeAlias = tuple[pa.Table, pa.Table, dict[str, JsonValue]]
 def build_catalogue(settings: Settings, source: str, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
     """Bring the workspace's catalogue in line with a manifest (.parquet, .csv, .jsonl, .ndjson) or a folder of audio.
 
-    Raises: InvalidManifest naming row and value; TooManyRejects, when all is done; storage errors.
+    Raises: InvalidManifest naming row and value; RunInProgress; TooManyRejects, when all is done; storage errors.
     """
+    with leases.hold(workspace.lease(STAGE)) as lease:
+        report = _build(settings, objects.resolve(source), workspace, lease, on_progress)
+        write_report(workspace, report)
+    songs = report.done + report.skipped
+    check_share(workspace, STAGE, report.rejected, songs, settings.batch.max_reject_share)
+    return report
+
+
+def _build(settings: Settings, uri: str, workspace: Workspace, lease: Lease, on_progress: OnProgress) -> Report:
     began = time.monotonic()
-    uri = objects.resolve(source)
     standing = _standing(workspace)
     numbered = is_manifest(uri)
     read = _from_manifest if numbered else _from_folder
     rows, faults, more = read(uri, standing, on_progress)
     tracks = _finished(_without_faulty(rows, faults), settings.split)
     change = _change(tracks, standing)
+    lease.check()
     _replace_if_changed(workspace, uri, tracks, standing)
     _write_faults(workspace, rows, faults, numbered=numbered)
-    report = Report(
+    return Report(
         stage=STAGE,
         done=rows.num_rows - change.untouched,
         skipped=change.untouched,
@@ -69,9 +79,6 @@ def build_catalogue(settings: Settings, source: str, workspace: Workspace, on_pr
         details={"source": uri, "songs": tracks.num_rows, "added": change.added, "updated": change.updated,
                  "removed": change.removed, **_counts(tracks), **more},
     )
-    write_report(workspace, report)
-    check_share(workspace, STAGE, faults.num_rows, rows.num_rows, settings.batch.max_reject_share)
-    return report
 
 
 def with_splits(tracks: pa.Table, shares: SplitSettings) -> pa.ChunkedArray:
@@ -226,7 +233,7 @@ def _change(tracks: pa.Table, standing: pa.Table | None) -> _Change:
 
 def _count_differing(after: pa.Table, before: pa.Table, columns: list[str]) -> int:
     """Rows, paired by position, that differ in any of these columns."""
-    differing = pa.chunked_array([pa.array([False] * after.num_rows)])
+    differing = pa.chunked_array([pa.array([False] * after.num_rows, pa.bool_())])
     for name in columns:
         one, other = (pc.fill_null(table[name].cast(pa.string()), "\0") for table in (after, before))
         differing = pc.or_(differing, pc.not_equal(one, other))

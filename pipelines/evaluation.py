@@ -24,9 +24,10 @@ from gatefold.likeness import IndependentFeatures, available, nearest_likeness
 from gatefold.records import Song
 from gatefold.retrieval import CoverIndex, Filters
 from gatefold.scorecard import BY_COVER, ROUNDS, Measure, as_markdown, measure_genres, measure_retrieval
-from gatefold.storage import objects
+from gatefold.storage import leases, objects
 from gatefold.storage.encoders import load_encoder
 from gatefold.storage.indexes import load_index
+from gatefold.storage.leases import Lease
 from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
 from pipelines.generation_scores import Halves, generation_measures, halves_of, share_measures
@@ -35,7 +36,7 @@ from pipelines.held_out import HeldOut, ceiling_of, embed_pairs, held_out_of, un
 from pipelines.independent import catalogue_sample, features_of
 from pipelines.pairs import read_windows
 from pipelines.report import OnProgress, Report, read_report, silent, write_report
-from pipelines.versions import evaluation_of, versions_of
+from pipelines.versions import Versions, evaluation_of, versions_of
 
 STAGE = "evaluate"
 SHEET, TABLE = "contact-sheet.png", "evaluation.md"
@@ -50,16 +51,23 @@ def evaluate(settings: Settings, workspace: Workspace, on_progress: OnProgress =
 
     Nothing is done where the last report is of the same release and the same evaluation settings.
 
-    Raises: StageMissing when fewer than four test songs have both sides.
+    Raises: StageMissing when fewer than four test songs have both sides; RunInProgress.
     """
     began = time.monotonic()
     versions = versions_of(settings, workspace)
-    made_of = evaluation_of(settings, versions)
     last = read_report(workspace, STAGE)
-    if last is not None and last.details.get("made_of") == made_of:
+    if last is not None and last.details.get("made_of") == evaluation_of(settings, versions):
         return last.model_copy(
             update={"done": 0, "skipped": last.done + last.skipped, "seconds": time.monotonic() - began}
         )
+    with leases.hold(workspace.lease(STAGE)) as lease:
+        return _measure(settings, workspace, versions, lease, on_progress)
+
+
+def _measure(
+    settings: Settings, workspace: Workspace, versions: Versions, lease: Lease, on_progress: OnProgress
+) -> Report:
+    began = time.monotonic()
     index = load_index(objects.join(workspace.indexes, versions.index))
     held_out = held_out_of(settings, workspace, index)
     halves = halves_of(held_out, settings.evaluation)
@@ -72,27 +80,24 @@ def evaluate(settings: Settings, workspace: Workspace, on_progress: OnProgress =
     encoder = load_encoder(objects.join(workspace.encoders, versions.encoder))
     table = _retrieval(settings, workspace, held_out, encoder)
     table += _generation(settings, workspace, halves, encoder, generated)
+    sheet = _draw_sheet(settings, workspace, index, sheet_ids, generated.pixels, len(asked))
     sheet_uri = objects.join(workspace.reports, SHEET)
-    objects.put(sheet_uri, _draw_sheet(settings, workspace, index, sheet_ids, generated.pixels, len(asked)))
     rows = [measure.row() for measure in table]
+    details = {
+        "made_of": evaluation_of(settings, versions),
+        "held_out": len(held_out.ids),
+        "generated": len(asked),
+        "artists": len(set(held_out.artists)),
+        "table": rows,
+        "originality": _originality(settings, workspace, generated),
+        "genres": measure_genres(held_out.songs @ held_out.covers.T, held_out.genres),
+        "sheet": sheet_uri,
+    }
+    lease.check()
+    objects.put(sheet_uri, sheet)
     objects.put(objects.join(workspace.reports, TABLE), _as_text(rows, held_out).encode())
-    report = Report(
-        stage=STAGE,
-        done=len(held_out.ids),
-        skipped=0,
-        rejected=0,
-        seconds=time.monotonic() - began,
-        details={
-            "made_of": made_of,
-            "held_out": len(held_out.ids),
-            "generated": len(asked),
-            "artists": len(set(held_out.artists)),
-            "table": rows,
-            "originality": _originality(settings, workspace, generated),
-            "genres": measure_genres(held_out.songs @ held_out.covers.T, held_out.genres),
-            "sheet": sheet_uri,
-        },
-    )
+    done, seconds = len(held_out.ids), time.monotonic() - began
+    report = Report(stage=STAGE, done=done, skipped=0, rejected=0, seconds=seconds, details=details)
     write_report(workspace, report)
     return report
 

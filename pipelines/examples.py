@@ -14,9 +14,11 @@ from gatefold.errors import NotFound
 from gatefold.generator.interface import GenerationRequest
 from gatefold.generator.records import sources_text
 from gatefold.records import Match
-from gatefold.storage import objects, releases
+from gatefold.storage import leases, objects, releases
 from gatefold.storage.ensembles import Ensemble, GeneratedForSong, Heard
+from gatefold.storage.leases import Lease
 from gatefold.storage.pictures import read_cover
+from gatefold.storage.releases import Release
 from gatefold.workspace import Workspace
 from pipelines.report import OnProgress, Report, read_report, silent, write_report
 
@@ -31,10 +33,10 @@ _SIZE = 512  # pixels a side of a new cover
 def make_examples(songs: Path, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
     """Writes `examples/<song>.png`, `examples/<song>.json` and a contact sheet, with the release that serves.
 
-    Nothing is done where they were made with this release already. Raises: NotFound for a folder without songs.
+    Nothing is done where they were made with this release already. Raises: NotFound for a folder without songs;
+    RunInProgress.
     """
     began = time.monotonic()
-    folder = objects.join(workspace.uri, STAGE)
     release = releases.current(workspace)
     last = read_report(workspace, STAGE)
     if last is not None and last.details.get("release") == release.version:
@@ -42,11 +44,19 @@ def make_examples(songs: Path, workspace: Workspace, on_progress: OnProgress = s
     paths = sorted(path for path in songs.iterdir() if path.suffix.lower() in SUFFIXES) if songs.is_dir() else []
     if not paths:
         raise NotFound(f"'{songs}' holds no songs; expected files ending in {', '.join(SUFFIXES)}")
+    with leases.hold(workspace.lease(STAGE)) as lease:
+        return _make(paths, workspace, release, lease, on_progress)
+
+
+def _make(paths: list[Path], workspace: Workspace, release: Release, lease: Lease, on_progress: OnProgress) -> Report:
+    began = time.monotonic()
+    folder = objects.join(workspace.uri, STAGE)
     torch.set_num_threads(1)  # beside Ray's own processes, threads that wait for each other wait for those too
     ensemble = Ensemble(workspace, release)
     rows = []
     on_progress(0, len(paths))
     for done, path in enumerate(paths, start=1):
+        lease.check()
         rows.append(_make_one(ensemble, str(path), folder))
         on_progress(done, len(paths))
     png = io.BytesIO()

@@ -20,9 +20,10 @@ from gatefold.likeness import IndependentFeatures, available, diversity, likenes
 from gatefold.metrics import Floats
 from gatefold.retrieval import CoverIndex
 from gatefold.scorecard import Measure
-from gatefold.storage import objects
+from gatefold.storage import leases, objects
 from gatefold.storage.encoders import load_encoder
 from gatefold.storage.indexes import load_index
+from gatefold.storage.leases import Lease
 from gatefold.workspace import Workspace
 from pipelines.generation_scores import (
     SHUFFLED,
@@ -110,8 +111,21 @@ def compare_generators(
         others: candidates beside those of the workspace.
         only: names of the candidates that are measured, all when empty.
 
-    Raises: StageMissing when fewer than four test songs have both sides, or no candidate has one of the names.
+    Raises: StageMissing when fewer than four test songs have both sides, or no candidate has one of the names;
+    RunInProgress.
     """
+    with leases.hold(workspace.lease(STAGE)) as lease:
+        return _compare(settings, workspace, others, only, lease, on_progress)
+
+
+def _compare(
+    settings: Settings,
+    workspace: Workspace,
+    others: Sequence[Candidate],
+    only: Sequence[str],
+    lease: Lease,
+    on_progress: OnProgress,
+) -> Report:
     began = time.monotonic()
     versions = versions_of(settings, workspace)
     index = load_index(objects.join(workspace.indexes, versions.index))
@@ -136,6 +150,7 @@ def compare_generators(
     }
     seconds = time.monotonic() - began
     report = Report(stage=STAGE, done=len(candidates), skipped=0, rejected=0, seconds=seconds, details=details)
+    lease.check()
     objects.put(objects.join(workspace.reports, TABLE), as_markdown(report.details).encode())
     write_report(workspace, report)
     return report

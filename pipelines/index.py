@@ -5,6 +5,7 @@ tunes their vectors and stores both; only figures come back, and the whole is pu
 """
 
 import time
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -12,20 +13,21 @@ import pyarrow.compute as pc
 import ray
 
 from gatefold.config import IndexSettings, Settings
-from gatefold.errors import BundleNotFound, StageMissing
+from gatefold.errors import StageMissing
 from gatefold.records import TRACKS
 from gatefold.retrieval import METADATA, CoverIndex, unit_columns
 from gatefold.storage import leases, objects, optouts, tables
-from gatefold.storage.bundles import Bundle, open_bundle
+from gatefold.storage.bundles import Bundle, find_bundle, open_bundle
 from gatefold.storage.catalogues import read_tracks
 from gatefold.storage.indexes import StoredShard, figures_of, publish_index, publish_shards, shards_of, store_shard
+from gatefold.storage.leases import Lease
 from gatefold.storage.tables import EVERYTHING, Span
 from gatefold.tuning import QUERIES, Answers, Questions, build_for, build_tuned, of_shards, questions_of
 from gatefold.vectors import SEED
 from gatefold.workspace import Workspace
 from pipelines.report import OnProgress, Report, silent, write_report
 from pipelines.rows import own_errors
-from pipelines.versions import Versions, versions_of
+from pipelines.versions import Versions, check_unchanged, versions_of
 
 STAGE = "index"
 _SIDES = ("song_embedding", "cover_embedding")
@@ -34,23 +36,17 @@ _NO_COVER = "no song has a cover; nothing can be retrieved: see `gatefold reject
 
 
 def build_index(settings: Settings, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
-    """An index bundle of the embeddings of this catalogue's encoder; nothing is done where it stands already."""
+    """An index bundle of the embeddings of this catalogue's encoder; nothing is done where it stands already.
+
+    Raises: RunInProgress while another process builds one.
+    """
     began = time.monotonic()
-    optouts.settle(workspace)
-    versions = versions_of(settings, workspace)
-    uri = objects.join(workspace.indexes, versions.index)
     on_progress(0, 1)
-    try:
-        bundle, made = open_bundle(uri, "index"), False
-    except BundleNotFound:
-        spans = _spans(workspace, versions.encoder, settings.index.covers_per_shard)
-        if len(spans) == 1:
-            bundle, made = _build_whole(uri, settings.index, workspace, versions), True
-        else:
-            with leases.hold(objects.join(workspace.runs, STAGE, "lease")) as lease:
-                stored = _build_shards(uri, settings.index, workspace, versions, spans, on_progress)
-                lease.check()
-                bundle, made = _publish(uri, settings.index, workspace, versions, stored), True
+    made = False
+    bundle = _find(settings, workspace)
+    if bundle is None:
+        with leases.hold(workspace.lease(STAGE)) as lease:
+            bundle, made = _build(settings, workspace, lease, on_progress)
     on_progress(1, 1)
     report = Report(
         stage=STAGE,
@@ -70,7 +66,39 @@ def build_index(settings: Settings, workspace: Workspace, on_progress: OnProgres
     return report
 
 
-def _build_whole(uri: str, settings: IndexSettings, workspace: Workspace, versions: Versions) -> Bundle:
+def _find(settings: Settings, workspace: Workspace) -> Bundle | None:
+    """The index of what is embedded and withdrawn by now, where it was the last one that was built."""
+    withdrawn = optouts.digests(workspace)
+    if withdrawn != optouts.settled(workspace):
+        return None
+    versions = versions_of(settings, workspace, withdrawn)
+    return find_bundle(objects.join(workspace.indexes, versions.index), "index")
+
+
+def _build(
+    settings: Settings, workspace: Workspace, lease: Lease, on_progress: OnProgress
+) -> tuple[Bundle, bool]:
+    """The bundle, and whether it was made here."""
+    optouts.settle(workspace)
+    versions = versions_of(settings, workspace)
+    uri = objects.join(workspace.indexes, versions.index)
+    if (bundle := find_bundle(uri, "index")) is not None:
+        return bundle, False
+    spans = _spans(workspace, versions.encoder, settings.index.covers_per_shard)
+    if len(spans) == 1:
+        publish = _build_whole(uri, settings.index, workspace, versions)
+    else:
+        stored = _build_shards(uri, settings.index, workspace, versions, spans, on_progress)
+        publish = partial(_publish, uri, settings.index, workspace, versions, stored)
+    check_unchanged(settings, workspace, versions)
+    lease.check()
+    return publish(), True
+
+
+def _build_whole(
+    uri: str, settings: IndexSettings, workspace: Workspace, versions: Versions
+) -> "partial[Bundle]":
+    """What publishes the only shard, which is built."""
     encoder = open_bundle(objects.join(workspace.encoders, versions.encoder), "encoder")
     tracks = indexed_tracks(workspace, versions.encoder)
     covers, songs = unit_columns(tracks)
@@ -79,7 +107,7 @@ def _build_whole(uri: str, settings: IndexSettings, workspace: Workspace, versio
     built = build_tuned(covers, songs, settings)
     index = CoverIndex(tracks, encoder.fingerprint, built.vectors)
     lineage = {"encoder": encoder.fingerprint}
-    return publish_index(uri, index, tracks, built.figures, version=versions.index, lineage=lineage)
+    return partial(publish_index, uri, index, tracks, built.figures, version=versions.index, lineage=lineage)
 
 
 def _spans(workspace: Workspace, encoder_version: str, songs_per_shard: int) -> list[Span]:

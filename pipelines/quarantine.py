@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from gatefold.errors import GatefoldError, ObjectNotFound, StageMissing, TooManyRejects
 from gatefold.records import REJECTS
-from gatefold.storage import objects, tables
+from gatefold.storage import leases, objects, tables
 from gatefold.workspace import Workspace
 from pipelines.stages import forget
 
@@ -100,7 +100,14 @@ def remove_rejects(workspace: Workspace, stage: str, code: str | None = None) ->
     """Forgets a stage's rejects, all or those of one code, so that its next run tries their songs again; how many.
 
     How often each was tried is remembered, for the attempt that its next reject would be, while its file is the same.
+
+    Raises: RunInProgress while the stage runs.
     """
+    with leases.hold(workspace.lease(stage)):
+        return _remove_rejects(workspace, stage, code)
+
+
+def _remove_rejects(workspace: Workspace, stage: str, code: str | None) -> int:
     rejects = read_rejects(workspace, stage)
     removed = rejects if code is None else rejects.filter(pc.equal(rejects["code"], code))
     if not removed.num_rows:

@@ -5,7 +5,7 @@ from datetime import datetime, timezone
 
 from gatefold.config import Settings
 from gatefold.errors import BundleNotFound, WrongModel
-from gatefold.storage import objects, releases
+from gatefold.storage import leases, objects, releases
 from gatefold.storage.bundles import Bundle, open_bundle
 from gatefold.storage.releases import Part, Release
 from gatefold.workspace import Workspace
@@ -18,7 +18,8 @@ STAGE = "release"
 def publish_release(settings: Settings, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
     """The release of these settings and this catalogue, active from now on.
 
-    Raises: BundleNotFound for a stage that has not run; WrongModel when the bundles were not made of each other.
+    Raises: BundleNotFound for a stage that has not run; WrongModel when the bundles were not made of each other;
+    RunInProgress.
     """
     began = time.monotonic()
     versions = versions_of(settings, workspace)
@@ -27,8 +28,12 @@ def publish_release(settings: Settings, workspace: Workspace, on_progress: OnPro
     index = open_bundle(objects.join(workspace.indexes, versions.index), "index")
     generator = open_bundle(objects.join(workspace.generators, versions.generator), "generator")
     check_lineage(encoder, index, generator)
-    published = _publish(workspace, versions.release, encoder, index, generator)
-    releases.activate(workspace, versions.release)
+    published = False
+    if not _serves(workspace, versions.release):
+        with leases.hold(workspace.lease(STAGE)) as lease:
+            published = _publish(workspace, versions.release, encoder, index, generator)
+            lease.check()
+            releases.activate(workspace, versions.release)
     on_progress(1, 1)
     details = {"version": versions.release, "covers": int(str(index.details["covers"]))}
     report = Report(
@@ -41,6 +46,13 @@ def publish_release(settings: Settings, workspace: Workspace, on_progress: OnPro
     )
     write_report(workspace, report)
     return report
+
+
+def _serves(workspace: Workspace, version: str) -> bool:
+    try:
+        return releases.current(workspace).version == version
+    except BundleNotFound:
+        return False
 
 
 def check_lineage(encoder: Bundle, index: Bundle, generator: Bundle) -> None:

@@ -51,7 +51,7 @@ class Stage:
     @property
     def lease(self) -> str:
         """One for all targets of a stage, because they share its rejects."""
-        return objects.join(self.workspace.runs, self.name, "lease")
+        return self.workspace.lease(self.name)
 
     def finished(self) -> Outcome | None:
         """What came out, when nothing has changed since all was done; else None."""

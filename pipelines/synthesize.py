@@ -27,6 +27,8 @@ from gatefold.config import Settings, SynthesisSettings
 from gatefold.drawing import draw_cover
 from gatefold.errors import InputError
 from gatefold.instruments import SAMPLE_RATE
+from gatefold.storage import leases
+from gatefold.storage.leases import Lease
 from gatefold.storage.objects import delete, delete_tree, exists, join, list_objects, put, read, resolve
 from gatefold.synthesis import TRAIT_NAMES, SyntheticTrack, compose_catalogue
 from pipelines.report import OnProgress, Report, silent
@@ -57,13 +59,21 @@ def synthesize(settings: Settings, target: str, on_progress: OnProgress = silent
         on_progress: called with the number of songs that are there and that there will be.
 
     Returns: songs written and songs that were there already.
-    Raises: InputError for a folder with files of somebody else; StorageUnavailable, StorageDenied.
+    Raises: InputError for a folder with files of somebody else; RunInProgress; StorageUnavailable, StorageDenied.
     """
     began = time.monotonic()
     folder, synthesis = resolve(target), settings.synthesis
     if _is_finished(folder, synthesis):
         return _report(0, synthesis.songs, began, folder)
-    _claim(folder, synthesis)
+    with leases.hold(f"{folder}.lease") as lease:
+        _claim(folder, synthesis)
+        written = _write(settings, folder, lease, on_progress)
+    return _report(written, synthesis.songs - written, began, folder)
+
+
+def _write(settings: Settings, folder: str, lease: Lease, on_progress: OnProgress) -> int:
+    """The songs that are missing, then the manifest; how many were."""
+    synthesis = settings.synthesis
     tracks = compose_catalogue(synthesis)
     present = {found.uri for found in list_objects(folder)}
     missing = [
@@ -75,8 +85,9 @@ def synthesize(settings: Settings, target: str, on_progress: OnProgress = silent
     for written in _write_songs(missing, synthesis, folder, min(settings.batch.rows_per_block, _SONGS_PER_BLOCK)):
         there += written
         on_progress(there, len(tracks))
+    lease.check()
     put(join(folder, MANIFEST), _parquet(_manifest(tracks)))
-    return _report(len(missing), len(tracks) - len(missing), began, folder)
+    return len(missing)
 
 
 def audio_path(track: SyntheticTrack) -> str:

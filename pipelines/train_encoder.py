@@ -8,16 +8,16 @@ import ray.train.torch
 import torch
 
 from gatefold.config import Settings
-from gatefold.errors import BundleNotFound
-from gatefold.storage import objects
-from gatefold.storage.bundles import open_bundle
+from gatefold.storage import leases, objects
+from gatefold.storage.bundles import Bundle, find_bundle
 from gatefold.storage.encoders import build_encoder, publish_encoder
+from gatefold.storage.leases import Lease
 from gatefold.workspace import Workspace
 from pipelines.learning import Learner, Validation, weights_to_publish
 from pipelines.pairs import paired_ids, read_pairs, sample, stream_pairs, validation_ids, without_genre
 from pipelines.report import OnProgress, Report, silent, write_report
 from pipelines.training import Progress, batches, history, last_state, run_training
-from pipelines.versions import versions_of
+from pipelines.versions import Versions, check_unchanged, versions_of
 
 STAGE = "train-encoder"
 _USUAL_SONGS = 256
@@ -25,38 +25,17 @@ _USUAL_SONGS = 256
 
 
 def train_encoder(settings: Settings, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
-    """An encoder bundle for the workspace's present catalogue; nothing is done where it stands already."""
+    """An encoder bundle for the workspace's present catalogue; nothing is done where it stands already.
+
+    Raises: RunInProgress where another process trains it.
+    """
     began = time.monotonic()
     versions = versions_of(settings, workspace)
-    uri = objects.join(workspace.encoders, versions.encoder)
-    try:
-        bundle = open_bundle(uri, "encoder")
-        done = 0
-    except BundleNotFound:
-        ids = paired_ids(settings, workspace, "train")
-        model = build_encoder(settings.encoder, settings.audio, settings.cover)  # no worker starts if it cannot be
-        checkpoint = run_training(
-            _train_loop,
-            {
-                "settings": settings.model_dump(mode="json"),
-                "workspace": workspace.uri,
-                "songs": len(ids),
-                "usual": sample(ids, _USUAL_SONGS),
-                "validation": validation_ids(settings, workspace),
-            },
-            name=f"encoder-{versions.encoder}",
-            settings=settings.train,
-            workspace=workspace,
-            datasets={"train": stream_pairs(settings, workspace, ids)},
-            on_progress=on_progress,
-        )
-        state = last_state(checkpoint, workspace)
-        model.load_state_dict(weights_to_publish(state))
-        details = {"songs": len(ids), **history(state), "recalls": [list(one) for one in state["recalls"]]}
-        ears_and_eyes = {"audio": settings.audio.fingerprint(), "cover": settings.cover.fingerprint()}
-        lineage = {"catalogue": versions.catalogue, **ears_and_eyes}
-        bundle = publish_encoder(uri, model, version=versions.encoder, lineage=lineage, details=details)
-        done = len(ids)
+    done = 0
+    bundle = find_bundle(objects.join(workspace.encoders, versions.encoder), "encoder")
+    if bundle is None:
+        with leases.hold(workspace.lease(f"encoder-{versions.encoder}")) as lease:
+            bundle, done = _train(settings, workspace, versions, lease, on_progress)
     learned: Any = bundle.details
     report = Report(
         stage=STAGE,
@@ -73,6 +52,42 @@ def train_encoder(settings: Settings, workspace: Workspace, on_progress: OnProgr
     )
     write_report(workspace, report)
     return report
+
+
+def _train(
+    settings: Settings, workspace: Workspace, versions: Versions, lease: Lease, on_progress: OnProgress
+) -> tuple[Bundle, int]:
+    """The bundle, and how many songs it was trained on: none where the run before has published it meanwhile."""
+    uri = objects.join(workspace.encoders, versions.encoder)
+    if (bundle := find_bundle(uri, "encoder")) is not None:
+        return bundle, 0
+    ids = paired_ids(settings, workspace, "train")
+    model = build_encoder(settings.encoder, settings.audio, settings.cover)  # no worker starts if it cannot be
+    config = {
+        "settings": settings.model_dump(mode="json"),
+        "workspace": workspace.uri,
+        "songs": len(ids),
+        "usual": sample(ids, _USUAL_SONGS),
+        "validation": validation_ids(settings, workspace),
+    }
+    pairs = stream_pairs(settings, workspace, ids)
+    check_unchanged(settings, workspace, versions)
+    checkpoint = run_training(
+        _train_loop,
+        config,
+        name=f"encoder-{versions.encoder}",
+        settings=settings.train,
+        workspace=workspace,
+        datasets={"train": pairs},
+        on_progress=on_progress,
+    )
+    state = last_state(checkpoint, workspace)
+    model.load_state_dict(weights_to_publish(state))
+    details = {"songs": len(ids), **history(state), "recalls": [list(one) for one in state["recalls"]]}
+    made_with = {"audio": settings.audio.fingerprint(), "cover": settings.cover.fingerprint()}
+    lineage = {"catalogue": versions.catalogue, **made_with}
+    lease.check()
+    return publish_encoder(uri, model, version=versions.encoder, lineage=lineage, details=details), len(ids)
 
 
 def _train_loop(config: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from pipelines.pairs import Block, paired_ids, stream
 from pipelines.report import OnProgress
 from pipelines.training import Progress, batches, history, last_state, run_training
 from pipelines.transformer_trainer import TransformerTrainer
-from pipelines.versions import Versions
+from pipelines.versions import Versions, check_unchanged
 
 
 def train_transformer(
@@ -35,6 +35,7 @@ def train_transformer(
     count = settings.generator.transformer.neighbours
     rule = SourceRule(settings.generator.sources, optouts.song_ids(workspace))
     store_conditions(neighbours, index_uri, ids, count, rule)
+    check_unchanged(settings, workspace, versions)
     checkpoint = run_training(
         _train_loop,
         {"settings": settings.model_dump(mode="json"), "covers": len(ids)},

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gatefold.config import Settings
-from gatefold.errors import InvalidSettings, StageMissing
+from gatefold.errors import InvalidSettings, StageMissing, Unavailable
 from gatefold.storage import catalogues, objects, optouts, releases, tables
 from gatefold.storage.bundles import open_bundle
 from gatefold.storage.catalogues import Catalogue
@@ -49,6 +49,18 @@ def versions_of(settings: Settings, workspace: Workspace, withdrawn: Sequence[st
     index = _digest(catalogue.fingerprint, encoder, settings.index.fingerprint(), *embedded, *left_out)
     generator = kept.generator.version if kept else _digest(index, *_generator_of(settings))
     return Versions(catalogue.fingerprint, encoder, index, generator, _digest(encoder, index, generator))
+
+
+def check_unchanged(settings: Settings, workspace: Workspace, versions: Versions) -> None:
+    """For who has read the catalogue or the embeddings after it was said what they would make.
+
+    Raises: Unavailable when they are others by now: what is made of them would bear the name of something else.
+    """
+    if versions_of(settings, workspace) != versions:
+        raise Unavailable(
+            f"the catalogue or the embeddings of '{workspace.uri}' changed while they were read, so nothing is "
+            "published; let the other run end, and run this again"
+        )
 
 
 def _generator_of(settings: Settings) -> tuple[str, ...]:

@@ -142,6 +142,14 @@ def open_bundle(uri: str, kind: str) -> Bundle:
     return bundle
 
 
+def find_bundle(uri: str, kind: str) -> Bundle | None:
+    """As `open_bundle`, but None where there is none. Raises: BundleCorrupt."""
+    try:
+        return open_bundle(uri, kind)
+    except BundleNotFound:
+        return None
+
+
 def list_bundles(folder_uri: str) -> list[Bundle]:
     """The whole bundles directly inside a folder, sorted by uri; unfinished and damaged ones are left out."""
     sizes = {info.uri: info.size_bytes for info in objects.list_objects(folder_uri)}

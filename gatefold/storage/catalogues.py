@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
-from gatefold.errors import Corrupt, ObjectNotFound, StageMissing
+from gatefold.errors import Corrupt, LeaseLost, ObjectNotFound, StageMissing
 from gatefold.storage import objects, tables
 from gatefold.workspace import Workspace
 
@@ -26,27 +26,25 @@ class Catalogue:
 
 def current(workspace: Workspace) -> Catalogue | None:
     """The catalogue that counts; None before the first. Raises: Corrupt."""
-    uri = objects.join(workspace.catalogue, _CURRENT)
-    try:
-        found = json.loads(objects.read(uri))
-        return Catalogue(str(found["fingerprint"]), int(found["rows"]), str(found["source"]))
-    except ObjectNotFound:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise Corrupt(f"'{uri}' cannot be read ({error!r}); run `gatefold catalogue SOURCE` anew") from error
+    return _read_current(workspace)[0]
 
 
 def replace(workspace: Workspace, catalogue: Catalogue, tracks: pa.Table, rows_per_part: int) -> None:
-    """Writes the parts, then makes them the catalogue, then removes those of the one before the last."""
-    before = current(workspace)
+    """Writes the parts, then makes them the catalogue, then removes those that were there but for the last one's.
+
+    Raises: LeaseLost when another process has replaced the catalogue meanwhile; then nothing is removed.
+    """
+    before, etag = _read_current(workspace)
+    keep = {catalogue.fingerprint, before.fingerprint if before else catalogue.fingerprint}
+    # a reader may still be in the midst of the last one; and what another process writes from here on is its own
+    old = [part for part in tables.parts(workspace.catalogue) if objects.name(objects.parent(part)) not in keep]
     for number, start in enumerate(range(0, max(tracks.num_rows, 1), rows_per_part)):
         tables.write_part(folder(workspace, catalogue), f"part-{number:06}", tracks.slice(start, rows_per_part))
-    uri = objects.join(workspace.catalogue, _CURRENT)
-    objects.put(uri, json.dumps(asdict(catalogue), indent=1).encode())
-    keep = {catalogue.fingerprint, before.fingerprint if before else catalogue.fingerprint}
-    for part in tables.parts(workspace.catalogue):
-        if objects.name(objects.parent(part)) not in keep:  # a reader may still be in the midst of the last one
-            objects.delete(part)
+    uri, data = objects.join(workspace.catalogue, _CURRENT), json.dumps(asdict(catalogue), indent=1).encode()
+    if not (objects.put_if_absent(uri, data) if etag is None else objects.put_if_unchanged(uri, data, etag)):
+        raise LeaseLost(f"'{uri}' was replaced by another run while this one worked; that run's catalogue counts")
+    for part in old:
+        objects.delete(part)
 
 
 def folder(workspace: Workspace, catalogue: Catalogue) -> str:
@@ -65,3 +63,16 @@ def read_tracks(
     if catalogue is None:
         raise StageMissing(f"'{workspace.uri}' has no catalogue; run `gatefold catalogue SOURCE` first")
     return tables.read_table(folder(workspace, catalogue), columns, stage="catalogue SOURCE", within=within)
+
+
+def _read_current(workspace: Workspace) -> tuple[Catalogue | None, str | None]:
+    """The catalogue that counts, and the etag of the object that says so."""
+    uri = objects.join(workspace.catalogue, _CURRENT)
+    try:
+        source = objects.open_source(uri)
+        found = json.loads(source.read_at(0, source.size))
+        return Catalogue(str(found["fingerprint"]), int(found["rows"]), str(found["source"])), source.etag
+    except ObjectNotFound:
+        return None, None
+    except (ValueError, KeyError, TypeError) as error:
+        raise Corrupt(f"'{uri}' cannot be read ({error!r}); run `gatefold catalogue SOURCE` anew") from error

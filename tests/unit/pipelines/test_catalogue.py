@@ -11,7 +11,7 @@ from mutagen.flac import FLAC, Picture
 from mutagen.mp3 import MP3
 from mutagen.oggvorbis import OggVorbis
 
-from gatefold.config import SplitSettings
+from gatefold.config import Settings, SplitSettings
 from gatefold.errors import (
     EmptyFile,
     InvalidManifest,
@@ -27,7 +27,7 @@ from gatefold.storage import catalogues, objects
 from gatefold.storage.catalogues import Catalogue
 from gatefold.storage.pictures import open_audio, read_cover, tags_of
 from gatefold.workspace import Workspace
-from pipelines.catalogue import with_splits
+from pipelines.catalogue import build_catalogue, with_splits
 from pipelines.scanning import list_songs
 from pipelines.tags import read_tags
 
@@ -50,6 +50,16 @@ def test_splits_are_those_of_the_one_rule_and_the_given_ones_stay() -> None:
     expected[1] = "test"
     assert with_splits(table, shares).to_pylist() == expected
     assert set(expected) == {"train", "validation", "test"}
+
+
+def test_a_catalogue_may_have_none_of_the_songs_that_it_had(tmp_path: Path) -> None:
+    workspace = Workspace(objects.resolve(str(tmp_path / "workspace")))
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    for song_id in ("one", "other"):
+        (tmp_path / "m.csv").write_text(f"song_id,audio_uri\n{song_id},a.wav\n")
+        report = build_catalogue(Settings(), str(tmp_path / "m.csv"), workspace)
+    assert [report.details[key] for key in ("added", "updated", "removed")] == [1, 0, 1]
+    assert catalogues.read_tracks(workspace)["song_id"].to_pylist() == ["other"]
 
 
 def test_a_scan_finds_audio_and_the_best_cover_beside_it(tmp_path: Path) -> None:

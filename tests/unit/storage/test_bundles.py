@@ -1,7 +1,5 @@
 """Bundles: whole or absent."""
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,10 @@ from gatefold.storage import bundles, objects
 from gatefold.storage.bundles import Bundle
 
 FILES = {"config.json": b"{}", "unet/model.safetensors": b"weights"}
+
+
+class Interrupted(Exception):
+    """A run that is held up before it puts its manifest."""
 
 
 @pytest.fixture
@@ -117,20 +119,25 @@ def test_a_bundle_can_be_copied_elsewhere(folder: str) -> None:
 def test_of_two_that_publish_at_once_the_manifest_names_the_bytes_that_are_there(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    meeting, put = threading.Barrier(2), objects.put_if_absent
+    put = objects.put_if_absent
+    contents = [{"config.json": b"{}", "model": b"weights of %d" % number} for number in range(2)]
 
-    def put_once_both_have_put_their_files(uri: str, data: bytes) -> bool:
-        meeting.wait(20)
+    def put_once_another_has_put_its_files(uri: str, data: bytes) -> bool:
+        monkeypatch.setattr(objects, "put_if_absent", put_last)
+        with pytest.raises(Interrupted):
+            publish(f"{folder}/v1", contents[1])
         return put(uri, data)
 
-    monkeypatch.setattr(objects, "put_if_absent", put_once_both_have_put_their_files)
-    contents = [{"config.json": b"{}", "model": b"weights of %d" % number} for number in range(2)]
-    with ThreadPoolExecutor(2) as pool:
-        runs = [pool.submit(publish, f"{folder}/v1", files) for files in contents]
-    refused = [error for error in (run.exception() for run in runs) if error is not None]
-    assert [type(error) for error in refused] == [InputError]
+    def put_last(*_: object) -> bool:
+        raise Interrupted
+
+    monkeypatch.setattr(objects, "put_if_absent", put_once_another_has_put_its_files)
+    publish(f"{folder}/v1", contents[0])
+    monkeypatch.setattr(objects, "put_if_absent", put)
+    with pytest.raises(InputError, match="another bundle stands"):
+        publish(f"{folder}/v1", contents[1])
     bundle = bundles.open_bundle(f"{folder}/v1", "encoder")
-    assert {name: bundle.read(name) for name in bundle.files} in contents
+    assert {name: bundle.read(name) for name in bundle.files} == contents[0]
 
 
 def test_what_a_killed_run_left_is_removed_once_another_has_published(folder: str) -> None:
