@@ -101,6 +101,7 @@ def _train(
         settings=settings.train,
         workspace=workspace,
         datasets={},  # a hundred covers: every worker reads all of them
+        lease=lease,
         on_progress=on_progress,
     )
     state = last_state(checkpoint, workspace)

@@ -36,7 +36,7 @@ from pipelines.quarantine import (
     read_rejects,
     reject_table,
 )
-from pipelines.report import OnProgress, Report, write_report
+from pipelines.report import OnProgress, Report, while_held, write_report
 from pipelines.rows import own_errors
 from pipelines.stages import Stage
 from pipelines.tally import Block, Tally
@@ -93,7 +93,8 @@ def map_tracks(
         on_progress(tally.done, tally.total)
     else:
         with leases.hold(stage.lease) as lease:
-            tally = _Run(stage, lease, make_mapper, settings, on_progress).finish(read_tracks)
+            run = _Run(stage, lease, make_mapper, settings, while_held(lease, on_progress))
+            tally = run.finish(read_tracks)
     report = tally.report(stage)
     write_report(stage.workspace, report)
     check_share(stage.workspace, stage.name, report.rejected, tally.total, settings.max_reject_share)

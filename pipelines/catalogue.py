@@ -28,7 +28,7 @@ from pipelines import scanning
 from pipelines.etags import find_etags
 from pipelines.manifests import is_manifest, read_manifest
 from pipelines.quarantine import Reject, check_share, read_attempts, read_rejects, write_rejects
-from pipelines.report import OnProgress, Report, silent, write_report
+from pipelines.report import OnProgress, Report, silent, while_held, write_report
 
 STAGE = "catalogue"
 _ROWS_PER_PART = 65_536
@@ -64,7 +64,7 @@ def _build(settings: Settings, uri: str, workspace: Workspace, lease: Lease, on_
     standing = _standing(workspace)
     numbered = is_manifest(uri)
     read = _from_manifest if numbered else _from_folder
-    rows, faults, more = read(uri, standing, on_progress)
+    rows, faults, more = read(uri, standing, while_held(lease, on_progress))
     tracks = _finished(_without_faulty(rows, faults), settings.split)
     change = _change(tracks, standing)
     lease.check()

@@ -35,7 +35,7 @@ from pipelines.generator_candidates import Pictures, generate_covers, read_cover
 from pipelines.held_out import HeldOut, ceiling_of, embed_pairs, held_out_of, untrained
 from pipelines.independent import catalogue_sample, features_of
 from pipelines.pairs import read_windows
-from pipelines.report import OnProgress, Report, read_report, silent, write_report
+from pipelines.report import OnProgress, Report, read_report, silent, while_held, write_report
 from pipelines.versions import Versions, evaluation_of, versions_of
 
 STAGE = "evaluate"
@@ -76,7 +76,7 @@ def _measure(
     uri = objects.join(workspace.generators, versions.generator)
     wanted = asked + sheet_ids * (_NEW - 1)
     seeds = [settings.evaluation.seed + number for number in range(len(wanted))]
-    generated = generate_covers(settings, workspace, index, uri, wanted, seeds, on_progress)
+    generated = generate_covers(settings, workspace, index, uri, wanted, seeds, while_held(lease, on_progress))
     encoder = load_encoder(objects.join(workspace.encoders, versions.encoder))
     table = _retrieval(settings, workspace, held_out, encoder)
     table += _generation(settings, workspace, halves, encoder, generated)

@@ -53,7 +53,7 @@ from pipelines.generator_genres import genre_rows, genres_of
 from pipelines.generator_tables import as_markdown
 from pipelines.held_out import held_out_of
 from pipelines.independent import catalogue_sample, features_of
-from pipelines.report import NOTHING, OnProgress, Report, silent, write_report
+from pipelines.report import NOTHING, OnProgress, Report, silent, while_held, write_report
 from pipelines.versions import versions_of
 
 STAGE, TABLE = "compare-generators", "generators.md"
@@ -136,7 +136,7 @@ def _compare(
     compared: list[dict[str, Any]] = []
     features: dict[str, dict[str, Floats]] = {}
     for number, candidate in enumerate(candidates):
-        pictures = _pictures(candidate, known.plan, number, len(candidates), on_progress)
+        pictures = _pictures(candidate, known.plan, number, len(candidates), while_held(lease, on_progress))
         features[candidate.name], table = _measured(known, candidate, pictures)
         size = pictures.pixels.shape[-1]
         compared.append({"name": candidate.name, "size": size, "table": [measure.row() for measure in table]})

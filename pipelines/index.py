@@ -25,7 +25,7 @@ from gatefold.storage.tables import EVERYTHING, Span
 from gatefold.tuning import QUERIES, Answers, Questions, build_for, build_tuned, of_shards, questions_of
 from gatefold.vectors import SEED
 from gatefold.workspace import Workspace
-from pipelines.report import OnProgress, Report, silent, write_report
+from pipelines.report import OnProgress, Report, silent, while_held, write_report
 from pipelines.rows import own_errors
 from pipelines.versions import Versions, check_unchanged, versions_of
 
@@ -88,7 +88,7 @@ def _build(
     if len(spans) == 1:
         publish = _build_whole(uri, settings.index, workspace, versions)
     else:
-        stored = _build_shards(uri, settings.index, workspace, versions, spans, on_progress)
+        stored = _build_shards(uri, settings.index, workspace, versions, spans, while_held(lease, on_progress))
         publish = partial(_publish, uri, settings.index, workspace, versions, stored)
     check_unchanged(settings, workspace, versions)
     lease.check()

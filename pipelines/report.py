@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from gatefold.errors import Corrupt, ObjectNotFound
 from gatefold.storage import objects
+from gatefold.storage.leases import Lease
 from gatefold.workspace import Workspace
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -24,6 +25,16 @@ class OnProgress(Protocol):
 
 def silent(done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:
     """For callers who do not watch."""
+
+
+def while_held(lease: Lease, on_progress: OnProgress) -> OnProgress:
+    """The same, but it raises LeaseLost where the lease could not be renewed: so who has lost it stops working."""
+
+    def tell(done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:
+        lease.check_renewed()
+        on_progress(done, total, facts)
+
+    return tell
 
 
 class Report(BaseModel):

@@ -84,6 +84,7 @@ def _write(settings: Settings, folder: str, lease: Lease, on_progress: OnProgres
     there = len(tracks) - len(missing)
     for written in _write_songs(missing, synthesis, folder, min(settings.batch.rows_per_block, _SONGS_PER_BLOCK)):
         there += written
+        lease.check_renewed()
         on_progress(there, len(tracks))
     lease.check()
     put(join(folder, MANIFEST), _parquet(_manifest(tracks)))

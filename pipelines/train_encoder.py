@@ -79,6 +79,7 @@ def _train(
         settings=settings.train,
         workspace=workspace,
         datasets={"train": pairs},
+        lease=lease,
         on_progress=on_progress,
     )
     state = last_state(checkpoint, workspace)

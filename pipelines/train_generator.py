@@ -11,7 +11,7 @@ from gatefold.storage.bundles import Bundle, find_bundle, open_bundle
 from gatefold.storage.generators import publish_generator
 from gatefold.storage.leases import Lease
 from gatefold.workspace import Workspace
-from pipelines.report import OnProgress, Report, silent, write_report
+from pipelines.report import OnProgress, Report, silent, while_held, write_report
 from pipelines.versions import Versions, versions_of
 
 STAGE = "train-generator"
@@ -50,7 +50,7 @@ def _make(
     if (bundle := find_bundle(uri, "generator")) is not None:
         return bundle, False
     index = open_bundle(objects.join(workspace.indexes, versions.index), "index")
-    pipeline, details = _made(settings, workspace, versions, on_progress)
+    pipeline, details = _made(settings, workspace, versions, lease, on_progress)
     lease.check()
     bundle = publish_generator(
         uri,
@@ -66,12 +66,12 @@ def _make(
 
 
 def _made(
-    settings: Settings, workspace: Workspace, versions: Versions, on_progress: OnProgress
+    settings: Settings, workspace: Workspace, versions: Versions, lease: Lease, on_progress: OnProgress
 ) -> tuple[DiffusionPipeline, dict[str, object]]:
     if settings.generator.kind == "transformer":
         from pipelines.train_transformer import train_transformer
 
-        return train_transformer(settings, workspace, versions, on_progress)
+        return train_transformer(settings, workspace, versions, lease, on_progress)
     from pipelines.calibration import calibrate
 
-    return calibrate(settings, workspace, versions, on_progress)
+    return calibrate(settings, workspace, versions, while_held(lease, on_progress))

@@ -16,6 +16,7 @@ from gatefold.sources import SourceRule
 from gatefold.storage import objects, optouts
 from gatefold.storage.bundles import open_bundle
 from gatefold.storage.cover_pixels import read_pixels
+from gatefold.storage.leases import Lease
 from gatefold.workspace import Workspace
 from pipelines.conditions import read_conditions, store_conditions
 from pipelines.pairs import Block, paired_ids, stream
@@ -26,7 +27,7 @@ from pipelines.versions import Versions, check_unchanged
 
 
 def train_transformer(
-    settings: Settings, workspace: Workspace, versions: Versions, on_progress: OnProgress
+    settings: Settings, workspace: Workspace, versions: Versions, lease: Lease, on_progress: OnProgress
 ) -> tuple[CoverPipeline, dict[str, object]]:
     """The trained pipeline, and what is known of its training."""
     index_uri = objects.join(workspace.indexes, versions.index)
@@ -43,6 +44,7 @@ def train_transformer(
         settings=settings.train,
         workspace=workspace,
         datasets={"train": _stream_examples(settings, workspace, ids, neighbours)},
+        lease=lease,
         on_progress=on_progress,
     )
     state = last_state(checkpoint, workspace)

@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from gatefold.config import TrainSettings
 from gatefold.storage import objects
+from gatefold.storage.leases import Lease
 from gatefold.workspace import Workspace
 from pipelines.report import OnProgress
 
@@ -55,13 +56,19 @@ def run_training(
     settings: TrainSettings,
     workspace: Workspace,
     datasets: dict[str, ray.data.Dataset],
+    lease: Lease,
     on_progress: OnProgress,
 ) -> str:
     """Run `loop` on the workers until it is done; the URI of its last checkpoint's folder.
 
+    Where the lease is lost this ends, and the workers do so before they save the next time.
+
     Args:
         loop: given `config` on every worker, with what `Progress` needs in it.
         name: of the run; the same name goes on where that run stopped.
+        lease: on this run.
+
+    Raises: LeaseLost; what the workers raised.
     """
     filesystem, path = objects.filesystem(workspace.runs)
     board = _Board.remote()  # type: ignore[attr-defined]
@@ -70,6 +77,7 @@ def run_training(
         train_loop_config={
             **config,
             "board": board,
+            "lease": lease,
             "journal": objects.local_path(objects.join(workspace.runs, name, "tensorboard")),
         },
         scaling_config=ray.train.ScalingConfig(num_workers=workers_of(settings), use_gpu=settings.use_gpu),
@@ -85,12 +93,18 @@ def run_training(
     )
     fitting = _Fitting(trainer)
     fitting.start()
+    _follow(fitting, board, lease, on_progress)
+    return str(fitting.result().checkpoint.path)
+
+
+def _follow(fitting: "_Fitting", board: Any, lease: Lease, on_progress: OnProgress) -> None:
+    """Until the run has ended. Raises: LeaseLost."""
     while fitting.is_alive():
         fitting.join(0.5)
+        lease.check_renewed()
         done, total = ray.get(board.read.remote())
         if total:
             on_progress(done, total)
-    return str(fitting.result().checkpoint.path)
 
 
 def workers_of(settings: TrainSettings) -> int:
@@ -131,13 +145,16 @@ class Progress:
 
     def __init__(self, config: dict[str, Any], settings: TrainSettings, total_steps: int) -> None:
         self._board, self._every, self._total = config["board"], settings.checkpoint_steps, total_steps
+        self._lease: Lease = config["lease"]
         self._first = ray.train.get_context().get_world_rank() == 0
         self._folder: Path | None = config["journal"] if self._first else None
         self._journal: SummaryWriter | None = None
         self._resumed: list[int] = []
 
     def resume(self) -> dict[str, Any] | None:
-        """The state last saved, or None at the beginning."""
+        """The state last saved, or None at the beginning. Raises: LeaseLost when another run goes on from it."""
+        if self._first:
+            self._lease.check()
         checkpoint = ray.train.get_checkpoint()
         state = None
         if checkpoint is not None:
@@ -167,6 +184,7 @@ class Progress:
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if self._first:
+                self._lease.check()  # a worker of a driver that was killed finds another holder, and saves nothing
                 torch.save({"step": step, "resumed": self._resumed, **make_state()}, Path(folder) / _STATE)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report({"step": step, **figures}, checkpoint=checkpoint, checkpoint_dir_name=f"step-{step:07d}")

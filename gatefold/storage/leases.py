@@ -1,9 +1,14 @@
 """Who may write: one process at a time holds a lease on a folder, by numbered objects of which the highest counts.
 
 Putting the next number if it is absent is a compare-and-swap, so that of many who try one alone succeeds. The holder
-renews its object; who has let go, is gone from this very machine, or was not heard of for long, is followed by the next
-number. A lease can be sent to other processes, which `check` it right before they write: what a killed holder left
-running then writes nothing. It does not know what is written.
+renews its object; who has let go, or is gone from this very machine, is followed by the next number at once. Of one on
+another machine it is watched whether it renews, for as long as a lease lasts by the watcher's own clock: clocks of two
+machines are never compared. A lease can be sent to other processes, which `check` it right before they write: what a
+killed holder left running then writes nothing. It does not know what is written.
+
+    holder    renews        renews        renews   (gone)
+    watcher         looks . . . refused         looks . . . . . . . . . . . . . . . . follows
+                    |<- at most RENEWED_EVERY_S  |<------- FORSAKEN_AFTER_S -------->|
 """
 
 import json
@@ -14,22 +19,24 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from gatefold.errors import Corrupt, LeaseLost, NotFound, RunInProgress, Unavailable
+from gatefold.errors import Corrupt, GatefoldError, LeaseLost, NotFound, RunInProgress, Unavailable
 from gatefold.storage import objects
 
 RENEWED_EVERY_S = 10.0
 FORSAKEN_AFTER_S = 45.0
-"""without a renewal for so long, a holder elsewhere counts as gone"""
+"""A holder on another machine that is seen not to renew for so long counts as gone."""
+LOOK_EVERY_S = 2.0
 _SUFFIX = ".json"
 
 
 @dataclass(frozen=True)
 class _Holder:
-    """What a numbered object says; times are seconds since 1970. `process` tells a process from one of the same pid."""
+    """What a numbered object says. `process` tells a process from one of the same pid; `renewals` counts on with each
+    renewal. The times are seconds since 1970 by the holder's clock, for people to read."""
 
     owner: str
     host: str
@@ -39,6 +46,7 @@ class _Holder:
     since: float
     renewed_at: float
     released: bool = False
+    renewals: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,41 +55,101 @@ class Lease:
 
     folder: str
     number: int
+    _renewal: "_Renewal | None" = field(default=None, compare=False, repr=False)
 
     def check(self) -> None:
-        """Raises: LeaseLost when another process has taken over, or the one that held it is done."""
+        """Asks the store.
+
+        Raises: LeaseLost when another process has taken over, the one that held it is done, or as `check_renewed` does.
+        """
+        self.check_renewed()
         holder = _read(self.folder, self.number)
         if holder is None or max(_numbers(self.folder), default=0) != self.number:
+            why = self._renewal.failure if self._renewal else None
             raise LeaseLost(
-                f"'{self.folder}' was taken over while this run did not renew it for {FORSAKEN_AFTER_S:g} s or more; "
-                "the other run goes on, this one stops"
+                f"'{self.folder}' was taken over while this run did not renew it for {FORSAKEN_AFTER_S:g} s or more"
+                f"{f' ({why})' if why else ''}; the other run goes on, this one stops"
             )
         if holder.released:
             raise LeaseLost(f"'{self.folder}': the run that this process worked for has ended")
+
+    def check_renewed(self) -> None:
+        """Asks nobody, and costs nothing; in another process than the one that holds the lease it does nothing.
+
+        Raises: LeaseLost when it is known to be lost, or the store has refused to renew it for too long.
+        """
+        if self._renewal is not None and self._renewal.lost is not None:
+            raise self._renewal.lost
+
+    def __reduce__(self) -> tuple[type["Lease"], tuple[str, int]]:
+        return Lease, (self.folder, self.number)
 
 
 @contextmanager
 def hold(folder: str) -> Iterator[Lease]:
     """The lease on a folder, renewed by a thread until the block ends.
 
+    Where it is held on another machine this takes until that holder is seen to renew, or `FORSAKEN_AFTER_S`.
+
     Raises: RunInProgress when another process holds it.
     """
-    now = time.time()
+    now, began = time.time(), time.monotonic()
     pid = os.getpid()
     us = _Holder(uuid.uuid4().hex, socket.gethostname(), _machine(), pid, _process(pid) or "", now, now)
     lease = _acquire(folder, us)
-    done = threading.Event()
-    renewing = threading.Thread(target=_renew, args=(lease, us, done), name="lease", daemon=True)
-    renewing.start()
+    renewal = _Renewal(lease, us, began)
+    renewal.start()
     try:
-        yield lease
+        yield renewal.lease
     finally:
-        done.set()
-        renewing.join()
-        # where it is lost there is nothing to let go of, and where the store is away it lapses by itself
-        with suppress(LeaseLost, Unavailable):
-            lease.check()
+        renewal.stop()
+        # where it is lost there is nothing to let go of, and where the store is away or refuses it lapses by itself
+        with suppress(GatefoldError):
+            renewal.lease.check()
             _put(lease, replace(us, renewed_at=time.time(), released=True))
+
+
+class _Renewal(threading.Thread):
+    """Renews a lease until it is stopped or the lease is lost."""
+
+    def __init__(self, lease: Lease, us: _Holder, renewed_at: float) -> None:
+        """Args:
+            renewed_at: by the monotonic clock, before the object was put.
+        """
+        super().__init__(name="lease", daemon=True)
+        self.lease = replace(lease, _renewal=self)
+        self._us, self._renewed_at = us, renewed_at
+        self._done = threading.Event()
+        self.failure: Exception | None = None
+        """why the last renewal failed, if it did"""
+        self.lost: LeaseLost | None = None
+
+    def stop(self) -> None:
+        self._done.set()
+        self.join()
+
+    def run(self) -> None:
+        while self.lost is None and not self._done.wait(RENEWED_EVERY_S):
+            began = time.monotonic()
+            try:
+                self.lease.check()
+                self._us = replace(self._us, renewed_at=time.time(), renewals=self._us.renewals + 1)
+                _put(self.lease, self._us)
+            except LeaseLost as error:
+                self.lost = error
+            except Unavailable as error:
+                # nothing can be written either while the store is away; once it is back, the next check tells
+                self.failure = error
+            except Exception as error:  # noqa: BLE001 - whatever it is, the work must not go on for long without a lease
+                self.failure = error
+                silent_s = time.monotonic() - self._renewed_at
+                if silent_s > FORSAKEN_AFTER_S:
+                    self.lost = LeaseLost(
+                        f"'{self.lease.folder}' could not be renewed for {silent_s:.0f} s, so this run stops and "
+                        f"another may follow: {error}"
+                    )
+            else:
+                self.failure, self._renewed_at = None, began
 
 
 def _acquire(folder: str, us: _Holder) -> Lease:
@@ -89,7 +157,7 @@ def _acquire(folder: str, us: _Holder) -> Lease:
         numbers = _numbers(folder)
         last = max(numbers, default=0)
         if last and (holder := _read(folder, last)) is not None:
-            _refuse_if_held(folder, holder)
+            _wait_for_end(folder, last, holder)
         lease = Lease(folder, last + 1)
         if not objects.put_if_absent(_uri(folder, lease.number), _encoded(us)):
             continue
@@ -99,30 +167,33 @@ def _acquire(folder: str, us: _Holder) -> Lease:
             return lease
 
 
-def _refuse_if_held(folder: str, holder: _Holder) -> None:
-    """Raises: RunInProgress unless the holder has let go or is gone."""
-    silent_s = time.time() - holder.renewed_at
-    if holder.released or silent_s > FORSAKEN_AFTER_S:
-        return
-    if holder.machine == _machine() and _process(holder.pid) != holder.process:
-        return
-    since = datetime.fromtimestamp(holder.since, timezone.utc)
-    left_s = max(1.0, FORSAKEN_AFTER_S - silent_s)
-    raise RunInProgress(
-        f"'{objects.parent(folder)}': process {holder.pid} on {holder.host} works on it since "
-        f"{since:%Y-%m-%d %H:%M:%S} UTC; wait for it or stop it, or if it is gone, try again in {left_s:.0f} s"
-    )
+def _wait_for_end(folder: str, number: int, holder: _Holder) -> None:
+    """Until the holder has let go or is gone; at once where it already is, or where it runs on this machine.
 
-
-def _renew(lease: Lease, us: _Holder, done: threading.Event) -> None:
-    while not done.wait(RENEWED_EVERY_S):
-        try:
-            lease.check()
-            _put(lease, replace(us, renewed_at=time.time()))
-        except LeaseLost:
+    Raises: RunInProgress when it is there.
+    """
+    if holder.released:
+        return
+    if holder.machine == _machine():
+        if _process(holder.pid) == holder.process:
+            raise _in_progress(folder, holder)
+        return
+    began = time.monotonic()
+    while time.monotonic() - began < FORSAKEN_AFTER_S:
+        time.sleep(LOOK_EVERY_S)
+        now = _read(folder, number)
+        if now is None or now.released:
             return
-        except Unavailable:  # tried again in a while; if it lasts, another may take over, which the next check tells
-            continue
+        if now != holder:
+            raise _in_progress(folder, holder)
+
+
+def _in_progress(folder: str, holder: _Holder) -> RunInProgress:
+    since = datetime.fromtimestamp(holder.since, timezone.utc)
+    return RunInProgress(
+        f"'{objects.parent(folder)}': process {holder.pid} on {holder.host} works on it since "
+        f"{since:%Y-%m-%d %H:%M:%S} UTC; wait for it or stop it"
+    )
 
 
 def _put(lease: Lease, holder: _Holder) -> None:

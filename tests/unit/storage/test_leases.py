@@ -3,18 +3,21 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gatefold.errors import Corrupt, LeaseLost, RunInProgress
+from gatefold.errors import Corrupt, LeaseLost, RunInProgress, StorageDenied, StorageUnavailable
 from gatefold.storage import leases, objects
 from gatefold.storage.leases import Lease, hold
+from pipelines.report import OnProgress, silent, while_held
 
 
 @pytest.fixture
@@ -82,12 +85,30 @@ def test_of_many_who_try_at_once_one_alone_holds_it(folder: str) -> None:
 
 ELSEWHERE = {"machine": "another", "host": "another"}
 GONE: dict[str, Callable[[], dict[str, Any]]] = {
-    "not renewed for long": lambda: {**ELSEWHERE, "renewed_at": 0.0},
+    "not renewed for long": lambda: ELSEWHERE,
     "gone from this machine": lambda: {"pid": ended_process()},
     "another process has its pid": lambda: {"process": "started long ago"},
 }
 
 
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Seconds that a lease lasts; it is looked at all the time."""
+    monkeypatch.setattr(leases, "FORSAKEN_AFTER_S", 0.3)
+    monkeypatch.setattr(leases, "LOOK_EVERY_S", 0.01)
+    return leases.FORSAKEN_AFTER_S
+
+
+def elsewhere(folder: str, **changes: Any) -> None:
+    """Puts the object of a holder on another machine."""
+    with hold(folder):
+        rewrite(folder, **ELSEWHERE, **changes)
+        (info,) = objects.list_objects(folder)
+        said = objects.read(info.uri)
+    objects.put(info.uri, said)
+
+
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("gone", GONE.values(), ids=GONE)
 def test_who_is_gone_is_followed_and_may_write_no_more(folder: str, gone: Callable[[], dict[str, Any]]) -> None:
     with hold(folder) as old:
@@ -103,11 +124,120 @@ def test_who_is_gone_is_followed_and_may_write_no_more(folder: str, gone: Callab
     assert numbers(folder) == ["00000002.json"], "who lost it has written over it"
 
 
-def test_a_process_elsewhere_is_given_time(folder: str) -> None:
-    with hold(folder):
-        rewrite(folder, **ELSEWHERE, pid=ended_process())
-        with pytest.raises(RunInProgress, match=r"on another .* try again in \d+ s"), hold(folder):
-            pass
+@pytest.mark.parametrize("behind_s", [0.0, 3600.0, -3600.0])
+def test_a_process_elsewhere_is_followed_when_it_has_not_renewed_for_long_whatever_its_clock_says(
+    folder: str, short: float, behind_s: float
+) -> None:
+    elsewhere(folder, renewed_at=time.time() - behind_s)
+    began = time.monotonic()
+    with hold(folder) as lease:
+        assert time.monotonic() - began >= short
+        assert lease.number == 2
+
+
+@pytest.mark.parametrize("behind_s", [0.0, 3600.0, -3600.0])
+def test_a_process_elsewhere_that_renews_is_not_followed_whatever_its_clock_says(
+    folder: str, monkeypatch: pytest.MonkeyPatch, behind_s: float
+) -> None:
+    monkeypatch.setattr(leases, "LOOK_EVERY_S", 0.01)
+    elsewhere(folder, renewed_at=time.time() - behind_s)
+    sleep = time.sleep
+
+    def renew_meanwhile(seconds: float) -> None:
+        rewrite(folder, renewals=1)
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", renew_meanwhile)
+    with pytest.raises(RunInProgress, match=r"process \d+ on another works on it since .*; wait for it or stop it"):
+        hold(folder).__enter__()
+    assert numbers(folder) == ["00000001.json"]
+
+
+@pytest.mark.usefixtures("short")
+def test_what_is_let_go_of_elsewhere_is_taken_then(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "FORSAKEN_AFTER_S", 60.0)
+    elsewhere(folder)
+    monkeypatch.setattr(time, "sleep", lambda _: rewrite(folder, released=True))
+    with hold(folder) as lease:
+        assert lease.number == 2
+
+
+class Refusing:
+    """A store that refuses puts into a folder while `error` is set; what else is put there is counted."""
+
+    def __init__(self, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder, self._put = folder, objects.put
+        self.error: Exception | None = None
+        self.puts = self.refused = 0
+        monkeypatch.setattr(objects, "put", self.put)
+        monkeypatch.setattr(leases, "RENEWED_EVERY_S", 0.01)
+
+    def put(self, uri: str, data: bytes) -> None:
+        if self.error is not None and uri.startswith(self._folder):
+            self.refused += 1
+            raise self.error
+        self._put(uri, data)
+        self.puts += 1
+
+    def wait(self, name: str, more: int) -> None:
+        wanted = getattr(self, name) + more
+        for _ in range(2000):
+            if getattr(self, name) >= wanted:
+                return
+            threading.Event().wait(0.01)
+        raise AssertionError(f"'{name}' is {getattr(self, name)} after 20 s, {wanted} was awaited")
+
+
+EXPIRED = StorageDenied("'s3://b/w': ExpiredToken; check AWS_SESSION_TOKEN (renew it if it has expired)")
+
+
+@pytest.mark.parametrize("error", [EXPIRED, RuntimeError("a fault of our own")], ids=["denied", "a fault"])
+def test_work_whose_lease_cannot_be_renewed_for_long_is_stopped_and_told_why(
+    folder: str, short: float, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    store = Refusing(folder, monkeypatch)
+
+    def work(on_progress: OnProgress) -> None:
+        store.error = error
+        for done in range(2000):
+            on_progress(done, 2000)
+            threading.Event().wait(0.01)
+
+    began = time.monotonic()
+    with pytest.raises(LeaseLost, match=rf"could not be renewed for .*{re.escape(str(error))}"), hold(folder) as lease:
+        work(while_held(lease, silent))
+    assert time.monotonic() - began >= short, "it was stopped before it had to be"
+
+
+def test_a_store_that_refuses_for_a_while_costs_no_lease(
+    folder: str, short: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Refusing(folder, monkeypatch)
+    monkeypatch.setattr(leases, "FORSAKEN_AFTER_S", 60.0)
+    with hold(folder) as lease:
+        store.error = EXPIRED
+        store.wait("refused", 3)
+        store.error = None
+        store.wait("puts", 3)
+        monkeypatch.setattr(leases, "FORSAKEN_AFTER_S", short)
+        store.error = StorageUnavailable("'s3://b/w': no answer")
+        store.wait("refused", 40)
+        store.error = None
+        store.wait("puts", 3)
+        lease.check()
+
+
+def test_who_is_followed_because_it_could_not_renew_says_why(
+    folder: str, short: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Refusing(folder, monkeypatch)
+    with hold(folder) as lease:
+        store.error = StorageUnavailable("'s3://b/w': no answer")
+        store.wait("refused", 1)
+        threading.Event().wait(2 * short)
+        objects.put_if_absent(f"{folder}/00000002.json", objects.read(f"{folder}/00000001.json"))
+        with pytest.raises(LeaseLost, match=r"taken over while .* \('s3://b/w': no answer\); the other run goes on"):
+            lease.check()
 
 
 def test_workers_of_a_run_that_has_ended_write_nothing(folder: str) -> None:
@@ -118,14 +248,21 @@ def test_workers_of_a_run_that_has_ended_write_nothing(folder: str) -> None:
 
 
 def test_a_holder_renews_and_stays(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "RENEWED_EVERY_S", 0.02)
+    store = Refusing(folder, monkeypatch)
     with hold(folder) as lease:
-        rewrite(folder, **ELSEWHERE, renewed_at=0.0)
-        for _ in range(200):
-            if json.loads(objects.read(f"{folder}/00000001.json"))["renewed_at"]:
-                break
-            threading.Event().wait(0.02)
+        store.wait("puts", 3)
+        assert json.loads(objects.read(f"{folder}/00000001.json"))["renewals"] >= 3
         lease.check()
+        with pytest.raises(RunInProgress), hold(folder):
+            pass
+
+
+def test_a_lease_of_an_earlier_gatefold_is_read(folder: str) -> None:
+    with hold(folder):
+        (info,) = objects.list_objects(folder)
+        said = json.loads(objects.read(info.uri))
+        del said["renewals"]
+        objects.put(info.uri, json.dumps(said).encode())
         with pytest.raises(RunInProgress), hold(folder):
             pass
 
