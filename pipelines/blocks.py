@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -48,6 +48,8 @@ _BLOCKS_PER_WORKER = 8
 _PASSES = 3
 _PAUSE_S = (2.0, 6.0)
 _REJECTS_PER_PART = 4096
+_ORDER_SEED = 0
+_T = TypeVar("_T")
 _WORKER_STARTS = 3
 """workers in a row that may be lost as they start, as on a machine that is taken away"""
 
@@ -164,7 +166,8 @@ class _Run:
     def _pass(self, todo: pa.Table, *, give_up: bool) -> dict[str, str]:
         """Every song once; those that could not be read, with the reason."""
         tally, limit = self.tally, self.settings.max_reject_share
-        blocks = cut(todo, _cores(), self.settings.rows_per_block)
+        blocks = spread(cut(todo, _cores(), self.settings.rows_per_block))
+        tally.block_songs = max(tally.block_songs, *(block.num_rows for block in blocks))
         tally.workers = min(_cores(), len(blocks))
         self.on_progress(tally.done, tally.total, tally.facts())
         tried = read_attempts(self.stage.workspace, self.stage.name)
@@ -176,7 +179,10 @@ class _Run:
                 tally.workers = min(_cores(), len(blocks))
                 postponed |= block.postponed
                 self.on_progress(tally.done, tally.total, tally.facts())
-                check_share_early(self.stage.name, tally.codes, tally.songs, tally.total, limit)
+                rejected = tally.rejected.total()
+                check_share_early(
+                    self.stage.name, tally.sample(), rejected=rejected, total=tally.total, limit=limit
+                )
         return postponed
 
 
@@ -190,6 +196,14 @@ def cut(todo: pa.Table, cores: int, rows_per_block: int) -> list[pa.Table]:
     even = max(_LEAST_SONGS, math.ceil(todo.num_rows / (cores * _BLOCKS_PER_WORKER)))
     rows = min(rows_per_block, even)
     return [by_id.slice(start, rows) for start in range(0, by_id.num_rows, rows)]
+
+
+def spread(blocks: list[_T]) -> list[_T]:
+    """The blocks in an order that has nothing to do with their ids, the same each time.
+
+    Songs that cannot be used are often neighbours: of the first blocks by id all may be bad, and hardly any of all.
+    """
+    return random.Random(_ORDER_SEED).sample(blocks, len(blocks))
 
 
 def _map(blocks: list[pa.Table], mapper: tuple[Any, ...]) -> Generator[Block, None, None]:

@@ -4,6 +4,7 @@ Only the caller's errors belong here. What passes is retried and what is corrupt
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,8 @@ from gatefold.workspace import Workspace
 from pipelines.stages import forget
 
 _FEW = 100
+_CERTAINTY = 1e9
+"""one in so many runs may be stopped that would have stayed below the limit"""
 _REMEDY = "see `gatefold rejects list`, then mend them or raise batch.max_reject_share"
 
 
@@ -163,20 +166,54 @@ def check_share(workspace: Workspace, stage: str, rejected: int, total: int, lim
     )
 
 
-def check_share_early(stage: str, codes: Mapping[str, int], done: int, total: int, limit: float) -> None:
-    """Refuses to go on where a hundred inputs, or a hundredth of many, show that too many will be rejected.
+@dataclass(frozen=True)
+class Sample:
+    """What a run has made so far of songs that it takes in blocks, which come in an order drawn at random.
 
     Args:
-        codes: how many of the `done` were rejected, by code.
+        codes: how many of them were rejected, by code.
+        done: songs that have a row or a reject now, of this run.
+        tried: those, and the ones that could not be read yet.
+        block_songs: the most songs of a block.
+        left: songs of this run that have neither yet.
+    """
+
+    codes: Mapping[str, int]
+    done: int
+    tried: int
+    block_songs: int
+    left: int
+
+    def least_share(self) -> float:
+        """Share of all songs of this run that will be rejected at least, in [0, 1], wrong in one of a billion cases.
+
+        Songs of one block may be all good or all bad, as those of one album are, so blocks count and not songs.
+
+        Source: Hoeffding 1963, "Probability Inequalities for Sums of Bounded Random Variables", sections 2 and 6.
+        """
+        known = sum(self.codes.values())
+        blocks = max(1.0, self.tried / self.block_songs)
+        likely = known / max(1, self.tried) - math.sqrt(math.log(_CERTAINTY) / (2 * blocks))
+        return max(likely, known / max(1, self.done + self.left))
+
+
+def check_share_early(stage: str, sample: Sample, *, rejected: int, total: int, limit: float) -> None:
+    """Refuses to go on where a hundred songs or more show that too many of all will be rejected.
+
+    Args:
+        rejected: by this run and those before.
+        total: songs of all runs.
 
     Raises: TooManyRejects naming the most frequent codes.
     """
-    rejected = sum(codes.values())
-    if done < max(_FEW, total / 100) or done == total or rejected / done <= limit:
+    known = sum(sample.codes.values())
+    least = rejected - known + sample.least_share() * (sample.done + sample.left)
+    if sample.tried < _FEW or not sample.left or least <= limit * total:
         return
     raise TooManyRejects(
-        f"{stage}: stopped after {done:,} of {total:,} inputs, as {rejected:,} were rejected "
-        f"({rejected / done:.0%}, limit {limit:.0%}), most often {most_frequent(codes)}; {_REMEDY}"
+        f"{stage}: stopped after {total - sample.left:,} of {total:,} inputs, as {rejected:,} were rejected, and at "
+        f"least {least / total:.0%} of all will be (limit {limit:.0%}), most often {most_frequent(sample.codes)}; "
+        f"{_REMEDY}"
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from pydantic import JsonValue
 
-from pipelines.quarantine import most_frequent
+from pipelines.quarantine import Sample, most_frequent
 from pipelines.report import Report
 from pipelines.stages import Outcome, Stage
 from pipelines.tidying import Part
@@ -41,7 +41,10 @@ class Block:
 
 @dataclass
 class Tally:
-    """Of one run of a stage: its `songs` and the `codes` of those rejected; the first five are of all runs together."""
+    """Of one run of a stage: its `songs` and the `codes` of those rejected; the first five are of all runs together.
+
+    `tried` counts the songs, and those that could not be read yet each time; `block_songs` is the size of a block.
+    """
 
     total: int = 0
     done: int = 0
@@ -49,6 +52,8 @@ class Tally:
     rows: dict[str, Part] = field(default_factory=dict)
     rejects: dict[str, Part] = field(default_factory=dict)
     songs: int = 0
+    tried: int = 0
+    block_songs: int = 1
     codes: Counter[str] = field(default_factory=Counter)
     bytes_read: int = 0
     work_s: float = 0.0
@@ -59,6 +64,7 @@ class Tally:
         songs = sum(block.codes.values()) + (block.rows.songs if block.rows else 0)
         self.done += songs
         self.songs += songs
+        self.tried += songs + len(block.postponed)
         self.codes.update(block.codes)
         self.rejected.update(block.codes)
         self.bytes_read += block.bytes_read
@@ -76,6 +82,10 @@ class Tally:
         if self.rejected:
             facts["rejects"] = most_frequent(self.rejected)
         return facts | {"workers": str(self.workers)}
+
+    def sample(self) -> Sample:
+        """What this run says of the songs that it has not come to yet."""
+        return Sample(self.codes, self.songs, self.tried, self.block_songs, self.total - self.done)
 
     def outcome(self) -> Outcome:
         return Outcome(self.total, dict(self.rejected))

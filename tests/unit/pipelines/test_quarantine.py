@@ -1,5 +1,6 @@
 """Rejects and reports: kept, read again, and counted."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +11,9 @@ from gatefold.errors import Corrupt, SilentAudio, TooManyRejects, UndecodableAud
 from gatefold.records import REJECTS
 from gatefold.storage import objects, tables
 from gatefold.workspace import Workspace
+from pipelines.blocks import spread
 from pipelines.quarantine import (
+    Sample,
     attempt_key,
     check_share,
     check_share_early,
@@ -130,13 +133,62 @@ def test_rejects_of_before_there_were_etags_and_sizes_are_read_without(workspace
     assert (row["song_id"], row["etag"], row["size_bytes"]) == ("a", None, None)
 
 
+def after(codes: dict[str, int], tried: int, total: int, block_songs: int = 1, rejected: int | None = None) -> None:
+    """Looks at a first run over so many songs; `rejected` is that of all runs."""
+    sample = Sample(codes, tried, tried, block_songs, total - tried)
+    known = sum(codes.values()) if rejected is None else rejected
+    check_share_early("covers", sample, rejected=known, total=total, limit=0.2)
+
+
 def test_a_job_that_goes_wrong_is_stopped_early_but_not_by_its_first_few() -> None:
-    check_share_early("covers", {"silent_audio": 99}, 99, 10_000, 0.2)
-    check_share_early("covers", {"silent_audio": 40}, 100, 20_000, 0.2)
-    check_share_early("covers", {"silent_audio": 20}, 100, 1_000, 0.2)
-    check_share_early("covers", {"silent_audio": 100}, 100, 100, 0.2)  # done: told at the end
-    with pytest.raises(TooManyRejects, match=r"stopped after 100 of 1,000 .* 40 were .* silent_audio 30, too_large 10"):
-        check_share_early("covers", {"silent_audio": 30, "too_large": 10}, 100, 1_000, 0.2)
+    after({"silent_audio": 99}, 99, 10_000)
+    after({"silent_audio": 40}, 100, 1_000)
+    after({"silent_audio": 100}, 100, 100)  # done: told at the end
+    with pytest.raises(TooManyRejects, match=r"after 600 of 1,000 .* 201 .* at least 20% of all .* silent_audio 200"):
+        after({"silent_audio": 200, "too_large": 1}, 600, 1_000)
+    with pytest.raises(TooManyRejects, match=r"stopped after 2,000 of 1,000,000 .* at least 43% of all will be"):
+        after({"silent_audio": 1_000}, 2_000, 1_000_000)
+
+
+def test_rejects_of_earlier_runs_count_and_so_do_the_songs_they_made_rows_of() -> None:
+    sample = Sample({"silent_audio": 500}, 500, 500, 1, 500)
+    check_share_early("covers", sample, rejected=500, total=10_000, limit=0.2)
+    with pytest.raises(TooManyRejects, match=r"stopped after 9,500 of 10,000 inputs, as 1,700 were rejected"):
+        check_share_early("covers", sample, rejected=1_700, total=10_000, limit=0.2)
+
+
+def looked_at_until(bad: Callable[[int], float], blocks: int, block_songs: int = 256) -> int:
+    """Blocks of so many that a run gets to, and all of them where it is not stopped; `bad` is the share of a block."""
+    rejected = 0
+    for count, block in enumerate(spread(list(range(blocks))), 1):
+        rejected += round(bad(block) * block_songs)
+        try:
+            after({"object_not_found": rejected}, count * block_songs, blocks * block_songs, block_songs)
+        except TooManyRejects:
+            return count
+    return blocks
+
+
+TEN_MILLION = 39_063
+"""blocks of 256 songs"""
+
+
+def test_of_ten_million_songs_25_000_bad_ids_in_front_stop_nothing() -> None:
+    assert looked_at_until(lambda block: float(block < 98), TEN_MILLION) == TEN_MILLION
+
+
+@pytest.mark.parametrize("blocks", [13, 100, 1_000])
+def test_what_stays_within_the_limit_is_never_stopped_wherever_its_bad_songs_are(blocks: int) -> None:
+    for first in range(0, blocks, max(1, blocks // 50)):
+        bad = {(first + number) % blocks for number in range(int(0.2 * blocks))}
+        assert looked_at_until(lambda block, bad=bad: float(block in bad), blocks) == blocks  # type: ignore[misc]
+
+
+def test_the_more_is_bad_the_sooner_it_is_stopped() -> None:
+    half = looked_at_until(lambda block: float(block < TEN_MILLION // 2), TEN_MILLION)
+    assert looked_at_until(lambda _: 1.0, TEN_MILLION) == 17
+    assert half < TEN_MILLION / 100
+    assert looked_at_until(lambda _: 0.25, TEN_MILLION) < TEN_MILLION / 5
 
 
 def test_rejects_are_counted_by_stage_and_code_the_most_frequent_first(workspace: Workspace) -> None:
