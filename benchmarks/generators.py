@@ -3,7 +3,7 @@ with the baseline beside.
 
 The baseline is trained here on the covers of the training songs and adapted to the covers nearest to each song; what it
 takes of a cover's seconds is that adaptation, shared out over the covers of the song, on all cores. Writes
-results/generators.md beside this file. `make bench-generators BENCH_ARGS=workspace/demo`, after a run with that
+results/generators.md beside this file. `make bench-generators BENCH_ARGS=workspace`, after a run with that
 workspace; --set gives the settings of that run where they differ from the defaults.
 """
 

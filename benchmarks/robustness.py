@@ -2,7 +2,7 @@
 that of the same clip re-encoded, resampled, softer, or after a pause; and between different clips, which should differ.
 
 Takes the encoder of a workspace's active release. Writes results/robustness.md beside this file. `make
-bench-robustness BENCH_ARGS=workspace/demo`.
+bench-robustness BENCH_ARGS=workspace`.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def report(ensemble: Ensemble, source: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workspace", help="with an active release, such as workspace/demo")
+    parser.add_argument("workspace", help="with an active release, such as workspace")
     arguments = parser.parse_args()
     ensemble = load_ensemble(Workspace(objects.resolve(arguments.workspace)))
     made = report(ensemble, arguments.workspace)

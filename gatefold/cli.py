@@ -6,6 +6,7 @@ could want to know; nothing imports this module.
 
 import io
 import logging
+import shlex
 import time
 from contextlib import redirect_stdout
 from functools import partial
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gatefold.errors import InputError
 from gatefold.generating import SONG, adapt, generate, load_release
 from gatefold.housekeeping import opt_out, rejects_app, release_app, status
 from gatefold.planning import doctor, plan
@@ -23,6 +25,7 @@ from gatefold.terminal import Terminal, table
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from gatefold.workspace import Workspace
     from serve.endpoint import Endpoint
 
 app = typer.Typer(
@@ -74,25 +77,45 @@ def demo(
 ) -> None:
     """Everything once, on songs composed here: catalogue, training, evaluation, examples, and the page in your browser.
 
+    It goes into the workspace, so that all verbs find it there; one with songs of your own is refused.
+
     Example: gatefold demo --songs 300
     """
     if songs is not None:
         context.obj.overrides[:0] = [f"synthesis.songs={songs}", f"synthesis.artists={min(songs, max(8, songs // 5))}"]
-    session: Session = context.obj.open(default_workspace="workspace/demo")
+    session: Session = context.obj.open()
+    songs_uri = _place_of_demo_songs(session.workspace)
     session.connect()
-    from gatefold.storage import objects
     from pipelines.examples import make_examples
     from pipelines.run import run_all
     from pipelines.synthesize import synthesize
 
     settings, workspace = session.settings, session.workspace
-    composed = session.watch("synthesize", partial(synthesize, settings, objects.join(workspace.uri, "songs")))
+    composed = session.watch("synthesize", partial(synthesize, settings, songs_uri))
     run_all(settings, str(composed.details["manifest"]), workspace, session.watch)
     session.watch("examples", partial(make_examples, _repository() / "tests" / "data" / "music", workspace))
     endpoint = _deploy(session, host, port) if serve else None
     _tell_of_demo(session, endpoint.url if endpoint else None)
     if endpoint:
         _keep_serving(session, endpoint)
+
+
+def _place_of_demo_songs(workspace: "Workspace") -> str:
+    """Raises: InputError for a workspace with songs of the user's own, which must not be mixed with the demo's."""
+    from gatefold.storage import catalogues, objects
+    from gatefold.storage.nearby import is_workspace
+
+    songs_uri = objects.join(workspace.uri, "songs")
+    standing = catalogues.current(workspace)
+    if standing is None and not is_workspace(workspace.uri):
+        return songs_uri
+    if standing is None or objects.parent(standing.source) != songs_uri:
+        held = f"the catalogue of '{readable(standing.source)}'" if standing else "a release without a catalogue"
+        raise InputError(
+            f"the workspace '{readable(workspace.uri)}' holds {held}, and the demo would take its place; "
+            "give the demo another: gatefold --workspace workspace-demo demo"
+        )
+    return songs_uri
 
 
 def _tell_of_demo(session: Session, url: str | None) -> None:
@@ -114,8 +137,16 @@ def _tell_of_demo(session: Session, url: str | None) -> None:
         f"{'report':<15} {readable(report)}",
         *([f"\n{url}"] if url else []),
     )
-    place = readable(session.workspace.uri)
-    session.terminal.note(f"\nwith a song of your own: gatefold --workspace {place} search song.mp3")
+    session.terminal.note(f"\nwith a song of your own: gatefold {_option_for(session.workspace)}search song.mp3")
+
+
+def _option_for(workspace: "Workspace") -> str:
+    """What names a workspace on the command line, unless it is the default."""
+    from gatefold.config import Settings
+    from gatefold.storage import objects
+
+    default = objects.resolve(Settings().workspace)
+    return "" if workspace.uri == default else f"--workspace {shlex.quote(readable(workspace.uri))} "
 
 
 def _tables(measures: Any) -> "list[Table]":

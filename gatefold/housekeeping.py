@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gatefold.session import Session, readable
+from gatefold.session import Session, readable, workspaces_elsewhere
 from gatefold.terminal import sparkline, table
 
 if TYPE_CHECKING:
@@ -141,6 +141,8 @@ def status(context: typer.Context) -> None:
         f"release    {found.release or '–'}\n",
         table(("stage", "state", "done", "of", "rejected", "version", "loss"), rows, right=("done", "of", "rejected")),
     )
+    if near := workspaces_elsewhere(session.workspace):
+        session.terminal.note(f"nothing is in this workspace{near}")
 
 
 @rejects_app.command("list")

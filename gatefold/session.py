@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from gatefold.errors import GatefoldError, InputError, InvalidManifest, InvalidSettings, StageMissing, TooManyRejects
+from gatefold.errors import (
+    BundleNotFound,
+    GatefoldError,
+    InputError,
+    InvalidManifest,
+    InvalidSettings,
+    StageMissing,
+    TooManyRejects,
+)
 from gatefold.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -45,7 +53,7 @@ class Commands(TyperGroup):
                 raise
             command: Command = ctx.obj
             done = {"stages": [report.model_dump() for report in command.reports]} if command.reports else {}
-            command.terminal.failure(own.code, own.message, done)
+            command.terminal.failure(own.code, own.message + command.elsewhere(own), done)
             raise typer.Exit(_exit_code(own)) from None
 
 
@@ -91,21 +99,26 @@ class Command:
     overrides: list[str]
     terminal: Terminal
     reports: "list[Report]" = field(default_factory=list)
+    workspace: "Workspace | None" = None
+    """the one that was opened"""
 
-    def open(self, default_workspace: str | None = None) -> "Session":
+    def open(self) -> "Session":
         """Raises: InvalidSettings, InputError."""
         from gatefold.config import load
         from gatefold.storage import objects
         from gatefold.workspace import Workspace
 
         settings = load(self.config, self.overrides)
-        location = self.workspace_uri or settings.workspace
-        if default_workspace and not self.workspace_uri and "workspace" not in settings.model_fields_set:
-            location = default_workspace
         if settings.endpoint_url:
             os.environ["AWS_ENDPOINT_URL"] = settings.endpoint_url
-        workspace = Workspace(objects.resolve(location))
-        return Session(settings, workspace, self.terminal, self.reports)
+        self.workspace = Workspace(objects.resolve(self.workspace_uri or settings.workspace))
+        return Session(settings, self.workspace, self.terminal, self.reports)
+
+    def elsewhere(self, error: GatefoldError) -> str:
+        """What to add to an error about something missing where there is no workspace: those that are near by."""
+        if self.workspace is None or not isinstance(error, StageMissing | BundleNotFound):
+            return ""
+        return workspaces_elsewhere(self.workspace)
 
 
 @dataclass(frozen=True)
@@ -161,6 +174,18 @@ class Session:
         if standing is None:
             raise StageMissing(f"'{self.workspace.uri}' has no catalogue; run `gatefold catalogue SOURCE` first")
         return self.build_catalogue(standing.source)
+
+
+def workspaces_elsewhere(workspace: "Workspace") -> str:
+    """The end of a message, `; workspaces near by: …`; empty where this is a workspace, or there are no others."""
+    from gatefold.storage.nearby import is_workspace, workspaces_near
+
+    try:
+        near = [] if is_workspace(workspace.uri) else workspaces_near(workspace.uri)
+    except GatefoldError:  # the store that it lies in does not answer, which is not what the message is about
+        return ""
+    named = ", ".join(f"'{path}'" for path in near)
+    return f"; workspaces near by: {named} (name one with --workspace)" if near else ""
 
 
 def readable(uri: str) -> str:

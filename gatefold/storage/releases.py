@@ -87,7 +87,10 @@ def current(workspace: Workspace) -> Release:
     """The release that serves. Raises: BundleNotFound when none was ever activated."""
     activated = _read_history(workspace).activated
     if not activated:
-        raise BundleNotFound(f"'{workspace.uri}' has no active release; run `gatefold release`")
+        raise BundleNotFound(
+            f"'{workspace.uri}' has no active release; `gatefold run SOURCE` makes one of songs, `gatefold release` "
+            "of models that are there"
+        )
     return get(workspace, activated[-1])
 
 

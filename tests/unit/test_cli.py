@@ -376,4 +376,4 @@ def test_songs_are_withdrawn_and_listed(workspace: Workspace) -> None:
 def test_a_search_without_a_release_says_what_to_run(workspace: Workspace) -> None:
     result = call(workspace, "search", "song.mp3", "--json")
     assert result.exit_code == 1
-    assert "run `gatefold release`" in json.loads(result.stdout)["error"]["message"]
+    assert "`gatefold run SOURCE` makes one" in json.loads(result.stdout)["error"]["message"]

@@ -95,7 +95,7 @@ def test_models_that_hear_or_see_otherwise_are_not_kept(workspace: Workspace) ->
 
 
 def test_models_that_nobody_made_are_not_kept(workspace: Workspace) -> None:
-    with pytest.raises(BundleNotFound, match="no active release; run `gatefold release`"):
+    with pytest.raises(BundleNotFound, match="no active release; `gatefold run SOURCE` makes one"):
         versions_of(KEPT, workspace)
 
 

@@ -27,7 +27,7 @@ def release(version: str, day: int = 1) -> Release:
 
 def test_without_an_active_release_the_verb_to_run_is_named(workspace: Workspace) -> None:
     releases.publish(workspace, release("v1"))
-    with pytest.raises(BundleNotFound, match="run `gatefold release`"):
+    with pytest.raises(BundleNotFound, match="`gatefold release` of models that are there"):
         releases.current(workspace)
 
 
