@@ -20,6 +20,7 @@ from gatefold.generating import SONG, adapt, generate, load_release
 from gatefold.housekeeping import opt_out, rejects_app, release_app, status
 from gatefold.planning import doctor, plan
 from gatefold.session import Command, Commands, Session, readable
+from gatefold.stopping import Terminated, handle_signals
 from gatefold.terminal import Terminal, table
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 failed, 2 misused, 3 done with rejects above the limit. "
+    epilog="Exit codes: 0 done, 1 failed, 2 misused, 3 done with rejects above the limit, 130 and 143 stopped. "
     "--workspace, --config, --set and --json may stand before or after the verb.",
 )
 _STAGES, _USE, _KEEP = "Stages, in their order", "Use", "Keep house"
@@ -358,12 +359,16 @@ def _keep_serving(session: Session, endpoint: "Endpoint") -> None:
             time.sleep(session.settings.serve.look_every_s)
             if news := endpoint.follow():
                 session.terminal.note(news)
+    except Terminated:
+        raise
     except KeyboardInterrupt:
-        session.terminal.note("stopping")
+        pass  # it is how an endpoint ends
     finally:
-        with redirect_stdout(io.StringIO()):  # where Ray would tell that Serve's controller is gone, as it should be
+        # Ray would say on stdout that Serve's controller is gone, as it should be
+        with session.terminal.stopping(), redirect_stdout(io.StringIO()):
             stop()
             disconnect()
+    session.terminal.note("stopped")
 
 
 def _repository() -> Path:
@@ -381,4 +386,5 @@ app.command("opt-out", rich_help_panel=_KEEP)(opt_out)
 
 def main() -> None:
     """The console script."""
+    handle_signals()
     app()

@@ -4,6 +4,7 @@ Part of the roof: it knows both wings, and nothing but `gatefold.cli` imports it
 """
 
 import os
+import sys
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from gatefold.errors import (
     StageMissing,
     TooManyRejects,
 )
+from gatefold.stopping import Terminated, exit_code
 from gatefold.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from pipelines.report import Report
     from pipelines.run import Job
 
-FAILED, MISUSED, ABOVE_LIMIT, INTERRUPTED = 1, 2, 3, 130
+FAILED, MISUSED, ABOVE_LIMIT = 1, 2, 3
 """exit codes"""
 _GLOBAL_FLAGS = ("--json",)
 _GLOBAL_OPTIONS = ("--workspace", "--config", "--set")
@@ -43,18 +45,30 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            Terminal(as_json=False).note("stopped; the same command continues where it stopped")
-            raise typer.Exit(INTERRUPTED) from None
+            done = super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            terminal = Terminal(as_json=False)
+            with terminal.stopping():
+                _end_ray()
+            terminal.note("stopped; the same command continues where it stopped")
+            raise typer.Exit(exit_code(stop)) from None
         except Exception as error:
+            _end_ray()
             own = _own_error(error)
             if own is None:
                 raise
             command: Command = ctx.obj
-            done = {"stages": [report.model_dump() for report in command.reports]} if command.reports else {}
-            command.terminal.failure(own.code, own.message + command.elsewhere(own), done)
+            finished = {"stages": [report.model_dump() for report in command.reports]} if command.reports else {}
+            command.terminal.failure(own.code, own.message + command.elsewhere(own), finished)
             raise typer.Exit(_exit_code(own)) from None
+        _end_ray()
+        return done
+
+
+def _end_ray() -> None:
+    """Before the last words of a command: what Ray says while it ends would cover them."""
+    if cluster := sys.modules.get("pipelines.cluster"):  # imported where a verb has needed Ray
+        cluster.disconnect()
 
 
 def _globals_first(args: list[str]) -> list[str]:
@@ -136,7 +150,10 @@ class Session:
         with self.terminal.waiting("starting Ray"):
             from pipelines.cluster import connect
 
-            connect(self.settings.endpoint_url)
+            try:
+                connect(self.settings.endpoint_url)
+            except SystemExit as stop:  # Ray's own answer to SIGTERM while it starts
+                raise Terminated from stop
 
     def watch(self, verb: str, job: "Job") -> "Report":
         """Runs a job under the eyes of the terminal. Raises: TooManyRejects, its report kept all the same."""

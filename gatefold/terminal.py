@@ -94,6 +94,15 @@ class Terminal:
         with self._errors.status(Text(what)):
             yield
 
+    @contextmanager
+    def stopping(self) -> Iterator[None]:
+        """A spinner for as long as it takes; in a log nothing, for which the line after it is enough."""
+        if not self._errors.is_terminal:
+            yield
+            return
+        with self._errors.status(Text("stopping")):
+            yield
+
     def watch(self, name: str, job: Callable[[OnProgress], AnyOutcome]) -> AnyOutcome:
         """What the job returns; it may tell its progress from any thread. What it raises passes through."""
         with self.progress(name) as on_progress:

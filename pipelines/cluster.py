@@ -2,9 +2,11 @@
 
 import logging
 import os
+import signal
 import socket
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +22,14 @@ _ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # nice workers wait for Ray's own processes, and are dealt to the cores unevenly
 }
 """Environment that Ray reads when it is imported; what the operator has set stays."""
+_IN_THIS_PROCESS = {
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # it takes SIGTERM for a crash
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # of a Ray that is stopped while it starts
+}
+"""Environment for the import of Ray in this process alone; workers, which inherit the environment, keep theirs."""
 _KNOCK_S = 10.0
+_joined = threading.Event()
+"""whether this process is connected because it called `connect`, and not its host"""
 
 
 def connect(endpoint_url: str | None = None) -> None:
@@ -33,16 +42,19 @@ def connect(endpoint_url: str | None = None) -> None:
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    import ray  # here, because it reads that environment
+    with _set_for_a_while(_IN_THIS_PROCESS):
+        import ray  # here, because it reads that environment
 
+    if ray.is_initialized():
+        return
     address = os.environ.get("RAY_ADDRESS", "local")
+    _joined.set()  # a Ray that is stopped while it starts is ended too
     try:
         knock(address)
-        with _core_muted():
+        with _core_muted(), _sigterm_kept():
             ray.init(
                 address=address,
                 runtime_env={"env_vars": {"AWS_ENDPOINT_URL": endpoint_url}} if endpoint_url else None,
-                ignore_reinit_error=True,
                 include_dashboard=False if address == "local" else None,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -64,10 +76,37 @@ def knock(address: str) -> None:
 
 
 def disconnect() -> None:
-    """Leaves the cluster; a local Ray ends."""
-    import ray
+    """Leaves the cluster that `connect` has joined; a local Ray ends, and what its core says meanwhile is not seen."""
+    if _joined.is_set():
+        _joined.clear()
+        import ray
 
-    ray.shutdown()
+        with _core_muted():
+            ray.shutdown()
+
+
+@contextmanager
+def _set_for_a_while(values: Mapping[str, str]) -> Iterator[None]:
+    """Variables of the environment, as long as the block lasts."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """The handler of SIGTERM that this process has, if it has one, which Ray replaces by one of its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

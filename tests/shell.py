@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -58,9 +59,13 @@ class Shell:
             cwd=self.folder,
             env=self.environment,
             start_new_session=True,
-            preexec_fn=heed_ctrl_c,
+            preexec_fn=ignore_ctrl_c,
             **pipes,
         )
+
+    def command(self, *args: str) -> str:
+        """The same as a line of bash."""
+        return shlex.join([*self._front, *args])
 
     def __call__(self, *args: str, code: int = 0) -> Any:
         """The object on stdout."""
@@ -70,14 +75,16 @@ class Shell:
         return json.loads(out)
 
 
-def heed_ctrl_c() -> None:
-    """What runs in the background of a script is born deaf to it, and so are its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def ignore_ctrl_c() -> None:
+    """As what runs in the background of a script begins, and its children."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def interrupt(process: "subprocess.Popen[str]") -> tuple[str, str]:
+def interrupt(
+    process: "subprocess.Popen[str]", number: signal.Signals = signal.SIGINT
+) -> tuple[str, str]:
     """Ctrl-C, as a terminal sends it: to the whole group; what was said until the end."""
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     return process.communicate(timeout=120)
 
 

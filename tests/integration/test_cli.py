@@ -1,6 +1,7 @@
 """The command line as it is used: real Ray, everything small; the verbs that follow the demo find it in a bucket."""
 
 import json
+import signal
 import socket
 import time
 import urllib.request
@@ -84,9 +85,13 @@ def haproxy_listens(port: int) -> bool:
     return any(f"bind 127.0.0.1:{port}\n" in config.read_text() for config in written)
 
 
-@pytest.mark.parametrize("environment", [{}, THROUGHPUT], ids=["as it is", "throughput.env"])
-def test_serve_prints_its_url_answers_and_stops_at_ctrl_c(
-    demo: Demo, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("environment", "stop", "code"),
+    [({}, signal.SIGTERM, 143), (THROUGHPUT, signal.SIGINT, 0)],
+    ids=["as it is, SIGTERM", "throughput.env, Ctrl-C"],
+)
+def test_serve_prints_its_url_answers_and_stops_in_order(
+    demo: Demo, environment: dict[str, str], stop: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shell = demo.shell
     for name, value in environment.items():
@@ -103,8 +108,10 @@ def test_serve_prints_its_url_answers_and_stops_at_ctrl_c(
     local = (shell.folder / "local" / f"{CLIPS[2].stem}-7.png").read_bytes()
     assert served_cover(url, CLIPS[2], seed=7, size=64) == local
     assert haproxy_listens(port) == bool(environment)
-    out, err = interrupt(process)
-    assert (process.returncode, out) == (0, ""), err
+    out, err = interrupt(process, stop)
+    assert (process.returncode, out) == (code, ""), err
+    assert err.splitlines()[-1].startswith("stopped")
+    assert err.splitlines()[-2] == "Ctrl-C stops the endpoint"
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -19,7 +19,9 @@ BELOW = {
     GROUND: {GROUND},
 }
 """Which floors a floor may import."""
-RESIDENTS = dict.fromkeys(("__main__", "generating", "cli", "session", "housekeeping", "planning", "doctor"), ROOF)
+RESIDENTS = dict.fromkeys(
+    ("__main__", "generating", "cli", "session", "stopping", "housekeeping", "planning", "doctor"), ROOF
+)
 RESIDENTS["storage"] = STORAGE
 """Modules of `gatefold` that do not live on the ground floor."""
 

@@ -1,0 +1,125 @@
+"""Ctrl-C and SIGTERM end every command in order, however it was started: exit code, last word, leases, no processes."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.shell import Shell
+from tests.sounds import encoded, tone
+
+pytestmark = pytest.mark.slow
+LAST_WORD = "stopped; the same command continues where it stopped"
+ONE_BY_ONE = ["--set", "batch.rows_per_block=1"]
+WAYS = {
+    "a script's background": "{command} 2> said & echo $!; wait $!; exit $?",
+    "nohup in a script's background": "nohup {command} 2> said & echo $!; wait $!; exit $?",
+    "the foreground": "echo $$; exec {command} 2> said",
+}
+
+
+class Started:
+    """A command that bash has started in one of the ways."""
+
+    def __init__(self, shell: Shell, way: str, *args: str) -> None:
+        self._said = shell.folder / "said"
+        line = WAYS[way].format(command=shell.command(*args))
+        self._bash = subprocess.Popen(
+            ["bash", "-c", line],
+            cwd=shell.folder, env=shell.environment, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        assert self._bash.stdout is not None
+        self.pid = int(self._bash.stdout.readline())
+
+    def said(self) -> str:
+        return self._said.read_text() if self._said.exists() else ""
+
+    def wait_until(self, reached: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 300
+        while not reached():
+            assert self._bash.poll() is None, self.said()
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.02)
+
+    def code(self) -> int:
+        """Once it has ended, and every process that it had started."""
+        code = self._bash.wait(timeout=120)
+        assert self._bash.stdout is not None
+        self._bash.stdout.close()
+        deadline = time.monotonic() + 60
+        while alive_in_session(self._bash.pid):
+            assert time.monotonic() < deadline, alive_in_session(self._bash.pid)
+            time.sleep(0.1)
+        return code
+
+    def kill_group(self, number: signal.Signals) -> None:
+        os.killpg(self._bash.pid, number)
+
+
+def alive_in_session(session: int) -> list[str]:
+    listed = subprocess.run(["ps", "-ww", "-eo", "sess=,stat=,args="], capture_output=True, text=True, check=True)
+    rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
+    return [row[2] for row in rows if int(row[0]) == session and not row[1].startswith("Z")]
+
+
+def shell_with_songs(folder: Path) -> Shell:
+    shell = Shell(folder)
+    (folder / "songs").mkdir()
+    for number in range(40):
+        (folder / "songs" / f"{number}.wav").write_bytes(encoded(tone(3.0)))
+    return shell
+
+
+@pytest.mark.parametrize(
+    ("way", "number", "code"),
+    [
+        ("a script's background", signal.SIGINT, 130),
+        ("nohup in a script's background", signal.SIGTERM, 143),
+        ("the foreground", signal.SIGTERM, 143),
+    ],
+)
+def test_a_stage_that_is_stopped_lets_go_of_its_lease_and_goes_on_later(
+    tmp_path: Path, way: str, number: signal.Signals, code: int
+) -> None:
+    shell = shell_with_songs(tmp_path)
+    shell("catalogue", "songs")
+    parts = tmp_path / "workspace" / "spectrograms"
+    started = Started(shell, way, "spectrograms", *ONE_BY_ONE)
+    started.wait_until(lambda: any(parts.rglob("*.parquet")))
+    os.kill(started.pid, number)
+    assert started.code() == code, started.said()
+    assert started.said().splitlines()[-1] == LAST_WORD
+    assert "***" not in started.said()
+    assert "Traceback" not in started.said()
+    (holder,) = (tmp_path / "workspace" / "runs" / "spectrograms" / "lease").iterdir()
+    assert json.loads(holder.read_text())["released"]
+    report = shell("spectrograms", *ONE_BY_ONE)
+    assert report["skipped"] >= 1
+    assert report["done"] + report["skipped"] == 40
+
+
+def test_sigterm_while_ray_starts_ends_the_command_and_ray(tmp_path: Path) -> None:
+    shell = shell_with_songs(tmp_path)
+    started = Started(shell, "the foreground", "catalogue", "songs")
+    started.wait_until(lambda: any("gcs_server" in args for args in alive_in_session(os.getsid(started.pid))))
+    os.kill(started.pid, signal.SIGTERM)
+    assert started.code() == 143, started.said()
+    assert started.said().splitlines()[-1] == LAST_WORD
+
+
+def test_sigterm_for_the_demo_and_all_of_rays_processes_keeps_the_checkpoint_of_its_training(tmp_path: Path) -> None:
+    """As systemd does it, and a container."""
+    shell = Shell(tmp_path)
+    started = Started(shell, "the foreground", "demo", "--no-serve", "--set", "encoder.epochs=4000")
+    runs = tmp_path / "workspace" / "runs"
+    started.wait_until(lambda: any(runs.glob("encoder-*/step-*/*")))
+    started.kill_group(signal.SIGTERM)
+    assert started.code() == 143, started.said()
+    assert started.said().splitlines()[-1] == LAST_WORD
+    assert "***" not in started.said()
+    assert any(runs.glob("encoder-*/step-*/*"))
