@@ -7,7 +7,7 @@ environment.
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -52,6 +52,11 @@ class AudioSettings(Section):
     silence_dbfs: float = Field(-60.0, lt=0)
     """decibels below full scale; a song whose loudest sample stays under this is silent"""
 
+    duration_setting: ClassVar[str] = "audio.max_duration_s"
+    """what a message calls the setting that decides `max_duration_s`"""
+    bytes_setting: ClassVar[str] = "audio.max_bytes"
+    """likewise for `max_bytes`"""
+
     @property
     def window_length(self) -> int:
         """samples"""
@@ -73,6 +78,19 @@ class AudioSettings(Section):
             if length > limit:
                 raise ValueError(f"{name} {length} must not exceed {limit_name} {limit}, in samples")
         return self
+
+
+class UploadAudioSettings(AudioSettings):
+    """Those of an encoder, with the endpoint's limits of an uploaded song in the place of the catalogue's."""
+
+    duration_setting: ClassVar[str] = "serve.upload_max_duration_s"
+    bytes_setting: ClassVar[str] = "serve.upload_max_bytes"
+
+    @classmethod
+    def of(cls, audio: AudioSettings, limits: "ServeSettings") -> "UploadAudioSettings":
+        """The encoder's settings, and these limits."""
+        bounds = {"max_bytes": limits.upload_max_bytes, "max_duration_s": limits.upload_max_duration_s}
+        return cls(**(audio.model_dump() | bounds))
 
 
 class CoverSettings(Section):
@@ -225,7 +243,15 @@ class ServeSettings(Section):
     upload_max_bytes: int = Field(50_000_000, gt=0)
     """bytes of an uploaded song"""
     upload_max_duration_s: float = Field(900.0, gt=0)
-    """seconds of an uploaded song"""
+    """seconds of an uploaded song, whatever `audio.max_duration_s` the catalogue was read with"""
+    form_fields_max: int = Field(4096, ge=16)
+    """fields of a form beside the song; each value of a list is one"""
+    form_fields_max_bytes: int = Field(1_048_576, ge=1024)
+    """bytes of a form beside the song"""
+    json_max_bytes: int = Field(2_097_152, ge=1024)
+    """bytes of a JSON body; an embedding of some tens of thousands of numbers"""
+    songs_queued_max: int = Field(64, ge=1)
+    """uploaded songs that wait for the encoder; more are refused with 429"""
     k_max: int = Field(1000, ge=1)
     """matches a search may ask for"""
     n_max: int = Field(8, ge=1)
@@ -237,7 +263,7 @@ class ServeSettings(Section):
     jobs_max: int = Field(64, ge=1)
     """jobs queued or running; more are refused with 429"""
     jobs_kept: int = Field(512, ge=1)
-    """finished jobs remembered"""
+    """finished jobs remembered; the oldest is forgotten first"""
     wait_max_s: float = Field(60.0, ge=0)
     """seconds that `Prefer: wait` may hold a request"""
     look_every_s: float = Field(2.0, gt=0)

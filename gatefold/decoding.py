@@ -77,7 +77,7 @@ def decode_windows(source: Source | bytes, audio: AudioSettings, *, name: str = 
         file.check()
         raise UndecodableAudio(f"{name}: cannot be decoded ({reason(error)}); expected {FORMATS}") from error
     except TooLarge as error:
-        raise TooLarge(f"{name}: {error}; shorten or compress it, or raise audio.max_bytes") from error
+        raise TooLarge(f"{name}: {error}; shorten or compress it, or raise {audio.bytes_setting}") from error
 
 
 def window_starts(samples: int, length: int, windows: int) -> npt.NDArray[np.int64]:
@@ -190,7 +190,7 @@ def _windows(decoder: Decoder, audio: AudioSettings, name: str) -> Windows:
     if samples / rate > audio.max_duration_s:
         raise AudioTooLong(
             f"{name}: {samples / rate:,.0f} s of audio, limit {audio.max_duration_s:,.0f} s; "
-            "trim it or raise audio.max_duration_s"
+            f"trim it or raise {audio.duration_setting}"
         )
     length = round(audio.window_s * rate)
     starts = window_starts(samples, length, audio.windows)

@@ -18,6 +18,7 @@ from gatefold.workspace import Workspace
 from serve import problems, replica
 from serve.contracts import Health, Problem
 from serve.covers import CoverRoutes
+from serve.description import DescribedApi
 from serve.envelope import Envelope
 from serve.handles import EncoderHandle, GeneratorHandle, RetrieverHandle, ServeReadiness, call
 from serve.jobs import InProcessJobs, JobTable
@@ -42,7 +43,8 @@ def create_app(rota: Rota, *, limits: ServeSettings, jobs: JobTable, keys: Keys,
         yield
         looking.cancel()
 
-    app = FastAPI(
+    app = DescribedApi(
+        limits,
         title="gatefold",
         version="1",
         description="A song goes in; the covers closest to it come out, and new covers from what those have in common.",

@@ -76,7 +76,8 @@ def build_release(args: ReleaseArgs) -> Application:
     def uri(part: releases.Part) -> str:
         return objects.join(workspace.uri, part.uri)
 
-    encoder = _deployment(SongEncoder).bind(uri(release.encoder), args.limits, args.endpoint_url)
+    encoder = _deployment(SongEncoder).options(max_queued_requests=args.limits.songs_queued_max)
+    encoder = encoder.bind(uri(release.encoder), args.limits, args.endpoint_url)
     retriever = bind_retriever(uri(release.index), args.endpoint_url, _deployment, args.shards)
     generator = _deployment(CoverGenerator).bind(
         uri(release.generator),

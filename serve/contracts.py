@@ -186,15 +186,48 @@ class ReleaseView(Body):
 
 
 class LimitsView(Body):
-    """What a request may ask for at most."""
+    """What a request may ask for at most; those that a setting decides have its name, in the section `serve`."""
 
     upload_max_bytes: int
+    """bytes of an uploaded song"""
     upload_max_duration_s: float
+    """seconds of an uploaded song"""
+    form_fields_max: int
+    """fields of a form beside the song"""
+    form_fields_max_bytes: int
+    """bytes of a form beside the song"""
+    json_max_bytes: int
+    """bytes of a JSON body"""
     k_max: int
+    """matches of a search"""
     n_max: int
+    """covers of a job"""
     size_min: int
+    """pixels a side of a picture, at least"""
     size_max: int
+    """pixels a side of a picture"""
     steps_max: int
+    """denoising steps of a cover"""
+    guidance_max: float
+    """guidance scale"""
+    seed_max: int
+    """seed of a job's last cover"""
+    list_max: int
+    """values of a list"""
+    columns_max: int
+    """columns that a search filters by"""
+    embedding_max: int
+    """numbers of an embedding"""
+    idempotency_key_max: int
+    """characters of an Idempotency-Key"""
+    songs_queued_max: int
+    """uploaded songs that wait for the encoder"""
+    jobs_max: int
+    """jobs queued or running"""
+    jobs_kept: int
+    """finished jobs that are remembered"""
+    wait_max_s: float
+    """seconds that `Prefer: wait` holds a request; more are shortened to it"""
 
 
 class Example(Body):

@@ -21,15 +21,23 @@ from serve import requests, stages
 from serve.contracts import CoverManifest, JobView, NeighbourView, PictureFormat, SourcesView
 from serve.cover_views import attribution_of, job_view, matches_of, new_cover, path_of, request_view, sources_view
 from serve.jobs import Idempotency, Order
+from serve.limits import IDEMPOTENCY_KEY_MAX, marked
 from serve.rota import Rota
 from serve.runner import JobRunner
-from serve.songs import body_of, check_size, part_view
+from serve.songs import PictureSize, body_of, check_size, part_view
 from serve.stages import Stages
 from serve.uploads import RequestBody, read_body
 
 SEED_DRAWN_BELOW = 2**32
 """seeds drawn at random stay below what a browser's numbers hold exactly, 2^53, so that the page can repeat them"""
 _NEVER_CHANGES = {"Cache-Control": "private, max-age=31536000, immutable"}
+Preference = Annotated[
+    str | None,
+    Header(
+        description="`wait=SECONDS` (RFC 7240): how long to wait for the job to end; more than `x-max-wait-s` is that",
+        json_schema_extra=marked(x_max_wait_s="wait_max_s"),
+    ),
+]
 HEARTBEAT_S = 15.0
 """seconds of silence after which an event stream says something, lest a proxy takes it for dead"""
 
@@ -44,9 +52,10 @@ class CoverRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/covers", tags=["covers"])
-        either = body_of(requests.CoverFields, requests.CoverQuery)
+        either = body_of(requests.CoverFields, requests.CoverQuery) | marked(x_max_jobs="jobs_max")
+        kept = marked(x_max_jobs_kept="jobs_kept")
         router.add_api_route("", self.create, methods=["POST"], status_code=202, openapi_extra=either)
-        router.add_api_route("/{job_id}", self.get)
+        router.add_api_route("/{job_id}", self.get, openapi_extra=kept)
         router.add_api_route("/{job_id}", self.cancel, methods=["DELETE"])
         router.add_api_route("/{job_id}/events", self.events, response_class=StreamingResponse)
         router.add_api_route("/{job_id}/images/{index}", self.image, response_class=Response)
@@ -59,12 +68,12 @@ class CoverRoutes:
         self,
         request: Request,
         response: Response,
-        prefer: Annotated[str | None, Header()] = None,
-        idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+        prefer: Preference = None,
+        idempotency_key: Annotated[str | None, Header(min_length=1, max_length=IDEMPOTENCY_KEY_MAX)] = None,
     ) -> JobView:
         """Orders new covers for an uploaded song or a song of the catalogue."""
         lists = frozenset({"source_song_ids"})
-        body = await read_body(request, song_max_bytes=self._limits.upload_max_bytes, lists=lists)
+        body = await read_body(request, self._limits, lists=lists)
         model = requests.CoverFields if body.song else requests.CoverQuery
         fields = requests.parse(model, body.fields, self._limits)
         idempotency = None
@@ -102,7 +111,7 @@ class CoverRoutes:
         self,
         job_id: str,
         index: int,
-        size: Annotated[int | None, Query(ge=16)] = None,
+        size: PictureSize | None = None,
         format: Annotated[PictureFormat, Query()] = "png",
         download: Annotated[bool, Query()] = False,
     ) -> Response:

@@ -170,7 +170,9 @@ def ours(error: Exception) -> GatefoldError:
     if isinstance(inner, GatefoldError):
         return inner
     if isinstance(inner, BackPressureError):
-        return Overloaded("too many requests are waiting; try again later", RETRY_AFTER_S)
+        queued, allowed = inner.args[:2]
+        waiting = f"{queued} uploaded songs wait for the encoder, at most {allowed}"
+        return Overloaded(f"{waiting} (serve.songs_queued_max); try again later", RETRY_AFTER_S)
     if isinstance(inner, RayActorError | DeploymentUnavailableError):
         logger.error("no replica answered: %s", inner)
         return Unavailable("the replica that worked on this was lost, three times over; try again later")

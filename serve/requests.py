@@ -1,50 +1,37 @@
 """What may be asked for over HTTP: the fields of each body, each with its range and unit; unknown fields are refused.
 
-The endpoint's limits (`ServeSettings`) are no constants, so the models receive them as pydantic's validation context.
+The endpoint's limits (serve.limits) are no constants, so the models receive them as pydantic's validation context.
 Nothing here knows of routes, of Ray or of models.
 """
 
 import json
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gatefold.config import ServeSettings
 from gatefold.generator.interface import GenerationRequest
 from gatefold.retrieval import Filters
 from serve.contracts import Body
+from serve.limits import COLUMNS_MAX, EMBEDDING_MAX, GUIDANCE_MAX, LIST_MAX, SEED_MAX, SIZE_MIN, Limit
 
-SEED_MAX = 2**63 - 1
 DEFAULT_K = 100
 DEFAULT_N = 4
 DEFAULT_SIZE = 512
-SIZE_MIN = 16
-
-
-def _limits(info: ValidationInfo) -> ServeSettings:
-    """The endpoint's own limits, else the defaults (where only the shape of a body matters, as in the
-    documentation)."""
-    return info.context if isinstance(info.context, ServeSettings) else ServeSettings()
-
-
-def _at_most(value: int, limit: int, setting: str) -> int:
-    if value > limit:
-        raise ValueError(f"at most {limit} (serve.{setting})")
-    return value
 
 
 class SearchFields(Body):
     """What a search takes beside the song itself."""
 
-    k: int = Field(DEFAULT_K, ge=1)
-    """matches wanted; at most the endpoint's k_max"""
-    exclude_artists: list[str] = Field([], max_length=1000)
+    k: Annotated[int, Limit("k_max")] = Field(DEFAULT_K, ge=1)
+    """matches wanted"""
+    exclude_artists: list[str] = Field([], max_length=LIST_MAX)
     """artists whose covers are left out"""
-    exclude_song_ids: list[str] = Field([], max_length=1000)
+    exclude_song_ids: list[str] = Field([], max_length=LIST_MAX)
     """songs whose covers are left out"""
-    genres: list[str] = Field([], max_length=1000)
+    genres: list[str] = Field([], max_length=LIST_MAX)
     """only covers of these genres; any when empty"""
-    where: dict[str, Annotated[list[str], Field(min_length=1, max_length=1000)]] = Field({}, max_length=16)
+    where: dict[str, Annotated[list[str], Field(min_length=1, max_length=LIST_MAX)]] = Field({}, max_length=COLUMNS_MAX)
     """only covers of songs in whose columns one of these stands: artist, album, genre, and what the manifest carried
     beyond (whole numbers and truth values as text: "1999", "true"). In a form, this object as JSON"""
 
@@ -64,11 +51,6 @@ class SearchFields(Body):
         where = tuple((column, frozenset(values)) for column, values in self.where.items())
         return Filters(frozenset(self.exclude_song_ids), frozenset(self.exclude_artists), (*genres, *where))
 
-    @field_validator("k")
-    @classmethod
-    def _k_in_range(cls, k: int, info: ValidationInfo) -> int:
-        return _at_most(k, _limits(info).k_max, "k_max")
-
 
 class SearchUpload(SearchFields):
     """The fields of a multipart search, the file apart."""
@@ -82,7 +64,7 @@ class SearchQuery(SearchFields):
 
     song_id: str | None = Field(None, min_length=1)
     """a song of the catalogue"""
-    embedding: list[float] | None = Field(None, min_length=1, max_length=65_536)
+    embedding: list[float] | None = Field(None, min_length=1, max_length=EMBEDDING_MAX)
     """numbers, as many as the encoder's width"""
     encoder: str | None = None
     """fingerprint of the encoder that made the embedding"""
@@ -99,23 +81,23 @@ class SearchQuery(SearchFields):
 class CoverFields(Body):
     """What a job for new covers takes beside the song itself."""
 
-    n: int = Field(DEFAULT_N, ge=1)
-    """covers wanted; at most the endpoint's n_max"""
+    n: Annotated[int, Limit("n_max")] = Field(DEFAULT_N, ge=1)
+    """covers wanted"""
     seed: int | None = Field(None, ge=0, le=SEED_MAX)
     """of the first cover, the next has the next; drawn at random when absent"""
-    size: int = Field(DEFAULT_SIZE, ge=SIZE_MIN)
-    """pixels a side of the new covers; at most the endpoint's size_max"""
+    size: Annotated[int, Limit("size_max")] = Field(DEFAULT_SIZE, ge=SIZE_MIN)
+    """pixels a side of the new covers"""
     novelty: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     """0 stays close to single covers, 1 mixes small parts of many; the release's own where absent. Not for a generator
     of kind transformer"""
-    source_song_ids: list[str] | None = Field(None, min_length=1, max_length=1000)
+    source_song_ids: list[str] | None = Field(None, min_length=1, max_length=LIST_MAX)
     """which of the song's nearest covers the new ones are made from; all that may be sources where absent"""
     palette_from: str | None = Field(None, min_length=1)
     """one of them, whose colours lead; drawn for each new cover where absent"""
-    guidance_scale: float | None = Field(None, ge=0, le=20, allow_inf_nan=False)
+    guidance_scale: float | None = Field(None, ge=0, le=GUIDANCE_MAX, allow_inf_nan=False)
     """how closely its conditions are followed by a generator of kind transformer or diffusers; 1 is no guidance"""
-    num_inference_steps: int | None = Field(None, ge=1)
-    """denoising steps of a generator of kind transformer or diffusers; at most the endpoint's steps_max"""
+    num_inference_steps: Annotated[int, Limit("steps_max")] | None = Field(None, ge=1)
+    """denoising steps of a generator of kind transformer or diffusers"""
     strength: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
     """how far a pre-trained model departs from the picture it starts from, for a generator of kind diffusers"""
     adapter: str | None = Field(None, pattern="^[0-9a-f]{12}$")
@@ -132,21 +114,6 @@ class CoverFields(Body):
             strength=self.strength,
             adapter=self.adapter,
         )
-
-    @field_validator("n")
-    @classmethod
-    def _n_in_range(cls, n: int, info: ValidationInfo) -> int:
-        return _at_most(n, _limits(info).n_max, "n_max")
-
-    @field_validator("num_inference_steps")
-    @classmethod
-    def _steps_in_range(cls, steps: int | None, info: ValidationInfo) -> int | None:
-        return None if steps is None else _at_most(steps, _limits(info).steps_max, "steps_max")
-
-    @field_validator("size")
-    @classmethod
-    def _size_in_range(cls, size: int, info: ValidationInfo) -> int:
-        return _at_most(size, _limits(info).size_max, "size_max")
 
     @model_validator(mode="after")
     def _last_seed_in_range(self) -> "CoverFields":

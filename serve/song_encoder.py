@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from gatefold.audio import listen, spectrogram_picture
-from gatefold.config import ServeSettings
+from gatefold.config import ServeSettings, UploadAudioSettings
 from gatefold.records import Song
 from gatefold.storage.encoders import load_encoder
 from serve import replica
@@ -21,15 +21,13 @@ class SongEncoder:
 
     Args:
         bundle_uri: of the encoder.
-        limits: an upload may be stricter than the ears that came with the bundle, never laxer.
+        limits: bytes and seconds of an upload; the bundle's own are those of the catalogue.
     """
 
     def __init__(self, bundle_uri: str, limits: ServeSettings, endpoint_url: str | None) -> None:
         replica.enter(endpoint_url)
         self._model = load_encoder(bundle_uri, replica.granted_device())
-        ears = self._model.audio
-        longest_s = min(ears.max_duration_s, limits.upload_max_duration_s)
-        self._ears = ears.model_copy(update={"max_duration_s": longest_s, "max_bytes": limits.upload_max_bytes})
+        self._audio = UploadAudioSettings.of(self._model.audio, limits)
         self._workers = replica.workers(1, 1)
 
     def reconfigure(self, tuning: dict[str, int]) -> None:
@@ -47,10 +45,10 @@ class SongEncoder:
         return await asyncio.get_running_loop().run_in_executor(self._workers, self._model.embed_covers, writable)
 
     async def describe(self) -> EncoderFacts:
-        return EncoderFacts(self._model.audio, self._model.fingerprint)
+        return EncoderFacts(self._audio, self._model.fingerprint)
 
     def _hear(self, data: bytes, name: str, spectrogram: bool) -> Heard:
-        song = listen(data, self._ears, name=f"song '{name}'")
+        song = listen(data, self._audio, name=f"song '{name}'")
         return Heard(
             embedding=self._model.embed_song(song.log_mel),
             duration_s=song.duration_s,

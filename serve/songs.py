@@ -26,11 +26,14 @@ from serve.contracts import (
     SongView,
     TrackView,
 )
+from serve.limits import SIZE_MIN, limits_view, marked
 from serve.rota import Rota
 from serve.stages import Heard, Query, SongQuery, Stages
 from serve.uploads import RequestBody, read_body
 
 LISTS = frozenset({"exclude_artists", "exclude_song_ids", "genres"})
+PictureSize = Annotated[int, fastapi.Query(ge=SIZE_MIN, json_schema_extra=marked(maximum="size_max"))]
+"""pixels a side of a picture, whose upper limit `check_size` holds"""
 COVER_MAX_AGE_S = 3600
 """seconds a browser may keep a cover of the catalogue before it asks again"""
 
@@ -58,7 +61,7 @@ class SongRoutes:
 
     async def search(self, request: Request) -> SearchResult:
         """The covers nearest to an uploaded song, to a song of the catalogue, or to an embedding."""
-        body = await read_body(request, song_max_bytes=self._limits.upload_max_bytes, lists=LISTS)
+        body = await read_body(request, self._limits, lists=LISTS)
         with self._rota.on_duty() as serving:
             return await self._search(serving, body)
 
@@ -81,7 +84,7 @@ class SongRoutes:
 
     async def embed(self, request: Request) -> EmbeddingResult:
         """The embedding of an uploaded song."""
-        body = await read_body(request, song_max_bytes=self._limits.upload_max_bytes)
+        body = await read_body(request, self._limits)
         if body.song is None:
             raise InputError("there is no song; upload one as multipart/form-data, in the field 'song'")
         if body.fields:
@@ -107,7 +110,7 @@ class SongRoutes:
             await self._rota.optouts.withdraw(song_id)
 
     async def cover(
-        self, request: Request, song_id: str, size: Annotated[int, fastapi.Query(ge=16)] = THUMBNAIL_SIZE
+        self, request: Request, song_id: str, size: PictureSize = THUMBNAIL_SIZE
     ) -> Response:
         """A track's cover: JPEG, square."""
         check_size(size, self._limits)
@@ -138,16 +141,7 @@ class SongRoutes:
 
     async def limits(self) -> LimitsView:
         """What a request may ask for at most."""
-        known = self._limits
-        return LimitsView(
-            upload_max_bytes=known.upload_max_bytes,
-            upload_max_duration_s=known.upload_max_duration_s,
-            k_max=known.k_max,
-            n_max=known.n_max,
-            size_min=requests.SIZE_MIN,
-            size_max=known.size_max,
-            steps_max=known.steps_max,
-        )
+        return limits_view(self._limits)
 
     async def _known(self, song_id: str) -> IndexedTrack:
         with self._rota.on_duty() as serving:
@@ -192,11 +186,14 @@ def body_of(form: type[contracts.Body], query: type[contracts.Body] | None = Non
     """The OpenAPI description of a body that is a multipart song with these fields or, where there is one, a JSON
     object."""
     schema = form.model_json_schema()
-    schema["properties"] = {"song": {"type": "string", "format": "binary"}, **schema.get("properties", {})}
+    song_limits = marked(maxLength="upload_max_bytes", x_max_duration_s="upload_max_duration_s")
+    song = {"type": "string", "format": "binary", **song_limits}
+    schema["properties"] = {"song": song, **schema.get("properties", {})}
     schema["required"] = ["song"]
-    content = {"multipart/form-data": {"schema": schema}}
+    schema |= marked(x_max_fields="form_fields_max", x_max_fields_bytes="form_fields_max_bytes")
+    content = {"multipart/form-data": {"schema": schema, **marked(x_max_queued="songs_queued_max")}}
     if query is not None:
-        content["application/json"] = {"schema": query.model_json_schema()}
+        content["application/json"] = {"schema": query.model_json_schema() | marked(x_max_bytes="json_max_bytes")}
     return {"requestBody": {"required": True, "content": content}}
 
 

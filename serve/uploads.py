@@ -10,17 +10,14 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
+from gatefold.config import ServeSettings
 from gatefold.errors import InputError, TooLarge
 
-FORM_SLACK_BYTES = 262_144
-"""bytes of a multipart body that are not the song: boundaries, part headers, the other fields"""
-JSON_MAX_BYTES = 2_097_152
-"""bytes; an embedding of some tens of thousands of numbers"""
 _NAME_MAX = 80
 _MULTIPART = "multipart/form-data"
 _JSON = "application/json"
@@ -42,11 +39,11 @@ class RequestBody:
     song: Upload | None
 
 
-async def read_body(request: Request, *, song_max_bytes: int, lists: frozenset[str] = frozenset()) -> RequestBody:
+async def read_body(request: Request, limits: ServeSettings, *, lists: frozenset[str] = frozenset()) -> RequestBody:
     """The body of a request that may be multipart or JSON.
 
     Args:
-        song_max_bytes: bytes of the uploaded song.
+        limits: bytes of the song, of the fields beside it, of a JSON body.
         lists: names of the form fields that may be repeated.
 
     Raises: TooLarge (413); InputError (422) for a body that is no form, no JSON object, or has no song;
@@ -54,9 +51,9 @@ async def read_body(request: Request, *, song_max_bytes: int, lists: frozenset[s
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == _MULTIPART:
-        return await _read_form(request, song_max_bytes, lists)
+        return await _read_form(request, limits, lists)
     if kind == _JSON:
-        return RequestBody(await _read_json(request), None)
+        return RequestBody(await _read_json(request, limits.json_max_bytes), None)
     raise HTTPException(415, f"content type '{kind[:_NAME_MAX]}' is not taken; send {_MULTIPART} or {_JSON}")
 
 
@@ -67,21 +64,50 @@ def shown_name(filename: str | None) -> str:
     return name[:_NAME_MAX] or "song"
 
 
-async def _read_form(request: Request, song_max_bytes: int, lists: frozenset[str]) -> RequestBody:
-    allowed = f"an uploaded song may have {song_max_bytes:,} (serve.upload_max_bytes)"
-    limited = _limited(request, song_max_bytes + FORM_SLACK_BYTES, allowed)
-    async with limited.form(max_files=1, max_fields=256) as form:
-        song: Upload | None = None
-        fields: dict[str, Any] = {}
-        for name, value in form.multi_items():
-            if isinstance(value, UploadFile):
-                song = await _song(name, value, song_max_bytes)
-            elif name in lists:
-                fields.setdefault(name, []).append(value)
-            elif name in fields:
-                raise InputError(f"form field '{name[:_NAME_MAX]}' was sent more than once; send it once")
-            else:
-                fields[name] = value
+async def _read_form(request: Request, limits: ServeSettings, lists: frozenset[str]) -> RequestBody:
+    song_max, fields_max = limits.upload_max_bytes, limits.form_fields_max_bytes
+    allowed = (
+        f"an uploaded song may have {song_max:,} (serve.upload_max_bytes), "
+        f"the fields beside it {fields_max:,} (serve.form_fields_max_bytes)"
+    )
+    limited = _limited(request, song_max + fields_max, allowed)
+    try:
+        form = await limited.form(max_files=1, max_fields=limits.form_fields_max, max_part_size=fields_max)
+    except HTTPException as error:
+        raise _refused_form(str(error.detail), limits) from None
+    try:
+        texts = [value for _, value in form.multi_items() if isinstance(value, str)]
+        if sum(len(text.encode(errors="replace")) for text in texts) > fields_max:
+            raise _refused_form("Part exceeded", limits)
+        return await _sorted(form, song_max, lists)
+    finally:
+        await form.close()
+
+
+def _refused_form(said: str, limits: ServeSettings) -> InputError:
+    """What starlette's parser of forms refused, with the setting that decides it."""
+    if said.startswith("Too many fields"):
+        return TooLarge(f"the form has more than {limits.form_fields_max:,} fields (serve.form_fields_max)")
+    if said.startswith("Part exceeded"):
+        allowed = f"at most {limits.form_fields_max_bytes:,} bytes (serve.form_fields_max_bytes)"
+        return TooLarge(f"a field of the form is too large; the fields beside the song may have {allowed}")
+    if said.startswith("Too many files"):
+        return InputError("the form has more than one file; upload one song, in the field 'song'")
+    return InputError(f"the form cannot be read: {said[:_NAME_MAX]}")
+
+
+async def _sorted(form: FormData, song_max_bytes: int, lists: frozenset[str]) -> RequestBody:
+    song: Upload | None = None
+    fields: dict[str, Any] = {}
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            song = await _song(name, value, song_max_bytes)
+        elif name in lists:
+            fields.setdefault(name, []).append(value)
+        elif name in fields:
+            raise InputError(f"form field '{name[:_NAME_MAX]}' was sent more than once; send it once")
+        else:
+            fields[name] = value
     if song is None:
         raise InputError("the form has no file in its field 'song'; upload one, or send a song_id as application/json")
     return RequestBody(fields, song)
@@ -96,8 +122,8 @@ async def _song(field: str, file: UploadFile, max_bytes: int) -> Upload:
     return Upload(await file.read(), name)
 
 
-async def _read_json(request: Request) -> dict[str, Any]:
-    limited = _limited(request, JSON_MAX_BYTES, f"a JSON body may have {JSON_MAX_BYTES:,}")
+async def _read_json(request: Request, max_bytes: int) -> dict[str, Any]:
+    limited = _limited(request, max_bytes, f"a JSON body may have {max_bytes:,} (serve.json_max_bytes)")
     try:
         values = json.loads(await limited.body())
     except (ValueError, RecursionError) as error:

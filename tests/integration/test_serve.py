@@ -174,6 +174,8 @@ def test_what_is_not_audio_is_the_callers_problem_and_shows_no_traceback(endpoin
 def test_a_song_longer_than_the_endpoint_takes_is_refused(endpoint: Endpoint) -> None:
     answer = endpoint.http.post("/v1/embeddings", files=song(duration_s=61))
     assert (answer.status_code, answer.json()["code"]) == (413, "audio_too_long")
+    assert "limit 60 s; trim it or raise serve.upload_max_duration_s" in answer.json()["detail"]
+    assert endpoint.http.get("/v1/releases/current").json()["audio"]["max_duration_s"] == 60
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 400000000", "Transfer-Encoding: chunked"])

@@ -3,7 +3,8 @@ from pydantic import ValidationError
 
 from gatefold.config import ServeSettings
 from serve.contracts import cover_url
-from serve.requests import SEED_MAX, CoverFields, CoverQuery, SearchQuery, SearchUpload, parse
+from serve.limits import SEED_MAX
+from serve.requests import CoverFields, CoverQuery, SearchQuery, SearchUpload, parse
 
 LIMITS = ServeSettings(k_max=50, n_max=3, size_max=256, steps_max=10)
 

@@ -6,8 +6,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message
 
+from gatefold.config import ServeSettings
 from gatefold.errors import InputError, TooLarge
-from serve.uploads import FORM_SLACK_BYTES, JSON_MAX_BYTES, RequestBody, read_body, shown_name
+from serve.uploads import RequestBody, read_body, shown_name
 
 CHUNK = 65_536
 
@@ -39,7 +40,7 @@ def form(*parts: tuple[str, str | None, bytes]) -> tuple[bytes, str]:
 
 
 def read(sender: Sender, limit: int = 1_000_000, **options: Any) -> RequestBody:
-    return asyncio.run(read_body(sender.request, song_max_bytes=limit, **options))
+    return asyncio.run(read_body(sender.request, ServeSettings(upload_max_bytes=limit), **options))
 
 
 def test_a_form_gives_its_song_and_its_fields() -> None:
@@ -68,7 +69,7 @@ def test_an_undeclared_flood_is_dropped_when_it_crosses_the_limit() -> None:
     sender = Sender(*form(("song", "a.wav", b"x" * 20_000_000)))
     with pytest.raises(TooLarge, match=r"serve.upload_max_bytes"):
         read(sender)
-    assert sender.taken <= 1_000_000 + FORM_SLACK_BYTES + CHUNK
+    assert sender.taken <= 1_000_000 + ServeSettings().form_fields_max_bytes + CHUNK
 
 
 def test_a_song_just_above_the_limit_is_refused_although_the_form_fits() -> None:
@@ -96,7 +97,7 @@ def test_json_objects_are_read_and_nothing_else() -> None:
         with pytest.raises(InputError):
             read(Sender(broken, "application/json"))
     with pytest.raises(TooLarge):
-        read(Sender(b" " * (JSON_MAX_BYTES + 1), "application/json"))
+        read(Sender(b" " * (ServeSettings().json_max_bytes + 1), "application/json"))
 
 
 def test_other_content_types_are_turned_away() -> None:
