@@ -238,7 +238,13 @@ class SynthesisSettings(Section):
 
 
 class ServeSettings(Section):
-    """Limits of the endpoint."""
+    """Limits of the endpoint, and who may call it from where."""
+
+    hosts: list[str] = Field([])
+    """names that requests may call the endpoint by (`Host`), beside the loopback names and the host it listens on:
+    covers.example.org, *.example.org, 0.0.0.0 for every IP address, * for anything"""
+    cors_origins: list[str] = Field([])
+    """origins whose pages may read its answers, as in https://example.org; * for any, none when empty"""
 
     upload_max_bytes: int = Field(50_000_000, gt=0)
     """bytes of an uploaded song"""

@@ -25,6 +25,7 @@ from gatefold.storage import objects, releases
 from gatefold.workspace import Workspace
 from serve.app import ApiArgs, ReleaseArgs
 from serve.endpoint import ANSWER_WITHIN_S, Endpoint
+from serve.hosts import ANY_ADDRESS, names_of
 
 _POLL_S = 0.3
 
@@ -59,13 +60,15 @@ def deploy(
     release["args"] = _arguments(ReleaseArgs, release, given | of_release)
     songs = None if examples is None else str(Path(examples).resolve())
     api["args"] = _arguments(ApiArgs, api, given | {"examples": songs})
+    api["args"]["limits"]["hosts"] += names_of(host)
     config.setdefault("http_options", {}).update(host=host, port=port)
     standing = Workspace(release["args"]["workspace"])
     pinned = release["args"]["release"]
     if pinned is None:
         releases.current(standing)  # where there is none, it says so before anything starts
     _start(_validated(config, config_path))
-    url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
+    name = "127.0.0.1" if host in ANY_ADDRESS else f"[{host}]" if ":" in host else host
+    url = f"http://{name}:{port}"
     endpoint = Endpoint(config, standing, pinned, url)
     endpoint.start()
     _wait_until_answering(url)

@@ -1,17 +1,26 @@
-"""What a browser gets: the page, its files, and the songs it offers to try. Knows nothing of the API beside it."""
+"""What a browser gets: the page, its files, the songs it offers to try, and the pages of the API's description. Knows
+nothing of the API beside it."""
 
 import csv
+from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI
-from starlette.responses import FileResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from gatefold.errors import InvalidSettings, NotFound
 from serve.contracts import Example
 
 STATIC = Path(__file__).parent / "static"
+SWAGGER = str(files("fastapi_offline") / "static")
+"""Swagger UI, as a package that is made anew with each of its releases holds it"""
+SWAGGER_FILES = ("swagger-ui.css", "swagger-ui-bundle.js")
+PAGES = {"/": "index.html", "/docs": "docs.html"}
 ATTRIBUTION = "ATTRIBUTION.csv"
 _COLUMNS = ("file", "title", "artist", "genre", "licence", "attribution")
 
@@ -41,12 +50,24 @@ class Examples:
 
 
 def install_page(app: FastAPI) -> None:
-    """The page at `/`, what it loads under `/static`."""
+    """The page at `/` and the description's at `/docs`, and what they load; nothing comes from elsewhere."""
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.mount("/docs/assets", SwaggerFiles(directory=SWAGGER), name="swagger-ui")
 
-    @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(STATIC / "index.html")
+    async def page(request: Request) -> FileResponse:
+        return FileResponse(STATIC / PAGES[request.url.path])
+
+    for path in PAGES:
+        app.add_route(path, page, methods=["GET"], include_in_schema=False)
+
+
+class SwaggerFiles(StaticFiles):
+    """Swagger UI alone, of a package that holds more."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        if path not in SWAGGER_FILES:
+            raise HTTPException(404)
+        return await super().get_response(path, scope)
 
 
 def _read(folder: Path) -> list[Example]:

@@ -60,6 +60,13 @@ def respond(error: GatefoldError, instance: str) -> Response:
     return _response(problem_of(error, instance), headers)
 
 
+def of_status(status: int, detail: str, instance: str, headers: Mapping[str, str] | None = None) -> Response:
+    """The answer to a request that is refused for a reason HTTP itself has a status for."""
+    phrase = HTTPStatus(status).phrase.capitalize()
+    code = _CODES.get(status, phrase.lower().replace(" ", "_"))
+    return _response(Problem(title=phrase, status=status, detail=detail, code=code, instance=instance), headers)
+
+
 def explain(errors: list[Any]) -> str:
     """Each refused field with its value and what is allowed, in one sentence."""
     return "; ".join(_explain(error) for error in errors)
@@ -84,13 +91,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def by_status(request: Request, error: HTTPException) -> Response:
-        phrase = HTTPStatus(error.status_code).phrase.capitalize()
-        detail = f"{request.method} {request.url.path}: {error.detail}"
-        code = _CODES.get(error.status_code, phrase.lower().replace(" ", "_"))
-        problem = Problem(
-            title=phrase, status=error.status_code, detail=detail, code=code, instance=request.url.path
-        )
-        return _response(problem, error.headers)
+        path = request.url.path
+        return of_status(error.status_code, f"{request.method} {path}: {error.detail}", path, error.headers)
 
 
 def _invalid(detail: str, request: Request) -> Problem:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.browser.fake_api import Kind, create_app
@@ -24,13 +25,19 @@ expect.set_options(timeout=WAIT_MS)
 
 
 class FakeServer:
-    """A fake API in a thread of its own."""
+    """A fake API, or another application, in a thread of its own."""
 
-    def __init__(self, step_s: float, key: str | None = None, kind: Kind = "local-score") -> None:
+    def __init__(
+        self,
+        step_s: float = 0.03,
+        key: str | None = None,
+        kind: Kind = "local-score",
+        app: FastAPI | None = None,
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        app = create_app(MUSIC, step_s, key, kind)
+        app = app or create_app(MUSIC, step_s, key, kind)
         config = uvicorn.Config(app, "127.0.0.1", self.port, log_level="warning", timeout_graceful_shutdown=1)
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run)

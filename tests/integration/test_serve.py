@@ -183,7 +183,7 @@ def test_a_flood_is_refused_before_it_has_ended(endpoint: Endpoint, framing: str
     address = httpx.URL(endpoint.url)
     with socket.create_connection((address.host, address.port or 80), timeout=30) as connection:
         kind = "Content-Type: multipart/form-data; boundary=f"
-        connection.sendall(f"POST /v1/searches HTTP/1.1\r\nHost: h\r\n{kind}\r\n{framing}\r\n\r\n".encode())
+        connection.sendall(f"POST /v1/searches HTTP/1.1\r\nHost: localhost\r\n{kind}\r\n{framing}\r\n\r\n".encode())
         if "chunked" in framing:
             part = b'--f\r\nContent-Disposition: form-data; name="song"; filename="a.wav"\r\n\r\n' + b"x" * 4_000_000
             connection.sendall(f"{len(part):x}\r\n".encode() + part + b"\r\n")  # and no end of the body
@@ -204,6 +204,11 @@ def test_searches_that_cross_together_are_answered_each_for_itself(endpoint: End
     assert {number: answers[number].status_code for number in strangers} == {5: 404, 40: 422}
     for number, answer in enumerate(answers):
         assert number in strangers or answer.json() == alone[number]
+
+
+def test_a_name_that_is_not_the_endpoints_own_is_refused(endpoint: Endpoint) -> None:
+    answer = endpoint.http.get("/v1/limits", headers={"Host": "rebound.example.org"})
+    assert (answer.status_code, answer.json()["code"]) == (421, "misdirected_request")
 
 
 def test_unknown_tracks_cross_the_handle_as_404(endpoint: Endpoint) -> None:

@@ -189,7 +189,7 @@ def endpoint(tmp_path: Path) -> Iterator[Callable[..., Endpoint]]:
             keys=Keys.from_environment({"GATEFOLD_API_KEYS": keys}),
             examples=Examples(examples),
         )
-        client = TestClient(app)
+        client = TestClient(app, base_url="http://localhost")
         client.__enter__()  # one event loop for all of a test's requests, as jobs outlive theirs
         opened.append(client)
         return Endpoint(client, encoder, retriever, generator, ready, rota, workspace)

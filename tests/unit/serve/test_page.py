@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,3 +74,19 @@ def test_the_page_is_served_with_a_policy_that_lets_nothing_foreign_in(endpoint:
     assert page.headers["x-content-type-options"] == "nosniff"
     assert client.get("/static/nothing.js").json()["code"] == "not_found"
     assert client.get("/static/..%2Fapi.py").status_code == 404
+
+
+def test_the_description_is_shown_without_anything_from_elsewhere(endpoint: Callable[..., Any]) -> None:
+    client = endpoint().client
+    page = client.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    policy = page.headers["content-security-policy"]
+    assert "http" not in policy
+    assert "script-src" not in policy  # so that of default-src holds, which allows no inline script
+    assert "default-src 'self'" in policy
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert "/docs/assets/swagger-ui-bundle.js" in loaded
+    assert all(path.startswith("/") and not path.startswith("//") for path in loaded)
+    assert {path: client.get(path).status_code for path in loaded} == dict.fromkeys(loaded, 200)
+    for absent in ("/docs/assets/redoc.standalone.js", "/docs/assets/../__init__.py", "/redoc"):
+        assert client.get(absent).status_code == 404

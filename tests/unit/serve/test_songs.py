@@ -203,4 +203,3 @@ def test_the_api_describes_itself(endpoint: Callable[..., Any]) -> None:
     content = description["paths"]["/v1/searches"]["post"]["requestBody"]["content"]
     assert content["multipart/form-data"]["schema"]["properties"]["song"]["format"] == "binary"
     assert "song_id" in content["application/json"]["schema"]["properties"]
-    assert endpoint().client.get("/docs").status_code == 200
