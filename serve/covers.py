@@ -22,6 +22,7 @@ from serve.contracts import CoverManifest, JobView, NeighbourView, PictureFormat
 from serve.cover_views import attribution_of, job_view, matches_of, new_cover, path_of, request_view, sources_view
 from serve.jobs import Idempotency, Order
 from serve.limits import IDEMPOTENCY_KEY_MAX, marked
+from serve.pictures import Picture, add_picture_route, is_known, not_modified, picture_response, tag_of
 from serve.rota import Rota
 from serve.runner import JobRunner
 from serve.songs import PictureSize, body_of, check_size, part_view
@@ -58,9 +59,9 @@ class CoverRoutes:
         router.add_api_route("/{job_id}", self.get, openapi_extra=kept)
         router.add_api_route("/{job_id}", self.cancel, methods=["DELETE"])
         router.add_api_route("/{job_id}/events", self.events, response_class=StreamingResponse)
-        router.add_api_route("/{job_id}/images/{index}", self.image, response_class=Response)
+        add_picture_route(router, "/{job_id}/images/{index}", self.image)
         router.add_api_route("/{job_id}/images/{index}/sources", self.sources)
-        router.add_api_route("/{job_id}/images/{index}/sources.png", self.sources_map, response_class=Response)
+        add_picture_route(router, "/{job_id}/images/{index}/sources.png", self.sources_map)
         router.add_api_route("/{job_id}/manifest.json", self.manifest)
         return router
 
@@ -100,15 +101,21 @@ class CoverRoutes:
         """The job, cancelled if it had not ended."""
         return job_view(await self._runner.cancel(job_id))
 
-    async def events(self, job_id: str, last_event_id: Annotated[str | None, Header()] = None) -> StreamingResponse:
-        """Every change of a job as a server-sent event, after the one named in Last-Event-ID; ends when the job has."""
-        await self._runner.jobs.get(job_id)  # an unknown job is a 404, not a stream that breaks
-        after = int(last_event_id) if last_event_id and last_event_id.isdecimal() else 0
+    async def events(self, job_id: str, last_event_id: Annotated[str | None, Header()] = None) -> Response:
+        """Every change of a job as a server-sent event, after the one named in Last-Event-ID; ends when the job has.
+
+        204 where the last one has been seen: then no browser asks again.
+        """
+        last = await self._runner.jobs.last_event(job_id)  # an unknown job is a 404, not a stream that breaks
+        after = int(last_event_id) if last_event_id and re.fullmatch(r"[0-9]{1,18}", last_event_id) else 0
+        if last is not None and after >= last:
+            return Response(status_code=204)
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(self._stream(job_id, after), media_type="text/event-stream", headers=headers)
 
     async def image(
         self,
+        request: Request,
         job_id: str,
         index: int,
         size: PictureSize | None = None,
@@ -120,24 +127,30 @@ class CoverRoutes:
         if size is not None:
             check_size(size, self._limits)
         cover = new_cover(job, index).generated
-        texts = {"gatefold:sources": sources_text(cover)} if format == "png" else {}
-        picture = await asyncio.to_thread(encode_picture, cover.pixels, size or job.order.size, format, texts)
         headers = dict(_NEVER_CHANGES)
         if download:
             name = f"cover-{cover.seed}.{'jpg' if format == 'jpeg' else 'png'}"
             headers["Content-Disposition"] = f'attachment; filename="{name}"'
-        return Response(picture, media_type=f"image/{format}", headers=headers)
+        tag = tag_of(job_id, index, size or job.order.size, format)
+        if is_known(request, tag):
+            return not_modified(tag, headers)
+        texts = {"gatefold:sources": sources_text(cover)} if format == "png" else {}
+        picture = await asyncio.to_thread(encode_picture, cover.pixels, size or job.order.size, format, texts)
+        return picture_response(request, Picture(picture, f"image/{format}"), tag, headers)
 
     async def sources(self, job_id: str, index: int) -> SourcesView:
         """Which covers a new cover is made from, the largest share first."""
         job = await self._runner.jobs.get(job_id)
         return sources_view(job, index)
 
-    async def sources_map(self, job_id: str, index: int) -> Response:
+    async def sources_map(self, request: Request, job_id: str, index: int) -> Response:
         """Where each source is in a new cover: a PNG in the colours that `sources` names."""
         attribution = attribution_of(await self._runner.jobs.get(job_id), index)
+        tag = tag_of(job_id, index, "sources")
+        if is_known(request, tag):
+            return not_modified(tag, _NEVER_CHANGES)
         picture = await asyncio.to_thread(draw_map, attribution)
-        return Response(picture, media_type="image/png", headers=_NEVER_CHANGES)
+        return picture_response(request, Picture(picture, "image/png"), tag, _NEVER_CHANGES)
 
     async def manifest(self, job_id: str) -> CoverManifest:
         """All that replays a job exactly."""

@@ -119,6 +119,9 @@ class JobTable(Protocol):
         """Every change of a job, numbered from 1, those after number `after`; ends when the job does. Raises:
         UnknownJob."""
 
+    async def last_event(self, job_id: str) -> int | None:
+        """The number of a job's last change; None while there may be another. Raises: UnknownJob."""
+
 
 class InProcessJobs:
     """A JobTable in the memory of one asyncio process.
@@ -201,6 +204,10 @@ class InProcessJobs:
                 return
             async with self._changed:
                 await self._changed.wait_for(lambda: len(history) > number)  # noqa: B023 - awaited here, in this turn
+
+    async def last_event(self, job_id: str) -> int | None:
+        history = self._history(job_id)
+        return len(history) if history[-1].ended else None
 
     def _history(self, job_id: str) -> list[Job]:
         if job_id not in self._histories:

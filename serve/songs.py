@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import hashlib
 from typing import Annotated, Any
 
 import fastapi
@@ -27,6 +26,7 @@ from serve.contracts import (
     TrackView,
 )
 from serve.limits import SIZE_MIN, limits_view, marked
+from serve.pictures import Picture, add_picture_route, is_known, not_modified, picture_response, tag_of
 from serve.rota import Rota
 from serve.stages import Heard, Query, SongQuery, Stages
 from serve.uploads import RequestBody, read_body
@@ -52,7 +52,7 @@ class SongRoutes:
         router.add_api_route("/searches", self.search, methods=["POST"], openapi_extra=either)
         router.add_api_route("/embeddings", self.embed, methods=["POST"], openapi_extra=body_of(contracts.Body))
         # ids may hold slashes, hence `path`; the longer route comes first
-        router.add_api_route("/tracks/{song_id:path}/cover", self.cover, response_class=Response)
+        add_picture_route(router, "/tracks/{song_id:path}/cover", self.cover)
         router.add_api_route("/tracks/{song_id:path}", self.track)
         router.add_api_route("/tracks/{song_id:path}", self.withdraw, methods=["DELETE"], status_code=204)
         router.add_api_route("/limits", self.limits)
@@ -116,10 +116,10 @@ class SongRoutes:
         check_size(size, self._limits)
         known = await self._known(song_id)
         data = await asyncio.to_thread(_thumbnail, known, size)
-        headers = {"Cache-Control": self._cache, "ETag": f'"{hashlib.sha256(data).hexdigest()[:32]}"'}
-        if request.headers.get("if-none-match") == headers["ETag"]:
-            return Response(status_code=304, headers=headers)
-        return Response(data, media_type="image/jpeg", headers=headers)
+        headers, tag = {"Cache-Control": self._cache}, tag_of(data)
+        if is_known(request, tag):
+            return not_modified(tag, headers)
+        return picture_response(request, Picture(data, "image/jpeg"), tag, headers)
 
     async def release(self) -> ReleaseView:
         """What is being served."""

@@ -320,7 +320,6 @@ def test_events_resume_after_the_last_one_seen(endpoint: Callable[..., Any]) -> 
     job = ordered(client, WAIT).json()
     url = f"/v1/covers/{job['job_id']}/events"
     assert [n for n, _ in events(client.get(url, headers={"Last-Event-ID": "3"}).text)] == [4, 5]
-    assert client.get(url, headers={"Last-Event-ID": "5"}).text == ""
     assert len(events(client.get(url, headers={"Last-Event-ID": "nonsense"}).text)) == 5
 
 
