@@ -272,6 +272,8 @@ class ServeSettings(Section):
     """finished jobs remembered; the oldest is forgotten first"""
     wait_max_s: float = Field(60.0, ge=0)
     """seconds that `Prefer: wait` may hold a request"""
+    thumbnail_cache_bytes: int = Field(100_000_000, ge=0)
+    """bytes of pixels of the catalogue's covers that the API keeps in memory"""
     look_every_s: float = Field(2.0, gt=0)
     """seconds between looks at the workspace: for opt-outs made elsewhere, and for another release"""
 

@@ -33,6 +33,7 @@ from serve.rota import Rota
 from serve.runner import JobRunner
 from serve.songs import SongRoutes
 from serve.stages import Stages
+from serve.thumbnails import Thumbnails
 
 COMPRESSED_FROM_BYTES = 2048
 """smaller answers go out as they are; so do pictures, sounds and event streams"""
@@ -43,7 +44,9 @@ CORS_READ = ["Content-Range", "ETag", "Location", "Preference-Applied", "Retry-A
 BEARER = HTTPBearer(auto_error=False, description="an API key, where the endpoint has any configured")
 
 
-def create_app(rota: Rota, *, limits: ServeSettings, jobs: JobTable, keys: Keys, examples: Examples) -> FastAPI:
+def create_app(
+    rota: Rota, *, limits: ServeSettings, jobs: JobTable, keys: Keys, examples: Examples, thumbnails: Thumbnails
+) -> FastAPI:
     """The API and the page around the stages of this rota."""
 
     @asynccontextmanager
@@ -63,7 +66,7 @@ def create_app(rota: Rota, *, limits: ServeSettings, jobs: JobTable, keys: Keys,
         lifespan=looking_for_optouts,
     )
     problems.install(app)
-    songs = SongRoutes(rota, limits, cache="private" if keys.required else "public")
+    songs = SongRoutes(rota, limits, thumbnails, cache="private" if keys.required else "public")
     covers = CoverRoutes(rota, JobRunner(rota, jobs), limits)
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(_gate(keys))])
     v1.include_router(songs.router())
@@ -104,6 +107,7 @@ class Api:
     ) -> None:
         replica.enter(endpoint_url)  # opt-outs and covers of the catalogue are read here
         self._rota = Rota(OptOuts(Workspace(workspace)))
+        self._thumbnails = Thumbnails(Workspace(workspace), limits.thumbnail_cache_bytes)
         self._limits = limits
         self._examples = Examples(None if examples is None else Path(examples))
 
@@ -115,6 +119,7 @@ class Api:
             jobs=InProcessJobs(under_way_max=self._limits.jobs_max, kept_max=self._limits.jobs_kept),
             keys=Keys.from_environment(os.environ),
             examples=self._examples,
+            thumbnails=self._thumbnails,
         )
 
     async def reconfigure(self, duty: dict[str, Any]) -> None:

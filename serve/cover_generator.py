@@ -87,8 +87,10 @@ class CoverGenerator:
         self._workers = replica.workers(1, tuning["threads"])  # one worker: one job at a time, whatever arrives
 
     async def describe(self) -> GeneratorFacts:
-        model = self._loaded.model
-        return GeneratorFacts(model.kind, model.num_sources, model.accepts, model.novelty, self._loaded.sources)
+        model, loaded = self._loaded.model, self._loaded
+        return GeneratorFacts(
+            model.kind, model.num_sources, model.accepts, model.novelty, loaded.sources, loaded.cover
+        )
 
     async def generate(self, job: GenerationJob) -> AsyncGenerator[float | GenerationResult, None]:
         """The share of steps done, 0.0 when it begins; last the result. Raises: NoSources; InputError."""

@@ -9,11 +9,10 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from gatefold.config import CoverSettings, ServeSettings
-from gatefold.covers import decode_cover, encode_picture
-from gatefold.errors import InputError, NotFound, ObjectNotFound
+from gatefold.config import ServeSettings
+from gatefold.covers import encode_picture
+from gatefold.errors import InputError
 from gatefold.retrieval import IndexedTrack
-from gatefold.storage.pictures import read_cover
 from serve import contracts, requests, stages
 from serve.contracts import (
     THUMBNAIL_SIZE,
@@ -29,6 +28,7 @@ from serve.limits import SIZE_MIN, limits_view, marked
 from serve.pictures import Picture, add_picture_route, is_known, not_modified, picture_response, tag_of
 from serve.rota import Rota
 from serve.stages import Heard, Query, SongQuery, Stages
+from serve.thumbnails import Thumbnails
 from serve.uploads import RequestBody, read_body
 
 LISTS = frozenset({"exclude_artists", "exclude_song_ids", "genres"})
@@ -41,9 +41,10 @@ COVER_MAX_AGE_S = 3600
 class SongRoutes:
     """Handlers of the routes; thin, around the stages that are on duty."""
 
-    def __init__(self, rota: Rota, limits: ServeSettings, *, cache: str) -> None:
+    def __init__(self, rota: Rota, limits: ServeSettings, thumbnails: Thumbnails, *, cache: str) -> None:
         self._rota = rota
         self._limits = limits
+        self._thumbnails = thumbnails
         self._cache = f"{cache}, max-age={COVER_MAX_AGE_S}"
 
     def router(self) -> APIRouter:
@@ -114,11 +115,13 @@ class SongRoutes:
     ) -> Response:
         """A track's cover: JPEG, square."""
         check_size(size, self._limits)
-        known = await self._known(song_id)
-        data = await asyncio.to_thread(_thumbnail, known, size)
-        headers, tag = {"Cache-Control": self._cache}, tag_of(data)
+        with self._rota.on_duty() as serving:
+            known = await serving.retriever.track(song_id)
+            pixels = await self._thumbnails.read(known, size, serving.generator)
+        headers, tag = {"Cache-Control": self._cache}, tag_of(pixels.tobytes(), size)
         if is_known(request, tag):
             return not_modified(tag, headers)
+        data = await asyncio.to_thread(encode_picture, pixels, size, "jpeg")
         return picture_response(request, Picture(data, "image/jpeg"), tag, headers)
 
     async def release(self) -> ReleaseView:
@@ -195,16 +198,3 @@ def body_of(form: type[contracts.Body], query: type[contracts.Body] | None = Non
     if query is not None:
         content["application/json"] = {"schema": query.model_json_schema() | marked(x_max_bytes="json_max_bytes")}
     return {"requestBody": {"required": True, "content": content}}
-
-
-def _thumbnail(known: IndexedTrack, size: int) -> bytes:
-    """JPEG of the cover that stands in the index: never of a URI that a caller names."""
-    song_id = known.track.song_id
-    if known.cover_uri is None:
-        raise NotFound(f"track '{song_id}' has no cover")
-    settings = CoverSettings(size=size)
-    try:
-        data = read_cover(known.cover_uri, settings.max_bytes)
-    except ObjectNotFound:  # its message names the place in our storage
-        raise NotFound(f"the cover of track '{song_id}' has gone from storage; index the catalogue again") from None
-    return encode_picture(decode_cover(data, settings), size, "jpeg")

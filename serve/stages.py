@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from gatefold.config import AudioSettings
+from gatefold.config import AudioSettings, CoverSettings
 from gatefold.errors import UnknownTrack
 from gatefold.generator.interface import GenerationRequest
 from gatefold.generator.originality import NewCover, Refused
@@ -108,6 +108,8 @@ class GeneratorFacts:
     """where none is asked for; None for a kind without novelty"""
     sources: dict[str, list[str]]
     """`generator.sources`"""
+    cover: CoverSettings
+    """how the covers of the workspace are stored"""
 
 
 class SongEncoding(Protocol):

@@ -3,7 +3,7 @@
 It knows nothing of what the columns mean; the schemas stand in `records`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -22,6 +22,7 @@ from gatefold.storage import objects
 
 _SUFFIX = ".parquet"
 _GROUP_BYTES = 4 << 20  # Parquet's reader and writer hold several times the rows of a group
+_PIXEL_GROUP_BYTES = 1 << 20  # covers are read one by one too, and a group is the least that can be
 _ITEMS = ".list.element"  # where Parquet has the values of a list
 _READERS = 8
 
@@ -43,23 +44,26 @@ def encode_part(table: pa.Table) -> bytes:
     Lists of floats have their bytes sorted by place before they are compressed, where a dictionary of values that
     hardly repeat would only cost: spectrograms of music take half the room, and a third of the time to read.
     """
-    floats = [field.name for field in table.schema if _holds_floats(field.type)]
+    floats = [field.name for field in table.schema if _holds(field.type, pa.types.is_floating)]
+    pixels = any(_holds(field.type, pa.types.is_uint8) for field in table.schema)
+    group_bytes = _PIXEL_GROUP_BYTES if pixels else _GROUP_BYTES
     others = [name for name in table.column_names if name not in floats]
     sink = BytesIO()  # hands its bytes over uncopied
     pq.write_table(
         table,
         sink,
         compression="zstd",
-        row_group_size=max(1, table.num_rows * _GROUP_BYTES // max(1, table.nbytes)),
+        row_group_size=max(1, table.num_rows * group_bytes // max(1, table.nbytes)),
         use_dictionary=[path for name in others for path in (name, name + _ITEMS)],
         column_encoding={name + _ITEMS: "BYTE_STREAM_SPLIT" for name in floats},
     )
     return sink.getvalue()
 
 
-def _holds_floats(kind: pa.DataType) -> bool:
+def _holds(kind: pa.DataType, wanted: Callable[[pa.DataType], bool]) -> bool:
+    """Whether it is a tensor of such values."""
     storage = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
-    return bool(pa.types.is_fixed_size_list(storage) and pa.types.is_floating(storage.value_type))
+    return bool(pa.types.is_fixed_size_list(storage) and wanted(storage.value_type))
 
 
 def parts(folder: str) -> list[str]:

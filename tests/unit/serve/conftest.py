@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from gatefold.config import AudioSettings, ServeSettings
+from gatefold.config import AudioSettings, CoverSettings, ServeSettings
 from gatefold.errors import IndexNotReady, SilentAudio, UnknownTrack
 from gatefold.generator.interface import Attribution, Generated, Share
 from gatefold.generator.originality import Likeness, NewCover, Refused
@@ -38,8 +38,10 @@ from serve.stages import (
     Stages,
     Vector,
 )
+from serve.thumbnails import Thumbnails
 
 WIDTH = 4
+COVER = CoverSettings(size=32)
 RELEASE = ServedRelease("r1", Part("e1", "ears-1"), Part("i1", "index-1"), Part("g1", "hand-1"))
 
 
@@ -138,7 +140,7 @@ class Generator:
             "transformer": frozenset({"size", "num_inference_steps", "guidance_scale"}),
         }[self.kind]
         novelty = 0.5 if self.kind == "local-score" else None
-        return GeneratorFacts(self.kind, 3, accepts, novelty, {})
+        return GeneratorFacts(self.kind, 3, accepts, novelty, {}, COVER)
 
 
 def match(song_id: str, rank: int) -> Match:
@@ -188,6 +190,7 @@ def endpoint(tmp_path: Path) -> Iterator[Callable[..., Endpoint]]:
             jobs=InProcessJobs(under_way_max=limits.jobs_max, kept_max=limits.jobs_kept),
             keys=Keys.from_environment({"GATEFOLD_API_KEYS": keys}),
             examples=Examples(examples),
+            thumbnails=Thumbnails(workspace, limits.thumbnail_cache_bytes),
         )
         client = TestClient(app, base_url="http://localhost")
         client.__enter__()  # one event loop for all of a test's requests, as jobs outlive theirs

@@ -7,13 +7,14 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 
+from gatefold.config import CoverSettings
 from gatefold.errors import GatefoldError, Overloaded, SilentAudio, Unavailable
 from gatefold.generator.interface import GenerationRequest
 from serve.handles import ATTEMPTS, GeneratorHandle, call
 from serve.stages import GenerationJob, GeneratorFacts
 
 JOB = GenerationJob(np.zeros(4, np.float32), None, None, [1], GenerationRequest(), None)
-FACTS = GeneratorFacts("local-score", 100, frozenset({"size"}), 0.5, {})
+FACTS = GeneratorFacts("local-score", 100, frozenset({"size"}), 0.5, {}, CoverSettings())
 
 
 def remote(error: Exception) -> RayTaskError:
