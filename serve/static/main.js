@@ -62,7 +62,7 @@ async function choose(song, example = null) {
   try {
     refuseTooLarge(song);
     const found = await upload("/v1/searches", () => searchForm(song), { onSent, signal: search.signal });
-    if (!release) await loadRelease(); // behind a key, it can be read only now
+    if (release?.version !== found.release) await loadRelease(); // another took over; behind a key, it is read only now
     open(song, example, found);
   } catch (problem) {
     searching(false);

@@ -4,6 +4,7 @@ import { build, byId } from "/static/dom.js";
 
 const SIZES = [256, 512, 1024];
 const DEFAULT_SIZE = 512;
+const STEP = 0.01;
 const FALLBACK = { size_min: SIZES[0], size_max: SIZES.at(-1) };
 const novelty = byId("novelty");
 const seed = byId("seed");
@@ -15,8 +16,7 @@ const drawNumber = () => String(crypto.getRandomValues(new Uint32Array(1))[0]);
 function noveltyWords() {
   const value = Number(novelty.value);
   const number = value.toFixed(2);
-  if (!touched) return `${number}, the default of this release`;
-  if (Math.abs(value - usual) < 0.005) return `${number}, as the default`;
+  if (!touched) return `${usual.toFixed(2)}, the default of this release`;
   return `${number}, ${value > usual ? "more mixed than" : "closer to single covers than"} the default (${usual.toFixed(2)})`;
 }
 
@@ -28,7 +28,13 @@ function describeNovelty() {
 
 function useDefault() {
   touched = false;
-  novelty.value = String(usual);
+  novelty.value = String(usual); // the nearest that the slider can stand at
+  describeNovelty();
+}
+
+/** Where the slider stands at the default, the default itself is asked for, which may lie between two of its steps. */
+function follow() {
+  touched = Math.abs(Number(novelty.value) - usual) >= STEP / 2;
   describeNovelty();
 }
 
@@ -43,6 +49,7 @@ export function offerSettings(release, limits) {
   usual = release?.novelty ?? null;
   byId("novelty-setting").hidden = usual === null;
   if (usual === null) return;
+  novelty.step = String(STEP);
   byId("novelty-setting").style.setProperty("--usual", String(usual));
   useDefault();
 }
@@ -71,7 +78,7 @@ export function addSettings(form) {
 
 /** Follows the fields. @param {() => void} onSeed  called when the seed changes */
 export function readySettings(onSeed) {
-  novelty.addEventListener("input", () => { touched = true; describeNovelty(); });
+  novelty.addEventListener("input", follow);
   byId("novelty-default").addEventListener("click", () => { useDefault(); novelty.focus(); });
   seed.addEventListener("input", onSeed);
 }

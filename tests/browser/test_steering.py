@@ -187,3 +187,33 @@ def test_where_the_server_states_no_limits_the_page_claims_none(visit: Visit, fa
     search(page, fake_url, song)
     page.get_by_role("button", name="Another song").click()
     expect(page.locator("#limits")).to_have_text(FORMATS)
+
+
+def release_with(page: Page, **changed: Any) -> None:
+    """Lets the server tell of another release than it has."""
+    page.route("**/v1/releases/current", lambda route: route.fulfill(json=route.fetch().json() | changed))
+
+
+def test_a_default_between_two_steps_of_the_slider_is_kept_when_the_slider_comes_back_to_it(
+    visit: Visit, fake_url: str, song: Path
+) -> None:
+    page = visit.page
+    release_with(page, novelty=3 / 7)
+    search(page, fake_url, song)
+    slider, words = page.get_by_label("How mixed"), page.locator("#novelty-words")
+    expect(words).to_have_text("0.43, the default of this release")
+    slider.press("ArrowRight")
+    expect(words).to_contain_text("0.44, more mixed than the default (0.43)")
+    slider.press("ArrowLeft")
+    expect(words).to_have_text("0.43, the default of this release")
+    assert make(page)["novelty"] is None
+
+
+def test_the_default_is_that_of_the_release_which_answered_the_search(visit: Visit, fake_url: str, song: Path) -> None:
+    page = visit.page
+    release_with(page, version="earlier", novelty=0.9)
+    page.goto(fake_url)
+    expect(page.locator("#release")).to_contain_text("release earlier")
+    page.unroute("**/v1/releases/current")
+    page.locator("#file").set_input_files(song)
+    expect(page.locator("#novelty-words")).to_have_text("0.40, the default of this release")
