@@ -14,9 +14,11 @@ from typing import Any
 
 import ray
 import ray.data
+import ray.exceptions
 import ray.train
 import torch
 from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tensorboardX import SummaryWriter
 from torch import Tensor
 from torch.nn import Module, Parameter
@@ -24,6 +26,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from gatefold.config import TrainSettings
+from gatefold.errors import Corrupt
 from gatefold.storage import objects
 from gatefold.storage.leases import Lease
 from gatefold.workspace import Workspace
@@ -31,12 +34,14 @@ from pipelines.report import OnProgress
 
 _STATE = "state.pt"
 _CURVE_POINTS = 48
+_BOARD_TIMEOUT_S = 5.0
 _SHUFFLED_BATCHES = 16  # that are held in memory to draw from
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=-1)
 class _Board:
-    """Where the first worker notes how far it is, for the driver to read."""
+    """Where the first worker notes how far it is, for the driver to read. Nothing but what is shown depends on it: when
+    it is lost, it is started again, and knows the rest from the next step on."""
 
     def __init__(self) -> None:
         self._noted = (0, 0)
@@ -68,10 +73,10 @@ def run_training(
         name: of the run; the same name goes on where that run stopped.
         lease: on this run.
 
-    Raises: LeaseLost; what the workers raised.
+    Raises: LeaseLost; Corrupt for a run without a step; what the workers raised.
     """
     filesystem, path = objects.filesystem(workspace.runs)
-    board = _Board.remote()  # type: ignore[attr-defined]
+    board = _start_board()
     trainer = TorchTrainer(
         loop,
         train_loop_config={
@@ -94,7 +99,25 @@ def run_training(
     fitting = _Fitting(trainer)
     fitting.start()
     _follow(fitting, board, lease, on_progress)
-    return str(fitting.result().checkpoint.path)
+    checkpoint = fitting.result().checkpoint
+    if checkpoint is None:
+        raise Corrupt(f"training '{name}' ended without a single step; it is not published")
+    return str(checkpoint.path)
+
+
+def _start_board() -> Any:
+    """On the driver's node while that has room: the run lives no longer than that."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return _Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+
+
+def _noted(board: Any) -> tuple[int, int]:
+    """Steps done and steps in all; two zeros while the board is lost."""
+    try:
+        noted: tuple[int, int] = ray.get(board.read.remote(), timeout=_BOARD_TIMEOUT_S)
+    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+        return 0, 0
+    return noted
 
 
 def _follow(fitting: "_Fitting", board: Any, lease: Lease, on_progress: OnProgress) -> None:
@@ -102,7 +125,7 @@ def _follow(fitting: "_Fitting", board: Any, lease: Lease, on_progress: OnProgre
     while fitting.is_alive():
         fitting.join(0.5)
         lease.check_renewed()
-        done, total = ray.get(board.read.remote())
+        done, total = _noted(board)
         if total:
             on_progress(done, total)
 
@@ -185,7 +208,8 @@ class Progress:
             checkpoint = None
             if self._first:
                 self._lease.check()  # a worker of a driver that was killed finds another holder, and saves nothing
-                torch.save({"step": step, "resumed": self._resumed, **make_state()}, Path(folder) / _STATE)
+                state = {"step": step, "last": last, "resumed": self._resumed, **make_state()}
+                torch.save(state, Path(folder) / _STATE)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report({"step": step, **figures}, checkpoint=checkpoint, checkpoint_dir_name=f"step-{step:07d}")
         if self._journal is not None:
@@ -196,17 +220,28 @@ def batches(
     batch_size: int, steps_per_epoch: int, first: int, steps: int, *, seed: int
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Numbered batches of the worker's share, from step `first` until `steps`, shuffled anew in each epoch; those of a
-    begun epoch that were used before are passed over."""
+    begun epoch that were used before are passed over.
+
+    Raises: Corrupt where an epoch has fewer than `steps_per_epoch`.
+    """
     shard = ray.train.get_dataset_shard("train")
     for epoch in range(first // steps_per_epoch, math.ceil(steps / steps_per_epoch)):
-        shuffled = shard.iter_torch_batches(
-            batch_size=batch_size,
-            drop_last=True,
-            local_shuffle_buffer_size=_SHUFFLED_BATCHES * batch_size,
-            local_shuffle_seed=seed + epoch,
+        shuffled = iter(
+            shard.iter_torch_batches(
+                batch_size=batch_size,
+                drop_last=True,
+                local_shuffle_buffer_size=_SHUFFLED_BATCHES * batch_size,
+                local_shuffle_seed=seed + epoch,
+            )
         )
-        numbers = range(epoch * steps_per_epoch, min((epoch + 1) * steps_per_epoch, steps))
-        for step, batch in zip(numbers, shuffled, strict=False):
+        begin = epoch * steps_per_epoch
+        for step in range(begin, min(begin + steps_per_epoch, steps)):
+            if (batch := next(shuffled, None)) is None:
+                raise Corrupt(
+                    f"epoch {epoch + 1} has {step - begin:,} batches of {batch_size} songs for this worker instead of "
+                    f"{steps_per_epoch:,}, so it would learn from fewer songs than it says; run "
+                    "`gatefold spectrograms` and `gatefold covers`, and train again"
+                )
             if step >= first:
                 yield step, batch
 
@@ -218,10 +253,20 @@ def load_state(folder: Path) -> dict[str, Any]:
 
 
 def last_state(checkpoint_path: str, workspace: Workspace) -> dict[str, Any]:
-    """The state in a checkpoint folder of this workspace's runs, read by the driver."""
+    """The state that a run ended with, of its checkpoint's folder in this workspace, read by the driver.
+
+    Raises: Corrupt where it is not of the last step: the run did less than it was asked for.
+    """
     filesystem, _ = objects.filesystem(workspace.runs)
     with ray.train.Checkpoint(checkpoint_path, filesystem).as_directory() as folder:
-        return load_state(Path(folder))
+        state = load_state(Path(folder))
+    # earlier gatefolds did not say; where one of theirs is found, this run had nothing left to do
+    if not state.get("last", True):
+        raise Corrupt(
+            f"the training at '{checkpoint_path}' ended after step {state['step']:,} and before its last one, so it is "
+            "not published; the same command goes on from there"
+        )
+    return state
 
 
 class Descent:

@@ -4,11 +4,13 @@ import os
 import signal
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
+import ray
 from tensorboardX.proto.event_pb2 import Event
 
 from gatefold.config import EncoderSettings, GeneratorSettings, Settings, TrainSettings
@@ -16,7 +18,8 @@ from gatefold.records import TRACKS
 from gatefold.storage import catalogues, objects
 from gatefold.storage.catalogues import Catalogue
 from gatefold.workspace import Workspace
-from pipelines.report import Report, read_report
+from pipelines import training
+from pipelines.report import NOTHING, Report, read_report
 from pipelines.train_encoder import train_encoder
 from tests.factories import COVER, write_pairs
 from tests.kills import meanwhile
@@ -138,3 +141,26 @@ def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint_and_streamed_
     assert report.details["resumed"] in ([SAVED_EVERY], [2 * SAVED_EVERY], [3 * SAVED_EVERY])
     assert report.details == {**expected, "resumed": report.details["resumed"]}  # the fingerprint of the weights too
     assert noted(workspace, "loss") == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("for_good", [True, False], ids=["for good", "and is started again"])
+def test_a_board_that_dies_with_its_node_costs_no_run(
+    undisturbed: tuple[Workspace, Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, for_good: bool
+) -> None:
+    workspace, told = workspace_in(tmp_path), list[int]()
+    start = training._start_board
+    boards: list[Any] = []
+
+    def start_board() -> Any:
+        boards.append(start())
+        return boards[0]
+
+    def watch(done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:  # noqa: ARG001
+        told.append(done)
+        if len(told) == 1:
+            ray.kill(boards[0], no_restart=for_good)
+
+    monkeypatch.setattr(training, "_start_board", start_board)
+    report = train_encoder(SETTINGS, workspace, watch)
+    assert report.details == undisturbed[1].details  # the fingerprint of the weights too
+    assert for_good == (len(told) == 1), "it was not told of any step after"
