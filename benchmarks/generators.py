@@ -58,7 +58,7 @@ def baseline(
 
     def generate(song_ids: Sequence[str], seeds: Sequence[int], on_progress: OnProgress) -> Pictures:
         began = time.monotonic()
-        training = resized(read_covers(settings, workspace, paired_ids(settings, workspace, "train")), SIZE)
+        training = resized(read_covers(settings, workspace, paired_ids(settings, workspace, "train").to_pylist()), SIZE)
         trained = sngan.train(training, seconds=seconds, seed=settings.evaluation.seed)
         say(f"SNGAN: {trained.steps:,} steps on {len(training):,} covers in {time.monotonic() - began:.0f} s")
         places: dict[str, list[int]] = {}

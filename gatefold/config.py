@@ -202,6 +202,8 @@ class TrainSettings(Section):
 class EvaluationSettings(Section):
     """What the reports measure."""
 
+    held_out: int = Field(4_000, ge=4)
+    """songs of the test split at most that are measured on; each is compared with each"""
     covers: int = Field(192, ge=8)
     """new covers generated for held-out songs"""
     ranking: int = Field(100, ge=2)

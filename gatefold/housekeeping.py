@@ -101,6 +101,9 @@ def opt_out(
     Example: gatefold opt-out song-17 song-23
     """
     session: Session = context.obj.open()
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     from gatefold.errors import StageMissing
     from gatefold.storage import optouts
     from gatefold.storage.catalogues import read_tracks
@@ -109,10 +112,11 @@ def opt_out(
     made = [optouts.withdraw(workspace, song_id) for song_id in song_ids or []]
     shown = made if song_ids else sorted(optouts.read_all(workspace).values(), key=lambda one: (one.at, one.song_id))
     try:
-        catalogued = set(read_tracks(workspace, ["song_id"])["song_id"].to_pylist())
+        catalogued = read_tracks(workspace, ["song_id"])["song_id"]
     except StageMissing:
-        catalogued = set()
-    strangers = [one.song_id for one in made if one.song_id not in catalogued]
+        catalogued = pa.chunked_array([], pa.string())
+    named = pa.array([one.song_id for one in made], pa.string())
+    strangers = named.filter(pc.invert(pc.is_in(named, value_set=catalogued.combine_chunks()))).to_pylist()
     session.terminal.result(
         {"optouts": [one.model_dump() for one in shown], "not_in_catalogue": strangers},
         table(("withdrawn", "song_id"), [(one.at, one.song_id) for one in shown]) if shown else "no opt-outs",

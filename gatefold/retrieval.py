@@ -12,7 +12,7 @@ Shape legend: B = queries, T = tracks, D = width of the joint space.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
 import faiss
 import numpy as np
@@ -24,6 +24,7 @@ from pydantic import TypeAdapter
 from gatefold.errors import BundleCorrupt, InputError, UnknownTrack, WrongModel
 from gatefold.names import NAMED, normal_name
 from gatefold.records import MAY_BE_SOURCE, Match, Track
+from gatefold.row_lookup import RowLookup, in_chunks
 from gatefold.tuning import DEPTH
 from gatefold.vectors import GpuCopy, Ids, Kind, Mask, Vectors, build, cosines, kind_of, merge, on_gpu, search, stored
 
@@ -65,6 +66,20 @@ class IndexedTrack:
     cover_uri: str | None
     song_embedding: Vectors | None
     cover_embedding: Vectors | None
+
+
+class Index(Protocol):
+    """What may be asked of an index wherever it is held; each method answers as `CoverIndex` does."""
+
+    encoder_fingerprint: str
+
+    def search(
+        self, embeddings: Vectors, k: int, *, encoder_fingerprint: str, filters: Filters = ALL
+    ) -> list[list[Match]]: ...
+    def get(self, song_id: str) -> IndexedTrack: ...
+    def song_embedding(self, song_id: str) -> Vectors: ...
+    def song_embeddings(self, song_ids: Sequence[str]) -> Vectors: ...
+    def cover_embeddings(self, song_ids: Sequence[str]) -> Vectors: ...
 
 
 @dataclass(frozen=True)
@@ -134,8 +149,7 @@ class CoverIndex:
         self._rows = np.flatnonzero(has_cover.to_numpy())  # FAISS id -> row of the table
         self._covers = _slots(tracks["cover_embedding"])  # by row of the table
         self._named = {name: self._tracks[name].combine_chunks() for name in Track.model_fields}
-        self._ids = tracks["song_id"].to_pylist()
-        self._row_of = {song_id: row for row, song_id in enumerate(self._ids)}
+        self._row_of = RowLookup(self._tracks["song_id"])
         named = [column for column in tracks.column_names if column not in _NO_LABELS]
         self._labels = {column: _Labels(tracks[column], self._rows, column in NAMED) for column in named}
         self.shards = shards or (build(self._covers[self._rows], "flat"),)
@@ -269,13 +283,18 @@ class CoverIndex:
             raise UnknownTrack(f"track '{song_id}' has no song embedding; see `gatefold rejects list`")
         return embedding
 
+    def song_embeddings(self, song_ids: Sequence[str]) -> Vectors:
+        """float32 [len(song_ids), D]. Raises: UnknownTrack, also for a track whose song has none."""
+        vectors = [self.song_embedding(song_id) for song_id in song_ids]
+        return np.stack(vectors) if vectors else np.zeros((0, self.embed_dim), np.float32)
+
     def cover_embeddings(self, song_ids: Sequence[str]) -> Vectors:
         """float32 [len(song_ids), D]. Raises: UnknownTrack, also for a track without a cover."""
-        rows = [self._row(song_id) for song_id in song_ids]
-        for song_id, covered in zip(song_ids, np.isin(rows, self._rows), strict=True):
-            if not covered:
-                raise UnknownTrack(f"track '{song_id}' has no cover in this index")
-        return self._covers[np.array(rows, np.int64)]
+        rows = self._row_of.rows(list(song_ids))
+        for number in np.flatnonzero(~np.isin(rows, self._rows)).tolist():
+            self._row(song_ids[number])
+            raise UnknownTrack(f"track '{song_ids[number]}' has no cover in this index")
+        return self._covers[rows]
 
     def _compare(self, queries: Vectors, k: int, among: Ids) -> tuple[Vectors, Ids]:
         """The k nearest of these covers, exactly, as `nearest` has them; `among` has at least k."""
@@ -304,8 +323,8 @@ class CoverIndex:
         if filters == ALL:
             return None
         keep = np.ones(self.ntotal, bool)
-        rows = [self._row_of[song_id] for song_id in filters.exclude_song_ids if song_id in self._row_of]
-        covered = np.intersect1d(rows, self._rows) if rows else self._rows[:0]
+        rows = self._row_of.rows(list(filters.exclude_song_ids))
+        covered = np.intersect1d(rows, self._rows)  # -1, of one that is not here, is no row
         keep[np.searchsorted(self._rows, covered)] = False
         if filters.exclude_artists:
             keep &= ~self._labels["artist"].among(filters.exclude_artists)
@@ -323,27 +342,32 @@ class CoverIndex:
         return {name: self._named[name].take(places).to_pylist() for name in Track.model_fields}
 
     def _row(self, song_id: str) -> int:
-        if song_id not in self._row_of:
-            raise UnknownTrack(f"track '{song_id}' is not in this index of {len(self._ids):,} tracks")
-        return self._row_of[song_id]
+        row = self._row_of.row(song_id)
+        if row is None:
+            raise UnknownTrack(f"track '{song_id}' is not in this index of {len(self._row_of):,} tracks")
+        return row
 
 
 class _Labels:
     """What a column of the table says of each cover, found fast."""
 
     def __init__(self, column: pa.ChunkedArray, rows: Ids, are_names: bool) -> None:
-        encoded = column.combine_chunks().dictionary_encode()
-        codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-        self._codes: npt.NDArray[np.int32] = codes[rows]
+        encoded = column.dictionary_encode().combine_chunks()
+        codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)[rows]
+        values = encoded.dictionary
+        if are_names:  # several spellings of one name have one code
+            spelt = [pa.array(map(normal_name, some), pa.large_string()) for some in in_chunks(values)]
+            normal = pa.chunked_array(spelt, pa.large_string()).dictionary_encode().combine_chunks()
+            codes = np.append(normal.indices.to_numpy(zero_copy_only=False), -1)[codes]
+            values = normal.dictionary
+        self._codes: npt.NDArray[np.int32] = codes
         self._are_names = are_names
-        self._codes_of: dict[str, list[int]] = {}
-        for code, value in enumerate(encoded.dictionary.to_pylist()):
-            self._codes_of.setdefault(normal_name(value) if are_names else value, []).append(code)
+        self._code_of = RowLookup(values)
 
     def among(self, values: Collection[str]) -> Mask:
         """bool [covers]: whose label is one of these."""
-        wanted = {normal_name(value) for value in values} if self._are_names else set(values)
-        codes = [code for value in wanted for code in self._codes_of.get(value, ())]
+        codes = self._code_of.rows(list({normal_name(value) for value in values} if self._are_names else set(values)))
+        codes = codes[codes >= 0]
         if len(codes) == 1:
             one: Mask = self._codes == codes[0]
             return one

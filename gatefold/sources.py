@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from gatefold.errors import NoSources
 from gatefold.records import MAY_BE_SOURCE, Match
-from gatefold.retrieval import CoverIndex, Filters
+from gatefold.retrieval import Filters, Index
 
 _SONGS_PER_SEARCH = 512
 _SPARE = 32  # matches beyond those wanted that are searched for: some are of the song itself or its artist
@@ -64,7 +64,7 @@ def chosen(matches: Sequence[Match], source_song_ids: Collection[str] | None) ->
     return kept
 
 
-def sources_of(index: CoverIndex, song_ids: Sequence[str], count: int, rule: SourceRule) -> list[list[Match]]:
+def sources_of(index: Index, song_ids: Sequence[str], count: int, rule: SourceRule) -> list[list[Match]]:
     """For each song of the index, at most `count` nearest covers that may be its sources, the nearest first.
 
     Raises: UnknownTrack for a song that is not there or has no embedding.
@@ -72,7 +72,7 @@ def sources_of(index: CoverIndex, song_ids: Sequence[str], count: int, rule: Sou
     found = []
     for start in range(0, len(song_ids), _SONGS_PER_SEARCH):
         some = song_ids[start : start + _SONGS_PER_SEARCH]
-        embeddings = np.stack([index.song_embedding(song_id) for song_id in some])
+        embeddings = index.song_embeddings(some)
         shared = _search(index, embeddings, count + _SPARE, rule.filters())
         for song_id, embedding, matches in zip(some, embeddings, shared, strict=True):
             artist = index.get(song_id).track.artist
@@ -84,5 +84,5 @@ def sources_of(index: CoverIndex, song_ids: Sequence[str], count: int, rule: Sou
     return found
 
 
-def _search(index: CoverIndex, embeddings: npt.NDArray[np.float32], k: int, filters: Filters) -> list[list[Match]]:
+def _search(index: Index, embeddings: npt.NDArray[np.float32], k: int, filters: Filters) -> list[list[Match]]:
     return index.search(embeddings, k, encoder_fingerprint=index.encoder_fingerprint, filters=filters)

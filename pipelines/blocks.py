@@ -32,6 +32,7 @@ from pipelines.quarantine import (
     attempt_key,
     check_share,
     check_share_early,
+    count_codes,
     read_attempts,
     read_rejects,
     reject_table,
@@ -125,9 +126,9 @@ class _Run:
                 break
             pending = self._put_in_order(tracks)  # somebody else wrote here: a worker that outlived its driver
         self.lease.check()
-        compact(stage.target, tally.rows, self.settings.rows_per_block)
+        parts = compact(stage.target, tally.rows, self.settings.rows_per_block)
         compact(stage.rejects, tally.rejects, _REJECTS_PER_PART)
-        stage.finish(name, tally.outcome())
+        stage.finish(name, tally.outcome(), parts)
         return tally
 
     def _put_in_order(self, tracks: pa.Table) -> pa.Table:
@@ -136,7 +137,7 @@ class _Run:
         tally, taken = self.tally, np.zeros(tracks.num_rows, np.bool_)
         tally.rows = prune(self.stage.target, tracks, taken)
         tally.rejects = prune(self.stage.rejects, tracks, taken)
-        tally.rejected = Counter(read_rejects(self.stage.workspace, self.stage.name)["code"].to_pylist())
+        tally.rejected = Counter(count_codes(read_rejects(self.stage.workspace, self.stage.name)))
         tally.total, tally.done = tracks.num_rows, int(taken.sum())
         return tracks.filter(pa.array(~taken))
 
@@ -253,7 +254,7 @@ class _BlockMapper:
             name,
             _put(self._stage.target, name, rows),
             _put(self._stage.rejects, name, rejects),
-            dict(Counter(rejects["code"].to_pylist())),
+            count_codes(rejects),
             made.postponed,
             made.bytes_read,
             time.monotonic() - began,

@@ -27,9 +27,9 @@ from gatefold.storage import objects, optouts
 from gatefold.storage.bundles import open_bundle
 from gatefold.storage.cover_pixels import pixels_in_process
 from gatefold.storage.encoders import load_encoder
-from gatefold.storage.indexes import load_index
 from gatefold.workspace import Workspace
 from pipelines.conditions import index_in_process
+from pipelines.index_access import open_index
 from pipelines.pairs import validation_ids
 from pipelines.report import NOTHING, OnProgress
 from pipelines.rows import map_rows
@@ -69,7 +69,7 @@ def calibrate(
             on_progress(done // len(CANDIDATES), total, facts)
 
         rows = map_rows(pa.table({"song_id": asked}), task, _SONGS_PER_TASK, of_songs)
-        reference = load_index(index_uri).cover_embeddings(ids[1::2])
+        reference = open_index(index_uri).cover_embeddings(ids[1::2])
         measured = [_point(rows, number, reference) for number in range(len(CANDIDATES))]
         curve = curve_of(measured)
         default = default_of(curve, settings.originality.max_share)

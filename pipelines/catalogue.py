@@ -6,20 +6,24 @@ heard or seen is for the next stages to find out.
 """
 
 import hashlib
+import io
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import JsonValue
 
 from gatefold.config import Settings, SplitSettings
-from gatefold.errors import InputError, StageMissing
-from gatefold.records import SPLITS, TRACKS, split_of
-from gatefold.storage import catalogues, leases, objects
+from gatefold.errors import InputError
+from gatefold.records import REJECTS, SPLITS, TRACKS, split_of
+from gatefold.row_lookup import in_chunks
+from gatefold.storage import catalogues, leases, objects, tables
 from gatefold.storage.catalogues import Catalogue
 from gatefold.storage.leases import Lease
 from gatefold.storage.pictures import FRAGMENT
@@ -27,12 +31,12 @@ from gatefold.workspace import Workspace
 from pipelines import scanning
 from pipelines.etags import find_etags
 from pipelines.manifests import is_manifest, read_manifest
-from pipelines.quarantine import Reject, check_share, read_attempts, read_rejects, write_rejects
+from pipelines.quarantine import check_share, read_attempts, read_rejects
 from pipelines.report import OnProgress, Report, silent, while_held, write_report
 
 STAGE = "catalogue"
 _ROWS_PER_PART = 65_536
-_ROWS_COMPARED = 1_000_000  # at once: the texts of all songs may be more than one array can hold
+_ROWS_COMPARED = 250_000  # at once: the texts of all songs may be more than one array can hold
 _IDENTITY = ("audio_uri", "cover_uri", "audio_etag", "cover_etag")
 _CARRIED = "carried: "
 """Stands before the name of a column that the manifest carries, while it is beside our own."""
@@ -61,18 +65,19 @@ def build_catalogue(settings: Settings, source: str, workspace: Workspace, on_pr
 
 def _build(settings: Settings, uri: str, workspace: Workspace, lease: Lease, on_progress: OnProgress) -> Report:
     began = time.monotonic()
-    standing = _standing(workspace)
     numbered = is_manifest(uri)
     read = _from_manifest if numbered else _from_folder
-    rows, faults, more = read(uri, standing, while_held(lease, on_progress))
+    rows, faults, more = read(uri, workspace, while_held(lease, on_progress))
+    count, faulty = rows.num_rows, rows["song_id"].take(faults["row"])
     tracks = _finished(_without_faulty(rows, faults), settings.split)
-    change = _change(tracks, standing)
+    del rows  # of millions of songs, texts take most of the memory
+    change = _change(tracks, workspace)
     lease.check()
-    _replace_if_changed(workspace, uri, tracks, standing)
-    _write_faults(workspace, rows, faults, numbered=numbered)
+    _replace_if_changed(workspace, uri, tracks, change)
+    _write_faults(workspace, faulty, faults, numbered=numbered)
     return Report(
         stage=STAGE,
-        done=rows.num_rows - change.untouched,
+        done=count - change.untouched,
         skipped=change.untouched,
         rejected=faults.num_rows,
         seconds=time.monotonic() - began,
@@ -88,7 +93,7 @@ def with_splits(tracks: pa.Table, shares: SplitSettings) -> pa.ChunkedArray:
         keys = tracks[column]
         wanted = pc.and_(open_rows, pc.is_valid(keys))
         names = pc.unique(keys.filter(wanted))
-        sides = pa.array([_side_of(shares, column, name) for name in names.to_pylist()], pa.string())
+        sides = pa.array((_side_of(shares, column, name) for some in in_chunks(names) for name in some), pa.string())
         made = pc.take(sides, pc.index_in(keys, value_set=names))
         split = pc.if_else(wanted, made, split)
         open_rows = pc.and_not(open_rows, wanted)
@@ -100,19 +105,20 @@ def _side_of(shares: SplitSettings, column: str, name: str) -> str:
     return split_of(shares, artist=artist, album=album, song_id=name)
 
 
-def _from_folder(uri: str, standing: pa.Table | None, on_progress: OnProgress) -> _Read:
+def _from_folder(uri: str, workspace: Workspace, on_progress: OnProgress) -> _Read:
     songs, passed_over = scanning.scan(uri)
+    standing = None if catalogues.schema(workspace) is None else catalogues.read_tracks(workspace)
     tracks, faults, unreadable = scanning.tagged(songs, standing, on_progress)
     by_reason: JsonValue = {reason: dict(counts) for reason, counts in passed_over.items()}
     return tracks, faults, {"passed_over": by_reason, "tags_unreadable": unreadable}
 
 
-def _from_manifest(uri: str, _: pa.Table | None, on_progress: OnProgress) -> _Read:
+def _from_manifest(uri: str, _: Workspace, on_progress: OnProgress) -> _Read:
     """The rows with canonical uris and present etags."""
     rows = read_manifest(uri)
     # so that a column may be called as any of ours
     rows = rows.rename_columns([name if name in TRACKS.names else _CARRIED + name for name in rows.column_names])
-    rows = rows.add_column(0, "row", pa.array(range(rows.num_rows), pa.int64()))
+    rows = rows.add_column(0, "row", pa.array(np.arange(rows.num_rows)))
     faults = []
     for column in ("audio_uri", "cover_uri"):
         resolved, refused = _resolved(rows, column, objects.parent(uri))
@@ -126,17 +132,24 @@ def _from_manifest(uri: str, _: pa.Table | None, on_progress: OnProgress) -> _Re
     return rows, all_faults.filter(pc.or_(of_audio, pc.invert(songless))).sort_by("row"), {}
 
 
-def _resolved(rows: pa.Table, column: str, base: str) -> tuple[pa.Array, pa.Table]:
+def _resolved(rows: pa.Table, column: str, base: str) -> tuple[pa.ChunkedArray, pa.Table]:
     """A column of uris made canonical, null where that fails, and the faults."""
-    made: list[str | None] = []
+    made: list[pa.Array] = []
     faults = []
-    for row, value in enumerate(rows[column].to_pylist()):
-        try:
-            made.append(value and _canonical(value, base))
-        except InputError as error:
-            made.append(None)
-            faults.append({"row": row, "column": column, "uri": value, "code": error.code, "message": error.message})
-    return pa.array(made, pa.string()), pa.Table.from_pylist(faults, schema=_FAULTS)
+    for some in in_chunks(rows[column]):
+        uris: list[str | None] = []
+        for value in some:
+            try:
+                uris.append(value and _canonical(value, base))
+            except InputError as error:
+                row = sum(map(len, made)) + len(uris)
+                said = {"row": row, "column": column, "uri": value, "code": error.code, "message": error.message}
+                faults.append(said)
+                uris.append(None)
+        made.append(pa.array(uris, pa.string()))
+    resolved = pa.chunked_array(made, pa.string())
+    same = rows[column].equals(resolved)  # as of most manifests: then there need not be two of it
+    return rows[column] if same else resolved, pa.Table.from_pylist(faults, schema=_FAULTS)
 
 
 def _canonical(value: str, base: str) -> str:
@@ -169,6 +182,8 @@ def _with(rows: pa.Table, column: str, values: pa.ChunkedArray) -> pa.Table:
 
 
 def _without_faulty(rows: pa.Table, faults: pa.Table) -> pa.Table:
+    if not faults.num_rows:
+        return rows.drop_columns(["row"])
     songless, uncovered = (
         pc.is_in(rows["row"], value_set=faults.filter(pc.equal(faults["column"], name))["row"].combine_chunks())
         for name in ("audio_uri", "cover_uri")
@@ -186,73 +201,120 @@ def _finished(rows: pa.Table, shares: SplitSettings) -> pa.Table:
     return rows.select([*TRACKS.names, *(field.name for field in carried)]).rename_columns(own.names).cast(own)
 
 
-def _standing(workspace: Workspace) -> pa.Table | None:
-    try:
-        return catalogues.read_tracks(workspace)
-    except StageMissing:
-        return None
-
-
-def _replace_if_changed(workspace: Workspace, source: str, tracks: pa.Table, standing: pa.Table | None) -> None:
+def _replace_if_changed(workspace: Workspace, source: str, tracks: pa.Table, change: "_Change") -> None:
     current = catalogues.current(workspace)
-    if current is None or standing is None or current.source != source or not tracks.equals(standing):
-        sink = pa.BufferOutputStream()
-        pq.write_table(tracks, sink)
-        fingerprint = hashlib.sha256(sink.getvalue()).hexdigest()[:16]
+    if current is None or current.source != source or not change.nothing:
+        digest = _Digest()
+        pq.write_table(tracks, pa.PythonFile(digest, mode="w"))
+        fingerprint = digest.sha256.hexdigest()[:16]
         catalogues.replace(workspace, Catalogue(fingerprint, tracks.num_rows, source), tracks, _ROWS_PER_PART)
+
+
+class _Digest(io.RawIOBase):
+    """A file whose content is digested as it is written, and kept nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sha256 = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        return memoryview(data).nbytes
 
 
 @dataclass(frozen=True)
 class _Change:
-    """How the tracks differ from those of before; `untouched` ones name the same objects, of the same content."""
+    """How the tracks differ from those of before; `untouched` ones name the same objects, of the same content.
+
+    `nothing`: that tables are the same, in order and types too.
+    """
 
     added: int = 0
     updated: int = 0
     removed: int = 0
     untouched: int = 0
+    nothing: bool = False
 
 
-def _change(tracks: pa.Table, standing: pa.Table | None) -> _Change:
-    if standing is None:
+def _change(tracks: pa.Table, workspace: Workspace) -> _Change:
+    """The standing catalogue is read a column at a time: all of it would take as much memory again as the new one."""
+    schema = catalogues.schema(workspace)
+    if schema is None:
         return _Change(added=tracks.num_rows)
-    if tracks.equals(standing):
-        return _Change(untouched=tracks.num_rows)
-    texts = [name for name in tracks.column_names if pa.types.is_string(tracks[name].type)]
-    texts = [name for name in texts if name in standing.column_names]
-    place = pc.index_in(tracks["song_id"], value_set=standing["song_id"])
-    updated = touched = 0
-    for start in range(0, tracks.num_rows, _ROWS_COMPARED):
-        at = place.slice(start, _ROWS_COMPARED)
-        after = tracks.slice(start, _ROWS_COMPARED).filter(pc.is_valid(at))
-        before = standing.take(at.drop_null())
-        updated += _count_differing(after, before, texts)
-        touched += _count_differing(after, before, [name for name in _IDENTITY if name in texts])
+
+    def standing(name: str) -> pa.ChunkedArray:
+        return catalogues.read_tracks(workspace, [name])[name]
+
+    before = standing("song_id")
+    in_order = tracks["song_id"].equals(before)
+    differing = [
+        name for name in schema.names
+        if name in tracks.column_names and not (in_order and tracks[name].equals(standing(name)))
+    ]  # fmt: skip
+    if not differing and tracks.schema.equals(schema):
+        return _Change(untouched=tracks.num_rows, nothing=True)
+    place = pc.index_in(tracks["song_id"], value_set=before.combine_chunks())
+    updated, touched = np.zeros(tracks.num_rows, np.bool_), np.zeros(tracks.num_rows, np.bool_)
+    for name in differing:
+        if pa.types.is_string(tracks[name].type):
+            differs = _differing(tracks[name], standing(name), place)
+            updated |= differs
+            touched |= differs & (name in _IDENTITY)
     kept = len(place) - place.null_count
-    return _Change(tracks.num_rows - kept, updated, standing.num_rows - kept, kept - touched)
+    return _Change(
+        added=tracks.num_rows - kept,
+        updated=int(updated.sum()),
+        removed=len(before) - kept,
+        untouched=kept - int(touched.sum()),
+    )
 
 
-def _count_differing(after: pa.Table, before: pa.Table, columns: list[str]) -> int:
-    """Rows, paired by position, that differ in any of these columns."""
-    differing = pa.chunked_array([pa.array([False] * after.num_rows, pa.bool_())])
-    for name in columns:
-        one, other = (pc.fill_null(table[name].cast(pa.string()), "\0") for table in (after, before))
-        differing = pc.or_(differing, pc.not_equal(one, other))
-    return int(pc.sum(differing).as_py() or 0)
+def _differing(after: pa.ChunkedArray, before: pa.ChunkedArray, place: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """For each row, whether it stood before (at `place`) and with another value."""
+    differs = np.zeros(len(after), np.bool_)
+    for start in range(0, len(after), _ROWS_COMPARED):
+        at = place.slice(start, _ROWS_COMPARED)
+        one = pc.fill_null(after.slice(start, _ROWS_COMPARED), "\0")
+        other = pc.fill_null(before.cast(pa.string()).take(at), "\0")
+        unlike = pc.and_(pc.is_valid(at), pc.not_equal(one, other))
+        differs[start : start + len(at)] = unlike.to_numpy()
+    return differs
 
 
-def _write_faults(workspace: Workspace, rows: pa.Table, faults: pa.Table, *, numbered: bool) -> None:
+def _write_faults(workspace: Workspace, song_ids: pa.ChunkedArray, faults: pa.Table, *, numbered: bool) -> None:
     """The rejects of this run, in the place of those of the run before."""
-    at = datetime.now(timezone.utc)
-    last = read_rejects(workspace, STAGE)
-    counts = zip(last["song_id"].to_pylist(), last["attempt"].to_pylist(), strict=True)
-    tried = read_attempts(workspace, STAGE) | dict(counts)
-    rejects = []
-    for fault, song_id in zip(faults.to_pylist(), rows["song_id"].take(faults["row"]).to_pylist(), strict=True):
-        where = f"row {fault['row'] + 1}, {fault['column']}: " if numbered else ""
-        attempt = tried.get(song_id, 0) + 1
-        rejects.append(Reject(song_id, fault["uri"], STAGE, fault["code"], where + fault["message"], attempt, at))
-    if write_rejects(workspace, STAGE, "rejects", rejects) is None:
+    if not faults.num_rows:
         objects.delete_tree(workspace.rejects(STAGE))
+        return
+    count = faults.num_rows
+    where = pa.repeat("", count)
+    if numbered:
+        numbers = pc.add(faults["row"], 1).cast(pa.string())
+        where = pc.binary_join_element_wise("row ", numbers, ", ", faults["column"], ": ", "")
+    columns = {
+        "song_id": song_ids,
+        "uri": faults["uri"],
+        "stage": pa.repeat(STAGE, count),
+        "code": faults["code"],
+        "message": pc.binary_join_element_wise(where, faults["message"], ""),
+        "attempt": pc.add(_tried(workspace, song_ids), 1),
+        "at": pa.repeat(pa.scalar(datetime.now(timezone.utc), REJECTS.field("at").type), count),
+        "etag": pa.nulls(count, pa.string()),
+        "size_bytes": pa.nulls(count, pa.int64()),
+    }
+    tables.write_part(workspace.rejects(STAGE), "rejects", pa.table(columns).cast(REJECTS))
+
+
+def _tried(workspace: Workspace, song_ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """How often each was a reject before: as the last run has it, else as it was remembered when that was removed."""
+    last, earlier = read_rejects(workspace, STAGE), read_attempts(workspace, STAGE)
+    found = last["attempt"].take(pc.index_in(song_ids, value_set=last["song_id"].combine_chunks()))
+    names = pa.array(list(earlier), pa.string())
+    counts = pa.array(list(earlier.values()), pa.int32()).take(pc.index_in(song_ids, value_set=names))
+    return pc.coalesce(found, counts, pa.scalar(0, pa.int32()))
 
 
 def _counts(tracks: pa.Table) -> dict[str, JsonValue]:

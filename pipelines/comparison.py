@@ -6,6 +6,7 @@ Each embeds them anew, with the ears and eyes it was trained with, so one that n
 import time
 
 import numpy as np
+import pyarrow.compute as pc
 
 from gatefold.config import Settings
 from gatefold.errors import BundleNotFound, StageMissing
@@ -16,7 +17,7 @@ from gatefold.storage.encoders import load_encoder
 from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
 from pipelines.held_out import HeldOut, ceiling_of, embed_pairs, named
-from pipelines.pairs import paired_ids
+from pipelines.pairs import paired_ids, sample
 from pipelines.report import OnProgress, Report, silent, write_report
 
 STAGE = "compare"
@@ -33,7 +34,10 @@ def compare_encoders(
     began = time.monotonic()
     encoders = {version: _encoder(workspace, version) for version in versions}
     hearing = {version: _with_ears_of(encoder, settings) for version, encoder in encoders.items()}
-    ids = sorted(set.intersection(*(set(paired_ids(its, workspace, "test")) for its in hearing.values())))
+    first, *others = (paired_ids(its, workspace, "test") for its in hearing.values())
+    for other in others:
+        first = first.filter(pc.is_in(first, value_set=other))
+    ids = sample(first, settings.evaluation.held_out)
     if len(ids) < 4:
         raise StageMissing(f"{len(ids)} test songs have both sides for all encoders, at least 4 are needed")
     tables = {}

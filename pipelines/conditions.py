@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from gatefold.errors import StageMissing
 from gatefold.records import neighbour_schema
-from gatefold.retrieval import CoverIndex
+from gatefold.retrieval import Index
 from gatefold.sources import ANY, SourceRule, sources_of
 from gatefold.storage import objects, tables
 from gatefold.storage.indexes import load_index
@@ -37,7 +37,7 @@ class Conditions:
     neighbour_ids: list[list[str]]
 
 
-def conditions_of(index: CoverIndex, song_ids: Sequence[str], neighbours: int, rule: SourceRule = ANY) -> Conditions:
+def conditions_of(index: Index, song_ids: Sequence[str], neighbours: int, rule: SourceRule = ANY) -> Conditions:
     """Of songs of the index, with the nearest covers that may be their sources.
 
     Raises: StageMissing when there are fewer than `neighbours` for a song.
@@ -50,13 +50,13 @@ def conditions_of(index: CoverIndex, song_ids: Sequence[str], neighbours: int, r
                 "its artist's, and only those that may_be_source and generator.sources allow"
             )
         ids.append([match.track.song_id for match in matches])
-    songs = np.stack([index.song_embedding(song_id) for song_id in song_ids])
+    songs = index.song_embeddings(song_ids)
     flat = index.cover_embeddings([song_id for row in ids for song_id in row])
     return Conditions(songs, flat.reshape(len(ids), neighbours, -1), ids)
 
 
 def store_conditions(
-    folder: str, index_uri: str, song_ids: Sequence[str], neighbours: int, rule: SourceRule = ANY
+    folder: str, index_uri: str, song_ids: pa.Array, neighbours: int, rule: SourceRule = ANY
 ) -> None:
     """A table of `records.neighbour_schema` with a row for each of these songs; parts that are there already stay.
 
@@ -65,11 +65,14 @@ def store_conditions(
 
     Args:
         folder: of this index, number of neighbours and rule alone.
+        song_ids: sorted.
 
     Raises: StageMissing as `conditions_of` does.
     """
     store = partial(_store_part, folder, index_uri, neighbours, rule)
-    map_rows(pa.table({"song_id": pa.array(song_ids, pa.string())}), store, _SONGS_PER_PART, silent)
+    tables.forget(folder)
+    made = map_rows(pa.table({"song_id": song_ids}), store, _SONGS_PER_PART, silent)
+    tables.record(folder, {part["name"]: (part["first"], part["last"]) for part in made.to_pylist()})
 
 
 def _store_part(folder: str, index_uri: str, neighbours: int, rule: SourceRule, songs: pa.Table) -> pa.Table:
@@ -85,7 +88,7 @@ def _store_part(folder: str, index_uri: str, neighbours: int, rule: SourceRule, 
             "neighbours": tables.tensor_column([conditions.neighbours], schema.field("neighbours").type),
         }
         tables.write_part(folder, name, pa.table(columns))
-    return pa.table({"songs": [len(ids)]})
+    return pa.table({"name": [name], "first": [min(ids)], "last": [max(ids)]})
 
 
 def read_conditions(folder: str, song_ids: Sequence[str]) -> tuple[Vectors, Vectors]:
@@ -103,6 +106,6 @@ def read_conditions(folder: str, song_ids: Sequence[str]) -> tuple[Vectors, Vect
 
 
 @lru_cache(maxsize=1)
-def index_in_process(uri: str) -> CoverIndex:
+def index_in_process(uri: str) -> Index:
     """Loaded once in each process that searches, part after part."""
     return load_index(uri)

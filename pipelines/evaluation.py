@@ -22,11 +22,10 @@ from gatefold.contact_sheet import Row, draw_contact_sheet
 from gatefold.errors import StageMissing
 from gatefold.likeness import IndependentFeatures, available, nearest_likeness
 from gatefold.records import Song
-from gatefold.retrieval import CoverIndex, Filters
+from gatefold.retrieval import Filters, Index
 from gatefold.scorecard import BY_COVER, ROUNDS, Measure, as_markdown, measure_genres, measure_retrieval
 from gatefold.storage import leases, objects
 from gatefold.storage.encoders import load_encoder
-from gatefold.storage.indexes import load_index
 from gatefold.storage.leases import Lease
 from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
@@ -34,6 +33,7 @@ from pipelines.generation_scores import Halves, generation_measures, halves_of, 
 from pipelines.generator_candidates import Pictures, generate_covers, read_covers
 from pipelines.held_out import HeldOut, ceiling_of, embed_pairs, held_out_of, untrained
 from pipelines.independent import catalogue_sample, features_of
+from pipelines.index_access import open_index
 from pipelines.pairs import read_windows
 from pipelines.report import OnProgress, Report, read_report, silent, while_held, write_report
 from pipelines.versions import Versions, evaluation_of, versions_of
@@ -68,7 +68,7 @@ def _measure(
     settings: Settings, workspace: Workspace, versions: Versions, lease: Lease, on_progress: OnProgress
 ) -> Report:
     began = time.monotonic()
-    index = load_index(objects.join(workspace.indexes, versions.index))
+    index = open_index(objects.join(workspace.indexes, versions.index))
     held_out = held_out_of(settings, workspace, index)
     halves = halves_of(held_out, settings.evaluation)
     asked = [held_out.ids[place] for place in halves.asked]
@@ -153,7 +153,7 @@ def _originality(settings: Settings, workspace: Workspace, generated: Pictures) 
 
 
 def _draw_sheet(
-    settings: Settings, workspace: Workspace, index: CoverIndex, song_ids: list[str], generated: Pixels, asked: int
+    settings: Settings, workspace: Workspace, index: Index, song_ids: list[str], generated: Pixels, asked: int
 ) -> bytes:
     known = {song_id: index.get(song_id) for song_id in song_ids}
     windows = read_windows(settings, workspace, song_ids)

@@ -23,7 +23,7 @@ from gatefold.config import Settings
 from gatefold.errors import BundleCorrupt, StageMissing
 from gatefold.generator.interface import Generated, GenerationRequest, Sources
 from gatefold.generator.originality import Refused, generate_original
-from gatefold.retrieval import CoverIndex
+from gatefold.retrieval import Index
 from gatefold.sources import ANY, SourceRule, sources_of
 from gatefold.storage import optouts
 from gatefold.storage.bundles import list_bundles
@@ -84,7 +84,7 @@ class Candidate:
     repeats: bool = True
 
 
-def nearest_of(index: CoverIndex, song_id: str, count: int, rule: SourceRule = ANY) -> Nearest:
+def nearest_of(index: Index, song_id: str, count: int, rule: SourceRule = ANY) -> Nearest:
     """The covers nearest to a song that may be sources of its new covers.
 
     Raises: UnknownTrack when the song has no embedding; StageMissing when there is no such cover.
@@ -124,7 +124,7 @@ def real_covers(settings: Settings, workspace: Workspace) -> Candidate:
     return Candidate("real covers", generate, repeats=False)
 
 
-def nearest_covers(settings: Settings, workspace: Workspace, index: CoverIndex) -> Candidate:
+def nearest_covers(settings: Settings, workspace: Workspace, index: Index) -> Candidate:
     """The cover nearest to each song: what a search gives without any generation."""
 
     def generate(song_ids: Sequence[str], seeds: Sequence[int], on_progress: OnProgress) -> Pictures:  # noqa: ARG001
@@ -135,7 +135,7 @@ def nearest_covers(settings: Settings, workspace: Workspace, index: CoverIndex) 
     return Candidate("nearest cover", generate, repeats=False)
 
 
-def published(settings: Settings, workspace: Workspace, index: CoverIndex) -> list[Candidate]:
+def published(settings: Settings, workspace: Workspace, index: Index) -> list[Candidate]:
     """Every generator of this workspace that was made for the encoder of the index, named by its kind, and by its
     version too where there are several of a kind."""
     found: list[tuple[str, str, str]] = []
@@ -160,7 +160,7 @@ def published(settings: Settings, workspace: Workspace, index: CoverIndex) -> li
 def generate_covers(
     settings: Settings,
     workspace: Workspace,
-    index: CoverIndex,
+    index: Index,
     uri: str,
     song_ids: Sequence[str],
     seeds: Sequence[int],
@@ -197,7 +197,7 @@ def generate_covers(
 
 
 def _jobs(
-    index: CoverIndex, song_ids: Sequence[str], seeds: Sequence[int], count: int, rule: SourceRule = ANY
+    index: Index, song_ids: Sequence[str], seeds: Sequence[int], count: int, rule: SourceRule = ANY
 ) -> list[pa.Table]:
     """A row for each song, with all its seeds and what its covers are made from."""
     places: dict[str, list[int]] = {}

@@ -18,11 +18,10 @@ from gatefold.config import Settings
 from gatefold.errors import StageMissing
 from gatefold.likeness import IndependentFeatures, available, diversity, likeness
 from gatefold.metrics import Floats
-from gatefold.retrieval import CoverIndex
+from gatefold.retrieval import Index
 from gatefold.scorecard import Measure
 from gatefold.storage import leases, objects
 from gatefold.storage.encoders import load_encoder
-from gatefold.storage.indexes import load_index
 from gatefold.storage.leases import Lease
 from gatefold.workspace import Workspace
 from pipelines.generation_scores import (
@@ -53,6 +52,7 @@ from pipelines.generator_genres import genre_rows, genres_of
 from pipelines.generator_tables import as_markdown
 from pipelines.held_out import held_out_of
 from pipelines.independent import catalogue_sample, features_of
+from pipelines.index_access import open_index
 from pipelines.report import NOTHING, OnProgress, Report, silent, while_held, write_report
 from pipelines.versions import versions_of
 
@@ -128,7 +128,7 @@ def _compare(
 ) -> Report:
     began = time.monotonic()
     versions = versions_of(settings, workspace)
-    index = load_index(objects.join(workspace.indexes, versions.index))
+    index = open_index(objects.join(workspace.indexes, versions.index))
     held_out = held_out_of(settings, workspace, index)
     halves = halves_of(held_out, settings.evaluation)
     candidates = _candidates(settings, workspace, index, others, only)
@@ -157,7 +157,7 @@ def _compare(
 
 
 def _candidates(
-    settings: Settings, workspace: Workspace, index: CoverIndex, others: Sequence[Candidate], only: Sequence[str]
+    settings: Settings, workspace: Workspace, index: Index, others: Sequence[Candidate], only: Sequence[str]
 ) -> list[Candidate]:
     own = [real_covers(settings, workspace), nearest_covers(settings, workspace, index)]
     every = [*own, *published(settings, workspace, index), *others]
@@ -187,7 +187,7 @@ def plan_of(halves: Halves) -> CoverPlan:
     return CoverPlan(ids, seeds, len(halves.asked), again, genres)
 
 
-def _known(settings: Settings, workspace: Workspace, index: CoverIndex, encoder_uri: str, halves: Halves) -> Known:
+def _known(settings: Settings, workspace: Workspace, index: Index, encoder_uri: str, halves: Halves) -> Known:
     held_out, encoder = halves.held_out, load_encoder(encoder_uri)
     plan = plan_of(halves)
     rule = rule_of(settings, workspace)
@@ -270,7 +270,7 @@ def _likeness(known: Known, candidate: Candidate, features: Floats) -> list[Meas
     return rows
 
 
-def _of_genres(index: CoverIndex, known: Known) -> dict[str, dict[str, Floats]]:
+def _of_genres(index: Index, known: Known) -> dict[str, dict[str, Floats]]:
     """By ending of a space and song_id: what `genre_rows` compares with."""
     ids = sorted({song_id for ids in known.nearest.values() for song_id in ids} | set(known.plan.song_ids))
     own, *rest = known.spaces

@@ -9,19 +9,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from gatefold.config import Settings
 from gatefold.errors import SchemaMismatch, StageMissing
 from gatefold.names import normal_name
-from gatefold.retrieval import CoverIndex
+from gatefold.retrieval import Index
 from gatefold.storage.catalogues import read_tracks
 from gatefold.storage.cover_pixels import read_pixels
 from gatefold.storage.encoders import build_encoder
 from gatefold.synthesis import GENRES, TRAIT_NAMES, log_odds_of_own
 from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
-from pipelines.pairs import paired_ids, read_windows
+from pipelines.pairs import paired_ids, read_windows, sample
 
 _AT_ONCE = 128  # songs whose windows are in memory together
 
@@ -41,21 +42,23 @@ class HeldOut:
     covers: Vectors
 
 
-def held_out_of(settings: Settings, workspace: Workspace, index: CoverIndex) -> HeldOut:
-    """As the index has them. Raises: StageMissing when fewer than four test songs have both sides."""
-    ids = paired_ids(settings, workspace, "test")
+def held_out_of(settings: Settings, workspace: Workspace, index: Index) -> HeldOut:
+    """As the index has them, at most `evaluation.held_out`, spread over all.
+
+    Raises: StageMissing when fewer than four test songs have both sides.
+    """
+    ids = sample(paired_ids(settings, workspace, "test"), settings.evaluation.held_out)
     if len(ids) < 4:
         raise StageMissing(
             f"{len(ids)} test songs have both sides, at least 4 are needed; add artists or raise split.test"
         )
-    known = [index.get(song_id).song_embedding for song_id in ids]
-    songs = np.stack([embedding for embedding in known if embedding is not None])
-    return named(workspace, ids, songs, index.cover_embeddings(ids))
+    return named(workspace, ids, index.song_embeddings(ids), index.cover_embeddings(ids))
 
 
 def named(workspace: Workspace, ids: list[str], songs: Vectors, covers: Vectors) -> HeldOut:
     """These songs, song and cover embeddings [Q, D], with what the catalogue says of them."""
-    rows = read_tracks(workspace, ["song_id", "artist", "genre"]).to_pylist()
+    tracks = read_tracks(workspace, ["song_id", "artist", "genre"])
+    rows = tracks.filter(pc.is_in(tracks["song_id"], value_set=pa.array(ids, pa.string()))).to_pylist()
     known = {row["song_id"]: row for row in rows}
     artists = [normal_name(known[song_id]["artist"]) for song_id in ids]
     keys = [f"artist {name}" if name else f"song {song_id}" for song_id, name in zip(ids, artists, strict=True)]
@@ -103,8 +106,7 @@ def ceiling_of(workspace: Workspace, held_out: HeldOut) -> npt.NDArray[np.float6
         return None
     traits = np.stack([_floats(tracks[name]) for name in names], axis=1)
     latent, seen = traits[:, : len(TRAIT_NAMES)], traits[:, len(TRAIT_NAMES) :]
-    places = {song_id: place for place, song_id in enumerate(tracks["song_id"].to_pylist())}
-    asked = [places[song_id] for song_id in held_out.ids]
+    asked = pc.index_in(pa.array(held_out.ids), value_set=tracks["song_id"].combine_chunks()).to_numpy()
     if not np.isfinite(traits[asked]).all():
         return None
     sigma = np.sqrt(np.nanmean((seen - latent) ** 2, axis=0))  # as drawn, whatever these settings say of synthesis

@@ -6,14 +6,15 @@ from functools import lru_cache, partial
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from gatefold.config import Settings
 from gatefold.likeness import WIDTH, IndependentFeatures
-from gatefold.storage import optouts, tables
+from gatefold.storage import tables
 from gatefold.workspace import Workspace
 from pipelines.generator_candidates import read_covers
-from pipelines.pairs import sample
+from pipelines.pairs import present_ids, sample
 from pipelines.report import OnProgress, silent
 from pipelines.rows import map_rows
 
@@ -26,8 +27,9 @@ Vectors = npt.NDArray[np.float32]
 
 def catalogue_sample(settings: Settings, workspace: Workspace) -> list[str]:
     """Songs with a cover, at most CATALOGUE where there are more, spread over all and always the same."""
-    ids = tables.read_table(workspace.covers(settings.stored_cover), ["song_id"], stage="covers")["song_id"].to_pylist()
-    return sample(sorted(set(ids) - optouts.song_ids(workspace)), CATALOGUE)
+    ids = tables.song_ids(workspace.covers(settings.stored_cover), stage="covers").unique()
+    present = present_ids(workspace, pa.chunked_array([ids])).combine_chunks()
+    return sample(present.take(pc.sort_indices(present)), CATALOGUE)
 
 
 def features_of(

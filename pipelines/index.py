@@ -25,6 +25,7 @@ from gatefold.storage.tables import EVERYTHING, Span
 from gatefold.tuning import QUERIES, Answers, Questions, build_for, build_tuned, of_shards, questions_of
 from gatefold.vectors import SEED
 from gatefold.workspace import Workspace
+from pipelines.index_access import SONGS_IN_PROCESS
 from pipelines.report import OnProgress, Report, silent, while_held, write_report
 from pipelines.rows import own_errors
 from pipelines.versions import Versions, check_unchanged, versions_of
@@ -84,8 +85,9 @@ def _build(
     uri = objects.join(workspace.indexes, versions.index)
     if (bundle := find_bundle(uri, "index")) is not None:
         return bundle, False
-    spans = _spans(workspace, versions.encoder, settings.index.covers_per_shard)
-    if len(spans) == 1:
+    songs = embedded_ids(workspace, versions.encoder)
+    spans = spans_of(songs, settings.index.covers_per_shard)
+    if len(spans) == 1 and len(songs) <= SONGS_IN_PROCESS:  # more would take much of this process's memory
         publish = _build_whole(uri, settings.index, workspace, versions)
     else:
         stored = _build_shards(uri, settings.index, workspace, versions, spans, while_held(lease, on_progress))
@@ -110,17 +112,16 @@ def _build_whole(
     return partial(publish_index, uri, index, tracks, built.figures, version=versions.index, lineage=lineage)
 
 
-def _spans(workspace: Workspace, encoder_version: str, songs_per_shard: int) -> list[Span]:
-    """The song_ids of each shard: slices of about equal size of the tracks that have an embedding."""
-    present = _present(workspace, encoder_version)
+def spans_of(present: pa.Array, songs_per_shard: int) -> list[Span]:
+    """The song_ids of each shard: slices of about equal size of the tracks that have an embedding, in their order."""
     count = max(1, -(-len(present) // songs_per_shard))
     firsts = [present[len(present) * number // count].as_py() for number in range(1, count)]
     return list(zip(["", *firsts], [*firsts, None], strict=True))
 
 
-def _present(workspace: Workspace, encoder_version: str) -> pa.Array:
+def embedded_ids(workspace: Workspace, encoder_version: str) -> pa.Array:
     """song_ids of the present catalogue's tracks that have an embedding, sorted."""
-    embedded = tables.read_table(workspace.embeddings(encoder_version), ["song_id"], stage="embed")["song_id"]
+    embedded = tables.song_ids(workspace.embeddings(encoder_version), stage="embed")
     known = read_tracks(workspace, ["song_id"])["song_id"]
     return known.filter(pc.is_in(known, value_set=embedded.combine_chunks())).sort().combine_chunks()
 
@@ -165,7 +166,7 @@ def _build_shard(
 
 def _questions(workspace: Workspace, encoder_version: str) -> Questions:
     """Made of a few of the songs, which any shard may hold."""
-    present = _present(workspace, encoder_version)
+    present = embedded_ids(workspace, encoder_version)
     chosen = np.random.default_rng(SEED).choice(len(present), min(4 * QUERIES, len(present)), replace=False)
     song_ids = present.take(pa.array(chosen)).to_pylist()
     rows = tables.read_rows(workspace.embeddings(encoder_version), song_ids, ["song_id", *_SIDES])

@@ -164,7 +164,8 @@ def _text(table: pa.Table, name: str, uri: str) -> pa.ChunkedArray:
     text = column.cast(pa.string())
     trimmed = pc.utf8_trim_whitespace(text)
     kept = text if name in ("song_id", "audio_uri", "cover_uri") else trimmed  # a file's name may end in a blank
-    return pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), kept)
+    cleaned = pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), kept)
+    return text if cleaned.equals(text) else cleaned  # of millions of songs there need not be two
 
 
 def _truth(table: pa.Table, name: str, uri: str) -> pa.ChunkedArray:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 
@@ -34,19 +35,29 @@ _READS = 1000
 """of a large training in an epoch, unless `batch.rows_per_block` asks for more"""
 
 
-def paired_ids(settings: Settings, workspace: Workspace, split: Split) -> list[str]:
+def paired_ids(settings: Settings, workspace: Workspace, split: Split) -> pa.Array:
     """song_id of every track of this split with a spectrogram and a cover, sorted; none that was withdrawn.
 
     Raises: StageMissing when there is none.
     """
     tracks = read_tracks(workspace, ["song_id", "split"])
-    heard = _ids(workspace.spectrograms(settings.audio), "spectrograms")
-    seen = _ids(workspace.covers(settings.stored_cover), "covers")
-    of_split = {row["song_id"] for row in tracks.to_pylist() if row["split"] == split}
-    ids = sorted(of_split & heard & seen - optouts.song_ids(workspace))
-    if not ids:
+    ids = tracks.filter(pc.equal(tracks["split"], split))["song_id"]
+    del tracks
+    for folder, stage in (
+        (workspace.spectrograms(settings.audio), "spectrograms"),
+        (workspace.covers(settings.stored_cover), "covers"),
+    ):
+        ids = ids.filter(pc.is_in(ids, value_set=tables.song_ids(folder, stage).combine_chunks()))
+    ids = present_ids(workspace, ids).combine_chunks()
+    if not len(ids):
         raise StageMissing(f"no {split} song has both a spectrogram and a cover; see `gatefold rejects list`")
-    return ids
+    return ids.take(pc.sort_indices(ids))
+
+
+def present_ids(workspace: Workspace, ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Those of these songs that were not withdrawn."""
+    withdrawn = pa.array(optouts.song_ids(workspace), pa.string())
+    return ids.filter(pc.invert(pc.is_in(ids, value_set=withdrawn)))
 
 
 def validation_ids(settings: Settings, workspace: Workspace) -> list[str]:
@@ -58,20 +69,26 @@ def validation_ids(settings: Settings, workspace: Workspace) -> list[str]:
     return sample(ids, VALIDATION_SONGS)
 
 
-def sample(ids: list[str], at_most: int) -> list[str]:
+def sample(ids: pa.Array, at_most: int) -> list[str]:
     """Some of them, spread over all and always the same."""
-    return ids[:: -(-len(ids) // at_most)]
+    chosen: list[str] = ids.take(np.arange(0, len(ids), -(-len(ids) // at_most))).to_pylist() if len(ids) else []
+    return chosen
 
 
-def genres_of(workspace: Workspace, ids: list[str]) -> npt.NDArray[np.int64]:
+def genres_of(workspace: Workspace, ids: pa.Array) -> npt.NDArray[np.int64]:
     """A number for the genre of each of these songs, the same all through the catalogue; -1 where it is not known."""
-    tracks = read_tracks(workspace, ["song_id", "genre"]).to_pylist()
-    genres = {track["song_id"]: normal_name(track["genre"]) for track in tracks}
-    numbers = {name: number for number, name in enumerate(sorted(set(genres.values()) - {""}))}
-    return np.array([numbers.get(genres[song_id], -1) for song_id in ids], np.int64)
+    tracks = read_tracks(workspace, ["song_id", "genre"])
+    spelt = tracks["genre"].dictionary_encode().combine_chunks()
+    names = [normal_name(name) for name in spelt.dictionary.to_pylist()]
+    number_of = {name: number for number, name in enumerate(sorted(set(names) - {""}))}
+    numbers = np.array([*(number_of.get(name, -1) for name in names), -1], np.int64)  # the last for those without
+    of_tracks = numbers[spelt.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+    places = pc.index_in(ids, value_set=tracks["song_id"].combine_chunks())
+    found: npt.NDArray[np.int64] = of_tracks[places.to_numpy(zero_copy_only=False)]
+    return found
 
 
-def stream_pairs(settings: Settings, workspace: Workspace, ids: list[str]) -> ray.data.Dataset:
+def stream_pairs(settings: Settings, workspace: Workspace, ids: pa.Array) -> ray.data.Dataset:
     """Rows of log_mel float16 [W, M, F], pixels uint8 [3, S, S] and genre int64 []; W is `audio.windows`.
 
     A song with fewer windows has them repeated, so that every row has one shape and any window may be drawn. Genres are
@@ -140,7 +157,3 @@ def read_windows(settings: Settings, workspace: Workspace, ids: list[str]) -> di
         return {}
     names, starts = np.unique(rows["song_id"].to_numpy(zero_copy_only=False).astype(str), return_index=True)
     return dict(zip(names.tolist(), np.split(tables.tensors(rows["log_mel"]), starts[1:]), strict=True))
-
-
-def _ids(folder: str, stage: str) -> set[str]:
-    return set(tables.read_table(folder, ["song_id"], stage=stage)["song_id"].to_pylist())

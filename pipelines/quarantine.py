@@ -93,10 +93,15 @@ class RejectGroup:
 
 def count_rejects(workspace: Workspace, stage: str | None = None) -> list[RejectGroup]:
     """The rejects of a stage, or of all, by stage and code, the most frequent first."""
-    rows = read_rejects(workspace, stage).select(["stage", "code", "message"]).to_pylist()
-    counts = Counter((row["stage"], row["code"]) for row in rows)
-    latest = {(row["stage"], row["code"]): row["message"] for row in rows}
-    return [RejectGroup(*key, count, latest[key]) for key, count in counts.most_common()]
+    groups = read_rejects(workspace, stage).group_by(["stage", "code"], use_threads=False)
+    found = groups.aggregate([("message", "count"), ("message", "last")]).to_pylist()
+    made = [RejectGroup(row["stage"], row["code"], row["message_count"], row["message_last"]) for row in found]
+    return sorted(made, key=lambda group: -group.count)
+
+
+def count_codes(rejects: pa.Table) -> dict[str, int]:
+    """How many of these rejects have each code."""
+    return {one["values"]: one["counts"] for one in pc.value_counts(rejects["code"]).to_pylist()}
 
 
 def remove_rejects(workspace: Workspace, stage: str, code: str | None = None) -> int:
@@ -159,7 +164,7 @@ def check_share(workspace: Workspace, stage: str, rejected: int, total: int, lim
     """
     if not total or rejected / total <= limit:
         return
-    codes = Counter(read_rejects(workspace, stage)["code"].to_pylist())
+    codes = count_codes(read_rejects(workspace, stage))
     raise TooManyRejects(
         f"{stage}: {rejected:,} of {total:,} inputs were rejected ({rejected / total:.0%}, limit {limit:.0%}), "
         f"most often {most_frequent(codes)}; {_REMEDY}"

@@ -7,6 +7,7 @@ of, so that the next run need not look at a single part to know that there is no
 import hashlib
 import json
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from gatefold.errors import ObjectNotFound, SchemaMismatch, StageMissing
 from gatefold.storage import catalogues, objects, tables
 from gatefold.storage.catalogues import read_tracks
 from gatefold.workspace import Workspace
-from pipelines.tidying import present
+from pipelines.tidying import Part, present
 
 SPECTROGRAMS, COVERS, EMBED = "spectrograms", "covers", "embed"
 _NOTE, _RUN = "_finished.json", "_run.json"
@@ -63,11 +64,13 @@ class Stage:
     def begin(self) -> str:
         """A name for this run of the stage; from here on no note but that of this run counts, of whatever target."""
         run = uuid.uuid4().hex
+        tables.forget(self.target)
         objects.put(_run_uri(self.workspace, self.name), json.dumps({"run": run}).encode())
         return run
 
-    def finish(self, run: str, outcome: Outcome) -> None:
-        """Notes that all is done."""
+    def finish(self, run: str, outcome: Outcome, parts: Mapping[str, Part]) -> None:
+        """Notes that all is done, and which parts of rows there are, by name."""
+        tables.record(self.target, {name: (part.first, part.last) for name, part in parts.items()})
         note = {"run": run, "made_of": self.made_of, "songs": outcome.songs, "rejected": outcome.rejected}
         objects.put(objects.join(self.target, _NOTE), json.dumps(note).encode())
 

@@ -29,10 +29,11 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Part:
-    """Of a part what must be known to merge it: how many songs it has, and the first of their ids."""
+    """Of a part what merging it and finding its songs takes: how many it has, the first and last of their ids."""
 
     songs: int
     first: str
+    last: str
 
 
 def part_name(songs: pa.Table) -> str:
@@ -74,19 +75,28 @@ def prune(folder: str, tracks: pa.Table, taken: Mask) -> dict[str, Part]:
 
 def part_of(rows: pa.Table) -> Part:
     """What is noted of a part that has these rows, at least one."""
-    return Part(pc.count_distinct(rows["song_id"]).as_py(), pc.min(rows["song_id"]).as_py())
+    ends = pc.min_max(rows["song_id"]).as_py()
+    return Part(pc.count_distinct(rows["song_id"]).as_py(), ends["min"], ends["max"])
 
 
-def compact(folder: str, parts: Mapping[str, Part], songs_per_part: int) -> None:
+def compact(folder: str, parts: Mapping[str, Part], songs_per_part: int) -> dict[str, Part]:
     """Merges small parts, neighbours by song_id, into parts of about `songs_per_part` songs, where there are many.
+
+    Returns: all parts by name, as they are then.
 
     What is merged is put before its pieces are deleted: a kill in between leaves doubles, which `prune` removes.
     """
     small = sorted((part.first, name) for name, part in parts.items() if 2 * part.songs < songs_per_part)
+    left = dict(parts)
     if len(small) > _FEW:
+        groups = [g for g in _groups([name for _, name in small], parts, songs_per_part) if len(g) > 1]
         with ThreadPoolExecutor(_REWRITERS) as pool:
-            groups = _groups([name for _, name in small], parts, songs_per_part)
-            list(pool.map(lambda names: _merge(folder, names), groups))
+            merged = list(pool.map(lambda names: _merge(folder, names), groups))
+        for names in groups:
+            for name in names:
+                del left[name]
+        left.update(merged)
+    return left
 
 
 def _groups(names: Iterable[str], parts: Mapping[str, Part], songs_per_part: int) -> Iterator[list[str]]:
@@ -101,15 +111,15 @@ def _groups(names: Iterable[str], parts: Mapping[str, Part], songs_per_part: int
     yield group
 
 
-def _merge(folder: str, names: list[str]) -> None:
-    if len(names) < 2:
-        return
+def _merge(folder: str, names: list[str]) -> tuple[str, Part]:
+    """Name and songs of the part that takes the place of these."""
     uris = [objects.join(folder, f"{name}.parquet") for name in names]
     merged = pa.concat_tables([_with_etag(tables.read_part(uri)) for uri in uris], promote_options="permissive")
     written = tables.write_part(folder, part_name(_distinct(merged)), merged)
     for uri in uris:
         if uri != written:  # a merged part of which `prune` left some songs has the name of all of them
             objects.delete(uri)
+    return name_of(written), part_of(merged)
 
 
 def _read_songs(uris: list[str]) -> list[pa.Table]:

@@ -60,7 +60,7 @@ def train_transformer(
     return pipeline, {"covers": len(ids), **history(state)}
 
 
-def _stream_examples(settings: Settings, workspace: Workspace, ids: list[str], neighbours: str) -> ray.data.Dataset:
+def _stream_examples(settings: Settings, workspace: Workspace, ids: pa.Array, neighbours: str) -> ray.data.Dataset:
     """Rows of pixels uint8 [3, S, S], song_embedding float32 [D] and neighbours float32 [K, D].
 
     Args:

@@ -52,6 +52,12 @@ def folder(workspace: Workspace, catalogue: Catalogue) -> str:
     return objects.join(workspace.catalogue, catalogue.fingerprint)
 
 
+def schema(workspace: Workspace) -> pa.Schema | None:
+    """Of the tracks; None before the first catalogue. Raises: Corrupt."""
+    catalogue = current(workspace)
+    return None if catalogue is None else tables.read_schema(folder(workspace, catalogue), stage="catalogue SOURCE")
+
+
 def read_tracks(
     workspace: Workspace, columns: list[str] | None = None, within: tables.Span = tables.EVERYTHING
 ) -> pa.Table:

@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from gatefold.config import GeneratorSettings, IndexSettings, ServeSettings, Settings
-from gatefold.errors import InvalidSettings
+from gatefold.errors import InvalidSettings, UnknownTrack
 from gatefold.records import TRACKS, Match, embedding_schema
 from gatefold.retrieval import CoverIndex, Filters
 from gatefold.storage import bundles, catalogues, objects, releases, tables
@@ -23,7 +23,9 @@ from gatefold.storage.encoders import load_encoder, publish_encoder
 from gatefold.storage.indexes import figures_of, load_index, shards_of
 from gatefold.storage.releases import Part, Release
 from gatefold.workspace import Workspace
+from pipelines import index, index_access
 from pipelines.index import build_index
+from pipelines.index_access import RemoteIndex, open_index
 from pipelines.versions import versions_of
 from serve.deploy import deploy, stop
 from tests.factories import COVER, ENCODER, publish_small_release, unit_vectors
@@ -85,11 +87,12 @@ def test_shards_hold_every_track_once_in_the_order_of_their_ids(sharded: Bundle,
 
 
 def test_shards_in_one_process_find_what_the_whole_finds(sharded: Bundle, whole: CoverIndex) -> None:
-    index = load_index(sharded.uri)
+    loaded = load_index(sharded.uri)
     queries = unit_vectors(30, ENCODER.embed_dim, seed=9)
     for kept in (Filters(), JAZZ, Filters(frozenset({"s1"}), frozenset({"artist 3"}))):
         found, expected = (
-            one.search(queries, 20, encoder_fingerprint=one.encoder_fingerprint, filters=kept) for one in (index, whole)
+            one.search(queries, 20, encoder_fingerprint=one.encoder_fingerprint, filters=kept)
+            for one in (loaded, whole)
         )
         assert told(found) == told(expected)
 
@@ -102,13 +105,36 @@ def test_where_a_shard_cannot_be_built_its_own_error_arrives_and_nothing_is_publ
     assert len(bundles.list_bundles(workspace.indexes)) == 2
 
 
+def test_a_large_index_is_built_and_searched_elsewhere_than_in_the_driver(
+    workspace: Workspace, whole: CoverIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name in ((index_access, "load_index"), (index, "indexed_tracks")):
+        monkeypatch.setattr(module, "SONGS_IN_PROCESS", COUNT - 1)
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("the driver holds the index"))
+    report = build_index(SETTINGS.model_copy(update={"index": IndexSettings(recall=0.9)}), workspace)
+    assert (report.done, report.details["shards"], report.details["covers"]) == (1, 1, COUNT)
+    remote = open_index(f"{workspace.indexes}/{report.details['version']}")
+    assert isinstance(remote, RemoteIndex)
+    queries = unit_vectors(3, ENCODER.embed_dim, seed=9)
+    found, expected = (
+        one.search(queries, 20, encoder_fingerprint=one.encoder_fingerprint, filters=JAZZ) for one in (remote, whole)
+    )
+    assert told(found) == told(expected)
+    assert remote.get("s7").track == whole.get("s7").track
+    for name in ("song_embeddings", "cover_embeddings"):
+        assert np.array_equal(getattr(remote, name)(["s7", "s3"]), getattr(whole, name)(["s7", "s3"]))
+    assert np.array_equal(remote.song_embedding("s7"), whole.song_embedding("s7"))
+    with pytest.raises(UnknownTrack, match="'zebra' is not in this index"):
+        remote.get("zebra")
+
+
 @pytest.fixture(scope="module")
 def endpoint(workspace: Workspace, sharded: Bundle) -> Iterator[httpx.Client]:
     first = releases.get(workspace, "r1")
     uri = objects.relative(sharded.uri, workspace.uri)
-    index = Part(uri=uri, version=sharded.version, fingerprint=sharded.fingerprint)
+    part = Part(uri=uri, version=sharded.version, fingerprint=sharded.fingerprint)
     second = Release(
-        version="r2", created_at=first.created_at, encoder=first.encoder, index=index, generator=first.generator
+        version="r2", created_at=first.created_at, encoder=first.encoder, index=part, generator=first.generator
     )
     releases.publish(workspace, second)
     releases.activate(workspace, "r2")

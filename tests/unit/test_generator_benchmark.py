@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 
 from benchmarks import generators
@@ -54,7 +55,7 @@ def test_each_song_is_adapted_to_once_and_its_covers_come_in_the_order_asked_for
     monkeypatch.setattr(generators.sngan, "train", train)
     monkeypatch.setattr(generators.sngan, "adapt", adapt)
     monkeypatch.setattr(generators, "read_covers", read)
-    monkeypatch.setattr(generators, "paired_ids", lambda *_: ["1", "2", "3"])
+    monkeypatch.setattr(generators, "paired_ids", lambda *_: pa.array(["1", "2", "3"]))
 
     def nearest(_: object, song_id: str, *__: object) -> Nearest:
         return Nearest((song_id,), np.ones(1, np.float32))

@@ -111,4 +111,4 @@ def test_withdrawn_songs_are_neither_trained_on_nor_measured(workspace: Workspac
     for folder in (workspace.spectrograms(AUDIO), workspace.covers(COVER)):
         tables.write_part(folder, "part-0", names)
     optouts.withdraw(workspace, SONGS[5])
-    assert paired_ids(SETTINGS, workspace, "test") == SONGS[:5]
+    assert paired_ids(SETTINGS, workspace, "test").to_pylist() == SONGS[:5]

@@ -8,7 +8,7 @@ import pytest
 from gatefold.config import Settings
 from gatefold.errors import StageMissing
 from gatefold.records import TRACKS
-from gatefold.storage import catalogues, objects, tables
+from gatefold.storage import catalogues, objects, optouts, tables
 from gatefold.storage.catalogues import Catalogue
 from gatefold.workspace import Workspace
 from pipelines.pairs import VALIDATION_SONGS, dealt, genres_of, paired_ids, validation_ids
@@ -34,8 +34,17 @@ def workspace_of(folder: Path, splits: list[str]) -> Workspace:
 
 def test_genres_go_by_numbers_however_they_are_written_and_unknown_ones_by_none(tmp_path: Path) -> None:
     workspace = workspace_of(tmp_path, ["train"] * 5)
-    assert genres_of(workspace, ["s00000", "s00001", "s00002", "s00003", "s00004"]).tolist() == [0, 1, -1, 0, -1]
-    assert genres_of(workspace, ["s00001"]).tolist() == [1]
+    ids = pa.array(["s00004", "s00000", "s00001", "s00002", "s00003"])
+    assert genres_of(workspace, ids).tolist() == [-1, 0, 1, -1, 0]
+    assert genres_of(workspace, pa.array(["s00001"])).tolist() == [1]
+
+
+def test_training_songs_are_of_one_split_with_both_sides_and_not_withdrawn(tmp_path: Path) -> None:
+    workspace = workspace_of(tmp_path, ["train", "train", "test", "train"])
+    tables.write_part(workspace.covers(SETTINGS.stored_cover), "a", pa.table({"song_id": ["s00003", "s00001"]}))
+    assert paired_ids(SETTINGS, workspace, "train").to_pylist() == ["s00001", "s00003"]
+    optouts.withdraw(workspace, "s00003")
+    assert paired_ids(SETTINGS, workspace, "train").to_pylist() == ["s00001"]
 
 
 def test_validation_is_some_of_its_split_and_nothing_where_there_is_none(tmp_path: Path) -> None:

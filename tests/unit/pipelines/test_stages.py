@@ -20,6 +20,7 @@ from pipelines.stages import (
     spectrogram_stage,
     spectrogram_tracks,
 )
+from pipelines.tidying import Part
 
 SETTINGS = Settings()
 OUTCOME = Outcome(3, {"silent_audio": 1})
@@ -83,7 +84,7 @@ def test_an_embedding_is_made_of_the_sides_that_are_there_in_their_present_state
 def test_a_stage_is_finished_until_the_catalogue_changes(workspace: Workspace) -> None:
     stage = spectrogram_stage(SETTINGS, workspace)
     assert stage.finished() is None
-    stage.finish(stage.begin(), OUTCOME)
+    stage.finish(stage.begin(), OUTCOME, {})
     assert spectrogram_stage(SETTINGS, workspace).finished() == OUTCOME
     catalogue(workspace, "c2")
     assert spectrogram_stage(SETTINGS, workspace).finished() is None
@@ -92,10 +93,18 @@ def test_a_stage_is_finished_until_the_catalogue_changes(workspace: Workspace) -
 def test_a_stage_that_begins_or_is_made_to_forget_is_not_finished(workspace: Workspace) -> None:
     stage = spectrogram_stage(SETTINGS, workspace)
     for unfinish in (lambda: forget(workspace, "spectrograms"), stage.begin):
-        stage.finish(stage.begin(), OUTCOME)
+        stage.finish(stage.begin(), OUTCOME, {})
         assert stage.finished() == OUTCOME
         unfinish()
         assert stage.finished() is None
+
+
+def test_readers_find_the_parts_by_their_record_until_the_stage_begins_again(workspace: Workspace) -> None:
+    stage = spectrogram_stage(SETTINGS, workspace)
+    stage.finish(stage.begin(), OUTCOME, {"p1": Part(2, "a", "b"), "p2": Part(1, "c", "c")})
+    assert tables.recorded(stage.target) == {"p1": ("a", "b"), "p2": ("c", "c")}
+    stage.begin()
+    assert tables.recorded(stage.target) is None
 
 
 def test_the_embeddings_are_finished_until_a_part_is_added_on_either_side(workspace: Workspace) -> None:

@@ -77,7 +77,7 @@ def test_a_song_whose_file_has_changed_is_not_done(workspace: Workspace) -> None
 
 def test_a_stage_that_ended_well_is_believed_without_a_look_at_its_parts(workspace: Workspace) -> None:
     ended = spectrogram_stage(SETTINGS, workspace)
-    ended.finish(ended.begin(), Outcome(4, {"silent_audio": 1}))
+    ended.finish(ended.begin(), Outcome(4, {"silent_audio": 1}), {})
     found = stage(workspace, "spectrograms")
     assert (found.state, found.done, found.total, found.rejected) == ("fresh", 3, 4, 1)
 

@@ -44,7 +44,7 @@ def test_what_is_true_is_left_untouched(folder: str) -> None:
     put(folder, "p1", "a1", "a1", "b1")
     put(folder, "p2", "c")
     before = [objects.stat(uri) for uri in tables.parts(folder)]
-    assert pruned(folder) == ({"p1": Part(2, "a"), "p2": Part(1, "c")}, [True, True, True, False])
+    assert pruned(folder) == ({"p1": Part(2, "a", "b"), "p2": Part(1, "c", "c")}, [True, True, True, False])
     assert [objects.stat(uri) for uri in tables.parts(folder)] == before
 
 
@@ -52,7 +52,7 @@ def test_removed_songs_other_etags_and_doubles_disappear(folder: str) -> None:
     put(folder, "p1", "a1", "a1", "b0", "x1")
     put(folder, "p2", "a1", "b1", "b1", "c9")
     put(folder, "p3", "a1", "z1")
-    assert pruned(folder) == ({"p1": Part(1, "a"), "p2": Part(1, "b")}, [True, True, False, False])
+    assert pruned(folder) == ({"p1": Part(1, "a", "a"), "p2": Part(1, "b", "b")}, [True, True, False, False])
     assert left(folder) == {"p1": "a1 a1", "p2": "b1 b1"}
 
 
@@ -100,7 +100,9 @@ def test_tensors_survive_pruning_and_merging(folder: str, schema: pa.Schema) -> 
         tables.write_part(folder, f"p{row:02}", part)
     tracks = pa.table({"song_id": ids[1:], "etag": ["e"] * (rows - 1)})
     parts = prune(folder, tracks, np.zeros(rows - 1, np.bool_))
-    compact(folder, parts, 10)
+    merged = compact(folder, parts, 10)
+    assert merged == {objects.name(uri).removesuffix(".parquet"): part_of(tables.read_part(uri))
+                      for uri in tables.parts(folder)}  # fmt: skip
     found = tables.read_table(folder).sort_by("song_id")
     assert len(tables.parts(folder)) == 2
     assert found["song_id"].to_pylist() == [song_id for song_id in ids[1:] for _ in range(2)]

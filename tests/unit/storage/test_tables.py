@@ -139,7 +139,7 @@ def test_rows_are_read_by_id_from_the_parts_that_can_hold_them_alone(
     open_source = objects.open_source
     monkeypatch.setattr(objects, "open_source", lambda uri: opened.append(objects.name(uri)) or open_source(uri))
     assert tables.read_rows(folder, ["03-4", "05-0"], ["number"])["number"].to_pylist() == [3, 5]
-    assert len(opened) == 20 + 3, "the footers of all, then the three between the ids"
+    assert len(opened) == 20 + 2, "the footers of all, then the two that may hold them"
     opened.clear()
     assert tables.read_rows(folder, ["07-9"], ["song_id"])["song_id"].to_pylist() == ["07-9"]
     assert opened == ["part-07.parquet"]
@@ -152,3 +152,66 @@ def test_rows_are_found_after_a_part_lost_some_of_its_songs(folder: str) -> None
     assert tables.read_rows(folder, ["a", "c"], ["song_id"]).num_rows == 2
     tables.write_part(folder, "part", pa.table({"song_id": ["b"]}))
     assert tables.read_rows(folder, ["a", "b", "c"], ["song_id"])["song_id"].to_pylist() == ["b"]
+
+
+def parts_of_ten(folder: str, count: int) -> dict[str, tuple[str, str]]:
+    """Parts of ten songs each; what their record says."""
+    said = {}
+    for number in range(count):
+        ids = [f"{number:02}-{song}" for song in range(10)]
+        tables.write_part(folder, f"part-{number:02}", pa.table({"song_id": ids, "number": [number] * 10}))
+        said[f"part-{number:02}"] = (ids[0], ids[-1])
+    return said
+
+
+def test_a_finished_folder_is_neither_listed_nor_are_other_parts_opened(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables.record(folder, parts_of_ten(folder, 20))
+    opened: list[str] = []
+    open_source = objects.open_source
+    monkeypatch.setattr(objects, "open_source", lambda uri: opened.append(objects.name(uri)) or open_source(uri))
+    monkeypatch.setattr(objects, "list_objects", lambda uri: pytest.fail(f"'{uri}' was listed"))
+    found = tables.read_rows(folder, ["03-4", "05-0", "03-4"], ["number"])
+    assert found.column_names == ["number"]
+    assert sorted(found["number"].to_pylist()) == [3, 5]
+    assert sorted(opened) == ["part-03.parquet", "part-05.parquet"]
+
+
+def test_a_span_opens_the_parts_alone_that_may_hold_some_of_it(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = parts_of_ten(folder, 20)
+    del said["part-19"]  # added since
+    tables.record(folder, said)
+    opened: list[str] = []
+    open_source = objects.open_source
+    monkeypatch.setattr(objects, "open_source", lambda uri: opened.append(objects.name(uri)) or open_source(uri))
+    found = tables.read_table(folder, ["song_id"], within=("07-5", "09-0"))["song_id"].to_pylist()
+    assert (found[0], found[-1], len(found)) == ("07-5", "08-9", 15)
+    assert sorted(opened) == ["part-07.parquet", "part-08.parquet", "part-19.parquet"]
+
+
+def test_a_record_of_before_a_change_hides_no_song(folder: str) -> None:
+    tables.record(folder, parts_of_ten(folder, 3))
+    tables.write_part(folder, "added", pa.table({"song_id": ["05-0"], "number": [5]}))
+    assert sorted(tables.read_rows(folder, ["00-3", "05-0"], ["number"])["number"].to_pylist()) == [0, 5]
+    tables.write_part(folder, "merged", tables.read_part(objects.join(folder, "part-01.parquet")))
+    objects.delete(objects.join(folder, "part-01.parquet"))
+    assert tables.read_rows(folder, ["01-7"], ["song_id"])["song_id"].to_pylist() == ["01-7"]
+    assert tables.read_rows(folder, ["99-0"], ["song_id"]).num_rows == 0
+    tables.forget(folder)
+    assert tables.recorded(folder) is None
+
+
+def test_a_record_that_cannot_be_read_is_named(folder: str) -> None:
+    tables.record(folder, parts_of_ten(folder, 1))
+    objects.put(objects.join(folder, "_parts.json"), b"[1]")
+    with pytest.raises(Corrupt, match=r"_parts\.json' cannot be read .*delete it"):
+        tables.read_rows(folder, ["00-1"], ["song_id"])
+
+
+def test_song_ids_come_once_for_each_part_that_has_them(folder: str) -> None:
+    tables.write_part(folder, "a", pa.table({"song_id": ["a", "a", "b", "b"]}))
+    tables.write_part(folder, "b", pa.table({"song_id": ["b", "c"]}))
+    assert tables.song_ids(folder).to_pylist() == ["a", "b", "b", "c"]
+    with pytest.raises(StageMissing, match="gatefold covers"):
+        tables.song_ids(objects.join(folder, "none"), stage="covers")
