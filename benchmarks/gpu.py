@@ -1,10 +1,14 @@
-"""What one GPU does: pairs a second that the encoder learns from, songs a second that it embeds, and exact search among
-1, 10 and 100 million vectors, as far as its memory goes; and, with `--model FOLDER`, pictures of a pre-trained model.
+"""What one GPU does by gatefold's own functions, in under five minutes.
 
-Everything is synthetic and made on the device, so that nothing but the device is measured. Training is also told as a
-share of the most that the device multiplies in bfloat16, which is measured beside it and not read from a data sheet;
-Fourier transforms are not counted as work. Writes results/gpu.md beside this file. `python -m benchmarks.gpu`, in an
-environment with `.[gpu]`; without a GPU it says so and measures nothing.
+Pairs a second that the encoder learns from (`Learner`), covers a second that the transformer learns from
+(`TransformerTrainer`), songs a second that are embedded (`DualEncoder.embed_songs`), searches of an index of 1 and 4
+million covers (`vectors.on_gpu`, where faiss has GPUs), and covers of the analytic generator; of a pre-trained model
+with `--model FOLDER`.
+
+Everything is synthetic. Training is also told as a share of the most that the device multiplies in bfloat16, which is
+measured beside it and not read from a data sheet; Fourier transforms are not counted as work. Writes results/gpu.md
+beside this file. `python -m benchmarks.gpu`, in an environment with `.[gpu]`; without a GPU it says so and measures
+nothing.
 """
 
 import argparse
@@ -13,6 +17,7 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 
+import faiss
 import numpy as np
 import torch
 from rich.console import Console
@@ -22,14 +27,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gatefold.config import PretrainedSettings, Settings, load
 from gatefold.generator.interface import Generated, GenerationRequest, OnStep, Sources, Vectors
+from gatefold.generator.local_pipeline import CurvePoint, build_local_pipeline
+from gatefold.generator.local_score import Parameters
 from gatefold.storage.encoders import build_encoder
+from gatefold.vectors import build, on_gpu
 from pipelines.learning import Learner
-from pipelines.precision import autocast_dtype
+from pipelines.transformer_trainer import TransformerTrainer
 
 RESULTS = Path(__file__).parent / "results" / "gpu.md"
 BATCHES = (64, 512, 4_096)
-CATALOGUES = (1_000_000, 10_000_000, 100_000_000)
-QUERIES, NEAREST, PIECE = 64, 100, 1 << 22
+CATALOGUES = (1_000_000, 4_000_000)
+QUERIES, NEAREST = 64, 100
+SIDE = 256  # pixels of a cover of the analytic generator
 TURNS = 10
 PICTURES = (1, 4)
 PICTURE_TURNS = 3
@@ -74,41 +83,59 @@ def training(settings: Settings, batch_size: int, device: torch.device, turns: i
     return batch_size / took, counter.get_total_flops() / took
 
 
-@torch.inference_mode()
+def transformer_training(settings: Settings, batch_size: int, device: torch.device, turns: int = TURNS) -> float:
+    """Covers a second that the transformer learns from."""
+    transformer = settings.generator.transformer.model_copy(update={"batch_size": batch_size, "steps": turns + 2})
+    generator = settings.generator.model_copy(update={"transformer": transformer})
+    settings = settings.model_copy(update={"generator": generator})
+    trainer = TransformerTrainer(settings, device=device, prepare=lambda module: module.to(device))
+    width, draw = settings.encoder.embed_dim, torch.Generator().manual_seed(0)
+    batch = {
+        "pixels": pairs(settings, batch_size, device)["pixels"],
+        "song_embedding": fn.normalize(torch.randn(batch_size, width, generator=draw), dim=-1).to(device),
+        "neighbours": fn.normalize(
+            torch.randn(batch_size, transformer.neighbours, width, generator=draw), dim=-1
+        ).to(device),
+    }  # fmt: skip
+    return batch_size / seconds(lambda: trainer.step(0, batch), device, turns)
+
+
 def embedding(settings: Settings, songs: int, device: torch.device, turns: int = TURNS) -> float:
-    """Songs a second, from their spectrograms on the device to their embeddings on it."""
-    encoder = build_encoder(settings.encoder, settings.audio, settings.cover).eval().to(device)
-    windows = pairs(settings, songs, device)["log_mel"]
-    dtype = autocast_dtype(device)
-
-    def embed() -> Tensor:
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            heard = encoder.encode_song(windows.flatten(0, 1).float())
-        return fn.normalize(heard.float().view(songs, settings.audio.windows, -1).mean(1), dim=-1)
-
-    return songs / seconds(embed, device, turns)
+    """Songs a second, from their spectrograms in memory to their embeddings there, as the stage embeds a block."""
+    encoder = build_encoder(settings.encoder, settings.audio, settings.cover).eval().requires_grad_(False).to(device)
+    windows = list(pairs(settings, songs, torch.device("cpu"))["log_mel"].numpy())
+    return songs / seconds(lambda: encoder.embed_songs(windows), device, turns)
 
 
-def unit_vectors(count: int, width: int, device: torch.device) -> Tensor:
+def unit_vectors(count: int, width: int) -> Vectors:
     """float32 [count, width] around nothing: for an exact search one direction is as good as another."""
-    vectors = torch.empty(count, width, device=device)
-    for start in range(0, count, PIECE):
-        piece = vectors[start : start + PIECE]
-        piece.normal_()
-        piece /= piece.norm(dim=1, keepdim=True)
+    vectors = np.random.default_rng(0).standard_normal((count, width), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors
 
 
-@torch.inference_mode()
-def exact_search(vectors: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Cosines and numbers of the k nearest of float32 [N, D] to each of [B, D], both [B, k], best first."""
-    found: list[tuple[Tensor, Tensor]] = []
-    for start in range(0, len(vectors), PIECE):
-        scores, places = (queries @ vectors[start : start + PIECE].T).topk(min(k, len(vectors) - start), dim=1)
-        found.append((scores, places + start))
-    scores, numbers = (torch.cat(side, dim=1) for side in zip(*found, strict=True))
-    best, order = scores.topk(min(k, scores.shape[1]), dim=1)
-    return best, numbers.gather(1, order)
+def searching(count: int, width: int, device: str, turns: int = TURNS) -> float | None:
+    """Seconds of a search of QUERIES in a flat index on the device; None where faiss does not search there."""
+    copy = on_gpu(build(unit_vectors(count, width), "flat"), device)
+    if copy is None:
+        return None
+    queries = unit_vectors(QUERIES, width)
+    return seconds(lambda: copy.search(queries, NEAREST), torch.device(device), turns)
+
+
+def analytic(size: int, device: torch.device, turns: int = PICTURE_TURNS) -> float:
+    """Seconds a cover of `generator.kind: local-score`, of a job of four from a hundred sources."""
+    curve = [CurvePoint(Parameters(0.6, 13, 0.03, 0.18), 0.2, 0.0)]
+    pipeline = build_local_pipeline(curve, 0, num_sources=100, size=size, encoder_fingerprint="")
+    pipeline.compute_on(device, half_precision=device.type != "cpu")
+    pixels = np.random.default_rng(0).integers(256, size=(100, 3, size, size), dtype=np.uint8)
+    sources = Sources(tuple(map(str, range(100))), np.linspace(0.7, 0.5, 100).astype(np.float32), pixels)
+    seeds = range(PICTURES[-1])
+    song, request = np.zeros(1, np.float32), GenerationRequest(size=size)
+    took = seconds(
+        lambda: pipeline.generate(song, sources, seeds=seeds, request=request, on_step=lambda *_: None), device, turns
+    )
+    return took / len(seeds)
 
 
 class Noise:
@@ -163,20 +190,16 @@ def rows(settings: Settings, device: torch.device) -> list[str]:
     for size in BATCHES:
         rate, flops = training(settings, size, device)
         told.append(f"| training, batch {size:,} | {rate:,.0f} pairs/s | {flops / peak:.3f} |")
+    covers = transformer_training(settings, BATCHES[1], device)
+    told.append(f"| training of the transformer, batch {BATCHES[1]:,} | {covers:,.0f} covers/s | |")
     told.append(f"| embedding, {BATCHES[1]} songs at once | {embedding(settings, BATCHES[1], device):,.0f} songs/s | |")
-    width = settings.encoder.embed_dim
-    queries = unit_vectors(QUERIES, width, device)
     for count in CATALOGUES:
-        needed, free = count * width * 4, torch.cuda.mem_get_info(device)[0]
-        if needed + QUERIES * PIECE * 8 > free:
-            told.append(f"| exact search among {count:,} | no memory: {needed:,} bytes, {free:,} are free | |")
-            continue
-        vectors = unit_vectors(count, width, device)
-        took = seconds(lambda vectors=vectors: exact_search(vectors, queries, NEAREST), device)  # type: ignore[misc]
-        told.append(f"| exact search among {count:,} | {QUERIES / took:,.0f} queries/s, {took * 1e3:,.1f} ms | |")
-        del vectors
-        torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
+        took = searching(count, settings.encoder.embed_dim, device.type)
+        rate = "not measured: faiss has no GPU here" if took is None else f"{QUERIES / took:,.0f} queries/s"
+        told.append(f"| exact search among {count:,} | {rate} | |")
+    told.append(f"| analytic generator, {SIDE} px, four at once | {analytic(SIDE, device):,.2f} s a picture | |")
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     return told + pretrained(settings.generator.diffusers, device)
 
 
@@ -194,8 +217,8 @@ def main() -> None:
     device = torch.device("cuda")
     lines = [
         f"`python -m benchmarks.gpu`, {date.today().isoformat()}, {torch.cuda.get_device_name(device)}, torch "
-        f"{torch.__version__}. Medians of {TURNS} turns; synthetic data on the device. Searches: {QUERIES} queries at "
-        f"once for the {NEAREST} nearest, float32, width {Settings().encoder.embed_dim}, by torch.",
+        f"{torch.__version__}. Medians of {TURNS} turns; synthetic data. Searches: {QUERIES} queries at once for the "
+        f"{NEAREST} nearest, float32, width {settings.encoder.embed_dim}, by faiss {faiss.__version__}.",
         "",
         "| what | rate | share of the peak |",
         "|---|---:|---:|",

@@ -290,6 +290,8 @@ class Settings(Section):
     """a folder, `file:///…` or `s3://bucket/prefix`"""
     endpoint_url: str | None = None
     """of an S3 store that is not AWS; the environment's AWS_ENDPOINT_URL when unset"""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """where `search` and `generate` compute, which run without Ray; stages and endpoint compute where Ray grants it"""
     audio: AudioSettings = AudioSettings()
     cover: CoverSettings = CoverSettings()
     split: SplitSettings = SplitSettings()

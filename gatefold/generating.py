@@ -19,7 +19,8 @@ def load_release(session: Session) -> "Ensemble":
     """The models of the release that serves. Raises: BundleNotFound where there is none."""
     from gatefold.storage.ensembles import load_ensemble
 
-    return load_ensemble(session.workspace, session.settings.generator, session.settings.originality)
+    settings = session.settings
+    return load_ensemble(session.workspace, settings.generator, settings.originality, device=settings.device)
 
 
 def generate(

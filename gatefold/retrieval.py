@@ -140,9 +140,12 @@ class CoverIndex:
         encoder_fingerprint: of the encoder whose vectors these are.
         shards: FAISS indexes of the covers there are, in row order, one behind the other; without any, a flat one is
             built from `tracks`.
+        device: that was granted; on a GPU, searches without filters run there.
     """
 
-    def __init__(self, tracks: pa.Table, encoder_fingerprint: str, *shards: faiss.Index) -> None:
+    def __init__(
+        self, tracks: pa.Table, encoder_fingerprint: str, *shards: faiss.Index, device: str = "cpu"
+    ) -> None:
         self.encoder_fingerprint = encoder_fingerprint
         self._tracks = tracks.combine_chunks()
         has_cover = pc.is_valid(tracks["cover_embedding"])
@@ -155,7 +158,7 @@ class CoverIndex:
         self.shards = shards or (build(self._covers[self._rows], "flat"),)
         stops = np.cumsum([shard.ntotal for shard in self.shards]).tolist()
         self._shards = [
-            _Shard(shard, kind_of(shard), stop - shard.ntotal, stop, on_gpu(shard), stored(shard))
+            _Shard(shard, kind_of(shard), stop - shard.ntotal, stop, on_gpu(shard, device), stored(shard))
             for shard, stop in zip(self.shards, stops, strict=True)
         ]
         widths = sorted({int(shard.d) for shard in self.shards})

@@ -9,6 +9,7 @@ space.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,8 @@ from gatefold.descriptors import describe_cover, describe_song, levels
 from gatefold.errors import WrongModel
 
 _LEAST_SPREAD = 1e-3  # of a descriptor, in its own unit, which is about 1: one that never varies is not made to
+_WINDOWS_ON_CPU, _WINDOWS_ON_GPU = 12, 1_024
+"""windows encoded together: on a CPU what its cache holds, on a GPU what fills it"""
 _OUTLIER = 4.0  # standard deviations beyond which a descriptor counts no more
 
 
@@ -190,11 +193,28 @@ class DualEncoder(nn.Module):
     @torch.inference_mode()
     def embed_song(self, log_mel: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
         """One song's windows float16 [W, M, F] -> its embedding float32 [D]: their mean, of unit length."""
+        (embedding,) = self.embed_songs([log_mel])
+        return np.asarray(embedding)
+
+    @torch.inference_mode()
+    def embed_songs(self, log_mels: Sequence[npt.NDArray[np.float16]]) -> npt.NDArray[np.float32]:
+        """`embed_song` of several songs, float16 [W, M, F] each, W its own -> float32 [B, D].
+
+        Windows are encoded together whichever song they are of: on a GPU, one song is too little to fill it.
+
+        Raises: WrongModel for windows of another shape.
+        """
         mels, frames = self.audio.n_mels, self.audio.frames
-        if log_mel.ndim != 3 or log_mel.shape[1:] != (mels, frames):
-            raise WrongModel(f"log_mel of shape {log_mel.shape}, this encoder hears [windows, {mels}, {frames}]")
-        windows = self.encode_song(torch.from_numpy(log_mel).to(self._device, torch.float32))
-        return fn.normalize(windows.mean(0), dim=-1).cpu().numpy()
+        for log_mel in log_mels:
+            if log_mel.ndim != 3 or not len(log_mel) or log_mel.shape[1:] != (mels, frames):
+                raise WrongModel(f"log_mel of shape {log_mel.shape}, this encoder hears [windows, {mels}, {frames}]")
+        if not log_mels:
+            return np.zeros((0, self.settings.embed_dim), np.float32)
+        windows = torch.from_numpy(np.concatenate(log_mels))
+        at_once = _WINDOWS_ON_CPU if self._device.type == "cpu" else _WINDOWS_ON_GPU
+        parts = [self.encode_song(some.to(self._device, torch.float32)) for some in torch.split(windows, at_once)]
+        of_songs = torch.split(torch.cat(parts), [len(log_mel) for log_mel in log_mels])
+        return torch.stack([fn.normalize(own.mean(0), dim=-1) for own in of_songs]).cpu().numpy()
 
     @torch.inference_mode()
     def embed_covers(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -186,9 +186,9 @@ class GpuCopy:
     it.
     """
 
-    def __init__(self, index: faiss.Index) -> None:
+    def __init__(self, index: faiss.Index, number: int = 0) -> None:
         self._resources = faiss.StandardGpuResources()
-        self._index = faiss.index_cpu_to_gpu(self._resources, 0, index)
+        self._index = faiss.index_cpu_to_gpu(self._resources, number, index)
         self._turn = threading.Lock()
 
     def search(self, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
@@ -197,9 +197,16 @@ class GpuCopy:
             return cast(tuple[Vectors, Ids], self._index.search(queries, k))
 
 
-def on_gpu(index: faiss.Index) -> GpuCopy | None:
-    """A copy on the GPU that this process may use; None without one, without faiss-gpu, or of another kind."""
-    return GpuCopy(index) if faiss.get_num_gpus() and kind_of(index) in ("flat", "ivf") else None
+def on_gpu(index: faiss.Index, device: str) -> GpuCopy | None:
+    """A copy on the device where that is a GPU; None for the CPU, without faiss-gpu, or of another kind.
+
+    Args:
+        device: that was granted, as torch names it: "cpu", "cuda" or "cuda:1".
+    """
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not faiss.get_num_gpus() or kind_of(index) not in ("flat", "ivf"):
+        return None
+    return GpuCopy(index, int(number or 0))
 
 
 def stored(index: faiss.Index) -> Vectors | None:

@@ -81,11 +81,13 @@ def map_tracks(
     settings: BatchSettings,
     *,
     on_progress: OnProgress,
+    num_gpus: int = 0,
 ) -> Report:
     """Run a stage over the tracks that it has not finished yet; where nothing has changed since, no part is looked at.
 
     Args:
         read_tracks: all tracks of the stage, with `song_id`, `etag` and what the mapper needs.
+        num_gpus: that Ray grants each worker.
 
     Raises: RunInProgress; TooManyRejects when more than the allowed share of the songs was rejected, at the end or as
     soon as it is clear; StorageUnavailable when the store is away, or some songs could not be read in three passes.
@@ -96,7 +98,7 @@ def map_tracks(
         on_progress(tally.done, tally.total)
     else:
         with leases.hold(stage.lease) as lease:
-            run = _Run(stage, lease, make_mapper, settings, while_held(lease, on_progress))
+            run = _Run(stage, lease, make_mapper, settings, while_held(lease, on_progress), num_gpus)
             tally = run.finish(read_tracks)
     report = tally.report(stage)
     write_report(stage.workspace, report)
@@ -113,6 +115,7 @@ class _Run:
     make_mapper: Callable[[], BlockMapper]
     settings: BatchSettings
     on_progress: OnProgress
+    num_gpus: int = 0
     tally: Tally = field(default_factory=Tally)
 
     def finish(self, read_tracks: Callable[[], pa.Table]) -> Tally:
@@ -167,17 +170,17 @@ class _Run:
     def _pass(self, todo: pa.Table, *, give_up: bool) -> dict[str, str]:
         """Every song once; those that could not be read, with the reason."""
         tally, limit = self.tally, self.settings.max_reject_share
-        blocks = spread(cut(todo, _cores(), self.settings.rows_per_block))
+        blocks = spread(cut(todo, _workers(self.num_gpus), self.settings.rows_per_block))
         tally.block_songs = max(tally.block_songs, *(block.num_rows for block in blocks))
-        tally.workers = min(_cores(), len(blocks))
+        tally.workers = min(_workers(self.num_gpus), len(blocks))
         self.on_progress(tally.done, tally.total, tally.facts())
         tried = read_attempts(self.stage.workspace, self.stage.name)
         mapper = (self.make_mapper, self.stage, self.lease, tried, give_up)
         postponed: dict[str, str] = {}
-        with own_errors(), closing(_map(blocks, mapper)) as finished:
+        with own_errors(), closing(_map(blocks, mapper, self.num_gpus)) as finished:
             for block in finished:
                 tally.add(block)
-                tally.workers = min(_cores(), len(blocks))
+                tally.workers = min(_workers(self.num_gpus), len(blocks))
                 postponed |= block.postponed
                 self.on_progress(tally.done, tally.total, tally.facts())
                 rejected = tally.rejected.total()
@@ -187,14 +190,16 @@ class _Run:
         return postponed
 
 
-def _cores() -> int:
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+def _workers(num_gpus: int) -> int:
+    """That the cluster has room for: one a core, or of those with GPUs as many as these are enough for."""
+    resources = ray.cluster_resources()
+    return max(1, int(resources.get("GPU", 0)) // num_gpus if num_gpus else int(resources.get("CPU", 1)))
 
 
-def cut(todo: pa.Table, cores: int, rows_per_block: int) -> list[pa.Table]:
+def cut(todo: pa.Table, workers: int, rows_per_block: int) -> list[pa.Table]:
     """Blocks by song_id, so that a reader of few songs can skip most parts; of a small catalogue, several a worker."""
     by_id = todo.sort_by("song_id")
-    even = max(_LEAST_SONGS, math.ceil(todo.num_rows / (cores * _BLOCKS_PER_WORKER)))
+    even = max(_LEAST_SONGS, math.ceil(todo.num_rows / (workers * _BLOCKS_PER_WORKER)))
     rows = min(rows_per_block, even)
     return [by_id.slice(start, rows) for start in range(0, by_id.num_rows, rows)]
 
@@ -207,7 +212,7 @@ def spread(blocks: list[_T]) -> list[_T]:
     return random.Random(_ORDER_SEED).sample(blocks, len(blocks))
 
 
-def _map(blocks: list[pa.Table], mapper: tuple[Any, ...]) -> Generator[Block, None, None]:
+def _map(blocks: list[pa.Table], mapper: tuple[Any, ...], num_gpus: int) -> Generator[Block, None, None]:
     """The blocks as they are finished; closed before the last, it stops the others."""
     ray.data.DataContext.get_current().max_consecutive_actor_init_deaths = _WORKER_STARTS
     finished = ray.data.from_arrow(blocks).map_batches(
@@ -218,9 +223,10 @@ def _map(blocks: list[pa.Table], mapper: tuple[Any, ...]) -> Generator[Block, No
         compute=ray.data.ActorPoolStrategy(
             min_size=1,
             max_size=len(blocks),
-            initial_size=min(_cores(), len(blocks)),  # nodes may join as it runs
+            initial_size=min(_workers(num_gpus), len(blocks)),  # nodes may join as it runs
         ),
         num_cpus=1,
+        num_gpus=num_gpus,
     )
     # nothing is prefetched: each block would be told when the next one is finished
     for told in finished.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):

@@ -41,8 +41,9 @@ def compare_encoders(
     if len(ids) < 4:
         raise StageMissing(f"{len(ids)} test songs have both sides for all encoders, at least 4 are needed")
     tables = {}
-    for number, (version, encoder) in enumerate(encoders.items(), 1):
-        held_out = named(workspace, ids, *embed_pairs(encoder, hearing[version], workspace, ids))
+    for number, version in enumerate(encoders, 1):
+        uri = objects.join(workspace.encoders, version)
+        held_out = named(workspace, ids, *embed_pairs(hearing[version], workspace, uri, ids))
         tables[version] = [measure.row() for measure in _measured(settings, workspace, held_out)]
         on_progress(number, len(encoders))
     compared = [

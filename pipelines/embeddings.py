@@ -1,4 +1,5 @@
-"""Both sides of every song into the joint space, by actors that load the encoder once."""
+"""Both sides of every song into the joint space, by actors that load the encoder once, each on a GPU where the cluster
+has any."""
 
 from functools import partial
 
@@ -15,6 +16,7 @@ from gatefold.storage.encoders import load_encoder
 from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
 from pipelines.blocks import BlockMapper, Made, map_tracks
+from pipelines.devices import gpus, granted_device
 from pipelines.pairs import read_windows
 from pipelines.report import OnProgress, Report, silent
 from pipelines.stages import embedding_stage, embedding_tracks
@@ -26,19 +28,21 @@ def embed_catalogue(settings: Settings, workspace: Workspace, on_progress: OnPro
     version = versions_of(settings, workspace).encoder
     stage, read_tracks = embedding_stage(settings, workspace, version), partial(embedding_tracks, settings, workspace)
     make_mapper = partial(_make_mapper, settings, workspace, objects.join(workspace.encoders, version))
-    return map_tracks(stage, read_tracks, make_mapper, settings.batch, on_progress=on_progress)
+    return map_tracks(
+        stage, read_tracks, make_mapper, settings.batch, on_progress=on_progress, num_gpus=min(1, gpus())
+    )
 
 
 def _make_mapper(settings: Settings, workspace: Workspace, encoder_uri: str) -> BlockMapper:
     torch.set_num_threads(1)
-    return partial(_embed_block, load_encoder(encoder_uri), settings, workspace)
+    return partial(_embed_block, load_encoder(encoder_uri, granted_device()), settings, workspace)
 
 
 def _embed_block(encoder: DualEncoder, settings: Settings, workspace: Workspace, tracks: pa.Table) -> Made:
     ids = tracks["song_id"].to_pylist()
     heard, seen = (tracks.filter(tracks[side])["song_id"].to_pylist() for side in ("heard", "seen"))
     windows = read_windows(settings, workspace, heard) if heard else {}
-    songs = {song_id: encoder.embed_song(log_mel) for song_id, log_mel in windows.items()}
+    songs = dict(zip(windows, encoder.embed_songs(list(windows.values())), strict=True))
     covers = _embedded_covers(encoder, settings, workspace, seen) if seen else {}
     schema = embedding_schema(encoder.settings.embed_dim)
     columns = [pa.array(ids, pa.string()), _vectors(songs, ids, schema), _vectors(covers, ids, schema)]

@@ -31,7 +31,7 @@ from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
 from pipelines.generation_scores import Halves, generation_measures, halves_of, share_measures
 from pipelines.generator_candidates import Pictures, generate_covers, read_covers
-from pipelines.held_out import HeldOut, ceiling_of, embed_pairs, held_out_of, untrained
+from pipelines.held_out import HeldOut, ceiling_of, embed_pairs, held_out_of
 from pipelines.independent import catalogue_sample, features_of
 from pipelines.index_access import open_index
 from pipelines.pairs import read_windows
@@ -77,9 +77,9 @@ def _measure(
     wanted = asked + sheet_ids * (_NEW - 1)
     seeds = [settings.evaluation.seed + number for number in range(len(wanted))]
     generated = generate_covers(settings, workspace, index, uri, wanted, seeds, while_held(lease, on_progress))
-    encoder = load_encoder(objects.join(workspace.encoders, versions.encoder))
-    table = _retrieval(settings, workspace, held_out, encoder)
-    table += _generation(settings, workspace, halves, encoder, generated)
+    encoder_uri = objects.join(workspace.encoders, versions.encoder)
+    table = _retrieval(settings, workspace, held_out, encoder_uri)
+    table += _generation(settings, workspace, halves, load_encoder(encoder_uri), generated)
     sheet = _draw_sheet(settings, workspace, index, sheet_ids, generated.pixels, len(asked))
     sheet_uri = objects.join(workspace.reports, SHEET)
     rows = [measure.row() for measure in table]
@@ -102,8 +102,8 @@ def _measure(
     return report
 
 
-def _retrieval(settings: Settings, workspace: Workspace, held_out: HeldOut, encoder: DualEncoder) -> list[Measure]:
-    songs, covers = embed_pairs(untrained(encoder), settings, workspace, held_out.ids)
+def _retrieval(settings: Settings, workspace: Workspace, held_out: HeldOut, encoder_uri: str) -> list[Measure]:
+    songs, covers = embed_pairs(settings, workspace, encoder_uri, held_out.ids, as_begun=True)
     rivals: dict[str, metrics.Floats] = {"untrained": songs @ covers.T}
     ceiling = ceiling_of(workspace, held_out)
     if ceiling is not None:

@@ -5,6 +5,7 @@ can be embedded by any, also by one that learned nothing.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +17,20 @@ from gatefold.config import Settings
 from gatefold.errors import SchemaMismatch, StageMissing
 from gatefold.names import normal_name
 from gatefold.retrieval import Index
+from gatefold.storage import tables
 from gatefold.storage.catalogues import read_tracks
 from gatefold.storage.cover_pixels import read_pixels
-from gatefold.storage.encoders import build_encoder
+from gatefold.storage.encoders import build_encoder, load_encoder
 from gatefold.synthesis import GENRES, TRAIT_NAMES, log_odds_of_own
 from gatefold.towers import DualEncoder
 from gatefold.workspace import Workspace
+from pipelines.devices import gpus, granted_device
 from pipelines.pairs import paired_ids, read_windows, sample
+from pipelines.report import silent
+from pipelines.rows import map_rows
 
 _AT_ONCE = 128  # songs whose windows are in memory together
+_SIDES = ("song_embedding", "cover_embedding")
 
 Vectors = npt.NDArray[np.float32]
 
@@ -65,34 +71,51 @@ def named(workspace: Workspace, ids: list[str], songs: Vectors, covers: Vectors)
     return HeldOut(ids, np.array([known[song_id]["genre"] or "" for song_id in ids]), keys, songs, covers)
 
 
-def untrained(encoder: DualEncoder) -> DualEncoder:
-    """The same towers as their training found them."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(encoder.settings.seed)
-        return build_encoder(encoder.settings, encoder.audio, encoder.cover).eval().requires_grad_(False)
-
-
 def embed_pairs(
-    encoder: DualEncoder, settings: Settings, workspace: Workspace, ids: list[str]
+    settings: Settings, workspace: Workspace, encoder_uri: str, ids: list[str], *, as_begun: bool = False
 ) -> tuple[Vectors, Vectors]:
-    """Song and cover embeddings [Q, D], in this process, a few songs at a time."""
+    """Song and cover embeddings [Q, D] of these songs, in their order, by tasks that have a GPU where the cluster has.
+
+    Args:
+        encoder_uri: of its bundle; `settings` are to read spectrograms and covers as it was trained on.
+        as_begun: by the same towers as their training found them.
+    """
+    task = partial(_embed, settings, workspace, encoder_uri, as_begun)
+    rows = map_rows(pa.table({"song_id": ids}), task, _AT_ONCE, silent, num_gpus=min(1, gpus()))
+    rows = rows.take(pc.index_in(pa.array(ids), value_set=rows["song_id"].combine_chunks()))
+    songs, covers = (tables.tensors(rows[side]) for side in _SIDES)
+    return songs, covers
+
+
+def _embed(settings: Settings, workspace: Workspace, encoder_uri: str, as_begun: bool, songs: pa.Table) -> pa.Table:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # one song is too little for two, and where cores are shared they wait for each other
     try:
-        parts = [
-            _embed(encoder, settings, workspace, ids[start : start + _AT_ONCE])
-            for start in range(0, len(ids), _AT_ONCE)
-        ]
+        encoder = _encoder(encoder_uri, as_begun, granted_device())
+        ids = songs["song_id"].to_pylist()
+        windows = read_windows(settings, workspace, ids)
+        pixels = read_pixels(workspace.covers(settings.stored_cover), ids, settings.cover.size)
+        heard = encoder.embed_songs([windows[song_id] for song_id in ids])
+        seen = encoder.embed_covers(np.stack([pixels[song_id] for song_id in ids]))
     finally:
         torch.set_num_threads(threads)
-    return np.concatenate([songs for songs, _ in parts]), np.concatenate([covers for _, covers in parts])
+    kind = pa.fixed_shape_tensor(pa.float32(), [encoder.settings.embed_dim])
+    columns = dict(zip(_SIDES, (tables.tensor_column([side], kind) for side in (heard, seen)), strict=True))
+    return pa.table({"song_id": songs["song_id"], **columns})
 
 
-def _embed(encoder: DualEncoder, settings: Settings, workspace: Workspace, ids: list[str]) -> tuple[Vectors, Vectors]:
-    windows = read_windows(settings, workspace, ids)
-    pixels = read_pixels(workspace.covers(settings.stored_cover), ids, settings.cover.size)
-    songs = np.stack([encoder.embed_song(windows[song_id]) for song_id in ids])
-    return songs, encoder.embed_covers(np.stack([pixels[song_id] for song_id in ids]))
+@lru_cache(maxsize=2)
+def _encoder(uri: str, as_begun: bool, device: str) -> DualEncoder:
+    """Loaded once in each process, part after part."""
+    encoder = load_encoder(uri, device)
+    return untrained(encoder).to(device) if as_begun else encoder
+
+
+def untrained(encoder: DualEncoder) -> DualEncoder:
+    """The same towers as their training found them, on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(encoder.settings.seed)
+        return build_encoder(encoder.settings, encoder.audio, encoder.cover).eval().requires_grad_(False)
 
 
 def ceiling_of(workspace: Workspace, held_out: HeldOut) -> npt.NDArray[np.float64] | None:

@@ -13,6 +13,7 @@ from gatefold.config import Settings
 from gatefold.likeness import WIDTH, IndependentFeatures
 from gatefold.storage import tables
 from gatefold.workspace import Workspace
+from pipelines.devices import gpus, granted_device
 from pipelines.generator_candidates import read_covers
 from pipelines.pairs import present_ids, sample
 from pipelines.report import OnProgress, silent
@@ -40,19 +41,20 @@ def features_of(
     Raises: StageMissing naming a song without a cover; InputError when the extra `eval` is not installed.
     """
     table = pa.table({"song_id": pa.array(sorted(set(song_ids)), pa.string())})
-    rows = map_rows(table, partial(_features, settings, workspace), _COVERS_PER_TASK, on_progress)
+    task = partial(_features, settings, workspace)
+    rows = map_rows(table, task, _COVERS_PER_TASK, on_progress, num_gpus=min(1, gpus()))
     return dict(zip(rows["song_id"].to_pylist(), rows["features"].to_numpy(), strict=True))
 
 
 def _features(settings: Settings, workspace: Workspace, songs: pa.Table) -> pa.Table:
     ids = songs["song_id"].to_pylist()
-    features = _network().features(read_covers(settings, workspace, ids))
+    features = _network(granted_device()).features(read_covers(settings, workspace, ids))
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), WIDTH)
     return pa.table({"song_id": pa.array(ids, pa.string()), "features": vectors})
 
 
 @lru_cache(maxsize=1)
-def _network() -> IndependentFeatures:
+def _network(device: str) -> IndependentFeatures:
     """Loaded once in each process that computes, part after part."""
     torch.set_num_threads(1)
-    return IndependentFeatures()
+    return IndependentFeatures(device)

@@ -15,17 +15,23 @@ from pipelines.report import OnProgress
 
 
 def map_rows(
-    table: pa.Table, mapper: Callable[[pa.Table], pa.Table], rows_per_task: int, on_progress: OnProgress
+    table: pa.Table,
+    mapper: Callable[[pa.Table], pa.Table],
+    rows_per_task: int,
+    on_progress: OnProgress,
+    *,
+    num_gpus: float = 0,
 ) -> pa.Table:
     """What the mapper makes of the rows, in any order; it is called with at most `rows_per_task` of them.
 
     Args:
         mapper: a function of a module; it may give more or fewer rows than it gets.
         on_progress: told the rows made, and the rows of the table.
+        num_gpus: that Ray grants each task; with any, all is done in tasks.
 
     Raises: the mapper's own GatefoldError, as it was raised.
     """
-    if table.num_rows <= rows_per_task:
+    if table.num_rows <= rows_per_task and not num_gpus:
         rows = mapper(table)
         if rows.num_rows:
             on_progress(rows.num_rows, table.num_rows)
@@ -33,7 +39,9 @@ def map_rows(
     blocks = [table.slice(start, rows_per_task) for start in range(0, table.num_rows, rows_per_task)]
     made: list[pa.Table] = []
     with own_errors():
-        mapped = ray.data.from_arrow(blocks).map_batches(mapper, batch_size=None, batch_format="pyarrow", num_cpus=1)
+        mapped = ray.data.from_arrow(blocks).map_batches(
+            mapper, batch_size=None, batch_format="pyarrow", num_cpus=1, num_gpus=num_gpus
+        )
         for batch in mapped.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             made.append(batch)
             on_progress(sum(part.num_rows for part in made), table.num_rows)

@@ -47,7 +47,7 @@ class CoverShard:
 
     def __init__(self, bundle_uri: str, number: int | None, endpoint_url: str | None) -> None:
         replica.enter(endpoint_url)
-        self._index = load_index(bundle_uri, number)
+        self._index = load_index(bundle_uri, number, device=replica.granted_device())
         self._threads = 1
 
     def reconfigure(self, tuning: dict[str, float]) -> None:

@@ -33,7 +33,7 @@ Vectors = npt.NDArray[np.float32]
 class CoarseColours(IndependentFeatures):
     """Stands for the network: the colours of 64 places and a constant, as wide as it, without its weights."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
         pass
 
     def features(self, pixels: npt.NDArray[np.uint8]) -> Vectors:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from gatefold.audio import listen
 from gatefold.config import GeneratorSettings, OriginalitySettings
@@ -65,6 +64,7 @@ class Ensemble:
 
     Args:
         generator, originality: settings of what runs here, not of what was trained: memory and limits.
+        device: where to compute, as torch names it.
     """
 
     def __init__(
@@ -73,14 +73,16 @@ class Ensemble:
         release: Release,
         generator: GeneratorSettings | None = None,
         originality: OriginalitySettings | None = None,
+        *,
+        device: str = "cpu",
     ) -> None:
         self.release = release
         self._workspace = workspace
         self._cache_bytes = (generator or GeneratorSettings()).cache_bytes
         self._limits = originality or OriginalitySettings()
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = device
         self.encoder: DualEncoder = load_encoder(self._uri(release.encoder), self._device)
-        self.index: CoverIndex = load_index(self._uri(release.index))
+        self.index: CoverIndex = load_index(self._uri(release.index), device=device)
         self._withdrawn = optouts.song_ids(workspace)
         self._loaded: tuple[LoadedGenerator, NewCovers] | None = None
 
@@ -184,7 +186,11 @@ class Ensemble:
 
 
 def load_ensemble(
-    workspace: Workspace, generator: GeneratorSettings | None = None, originality: OriginalitySettings | None = None
+    workspace: Workspace,
+    generator: GeneratorSettings | None = None,
+    originality: OriginalitySettings | None = None,
+    *,
+    device: str = "cpu",
 ) -> Ensemble:
     """Of the release that serves. Raises: BundleNotFound where there is none."""
-    return Ensemble(workspace, releases.current(workspace), generator, originality)
+    return Ensemble(workspace, releases.current(workspace), generator, originality, device=device)

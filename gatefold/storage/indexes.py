@@ -97,11 +97,12 @@ def publish_index(
     return publish(uri, files, kind="index", version=version, lineage=lineage, details=details)
 
 
-def load_index(uri: str, shard: int | None = None) -> CoverIndex:
+def load_index(uri: str, shard: int | None = None, *, device: str = "cpu") -> CoverIndex:
     """From a local disk the vectors are mapped: only what searches touch is read.
 
     Args:
         shard: its number, for that shard alone; all of them when None.
+        device: that was granted.
 
     Raises: BundleNotFound, BundleCorrupt.
     """
@@ -113,7 +114,7 @@ def load_index(uri: str, shard: int | None = None) -> CoverIndex:
     chosen = shards if shard is None else [shards[shard]]
     vectors = [_vectors(bundle, part) for part in chosen]
     tables = [pq.read_table(io.BytesIO(bundle.read(part.folder + _TRACKS))) for part in chosen]
-    return CoverIndex(pa.concat_tables(tables), fingerprint, *vectors)
+    return CoverIndex(pa.concat_tables(tables), fingerprint, *vectors, device=device)
 
 
 def shards_of(bundle: Bundle) -> list[Shard]:

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 
 from benchmarks import gpu
@@ -28,20 +27,17 @@ def test_without_a_gpu_it_says_so_and_measures_nothing() -> None:
     assert done.stderr.startswith("no GPU")
 
 
-def test_exact_search_finds_what_sorting_finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "PIECE", 64)
-    vectors, queries = gpu.unit_vectors(200, 8, CPU), gpu.unit_vectors(3, 8, CPU)
-    scores, numbers = gpu.exact_search(vectors, queries, 20)
-    expected = (queries @ vectors.T).sort(dim=1, descending=True)
-    assert torch.equal(numbers, expected.indices[:, :20])
-    torch.testing.assert_close(scores, expected.values[:, :20])
+def test_a_search_is_measured_where_faiss_searches_on_the_device_alone() -> None:
+    assert gpu.searching(200, 8, "cpu") is None
 
 
 def test_training_and_embedding_are_measured_on_whatever_device_there_is() -> None:
     pairs_per_s, flops_per_s = gpu.training(SMALL, 4, CPU, turns=1)
     assert pairs_per_s > 0
     assert flops_per_s / pairs_per_s > 100_000  # operations a pair: convolutions were counted, back as well as forth
+    assert gpu.transformer_training(SMALL, 4, CPU, turns=1) > 0
     assert gpu.embedding(SMALL, 4, CPU, turns=1) > 0
+    assert gpu.analytic(64, CPU, turns=1) > 0
     assert gpu.peak_flops(CPU, side=64) > 0
 
 

@@ -134,17 +134,25 @@ class Gpu:
         return scores + np.float32(1e-6), found
 
 
-def test_a_gpu_searches_where_there_is_no_filter(index: CoverIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_searches_where_it_was_granted_and_there_is_no_filter(
+    index: CoverIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copies: list[Gpu] = []
+    numbers: list[int] = []
 
-    def copy(_resources: object, _device: int, original: faiss.Index) -> Gpu:
+    def copy(_resources: object, number: int, original: faiss.Index) -> Gpu:
         copies.append(Gpu(original))
+        numbers.append(number)
         return copies[0]
 
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
     monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
     monkeypatch.setattr(faiss, "index_cpu_to_gpu", copy, raising=False)
-    copied = CoverIndex(indexed_tracks(COVERS, without_cover=BARE, songs=SONGS), "ears-1")
+    tracks = indexed_tracks(COVERS, without_cover=BARE, songs=SONGS)
+    assert search(CoverIndex(tracks, "ears-1"), SONGS[2], 10) == search(index, SONGS[2], 10)
+    assert not copies, "a GPU that is there and was not granted is left alone"
+    copied = CoverIndex(tracks, "ears-1", device="cuda:1")
+    assert numbers == [1]
     assert search(copied, SONGS[2], 10) == search(index, SONGS[2], 10)
     assert copies[0].searches == 1
     assert search(copied, SONGS[2], 10, JAZZ) == search(index, SONGS[2], 10, JAZZ)

@@ -5,6 +5,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from gatefold import towers
 from gatefold.config import AudioSettings, CoverSettings, EncoderSettings
 from gatefold.covers import resized
 from gatefold.errors import WrongModel
@@ -63,6 +64,17 @@ def test_features_are_normalised_only_on_request(encoder: DualEncoder) -> None:
     raw, unit = encoder.encode_song(log_mel, normalize=False), encoder.encode_song(log_mel)
     assert torch.allclose(raw / raw.norm(dim=1, keepdim=True), unit, atol=1e-6)
     assert not torch.allclose(raw.norm(dim=1), torch.ones(2))
+
+
+def test_songs_embedded_together_are_those_embedded_alone(
+    encoder: DualEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    songs = [windows(count, seed=count) for count in (3, 1, 7, 2)]
+    alone = np.stack([encoder.embed_song(song) for song in songs])
+    for at_once in (1, 5, 100):
+        monkeypatch.setattr(towers, "_WINDOWS_ON_CPU", at_once)
+        np.testing.assert_allclose(encoder.embed_songs(songs), alone, atol=1e-6)
+    assert encoder.embed_songs([]).shape == (0, 8)
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 63), (3, 17, 64), (16, 64), (1, 3, 16, 64)])

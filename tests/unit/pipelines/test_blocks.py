@@ -18,7 +18,7 @@ from pipelines.tally import Block
 from tests.words import AWAY, BAD, LATE, Words, usable
 
 
-def map_here(cut: list[pa.Table], mapper: tuple[Any, ...]) -> Iterator[Block]:
+def map_here(cut: list[pa.Table], mapper: tuple[Any, ...], _num_gpus: int) -> Iterator[Block]:
     """What Ray does, by one worker that is never lost."""
     block_mapper = blocks._BlockMapper(*mapper)
     for tracks in cut:
@@ -29,7 +29,7 @@ def map_here(cut: list[pa.Table], mapper: tuple[Any, ...]) -> Iterator[Block]:
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "_map", map_here)
-    monkeypatch.setattr(blocks, "_cores", lambda: 2)
+    monkeypatch.setattr(blocks, "_workers", lambda _num_gpus: 2)
     monkeypatch.setattr(blocks, "_PAUSE_S", (0.0, 0.0))
 
 

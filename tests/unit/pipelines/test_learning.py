@@ -12,9 +12,11 @@ from torch import Tensor
 from gatefold.config import EncoderSettings, GeneratorSettings, Settings
 from gatefold.covers import to_model
 from gatefold.storage import objects
+from gatefold.storage.encoders import publish_encoder
 from gatefold.workspace import Workspace
 from pipelines.held_out import embed_pairs
 from pipelines.learning import Learner, Validation, weights_to_publish
+from tests.devices import on_each_device
 from tests.factories import COVER, write_pairs
 from tests.sounds import AUDIO
 from tests.states import reloaded, same
@@ -53,6 +55,23 @@ def test_two_steps_and_two_more_are_four_bit_for_bit(loss: str, tmp_path: Path) 
     state, expected = resumed.state_dict(), whole.state_dict()
     assert same(state["best"], whole_best)
     assert same({**state, "best": None}, {**expected, "best": None})
+
+
+@on_each_device
+def test_a_run_goes_on_after_a_stop_on_the_device_it_was_given(device: str, tmp_path: Path) -> None:
+    def given(step: int) -> dict[str, Tensor]:
+        return {name: tensor.to(device) for name, tensor in batch(step).items()}
+
+    whole, begun, resumed = (
+        Learner(settings_of(), steps=STEPS, device=torch.device(device), prepare=lambda module: module.to(device))
+        for _ in range(3)
+    )
+    expected = [whole.step(step, given(step))["loss"] for step in range(STEPS)]
+    losses = [begun.step(step, given(step))["loss"] for step in range(2)]
+    resumed.load_state_dict(reloaded(begun.state_dict(), tmp_path))
+    losses += [resumed.step(step, given(step))["loss"] for step in range(2, STEPS)]
+    assert losses == pytest.approx(expected, rel=1e-3)
+    assert {mean.device.type for mean in resumed.average.parameters()} == {device}
 
 
 @pytest.mark.parametrize("began_in", [torch.bfloat16, None])
@@ -190,7 +209,10 @@ def test_validation_embeds_as_the_published_encoder_does(workspace: Workspace, m
 
     monkeypatch.setattr("pipelines.learning.ranks_of_own", ranks)
     assert Validation(settings, workspace, ids, rank=0, workers=1).recall_of(encoder, learner.dtype) == 0.5
-    songs, covers = embed_pairs(encoder, settings, workspace, ids)
+    uri = f"{workspace.encoders}/e1"
+    publish_encoder(uri, encoder, version="e1", lineage={}, details={})
+    songs, covers = embed_pairs(settings, workspace, uri, ids[::-1])
+    songs, covers = songs[::-1], covers[::-1]
     assert np.allclose(measured[0], songs @ covers.T, atol=0.02)  # bfloat16, where the device has it
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gatefold.config import GeneratorSettings, Settings
 from pipelines.muon import Muon
 from pipelines.transformer_trainer import TransformerTrainer
+from tests.devices import on_each_device
 from tests.factories import COVER, ENCODER, GENERATOR
 from tests.states import reloaded, same
 
@@ -75,21 +76,20 @@ def test_the_state_of_the_optimizers_goes_to_where_prepare_has_put_the_parameter
     assert {state["momentum_buffer"].dtype for state in muon.values()} == {torch.float64}
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_run_on_a_gpu_goes_on_after_a_stop(tmp_path: Path) -> None:
-    device = torch.device("cuda")
-
-    def on_gpu(step: int) -> dict[str, Tensor]:
+@on_each_device
+def test_a_run_goes_on_after_a_stop_on_the_device_it_was_given(device: str, tmp_path: Path) -> None:
+    def given(step: int) -> dict[str, Tensor]:
         return {name: tensor.to(device) for name, tensor in batch(step).items()}
 
     whole, begun, resumed = (
-        TransformerTrainer(settings_of(), device=device, prepare=lambda module: module.to(device)) for _ in range(3)
+        TransformerTrainer(settings_of(), device=torch.device(device), prepare=lambda module: module.to(device))
+        for _ in range(3)
     )
-    expected = [whole.step(step, on_gpu(step))["loss"] for step in range(STEPS)]
-    losses = [begun.step(step, on_gpu(step))["loss"] for step in range(2)]
+    expected = [whole.step(step, given(step))["loss"] for step in range(STEPS)]
+    losses = [begun.step(step, given(step))["loss"] for step in range(2)]
     resumed.load_state_dict(reloaded(begun.state_dict(), tmp_path))
-    losses += [resumed.step(step, on_gpu(step))["loss"] for step in range(2, STEPS)]
+    losses += [resumed.step(step, given(step))["loss"] for step in range(2, STEPS)]
+    assert {mean.device.type for mean in resumed._average.parameters()} == {device}
     assert losses == pytest.approx(expected, rel=1e-3)
 
 
