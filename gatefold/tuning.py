@@ -30,8 +30,8 @@ from gatefold.vectors import (
     effort_of,
     merge,
     one_thread,
+    saved_bytes,
     search,
-    serialize,
     set_effort,
     subquantizers_of,
 )
@@ -116,7 +116,7 @@ def build_for(covers: Vectors, questions: Questions, settings: IndexSettings) ->
         vectors=count,
         width=width,
         recall_at_100=round(recall, 4),
-        bytes=len(serialize(index)),
+        bytes=saved_bytes(index),
         latency_ms=round(_latency_ms(index, queries), 4),
         measured_with=questions.told,
     )

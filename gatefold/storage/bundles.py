@@ -24,6 +24,7 @@ _BY_NAME = 1
 """Version of the manifest of earlier gatefolds, whose files lie under their names alone; it is read and not written."""
 _MANIFEST = "manifest.json"
 _ADDRESS = re.compile(r"[0-9a-f]{64}/")
+_DIGESTED_BYTES = 1 << 22  # of a file at a time
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,7 @@ class Bundle:
 
     def read(self, name: str) -> bytes:
         """One file. Raises: BundleNotFound for a name it has not; BundleCorrupt when it is not what was published."""
-        if name not in self.files:
-            raise BundleNotFound(f"bundle '{self.uri}' has no file '{name}'; it has {sorted(self.files)}")
+        self._check_has(name)
         try:
             data = objects.read(self.uri_of(name))
         except ObjectNotFound as error:
@@ -65,31 +65,65 @@ class Bundle:
 
     def path(self, name: str) -> Path | None:
         """Where a file lies, verified, on this machine's disk; None for a bundle in a store. Raises as `read` does."""
-        if objects.local_path(self.uri) is None:
-            return None
-        self.read(name)
-        return objects.local_path(self.uri_of(name))
+        self._check_has(name)
+        path = objects.local_path(self.uri_of(name))
+        return None if path is None else self._verified(name, path)
+
+    def fetch_file(self, name: str, folder: Path) -> Path:
+        """Copies one file, verified, into a local folder; its path. It is never in memory as a whole.
+
+        Raises: as `read` does.
+        """
+        self._check_has(name)
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            objects.fetch(self.uri_of(name), target)
+        except ObjectNotFound as error:
+            raise BundleCorrupt(f"bundle '{self.uri}': file '{name}' is missing; publish it anew") from error
+        return self._verified(name, target)
 
     def fetch(self, folder: Path) -> Path:
         """Copies every file, verified, into a local folder; that folder. Raises: BundleCorrupt."""
         for name in self.files:
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(self.read(name))
+            self.fetch_file(name, folder)
         return folder
 
+    def _check_has(self, name: str) -> None:
+        if name not in self.files:
+            raise BundleNotFound(f"bundle '{self.uri}' has no file '{name}'; it has {sorted(self.files)}")
 
-def put_file(uri: str, name: str, data: bytes) -> FileEntry:
-    """Puts a file where a bundle is to be published, for one too large to be published by a single process."""
+    def _verified(self, name: str, path: Path) -> Path:
+        try:
+            found = _entry(path)
+        except OSError as error:
+            raise BundleCorrupt(f"bundle '{self.uri}': file '{name}' is missing; publish it anew") from error
+        if found != self.files[name]:
+            raise BundleCorrupt(f"bundle '{self.uri}': file '{name}' was altered since; publish it anew")
+        return path
+
+def put_file(uri: str, name: str, data: bytes | Path) -> FileEntry:
+    """Puts a file where a bundle is to be published, for one too large to be published by a single process.
+
+    Args:
+        data: its content, or a local file that has it.
+    """
     _check_name(name)
     entry = _entry(data)
-    objects.put(_address(uri, name, entry), data)
+    _put(_address(uri, name, entry), data)
     return entry
+
+
+def _put(uri: str, data: bytes | Path) -> None:
+    if isinstance(data, Path):
+        objects.put_file(uri, data)
+    else:
+        objects.put(uri, data)
 
 
 def publish(
     uri: str,
-    files: Mapping[str, bytes | FileEntry],
+    files: Mapping[str, bytes | Path | FileEntry],
     *,
     kind: str,
     version: str,
@@ -102,7 +136,8 @@ def publish(
     one that came second, is removed once the manifest is put: no other manifest can name it any more.
 
     Args:
-        files: content by name, or what `put_file` said of it; a name may hold subfolders ("unet/config.json").
+        files: content by name, or a local file that has it, or what `put_file` said of it; a name may hold subfolders
+            ("unet/config.json").
         kind: what it is ("encoder"); whoever opens it must ask for the same.
         lineage: the fingerprints of what it was made from.
         details: anything that JSON can hold.
@@ -111,13 +146,13 @@ def publish(
     """
     for name in files:
         _check_name(name)
-    entries = {name: _entry(data) if isinstance(data, bytes) else data for name, data in sorted(files.items())}
+    entries = {name: data if isinstance(data, FileEntry) else _entry(data) for name, data in sorted(files.items())}
     bundle = Bundle(uri, kind, version, _fingerprint(kind, entries), dict(lineage), dict(details), entries)
     standing = _standing(uri)
     if standing is None:
         for name, data in files.items():
-            if isinstance(data, bytes):
-                objects.put(_address(uri, name, entries[name]), data)
+            if not isinstance(data, FileEntry):
+                _put(_address(uri, name, entries[name]), data)
         if objects.put_if_absent(objects.join(uri, _MANIFEST), _to_json(bundle)):
             _remove_others(bundle)
             return bundle
@@ -211,8 +246,15 @@ def _remove_others(bundle: Bundle) -> None:
             objects.delete(info.uri)
 
 
-def _entry(data: bytes) -> FileEntry:
-    return FileEntry(len(data), hashlib.sha256(data).hexdigest())
+def _entry(data: bytes | Path) -> FileEntry:
+    if isinstance(data, bytes):
+        return FileEntry(len(data), hashlib.sha256(data).hexdigest())
+    digest, size = hashlib.sha256(), 0
+    with data.open("rb") as file:
+        while chunk := file.read(_DIGESTED_BYTES):
+            digest.update(chunk)
+            size += len(chunk)
+    return FileEntry(size, digest.hexdigest())
 
 
 def _to_json(bundle: Bundle) -> bytes:

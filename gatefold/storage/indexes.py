@@ -1,9 +1,11 @@
 """Index bundles: FAISS files, and Parquet tables of the tracks with their embeddings and metadata; one of each, or one
 for each shard. A shard is a slice of the tracks in the order of their ids, and an index in itself."""
 
-import io
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import faiss
 import pyarrow as pa
@@ -14,7 +16,7 @@ from gatefold.errors import BundleCorrupt
 from gatefold.retrieval import CoverIndex
 from gatefold.storage.bundles import Bundle, FileEntry, open_bundle, publish, put_file
 from gatefold.tuning import Built, Figures
-from gatefold.vectors import deserialize, kind_of, open_mapped, serialize
+from gatefold.vectors import kind_of, open_mapped, save
 
 _VECTORS, _TRACKS = "covers.faiss", "tracks.parquet"
 
@@ -60,8 +62,8 @@ def store_shard(uri: str, number: int, of: int, first_song_id: str, tracks: pa.T
         tracks=tracks.num_rows,
         figures=built.figures,
     )
-    contents = {_VECTORS: serialize(built.vectors), _TRACKS: _parquet(tracks)}
-    return StoredShard(shard, {folder + name: put_file(uri, folder + name, data) for name, data in contents.items()})
+    with _written(built.vectors, tracks) as files:
+        return StoredShard(shard, {folder + name: put_file(uri, folder + name, path) for name, path in files.items()})
 
 
 def publish_shards(
@@ -92,13 +94,14 @@ def publish_index(
         figures: what was measured of its vectors.
     """
     (vectors,) = index.shards
-    files = {_VECTORS: serialize(vectors), _TRACKS: _parquet(tracks)}
     details = _details(index.encoder_fingerprint, index.ntotal, tracks.num_rows, figures)
-    return publish(uri, files, kind="index", version=version, lineage=lineage, details=details)
+    with _written(vectors, tracks) as files:
+        return publish(uri, files, kind="index", version=version, lineage=lineage, details=details)
 
 
 def load_index(uri: str, shard: int | None = None, *, device: str = "cpu") -> CoverIndex:
-    """From a local disk the vectors are mapped: only what searches touch is read.
+    """The vectors are mapped from the local disk, where those of a store are fetched to: only what searches touch is
+    read.
 
     Args:
         shard: its number, for that shard alone; all of them when None.
@@ -112,9 +115,10 @@ def load_index(uri: str, shard: int | None = None, *, device: str = "cpu") -> Co
         raise BundleCorrupt(f"index '{uri}' does not name its encoder; build it again")
     shards = shards_of(bundle)
     chosen = shards if shard is None else [shards[shard]]
-    vectors = [_vectors(bundle, part) for part in chosen]
-    tables = [pq.read_table(io.BytesIO(bundle.read(part.folder + _TRACKS))) for part in chosen]
-    return CoverIndex(pa.concat_tables(tables), fingerprint, *vectors, device=device)
+    with tempfile.TemporaryDirectory() as folder:  # what is mapped outlives it
+        vectors = [_vectors(bundle, part, Path(folder)) for part in chosen]
+        tracks = pa.concat_tables([_tracks(bundle, part, Path(folder)) for part in chosen])
+    return CoverIndex(tracks, fingerprint, *vectors, device=device)
 
 
 def shards_of(bundle: Bundle) -> list[Shard]:
@@ -143,10 +147,17 @@ def figures_of(bundle: Bundle) -> Figures:
         ) from error
 
 
-def _vectors(bundle: Bundle, shard: Shard) -> faiss.Index:
-    name = shard.folder + _VECTORS
+def _on_disk(bundle: Bundle, name: str, folder: Path) -> Path:
     path = bundle.path(name)
-    vectors = deserialize(bundle.read(name)) if path is None else open_mapped(str(path))
+    return bundle.fetch_file(name, folder) if path is None else path
+
+
+def _tracks(bundle: Bundle, shard: Shard, folder: Path) -> pa.Table:
+    return pq.read_table(_on_disk(bundle, shard.folder + _TRACKS, folder))
+
+
+def _vectors(bundle: Bundle, shard: Shard, folder: Path) -> faiss.Index:
+    vectors = open_mapped(str(_on_disk(bundle, shard.folder + _VECTORS, folder)))
     if kind_of(vectors) != shard.figures.kind:
         raise BundleCorrupt(
             f"index '{bundle.uri}' is of kind '{kind_of(vectors)}' and says '{shard.figures.kind}'; build it again"
@@ -163,7 +174,12 @@ def _details(encoder_fingerprint: str, covers: int, tracks: int, figures: Figure
     }
 
 
-def _parquet(tracks: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(tracks, sink, compression="zstd")
-    return sink.getvalue()
+@contextmanager
+def _written(vectors: faiss.Index, tracks: pa.Table) -> Iterator[dict[str, Path]]:
+    """The files of a shard by name, on the local disk for as long as they are put: beside the index itself they would
+    take its memory twice."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: Path(folder) / name for name in (_VECTORS, _TRACKS)}
+        save(vectors, str(files[_VECTORS]))
+        pq.write_table(tracks, files[_TRACKS], compression="zstd")
+        yield files

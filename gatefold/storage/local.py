@@ -17,6 +17,7 @@ from pathlib import Path
 from gatefold.errors import InputError, ObjectChanged, ObjectNotFound, StorageDenied, StorageUnavailable, TooLarge
 from gatefold.storage.uris import ObjectInfo, Piece, join, local_path, resolve
 
+_COPIED_BYTES = 1 << 22  # at a time
 TEMPORARY = ".gatefold-tmp-"
 """How the names of unfinished files begin; listings leave them out."""
 _LOCK = f"{TEMPORARY}lock"
@@ -78,6 +79,16 @@ def put(uri: str, data: bytes) -> None:
         temporary.replace(_path(uri))
 
 
+def put_file(uri: str, path: Path) -> None:
+    with translated(uri), _written_beside(_path(uri), path) as temporary:
+        temporary.replace(_path(uri))
+
+
+def fetch(uri: str, path: Path) -> None:
+    with translated(uri), _path(uri).open("rb") as source, path.open("wb") as target:
+        shutil.copyfileobj(source, target, _COPIED_BYTES)
+
+
 def put_if_absent(uri: str, data: bytes) -> bool:
     with translated(uri), _written_beside(_path(uri), data) as temporary:
         try:
@@ -137,12 +148,16 @@ def translated(uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def _written_beside(path: Path, data: bytes) -> Iterator[Path]:
+def _written_beside(path: Path, content: bytes | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                with content.open("rb") as source:
+                    shutil.copyfileobj(source, file, _COPIED_BYTES)
             file.flush()
             os.fsync(file.fileno())
         yield temporary

@@ -6,17 +6,18 @@ not (every other object would fail alike); `StorageUnavailable`, when trying aga
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
-from pyarrow.fs import FileSystem, LocalFileSystem
+from pyarrow.fs import FileSystem, LocalFileSystem, PyFileSystem
 
 from gatefold.errors import InputError, ObjectNotFound
 from gatefold.storage import local
 from gatefold.storage.uris import ObjectInfo, Piece, bucket_and_key, join, local_path, name, parent, relative, resolve
 
-__all__ = ["FIRST_BYTES", "ObjectInfo", "ObjectSource", "delete", "delete_tree", "exists", "filesystem", "join",
-           "list_folder", "list_objects", "local_path", "name", "open_source", "parent", "put", "put_if_absent",
-           "put_if_unchanged", "read", "relative", "resolve", "stat"]
+__all__ = ["FIRST_BYTES", "ObjectInfo", "ObjectSource", "delete", "delete_tree", "exists", "fetch", "filesystem",
+           "join", "list_folder", "list_objects", "local_path", "name", "open_source", "parent", "put", "put_file",
+           "put_if_absent", "put_if_unchanged", "read", "relative", "resolve", "stat"]
 
 FIRST_BYTES = 1 << 16
 """What opening a source fetches: the headers and tags of most songs, and all of a small object."""
@@ -29,6 +30,8 @@ class _Store(Protocol):
     def list_objects(self, uri: str) -> Iterator[ObjectInfo]: ...
     def list_folder(self, uri: str) -> Iterator[ObjectInfo]: ...
     def put(self, uri: str, data: bytes) -> None: ...
+    def put_file(self, uri: str, path: Path) -> None: ...
+    def fetch(self, uri: str, path: Path) -> None: ...
     def put_if_absent(self, uri: str, data: bytes) -> bool: ...
     def put_if_unchanged(self, uri: str, data: bytes, etag: str) -> bool: ...
     def delete(self, uri: str) -> None: ...
@@ -113,6 +116,16 @@ def put(uri: str, data: bytes) -> None:
     _store(uri).put(uri, data)
 
 
+def put_file(uri: str, path: Path) -> None:
+    """`put` of what a local file holds, which is never in memory as a whole."""
+    _store(uri).put_file(uri, path)
+
+
+def fetch(uri: str, path: Path) -> None:
+    """The whole object into a local file, never in memory as a whole. Raises: ObjectNotFound; ObjectChanged."""
+    _store(uri).fetch(uri, path)
+
+
 def put_if_absent(uri: str, data: bytes) -> bool:
     """Writes an object unless there is one. True when this call wrote it: of many callers, one alone gets True.
 
@@ -148,17 +161,15 @@ def delete_tree(uri: str) -> None:
 
 
 def filesystem(uri: str) -> tuple[FileSystem, str]:
-    """Arrow's filesystem for this uri and the path in it, for those who take nothing else; its errors are Arrow's.
-
-    Made once in each process. Do not send it to another: pickled, it loses its retries; call this again over there.
-    """
+    """An Arrow filesystem for this uri and the path in it, for those who take nothing else; it may be sent to other
+    processes. What it does in a store is done by the functions here."""
     path = local_path(uri)
     if path is not None:
         return LocalFileSystem(), str(path)
     _store(uri)
-    from gatefold.storage import s3
+    from gatefold.storage.arrow_files import ObjectFiles
 
-    return s3.filesystem(), "/".join(bucket_and_key(uri)).rstrip("/")
+    return PyFileSystem(ObjectFiles()), "/".join(bucket_and_key(uri)).rstrip("/")
 
 
 def _store(uri: str) -> _Store:

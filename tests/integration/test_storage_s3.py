@@ -19,7 +19,7 @@ from gatefold.errors import (
     StorageUnavailable,
     TooLarge,
 )
-from gatefold.storage import bundles, objects, s3, tables
+from gatefold.storage import bundles, objects, s3_client, tables
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_denied_access_says_what_to_do_about_it() -> None:
 @pytest.mark.parametrize("faulty", [(501, BROKEN)], indirect=True, ids=["broken"])
 @pytest.mark.usefixtures("s3", "faulty")
 def test_a_broken_store_is_unavailable_and_worth_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "_PATIENCE_S", 0)
+    monkeypatch.setattr(s3_client, "_PATIENCE_S", 0)
     with pytest.raises(StorageUnavailable, match="s3://bucket/key") as caught:
         objects.read("s3://bucket/key")
     assert caught.value.retryable
@@ -194,7 +194,7 @@ ALTERED = (200, b"12345", TAG, ("x-amz-checksum-crc32", "AAAAAA=="))
 @pytest.mark.parametrize("faulty", [SHORT, ELSEWHERE, WHOLE], indirect=True, ids=["short", "elsewhere", "whole"])
 @pytest.mark.usefixtures("s3", "faulty")
 def test_a_range_other_than_the_one_asked_for_never_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "_PATIENCE_S", 0)
+    monkeypatch.setattr(s3_client, "_PATIENCE_S", 0)
     with pytest.raises(StorageUnavailable, match="asked for 10 bytes from 0 on, the store sent 5"):
         objects.open_source("s3://bucket/key", first_bytes=10)
 
@@ -202,7 +202,7 @@ def test_a_range_other_than_the_one_asked_for_never_passes(monkeypatch: pytest.M
 @pytest.mark.parametrize("faulty", [(200, b"12345", TAG, ("Content-Length", "9"))], indirect=True, ids=["cut"])
 @pytest.mark.usefixtures("s3", "faulty")
 def test_a_body_that_is_cut_short_never_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "_PATIENCE_S", 0)
+    monkeypatch.setattr(s3_client, "_PATIENCE_S", 0)
     with pytest.raises(StorageUnavailable, match="ended after 5 of 9 bytes"):
         objects.read("s3://bucket/key")
 
@@ -210,7 +210,7 @@ def test_a_body_that_is_cut_short_never_passes(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("faulty", [ALTERED], indirect=True, ids=["altered"])
 @pytest.mark.usefixtures("s3", "faulty")
 def test_bytes_that_do_not_fit_their_checksum_never_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "_PATIENCE_S", 0)
+    monkeypatch.setattr(s3_client, "_PATIENCE_S", 0)
     with pytest.raises(StorageUnavailable, match="altered on its way"):
         objects.read("s3://bucket/key")
 

@@ -3,16 +3,19 @@
 import os
 import socket
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from gatefold.errors import ObjectChanged, ObjectNotFound, StorageDenied, StorageUnavailable
-from gatefold.storage import objects, s3, tables
-from tests.faults import KINDS, FaultyStore
+from gatefold.storage import objects, s3, s3_client, tables
+from gatefold.storage.uris import Piece
+from tests.faults import BEFORE, KINDS, FaultyStore
 
 
 @pytest.fixture
@@ -20,7 +23,7 @@ def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The bucket, for a test that cannot wait until a body counts as stuck, nor as long as one does between tries."""
     sleep = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: sleep(seconds / 10))
-    monkeypatch.setattr("gatefold.storage.s3._SILENCE_S", 0.5)
+    monkeypatch.setattr("gatefold.storage.s3_client._SILENCE_S", 0.5)
     monkeypatch.setattr("gatefold.storage.s3._BODY_S", 0.3)
     monkeypatch.setattr("gatefold.storage.s3._BODY_BYTES_PER_S", 1_000_000)
     return s3
@@ -120,7 +123,7 @@ def test_all_kinds_of_faults_together_lose_nothing(folder: str, store: FaultySto
 def test_no_body_holds_its_reader_for_long(
     folder: str, store: FaultyStore, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "_PATIENCE_S", 1.0)
+    monkeypatch.setattr(s3_client, "_PATIENCE_S", 1.0)
     objects.put(f"{folder}/song", b"x" * 100_000)
     store.share, store.kinds, store.stall_s = 1.0, (kind,), 60.0
     begun = time.monotonic()
@@ -172,7 +175,7 @@ def test_an_error_in_the_middle_of_a_part_is_told_as_what_it_is(folder: str, sto
 def test_a_store_that_is_not_there_is_unavailable_within_a_bounded_time(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "_PATIENCE_S", 2.0)
+    monkeypatch.setattr(s3_client, "_PATIENCE_S", 2.0)
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and does not listen
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{nobody.getsockname()[1]}")
@@ -228,3 +231,103 @@ def test_opening_a_source_takes_one_request_and_what_it_brought_is_not_fetched_a
     assert source.read_at(199_990, 100) == data[-10:]
     assert source.read_at(200_000, 100) == b""
     assert (store.requests - before, source.bytes_read) == (2, objects.FIRST_BYTES + 464 + 10)
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Bytes of a part, as few as a store allows; objects of several are then quick to make."""
+    monkeypatch.setattr(s3, "_PART_BYTES", 5 << 20)
+    return 5 << 20
+
+
+def test_large_objects_go_up_and_come_down_in_parts(
+    folder: str, store: FaultyStore, small_parts: int, tmp_path: Path
+) -> None:
+    data = np.random.default_rng(0).bytes(2 * small_parts + 1_000)
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(data)
+    for uri, put in ((f"{folder}/whole", lambda: objects.put(f"{folder}/whole", data)),
+                     (f"{folder}/file", lambda: objects.put_file(f"{folder}/file", source))):  # fmt: skip
+        before = store.requests
+        put()
+        assert store.requests - before >= 1 + 3 + 1, "begun, three parts, put together"
+        assert objects.stat(uri).size_bytes == len(data)
+        assert str(objects.stat(uri).etag).endswith("-3")
+        assert objects.read(uri) == data
+        objects.fetch(uri, target)
+        assert target.read_bytes() == data
+
+
+def test_a_large_object_is_in_memory_once_and_in_a_file_not_at_all(
+    folder: str, small_parts: int, tmp_path: Path
+) -> None:
+    size, some = 12 * small_parts, 2 * s3._PARTS_AT_ONCE * small_parts  # parts in hand, as sent and as received
+    source = tmp_path / "source"
+    source.write_bytes(bytes(size))
+    objects.put_file(f"{folder}/warm", tmp_path / "source")
+    for call, limit in (
+        (lambda: objects.put_file(f"{folder}/large", source), some),
+        (lambda: objects.fetch(f"{folder}/large", tmp_path / "target"), some),
+        (lambda: objects.read(f"{folder}/large"), size + some),
+    ):
+        tracemalloc.start()
+        call()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < limit
+
+
+def test_a_fault_in_the_middle_of_a_part_costs_that_part_alone(
+    folder: str, store: FaultyStore, small_parts: int, tmp_path: Path
+) -> None:
+    data = np.random.default_rng(1).bytes(4 * small_parts)
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(data)
+    store.share = 0.3
+    for kinds in (BEFORE, ("lost_answer",), ("reset_in_body", "truncated_body", "emptied_body")):
+        store.kinds, uri = kinds, f"{folder}/{kinds[0]}"
+        objects.put_file(uri, source)
+        objects.fetch(uri, target)
+        assert target.read_bytes() == data
+        assert objects.read(uri) == data
+    assert store.injected.total() >= 5
+
+
+def test_an_upload_that_fails_leaves_neither_an_object_nor_parts(
+    folder: str, store: FaultyStore, small_parts: int
+) -> None:
+    uri = f"{folder}/large"
+    store.denied_from, store.denial = store.requests + 2, (403, "AccessDenied")
+    with pytest.raises(StorageDenied, match="/large"):
+        objects.put(uri, b"x" * (3 * small_parts))
+    store.denied_from = None
+    assert not objects.exists(uri)
+
+
+def test_an_object_replaced_between_two_parts_is_not_mixed(
+    folder: str, small_parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, read_piece = f"{folder}/large", s3.read_piece
+    objects.put(uri, b"a" * (3 * small_parts))
+
+    def replaced_first(uri: str, offset: int, length: int, etag: str | None) -> Piece:
+        if offset == 0:
+            objects.put(uri, b"b" * (3 * small_parts))
+        return read_piece(uri, offset, length, etag)
+
+    monkeypatch.setattr(s3, "read_piece", replaced_first)
+    with pytest.raises(ObjectChanged):
+        objects.fetch(uri, tmp_path / "target")
+
+
+@pytest.mark.parametrize(("endpoint", "asked"), [(None, False), ("https://s3.eu-west-1.amazonaws.com", False),
+                                                 ("https://storage.example.com", True)])  # fmt: skip
+def test_stores_that_are_not_aws_are_sent_no_checksum_that_they_did_not_ask_for(
+    endpoint: str | None, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"):
+        monkeypatch.delenv(name, raising=False)
+    required = s3_client._checksums(endpoint)
+    assert set(required.values()) == ({"when_required"} if asked else set())
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_supported")
+    assert "request_checksum_calculation" not in s3_client._checksums(endpoint)
