@@ -260,6 +260,10 @@ class ServeSettings(Section):
     """bytes of a JSON body; an embedding of some tens of thousands of numbers"""
     songs_queued_max: int = Field(64, ge=1)
     """uploaded songs that wait for the encoder; more are refused with 429"""
+    decode_timeout_s: float = Field(60.0, gt=0)
+    """seconds that decoding an uploaded song may take; then its decoder is ended and the song refused"""
+    decode_memory_bytes: int = Field(1 << 30, ge=1 << 28)
+    """bytes of memory that decoding an uploaded song may take"""
     k_max: int = Field(1000, ge=1)
     """matches a search may ask for"""
     n_max: int = Field(8, ge=1)

@@ -13,17 +13,15 @@ from functools import partial
 import pyarrow as pa
 
 from gatefold.config import AudioSettings, BatchSettings
+from gatefold.decoder_process import MEMORY_BYTES, bounded, prepare
 from gatefold.errors import GatefoldError, InputError, NotFound, StorageUnavailable, Unavailable
+from gatefold.isolation import Core, Isolated, released
 from gatefold.records import Song, spectrogram_schema
 from gatefold.storage import objects
 from gatefold.storage.tables import tensor_column
 from pipelines.blocks import BlockMapper, Made
-from pipelines.isolation import Core, Isolated, limit_memory, memory_left, released
 from pipelines.quarantine import Reject, reject_of
 from pipelines.stages import SPECTROGRAMS
-
-_MEMORY_BYTES = 1 << 30
-"""that the songs in a child's hands may take; a header of a few bytes can make FFmpeg ask for gigabytes"""
 
 
 def make_mapper(audio: AudioSettings, batch: BatchSettings) -> BlockMapper:
@@ -108,13 +106,11 @@ class _YieldingSource:
 
 
 def _make_listener(audio: AudioSettings, patience_s: float) -> "partial[_Heard]":
-    # here, not above: its parent hears nothing, and torch takes 300 MB of a process
-    import torch
+    from gatefold.audio import (
+        listen,  # here, not above: its parent decodes nothing, and torch takes 300 MB of a process
+    )
 
-    from gatefold.audio import listen
-
-    torch.set_num_threads(1)  # one worker a core; threads within would only fight
-    limit_memory(_MEMORY_BYTES)
+    prepare(MEMORY_BYTES)
     return partial(_listen_to, listen, audio, patience_s)
 
 
@@ -123,16 +119,11 @@ def _listen_to(
 ) -> _Heard:
     source = None
     try:
-        source = _YieldingSource(request.uri, core, patience_s)
-        outcome: Song | GatefoldError = listen(source, audio, name=request.name)
+        with bounded(MEMORY_BYTES):
+            source = _YieldingSource(request.uri, core, patience_s)
+            outcome: Song | GatefoldError = listen(source, audio, name=request.name)
     except GatefoldError as error:
-        if isinstance(error.__cause__, MemoryError) and memory_left() < _MEMORY_BYTES / 2:
-            raise MemoryError from error  # others have it; what is left when this song has given back its own says so
         outcome = error
-    except RuntimeError as error:
-        if "allocate memory" in str(error):  # what torch makes of it
-            raise MemoryError from error
-        raise
     return _Heard(outcome) if source is None else _Heard(outcome, source.size, source.bytes_read)
 
 

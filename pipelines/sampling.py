@@ -18,9 +18,9 @@ import torch
 from gatefold.audio import listen
 from gatefold.config import AudioSettings, Settings
 from gatefold.errors import DecoderCrashed, DecodingTimeout, GatefoldError, InputError, NotFound
+from gatefold.isolation import Core, Isolated
 from gatefold.records import Song
 from gatefold.storage import objects, tables
-from pipelines.isolation import Core, Isolated
 from pipelines.listening import spectrogram_rows
 from pipelines.manifests import is_manifest, read_manifest
 from pipelines.report import OnProgress, silent

@@ -1,8 +1,9 @@
 """The stages behind Ray handles: calls that survive the death of a replica, and errors that arrive as they were raised.
 
-A call that changes nothing is made again, up to three times, when the replica that held it dies. An error of ours that
-crossed a handle comes back wrapped in Ray's own; what is raised here is the one inside, since the text of the wrapper
-is the remote traceback. Any other remote error goes to the log, and the caller learns only that something failed.
+A call that changes nothing is made again, up to three times, when the replica that held it dies; but not one that
+carries an uploaded file, which may be what it died of. An error of ours that crossed a handle comes back wrapped in
+Ray's own; what is raised here is the one inside, since the text of the wrapper is the remote traceback. Any other
+remote error goes to the log, and the caller learns only that something failed.
 """
 
 import asyncio
@@ -46,7 +47,8 @@ class EncoderHandle:
         self._facts: EncoderFacts | None = None
 
     async def hear(self, data: bytes, name: str, spectrogram: bool) -> Heard:
-        heard: Heard = await call(self._handle.hear, data, name, spectrogram)
+        # once: a stranger's bytes may be what the replica died of, and would take the next one with them
+        heard: Heard = await call(self._handle.hear, data, name, spectrogram, attempts=1)
         return heard
 
     async def embed_covers(self, pixels: Pictures) -> Vector:
@@ -147,17 +149,20 @@ class ServeReadiness:
             raise IndexNotReady(f"no replica is running yet of: {', '.join(missing) or 'any deployment'}")
 
 
-async def call(method: Any, *arguments: object) -> Any:
+async def call(method: Any, *arguments: object, attempts: int = ATTEMPTS) -> Any:
     """The answer of a deployment's method, asked again when its replica dies.
+
+    Args:
+        attempts: 1 where the arguments may be what it dies of.
 
     Raises: the GatefoldError that the method raised; Unavailable, Overloaded; a bare GatefoldError for anything
     unforeseen.
     """
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, attempts + 1):
         try:
             return await method.remote(*arguments)
         except RayActorError as error:
-            if attempt == ATTEMPTS:
+            if attempt == attempts:
                 raise ours(error) from None
         except REMOTE_ERRORS as error:
             raise ours(error) from None
@@ -175,6 +180,6 @@ def ours(error: Exception) -> GatefoldError:
         return Overloaded(f"{waiting} (serve.songs_queued_max); try again later", RETRY_AFTER_S)
     if isinstance(inner, RayActorError | DeploymentUnavailableError):
         logger.error("no replica answered: %s", inner)
-        return Unavailable("the replica that worked on this was lost, three times over; try again later")
+        return Unavailable("the replica that worked on this was lost; try again later")
     logger.error("a replica failed: %s", error)  # the remote traceback belongs here and nowhere else
     return internal_error()

@@ -1,6 +1,6 @@
-"""The encoder as a deployment: hears songs, and looks at new covers. Decoding and torch run on threads of their own,
-so that the replica's event loop stays free for health checks and for the next request. Knows nothing of HTTP or of
-the index."""
+"""The encoder as a deployment: embeds songs and new covers. Songs are decoded in child processes, torch runs on threads
+of its own, so that the replica's event loop stays free for health checks and for the next request. Knows nothing of
+HTTP or of the index."""
 
 import asyncio
 import io
@@ -8,11 +8,12 @@ import io
 import numpy as np
 from PIL import Image
 
-from gatefold.audio import listen, spectrogram_picture
+from gatefold.audio import spectrogram_picture
 from gatefold.config import ServeSettings, UploadAudioSettings
 from gatefold.records import Song
 from gatefold.storage.encoders import load_encoder
 from serve import replica
+from serve.song_decoder import SongDecoder, UploadedSong
 from serve.stages import EncoderFacts, Heard, Pictures, Vector
 
 
@@ -28,11 +29,20 @@ class SongEncoder:
         replica.enter(endpoint_url)
         self._model = load_encoder(bundle_uri, replica.granted_device())
         self._audio = UploadAudioSettings.of(self._model.audio, limits)
+        self._limits = limits
         self._workers = replica.workers(1, 1)
+        self._decoder = self._decoders(1)
 
     def reconfigure(self, tuning: dict[str, int]) -> None:
-        """`user_config`: songs heard at once, and threads of torch for each."""
+        """`user_config`: songs decoded and embedded at once, and threads of torch for each."""
+        before, self._decoder = self._decoder, self._decoders(tuning["songs"])
+        self._workers.submit(before.close)  # behind the songs that it still has in hand
         self._workers = replica.workers(tuning["songs"], tuning["threads"])
+        self._decoder.start()
+
+    async def check_health(self) -> None:
+        """Asked by Ray Serve, which replaces the replica where it raises: RuntimeError when a decoder is stuck."""
+        self._decoder.check()
 
     async def hear(self, data: bytes, name: str, spectrogram: bool) -> Heard:
         """The song in these bytes. Raises: InputError where they cannot be heard."""
@@ -48,12 +58,21 @@ class SongEncoder:
         return EncoderFacts(self._audio, self._model.fingerprint)
 
     def _hear(self, data: bytes, name: str, spectrogram: bool) -> Heard:
-        song = listen(data, self._audio, name=f"song '{name}'")
+        song = self._decoder.decode(UploadedSong(data, f"song '{name}'"))
         return Heard(
             embedding=self._model.embed_song(song.log_mel),
             duration_s=song.duration_s,
             window_starts_s=song.starts_s.tolist(),
             spectrogram_png=_png(song) if spectrogram else None,
+        )
+
+    def _decoders(self, children: int) -> SongDecoder:
+        limits = self._limits
+        return SongDecoder(
+            self._audio,
+            timeout_s=limits.decode_timeout_s,
+            memory_bytes=limits.decode_memory_bytes,
+            children=children,
         )
 
 

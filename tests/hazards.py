@@ -1,4 +1,4 @@
-"""Work that goes wrong the way decoders do, for `pipelines.isolation`: importable by name, and quickly, in a child."""
+"""Work that goes wrong the way decoders do, for `gatefold.isolation`: importable by name, and quickly, in a child."""
 
 import os
 import re
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gatefold.errors import InvalidSettings, SilentAudio
-from pipelines.isolation import Core, Work, released
+from gatefold.isolation import Core, Work, released
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def test_a_song_that_asks_for_gigabytes_is_refused_them_and_costs_no_other(tmp_p
 
 def test_a_process_that_is_limited_knows_what_is_left_and_gets_no_more() -> None:
     program = (
-        "import numpy as np; from pipelines.isolation import limit_memory, memory_left; limit_memory(1 << 28);"
+        "import numpy as np; from gatefold.isolation import limit_memory, memory_left; limit_memory(1 << 28);"
         "before = memory_left(); held = np.ones(1 << 27, np.uint8); print(round((before - memory_left()) / (1 << 27)));"
         "np.ones(1 << 28, np.uint8)"
     )

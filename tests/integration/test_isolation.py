@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gatefold import isolation
 from gatefold.errors import DecoderCrashed, DecodingTimeout, GatefoldError, InvalidSettings, SilentAudio, Unavailable
-from pipelines import isolation
-from pipelines.isolation import Isolated
+from gatefold.isolation import Isolated
 from tests.hazards import Task, Trace, Unreadable, make_broken_work, make_spectrograms, make_work
 
 LIMIT_S = 0.5
 PARENT = """
 import sys
-from pipelines.isolation import Isolated
+from gatefold.isolation import Isolated
 from tests.hazards import Task, make_work
 isolated = Isolated(make_work, timeout_s=600)
 print(next(isolated.map([Task(0)]))[1].process, flush=True)

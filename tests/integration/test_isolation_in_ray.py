@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from pipelines.isolation import Isolated
+from gatefold.isolation import Isolated
 from tests.hazards import Task, Trace, make_work
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -43,6 +43,7 @@ from gatefold.towers import DualEncoder
 from gatefold.tuning import build_tuned
 from gatefold.workspace import Workspace
 from serve.deploy import deploy, stop
+from tests.mutations import memory_bomb
 
 CONFIG = Path(__file__).parents[2] / "infra" / "serve.yaml"
 TRACKS = 30
@@ -169,6 +170,12 @@ def test_what_is_not_audio_is_the_callers_problem_and_shows_no_traceback(endpoin
     assert answer.json()["code"] == "undecodable_audio"
     assert "Traceback" not in answer.text
     assert "ray" not in answer.text
+
+
+def test_a_song_that_asks_for_gigabytes_is_refused_and_its_replica_goes_on(endpoint: Endpoint) -> None:
+    answer = endpoint.http.post("/v1/searches", files={"song": ("bomb.m4a", memory_bomb())})
+    assert 400 <= answer.status_code < 500, answer.text
+    assert endpoint.http.post("/v1/searches", files=song()).status_code == 200
 
 
 def test_a_song_longer_than_the_endpoint_takes_is_refused(endpoint: Endpoint) -> None:

@@ -10,7 +10,7 @@ from ray.serve.exceptions import BackPressureError
 from gatefold.config import CoverSettings
 from gatefold.errors import GatefoldError, Overloaded, SilentAudio, Unavailable
 from gatefold.generator.interface import GenerationRequest
-from serve.handles import ATTEMPTS, GeneratorHandle, call
+from serve.handles import ATTEMPTS, EncoderHandle, GeneratorHandle, call
 from serve.stages import GenerationJob, GeneratorFacts
 
 JOB = GenerationJob(np.zeros(4, np.float32), None, None, [1], GenerationRequest(), None)
@@ -84,6 +84,20 @@ def test_a_call_is_made_again_when_its_replica_dies() -> None:
 def test_a_call_whose_replicas_keep_dying_is_unavailable() -> None:
     with pytest.raises(Unavailable, match="try again later"):
         asyncio.run(call(Method(*[ActorDiedError()] * ATTEMPTS)))
+
+
+class Encoder:
+    """A handle of an encoder deployment."""
+
+    def __init__(self, *outcomes: Any) -> None:
+        self.hear = Method(*outcomes)
+
+
+def test_bytes_that_a_replica_dies_of_are_sent_to_no_other() -> None:
+    encoder: Any = Encoder(ActorDiedError(), "heard by the next one")
+    with pytest.raises(Unavailable, match="try again later"):
+        asyncio.run(EncoderHandle(encoder).hear(b"deadly", "a.wav", False))
+    assert encoder.hear.calls == 1
 
 
 def test_an_error_of_ours_arrives_as_it_was_raised_and_is_not_tried_again() -> None:

@@ -53,7 +53,7 @@ FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 
 _BOOT = (
     "import json, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path[:] = json.loads(sys.argv[2]); "
-    "from pipelines.isolation import live_as_child; live_as_child(int(sys.argv[1]))"
+    "from gatefold.isolation import live_as_child; live_as_child(int(sys.argv[1]))"
 )
 """A program of its own, and no start method of multiprocessing: those import the parent's main module, which on a Ray
 worker is Ray's; a fork would copy the locks of threads that it does not copy."""
@@ -101,6 +101,26 @@ class Isolated(Generic[Item, Result]):
         finally:
             self._mapping.release()
 
+    def start(self) -> None:
+        """Have a child that is ready for its first item. Raises: as `map`."""
+        self._ready()
+
+    def once(self, item: Item) -> Result | GatefoldError:
+        """The outcome of one item that has the child for itself, and is handed to one child only: for items that a
+        stranger sent, who may have meant to kill it.
+
+        Raises: as `map`.
+        """
+        if not self._mapping.acquire(blocking=False):
+            raise RuntimeError("this Isolated is in the middle of a map; finish or close that one first")
+        try:
+            return self._alone(0, item, (False,))
+        except BaseException:
+            self.close()  # what still runs must not answer a later item
+            raise
+        finally:
+            self._mapping.release()
+
     def close(self) -> None:
         """End the child; a later `map` starts another."""
         if self._child is not None:
@@ -142,8 +162,11 @@ class Isolated(Generic[Item, Result]):
                 self.close()
         return []
 
-    def _alone(self, index: int, item: Item) -> Result | GatefoldError:
-        for pardon in (True, False):
+    def _alone(
+        self, index: int, item: Item, pardons: tuple[bool, ...] = (True, False)
+    ) -> Result | GatefoldError:
+        """`pardons`: of each try, whether another follows where the machine may have ended the child."""
+        for pardon in pardons:
             child = self._ready()
             try:
                 child.hand(index, item)
@@ -151,10 +174,10 @@ class Isolated(Generic[Item, Result]):
                 _, outcome = child.outcome(self._timeout_s)
             except _LostError as lost:
                 if not (pardon and lost.maybe_the_machine):
-                    return lost.verdict(self._timeout_s)
+                    return lost.verdict(self._timeout_s, len(pardons))
             else:
                 return outcome
-        raise AssertionError("the second loss is never pardoned")
+        raise AssertionError("the last loss is never pardoned")
 
     def _ready(self) -> "_Child":
         if self._child is None or not self._child.is_alive():
@@ -198,13 +221,14 @@ class _LostError(Exception):
         """It may have been this item that took all the memory, or another program."""
         return self.exit_code is not None and -self.exit_code in FROM_OUTSIDE
 
-    def verdict(self, timeout_s: float) -> InputError:
-        """On an item that had the child for itself."""
+    def verdict(self, timeout_s: float, tries: int) -> InputError:
+        """On an item that had the child for itself, in each of so many tries."""
         if self.exit_code is None:
             return DecodingTimeout(
                 f"not decoded within {timeout_s:g} s, the limit, alone on a core; convert the file, or raise the limit"
             )
-        cause = " twice, most likely for want of memory" if self.maybe_the_machine else ""
+        times = " twice" if tries > 1 else ""
+        cause = f"{times}, most likely for want of memory" if self.maybe_the_machine else ""
         return DecoderCrashed(f"the file takes the decoder's process down: {self}{cause}; convert the file")
 
 
