@@ -264,6 +264,14 @@ class ServeSettings(Section):
     """seconds that decoding an uploaded song may take; then its decoder is ended and the song refused"""
     decode_memory_bytes: int = Field(1 << 30, ge=1 << 28)
     """bytes of memory that decoding an uploaded song may take"""
+    uploads_max_bytes: int = Field(64_000_000, gt=0)
+    """bytes of all bodies in hand, by what they declare; more are refused with 429 before they are read"""
+    bodies_max: int = Field(2000, ge=1)
+    """bodies being received at a time, small ones included"""
+    body_timeout_s: float = Field(10.0, gt=0)
+    """seconds that a client may send nothing of a body; then it is answered with 408"""
+    body_min_rate: int = Field(16_000, ge=1)
+    """bytes a second that a client must send on average, after the first `body_timeout_s`"""
     k_max: int = Field(1000, ge=1)
     """matches a search may ask for"""
     n_max: int = Field(8, ge=1)

@@ -108,6 +108,11 @@ class NoSources(InputError):
     code = "no_sources"
 
 
+class RequestTimeout(InputError):
+    """A client that sends its request too slowly."""
+
+    code = "request_timeout"
+    status = 408
 
 
 class Unauthorized(InputError):

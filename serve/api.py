@@ -24,6 +24,7 @@ from serve.description import DescribedApi
 from serve.envelope import Envelope
 from serve.handles import EncoderHandle, GeneratorHandle, RetrieverHandle, ServeReadiness, call
 from serve.hosts import Hosts
+from serve.intake import Intake
 from serve.jobs import InProcessJobs, JobTable
 from serve.keys import Keys
 from serve.optouts import OptOuts
@@ -82,6 +83,7 @@ def create_app(
 def _surround(app: FastAPI, limits: ServeSettings) -> None:
     """What lies around every route; what is added last sees a request first."""
     app.add_middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM_BYTES, compresslevel=COMPRESSION)
+    app.add_middleware(Intake, limits=limits)
     if limits.cors_origins:
         app.add_middleware(
             CORSMiddleware,

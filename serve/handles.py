@@ -8,6 +8,7 @@ remote error goes to the log, and the caller learns only that something failed.
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -36,6 +37,8 @@ from serve.stages import (
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
+READY_FOR_S = 1.0
+"""seconds that readiness holds before the controller is asked again"""
 REMOTE_ERRORS = (RayActorError, RayTaskError, BackPressureError, DeploymentUnavailableError)
 
 
@@ -139,14 +142,18 @@ class ServeReadiness:
 
     def __init__(self, *applications: str) -> None:
         self._applications = applications
+        self._ready_until = 0.0
 
     async def check(self) -> None:
+        if time.monotonic() < self._ready_until:  # many who ask at once cost the controller one question
+            return
         known = (await asyncio.to_thread(serve.status)).applications
         deployments = [known[name].deployments if name in known else {} for name in self._applications]
         states = [one for found in deployments for one in found.items()]
         missing = sorted(name for name, state in states if not state.replica_states.get("RUNNING"))
         if missing or not all(deployments):
             raise IndexNotReady(f"no replica is running yet of: {', '.join(missing) or 'any deployment'}")
+        self._ready_until = time.monotonic() + READY_FOR_S
 
 
 async def call(method: Any, *arguments: object, attempts: int = ATTEMPTS) -> Any:

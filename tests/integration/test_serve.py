@@ -12,42 +12,27 @@ from typing import Any
 
 import httpx
 import numpy as np
-import pyarrow as pa
 import pytest
 import ray
-import soundfile
 from PIL import Image
 
 from gatefold.audio import listen
 from gatefold.config import (
-    AudioSettings,
-    CoverSettings,
-    EncoderSettings,
-    IndexSettings,
     ServeSettings,
     Settings,
-    TransformerSettings,
 )
-from gatefold.covers import decode_cover, encode_picture
 from gatefold.errors import BundleNotFound, InvalidSettings
 from gatefold.generator.interface import GenerationRequest, Sources
-from gatefold.generator.transformer import build_pipeline, build_transformer
-from gatefold.records import cover_schema
-from gatefold.retrieval import CoverIndex, unit_columns
 from gatefold.storage import releases
-from gatefold.storage.encoders import load_encoder, publish_encoder
-from gatefold.storage.generators import load_generator, publish_generator
-from gatefold.storage.indexes import load_index, publish_index
-from gatefold.storage.tables import tensor_column, write_part
-from gatefold.towers import DualEncoder
-from gatefold.tuning import build_tuned
+from gatefold.storage.encoders import load_encoder
+from gatefold.storage.generators import load_generator
+from gatefold.storage.indexes import load_index
 from gatefold.workspace import Workspace
 from serve.deploy import deploy, stop
 from tests.mutations import memory_bomb
+from tests.served import TRACKS, free_port, publish_release, song
 
 CONFIG = Path(__file__).parents[2] / "infra" / "serve.yaml"
-TRACKS = 30
-COVER = CoverSettings(size=32)
 STEPS_MAX = 4000
 
 
@@ -69,78 +54,6 @@ def endpoint(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with httpx.Client(base_url=url, timeout=60) as http:
         yield Endpoint(url, http, workspace)
     stop()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def publish_release(workspace: Workspace) -> None:
-    """A release of untrained models over a few drawn covers."""
-    settings = EncoderSettings(embed_dim=16, width=16)
-    encoder = DualEncoder(settings, AudioSettings(), COVER).eval()
-    rng = np.random.default_rng(0)
-    folder = Path(workspace.uri.removeprefix("file://")) / "pictures"
-    folder.mkdir(parents=True)
-    uris, pixels = [], []
-    for i in range(TRACKS):
-        data = encode_picture(rng.integers(0, 256, (3, 8, 8), np.uint8), 64, "png")
-        (folder / f"{i}.png").write_bytes(data)
-        uris.append((folder / f"{i}.png").as_uri())
-        pixels.append(decode_cover(data, COVER))
-    ears = publish_encoder(f"{workspace.encoders}/e1", encoder, version="e1", lineage={}, details={})
-    vectors = pa.array(encoder.embed_covers(np.stack(pixels)).tolist(), pa.list_(pa.float32(), 16))
-    tracks = pa.table(
-        {
-            "song_id": [f"song/{i}" for i in range(TRACKS)],
-            "title": [f"Title {i}" for i in range(TRACKS)],
-            "artist": [f"artist {i % 5}" for i in range(TRACKS)],
-            "album": pa.nulls(TRACKS, pa.string()),
-            "genre": [["jazz", "rock"][i % 2] for i in range(TRACKS)],
-            "cover_uri": uris,
-            "song_embedding": vectors,
-            "cover_embedding": vectors,
-        }
-    )
-    built = build_tuned(*unit_columns(tracks), IndexSettings())
-    index = CoverIndex(tracks, ears.fingerprint, built.vectors)
-    covers = publish_index(f"{workspace.indexes}/i1", index, tracks, built.figures, version="i1", lineage={})
-    generator = TransformerSettings(hidden=64, layers=2, heads=2, neighbours=4)
-    pipeline = build_pipeline(
-        build_transformer(generator, COVER, 16),
-        neighbours=4,
-        num_inference_steps=5,
-        guidance_scale=2.0,
-        encoder_fingerprint=ears.fingerprint,
-    )
-    column = tensor_column(pixels, cover_schema(COVER).field("pixels").type)
-    stored = pa.table({"song_id": tracks["song_id"], "pixels": column})
-    write_part(workspace.covers(COVER), "part", stored)
-    hand = publish_generator(
-        f"{workspace.generators}/g1", pipeline, version="g1", lineage={}, details={}, cover=COVER, sources={}
-    )
-    parts = {
-        kind: releases.Part(uri=f"{kind}s/{bundle.version}", version=bundle.version, fingerprint=bundle.fingerprint)
-        for kind, bundle in (("encoder", ears), ("indexe", covers), ("generator", hand))
-    }
-    release = releases.Release(
-        version="r1",
-        created_at="2024-01-01T00:00:00Z",
-        encoder=parts["encoder"],
-        index=parts["indexe"],
-        generator=parts["generator"],
-    )
-    releases.publish(workspace, release)
-    releases.activate(workspace, "r1")
-
-
-def song(duration_s: float = 3.0, frequency: float = 440.0) -> dict[str, tuple[str, bytes]]:
-    sink = io.BytesIO()
-    t = np.arange(int(duration_s * 16_000)) / 16_000
-    soundfile.write(sink, 0.5 * np.sin(2 * np.pi * frequency * t), 16_000, format="WAV")
-    return {"song": ("tone.wav", sink.getvalue())}
 
 
 def events(text: str) -> list[dict[str, Any]]:
@@ -269,6 +182,17 @@ def test_new_covers_are_generated_as_the_manifest_says(endpoint: Endpoint) -> No
     for image, cover in zip(job["images"], replayed, strict=True):
         served = np.asarray(Image.open(io.BytesIO(endpoint.http.get(image["url"]).content))).transpose(2, 0, 1)
         assert np.abs(served.astype(int) - cover.pixels.astype(int)).max() <= 1
+
+
+def test_a_picture_of_a_job_has_the_bytes_it_has_as_the_only_one(endpoint: Endpoint) -> None:
+    def pictures(n: int, seed: int) -> list[bytes]:
+        asked = {"song_id": "song/1", "n": n, "seed": seed, "size": 32}
+        job = endpoint.http.post("/v1/covers", json=asked, headers={"Prefer": "wait=60"}).json()
+        return [endpoint.http.get(image["url"]).content for image in job["images"]]
+
+    together = pictures(3, 20)
+    assert len(set(together)) == 3
+    assert together == [pictures(1, seed)[0] for seed in (20, 21, 22)]
 
 
 def test_events_stream_while_the_job_runs_and_resume(endpoint: Endpoint) -> None:
