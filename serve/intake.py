@@ -17,7 +17,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gatefold.config import ServeSettings
 from gatefold.errors import GatefoldError, Overloaded, RequestTimeout
 from serve.problems import RETRY_AFTER_S, respond
-from serve.uploads import FORM_SLACK_BYTES
 
 SMALL_BYTES = 65_536
 """a body that declares no more is not counted in bytes: the connection that it comes by costs as much"""
@@ -29,7 +28,8 @@ class Intake:
     """An ASGI app behind its intake.
 
     Args:
-        limits: `uploads_max_bytes`, `bodies_max`, `body_timeout_s`, `body_min_rate` and `upload_max_bytes` are used.
+        limits: `uploads_max_bytes`, `bodies_max`, `body_timeout_s`, `body_min_rate`, `upload_max_bytes` and
+            `form_fields_max_bytes` are used.
     """
 
     def __init__(self, app: ASGIApp, limits: ServeSettings) -> None:
@@ -56,7 +56,8 @@ class Intake:
         """Bytes that the body may have; 0 for none, and for one that its route will refuse unread."""
         if scope["type"] != "http":
             return 0
-        headers, most = Headers(scope=scope), self._limits.upload_max_bytes + FORM_SLACK_BYTES
+        headers = Headers(scope=scope)
+        most = self._limits.upload_max_bytes + self._limits.form_fields_max_bytes
         if "transfer-encoding" in headers:
             return most
         length = headers.get("content-length", "")

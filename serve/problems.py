@@ -28,7 +28,11 @@ RETRY_AFTER_S = 5
 _CODES = {400: "invalid_input"}
 """where the code is not simply the status in words"""
 _SHOWN = 80
-"""characters of a refused value that are repeated to the caller"""
+"""characters of a refused value, or of its field's name, that are repeated to the caller"""
+_SAID = 400
+"""characters of what is said about it"""
+_EXPLAINED = 10
+"""refused fields that are explained"""
 
 
 def problem_of(error: GatefoldError, instance: str) -> Problem:
@@ -68,8 +72,9 @@ def of_status(status: int, detail: str, instance: str, headers: Mapping[str, str
 
 
 def explain(errors: list[Any]) -> str:
-    """Each refused field with its value and what is allowed, in one sentence."""
-    return "; ".join(_explain(error) for error in errors)
+    """The first refused fields, each with its value and what is allowed, in one sentence."""
+    said = [_explain(error) for error in errors[:_EXPLAINED]]
+    return "; ".join([*said, f"and {len(errors) - _EXPLAINED:,} more"] if len(errors) > _EXPLAINED else said)
 
 
 def install(app: FastAPI) -> None:
@@ -101,13 +106,22 @@ def _invalid(detail: str, request: Request) -> Problem:
 
 def _explain(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"] if part not in ("body", "query", "path", "header"))
-    said = error["msg"].removeprefix("Value error, ")
+    said = _cut(str(error["msg"]).removeprefix("Value error, "), _SAID)
     if not where:
-        return str(said)
+        return said
     value = "nothing" if error["type"] == "missing" else repr(error.get("input"))
-    shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
-    return f"{where} = {shown}: {said}"
+    return f"{_cut(where, _SHOWN)} = {_cut(value, _SHOWN)}: {said}"
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"
 
 
 def _response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    return JSONResponse(problem.model_dump(), status_code=problem.status, headers=headers, media_type=MEDIA_TYPE)
+    content = {name: _sendable(value) for name, value in problem.model_dump().items()}
+    return JSONResponse(content, status_code=problem.status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def _sendable(value: object) -> object:
+    """The same; of a text that UTF-8 cannot write, what it can."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value

@@ -10,10 +10,12 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from gatefold.config import ServeSettings
+from gatefold.errors import InputError
 from gatefold.generator.interface import GenerationRequest
 from gatefold.retrieval import Filters
 from serve.contracts import Body
 from serve.limits import COLUMNS_MAX, EMBEDDING_MAX, GUIDANCE_MAX, LIST_MAX, SEED_MAX, SIZE_MIN, Limit
+from serve.uploads import check_text
 
 DEFAULT_K = 100
 DEFAULT_N = 4
@@ -41,9 +43,13 @@ class SearchFields(Body):
         if not isinstance(where, str):
             return where
         try:
-            return json.loads(where)
+            found = json.loads(where)
+            check_text(found)
         except (ValueError, RecursionError):
             raise ValueError("must be a JSON object, as in {\"album\": [\"Blue\"]}") from None
+        except InputError as error:
+            raise ValueError(error.message) from None
+        return found
 
     @property
     def filters(self) -> Filters:

@@ -7,6 +7,7 @@ audio.
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,10 @@ from gatefold.config import ServeSettings
 from gatefold.errors import InputError, TooLarge
 
 _NAME_MAX = 80
+_LENGTH_DIGITS = 18
 _MULTIPART = "multipart/form-data"
 _JSON = "application/json"
+_CHARSETS = ("utf-8", "us-ascii")
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,40 @@ async def read_body(request: Request, limits: ServeSettings, *, lists: frozenset
     Raises: TooLarge (413); InputError (422) for a body that is no form, no JSON object, or has no song;
         HTTPException 415 for any other content type.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    sent = request.headers.get("content-type", "")
+    kind = sent.partition(";")[0].strip().lower()
     if kind == _MULTIPART:
+        _check_charset(sent)
         return await _read_form(request, limits, lists)
     if kind == _JSON:
         return RequestBody(await _read_json(request, limits.json_max_bytes), None)
     raise HTTPException(415, f"content type '{kind[:_NAME_MAX]}' is not taken; send {_MULTIPART} or {_JSON}")
+
+
+def check_text(value: object, where: str = "the body") -> None:
+    """Raises: InputError where a text in this value, of JSON's kinds, is none that UTF-8 can write."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{where} holds a lone surrogate, {value[error.start]!a}, which is half of a character; "
+                "send whole characters"
+            ) from None
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            check_text(key, where)
+            check_text(inner, f"field '{str(key)[:_NAME_MAX]}'")
+    elif isinstance(value, list | tuple | set | frozenset):
+        for inner in value:
+            check_text(inner, where)
+
+
+def _check_charset(content_type: str) -> None:
+    """Python knows encodings that are no charsets, and some that give what is no text."""
+    for charset in re.findall(r";\s*charset\s*=\s*\"?([^;\"]*)", content_type, re.IGNORECASE):
+        if charset.strip().lower() not in _CHARSETS:
+            raise HTTPException(415, f"charset '{shown_name(charset)}' is not taken; send {' or '.join(_CHARSETS)}")
 
 
 def shown_name(filename: str | None) -> str:
@@ -108,6 +139,7 @@ async def _sorted(form: FormData, song_max_bytes: int, lists: frozenset[str]) ->
             raise InputError(f"form field '{name[:_NAME_MAX]}' was sent more than once; send it once")
         else:
             fields[name] = value
+    check_text(fields)
     if song is None:
         raise InputError("the form has no file in its field 'song'; upload one, or send a song_id as application/json")
     return RequestBody(fields, song)
@@ -126,6 +158,7 @@ async def _read_json(request: Request, max_bytes: int) -> dict[str, Any]:
     limited = _limited(request, max_bytes, f"a JSON body may have {max_bytes:,} (serve.json_max_bytes)")
     try:
         values = json.loads(await limited.body())
+        check_text(values)
     except (ValueError, RecursionError) as error:
         raise InputError(f"the body is no JSON: {str(error)[:_NAME_MAX]}") from None
     if not isinstance(values, dict):
@@ -136,8 +169,8 @@ async def _read_json(request: Request, max_bytes: int) -> dict[str, Any]:
 def _limited(request: Request, max_bytes: int, allowed: str) -> Request:
     """The same request, whose body may not grow beyond `max_bytes`."""
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > max_bytes:
-        raise TooLarge(f"the body has {int(length):,} bytes; {allowed}")
+    if length.isdecimal() and (len(length) > _LENGTH_DIGITS or int(length) > max_bytes):
+        raise TooLarge(f"the body has {int(length[:_LENGTH_DIGITS]):,} bytes or more; {allowed}")
     return Request(request.scope, _counting(request.receive, max_bytes, allowed))
 
 
