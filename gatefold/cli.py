@@ -6,6 +6,7 @@ could want to know; nothing imports this module.
 
 import io
 import logging
+import os
 import shlex
 import time
 from contextlib import redirect_stdout
@@ -39,6 +40,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 failed, 2 misused, 3 done with rejects above the limit, 130 and 143 stopped. "
     "--workspace, --config, --set and --json may stand before or after the verb.",
 )
+_OPEN = "Let whoever reaches the address in, where no API key is configured and it is not of this machine alone."
 _STAGES, _USE, _KEEP = "Stages, in their order", "Use", "Keep house"
 
 
@@ -75,6 +77,7 @@ def demo(
     songs: Annotated[int | None, typer.Option(min=1, help="Songs to compose; fewer are faster and teach less.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    is_open: Annotated[bool, typer.Option("--open", help=_OPEN)] = False,
 ) -> None:
     """Everything once, on songs composed here: catalogue, training, evaluation, examples, and the page in your browser.
 
@@ -85,6 +88,8 @@ def demo(
     if songs is not None:
         context.obj.overrides[:0] = [f"synthesis.songs={songs}", f"synthesis.artists={min(songs, max(8, songs // 5))}"]
     session: Session = context.obj.open()
+    if serve:
+        _check_host(host, is_open)
     songs_uri = _place_of_demo_songs(session.workspace)
     session.connect()
     from pipelines.examples import make_examples
@@ -95,7 +100,7 @@ def demo(
     composed = session.watch("synthesize", partial(synthesize, settings, songs_uri))
     run_all(settings, str(composed.details["manifest"]), workspace, session.watch)
     session.watch("examples", partial(make_examples, _repository() / "tests" / "data" / "music", workspace))
-    endpoint = _deploy(session, host, port) if serve else None
+    endpoint = _deploy(session, host, port, is_open) if serve else None
     _tell_of_demo(session, endpoint.url if endpoint else None)
     if endpoint:
         _keep_serving(session, endpoint)
@@ -321,19 +326,28 @@ def serve(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    is_open: Annotated[bool, typer.Option("--open", help=_OPEN)] = False,
 ) -> None:
     """The page and the HTTP API over the current release, until Ctrl-C; another that is activated takes over.
 
     Example: gatefold serve --port 9000
     """
     session: Session = context.obj.open()
+    _check_host(host, is_open)
     session.connect()
-    endpoint = _deploy(session, host, port)
+    endpoint = _deploy(session, host, port, is_open)
     session.terminal.result({"url": endpoint.url}, endpoint.url)
     _keep_serving(session, endpoint)
 
 
-def _deploy(session: Session, host: str, port: int) -> "Endpoint":
+def _check_host(host: str, is_open: bool) -> None:
+    """Before anything starts. Raises: InvalidSettings."""
+    from serve.keys import Keys, refuse_open_host
+
+    refuse_open_host(host, Keys.from_environment(os.environ), is_open=is_open)
+
+
+def _deploy(session: Session, host: str, port: int, is_open: bool) -> "Endpoint":
     with session.terminal.waiting("starting the endpoint"):
         from serve.deploy import deploy
 
@@ -346,6 +360,7 @@ def _deploy(session: Session, host: str, port: int) -> "Endpoint":
             host=host,
             port=port,
             settings=session.settings,
+            is_open=is_open,
         )
 
 

@@ -357,5 +357,7 @@ def check_keys(environment: Mapping[str, str]) -> list[Finding]:
     except InvalidSettings as error:
         return [Finding("api keys", "fault", error.message, f"put SHA-256 sums into {VARIABLE}, separated by commas")]
     if not keys.required:
-        return [Finding("api keys", "ok", f"{VARIABLE} is not set: the endpoint is open to whoever reaches it")]
-    return [Finding("api keys", "ok", f"{VARIABLE} can be read; every call needs a key")]
+        unset = f"{VARIABLE} is not set: an endpoint deployed from here is open to all who reach it"
+        return [Finding("api keys", "ok", f"{unset}; other hosts than loopback need --open")]
+    told = f"{VARIABLE} can be read: an endpoint deployed from here gets its {len(keys.hashes)} hashes"
+    return [Finding("api keys", "ok", f"{told}, and every call needs a key; one that runs already keeps its own")]

@@ -6,11 +6,13 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from gatefold.errors import Unavailable
+from gatefold.storage.environment import storage_credentials, storage_settings
 
 _ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -54,7 +56,7 @@ def connect(endpoint_url: str | None = None) -> None:
         with _core_muted(), _sigterm_kept():
             ray.init(
                 address=address,
-                runtime_env={"env_vars": {"AWS_ENDPOINT_URL": endpoint_url}} if endpoint_url else None,
+                runtime_env=_runtime_env(address, endpoint_url),
                 include_dashboard=False if address == "local" else None,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -66,6 +68,29 @@ def connect(endpoint_url: str | None = None) -> None:
         ) from error
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _runtime_env(address: str, endpoint_url: str | None) -> dict[str, Any] | None:
+    """What workers get of this process's way to storage. Those of a local Ray have its environment anyway, those of a
+    cluster that already runs have none of it.
+
+    Credentials go by a function that Ray hands over unread: `env_vars` stand in its logs.
+    """
+    ours = {} if address == "local" else os.environ
+    settings, credentials = storage_settings(ours, endpoint_url), storage_credentials(ours)
+    environment: dict[str, Any] = {"env_vars": settings} if settings else {}
+    if credentials:
+        environment["worker_process_setup_hook"] = _setting(credentials)
+    return environment or None
+
+
+def _setting(variables: dict[str, str]) -> Callable[[], None]:
+    def set_variables() -> None:
+        import os
+
+        os.environ.update(variables)
+
+    return set_variables
 
 
 def knock(address: str) -> None:

@@ -2,7 +2,6 @@
 any rota, so tests need no Ray; `Api` is the same as a Ray Serve ingress, which other releases take turns behind."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -102,15 +101,23 @@ class Api:
     Args:
         workspace: URI; opt-outs are read and written there.
         examples: folder of songs to try, on the node that runs the replica.
+        keys: SHA-256 of each API key; the endpoint is open where there is none.
     """
 
     def __init__(
-        self, workspace: str, *, limits: ServeSettings, examples: str | None, endpoint_url: str | None
+        self,
+        workspace: str,
+        *,
+        limits: ServeSettings,
+        examples: str | None,
+        endpoint_url: str | None,
+        keys: tuple[str, ...],
     ) -> None:
         replica.enter(endpoint_url)  # opt-outs and covers of the catalogue are read here
         self._rota = Rota(OptOuts(Workspace(workspace)))
         self._thumbnails = Thumbnails(Workspace(workspace), limits.thumbnail_cache_bytes)
         self._limits = limits
+        self._keys = Keys(frozenset(keys))
         self._examples = Examples(None if examples is None else Path(examples))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -119,7 +126,7 @@ class Api:
             self._rota,
             limits=self._limits,
             jobs=InProcessJobs(under_way_max=self._limits.jobs_max, kept_max=self._limits.jobs_kept),
-            keys=Keys.from_environment(os.environ),
+            keys=self._keys,
             examples=self._examples,
             thumbnails=self._thumbnails,
         )

@@ -4,9 +4,9 @@ The release is looked up once, here, and pinned: a replica that starts later loa
 has been released meanwhile. Resources, replicas, batching and autoscaling are not said here but in the YAML.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve import Application, Deployment
 
@@ -56,13 +56,19 @@ class ApiArgs(BaseModel):
     """folder of songs the page offers to try, with an ATTRIBUTION.csv; none when unset"""
     endpoint_url: str | None = None
     """as for the release"""
+    api_key_hashes: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = ()
+    """SHA-256 of each API key, in hexadecimal; the endpoint is open where there is none"""
 
 
 def build(args: ApiArgs) -> Application:
     """The API for these arguments. Ray reads the annotation and validates `args:` against it."""
     _check(args, ApiArgs)
     return _deployment(serve.ingress()(Api)).bind(
-        objects.resolve(args.workspace), limits=args.limits, examples=args.examples, endpoint_url=args.endpoint_url
+        objects.resolve(args.workspace),
+        limits=args.limits,
+        examples=args.examples,
+        endpoint_url=args.endpoint_url,
+        keys=args.api_key_hashes,
     )
 
 

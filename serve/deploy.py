@@ -5,6 +5,7 @@ port that is taken is named before anything starts, and the call returns only wh
 later on is up to the endpoint (serve.endpoint).
 """
 
+import os
 import socket
 import time
 import types
@@ -22,10 +23,12 @@ from ray.serve.schema import ServeDeploySchema
 from gatefold.config import Settings
 from gatefold.errors import InvalidSettings, Unavailable
 from gatefold.storage import objects, releases
+from gatefold.storage.environment import storage_settings
 from gatefold.workspace import Workspace
 from serve.app import ApiArgs, ReleaseArgs
 from serve.endpoint import ANSWER_WITHIN_S, Endpoint
 from serve.hosts import ANY_ADDRESS, names_of
+from serve.keys import Keys, refuse_open_host
 
 _POLL_S = 0.3
 
@@ -38,6 +41,7 @@ def deploy(
     host: str,
     port: int,
     settings: Settings | None = None,
+    is_open: bool = False,
 ) -> Endpoint:
     """The endpoint, which answers by now; deployed to the Ray this process is connected to.
 
@@ -45,10 +49,11 @@ def deploy(
         workspace: its current release is served, unless the file names another under `args: release`.
         examples: folder of songs to try, with an ATTRIBUTION.csv.
         settings: limits of the endpoint and of new covers; None leaves them to the file.
+        is_open: whether an endpoint without API keys may listen where other machines reach it.
 
-    Raises: InvalidSettings for a file with unknown or wrong keys, or a port that is taken; BundleNotFound where the
-    workspace
-        has no release; Unavailable with the deployments' own words where they do not start.
+    Raises: InvalidSettings for a file with unknown or wrong keys, a port that is taken, or a host that is open to
+        others without that being meant; BundleNotFound where the workspace has no release; Unavailable with the
+        deployments' own words where they do not start.
     """
     config = load_config(Path(config_path))
     api, release = config["applications"]
@@ -59,8 +64,13 @@ def deploy(
         of_release = {"originality": settings.originality.model_dump(), "cache_bytes": settings.generator.cache_bytes}
     release["args"] = _arguments(ReleaseArgs, release, given | of_release)
     songs = None if examples is None else str(Path(examples).resolve())
-    api["args"] = _arguments(ApiArgs, api, given | {"examples": songs})
+    keys = Keys.from_environment(os.environ)  # ours: that of a replica may be the environment of a cluster
+    hashes = keys.hashes if keys.required else None
+    api["args"] = _arguments(ApiArgs, api, given | {"examples": songs, "api_key_hashes": hashes})
     api["args"]["limits"]["hosts"] += names_of(host)
+    refuse_open_host(host, Keys(frozenset(api["args"]["api_key_hashes"])), is_open=is_open)
+    for application in (api, release):
+        _set_environment(application, settings.endpoint_url if settings else None)
     config.setdefault("http_options", {}).update(host=host, port=port)
     standing = Workspace(release["args"]["workspace"])
     pinned = release["args"]["release"]
@@ -73,6 +83,13 @@ def deploy(
     endpoint.start()
     _wait_until_answering(url)
     return endpoint
+
+
+def _set_environment(application: dict[str, Any], endpoint_url: str | None) -> None:
+    """What its replicas need to reach storage, since on a cluster they have none of our environment."""
+    if found := storage_settings(os.environ, endpoint_url):
+        runtime_env = application.setdefault("runtime_env", {})
+        runtime_env["env_vars"] = (runtime_env.get("env_vars") or {}) | found
 
 
 def stop() -> None:

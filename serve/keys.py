@@ -1,11 +1,14 @@
 """Who may call: API keys, known here only by their SHA-256.
 
-The environment variable GATEFOLD_API_KEYS holds the hashes, comma separated; unset or empty, the endpoint is open. A
-key is compared in constant time with every hash, so that the time taken tells nothing. Knows nothing of routes.
+The environment variable GATEFOLD_API_KEYS of whoever deploys the endpoint holds the hashes, comma separated; unset or
+empty, the endpoint is open, and then listens on this machine alone unless that is said to be meant. A replica gets the
+hashes as an argument: its own environment may be that of a cluster, and decides nothing. A key is compared in constant
+time with every hash, so that the time taken tells nothing. Knows nothing of routes.
 """
 
 import hashlib
 import hmac
+import ipaddress
 import re
 from collections.abc import Mapping
 
@@ -38,6 +41,11 @@ class Keys:
         return cls(frozenset(hashes))
 
     @property
+    def hashes(self) -> list[str]:
+        """SHA-256 of each key, in hexadecimal."""
+        return sorted(self._hashes)
+
+    @property
     def required(self) -> bool:
         """Whether a caller must show a key."""
         return bool(self._hashes)
@@ -56,3 +64,26 @@ class Keys:
         if not any(matches):
             raise Unauthorized("this API key ('Authorization: Bearer KEY') is not known here; ask the operator for one")
         return shown
+
+
+def refuse_open_host(host: str, keys: Keys, *, is_open: bool) -> None:
+    """Nothing, where the endpoint may listen on this address.
+
+    Args:
+        is_open: whether an endpoint without keys is meant.
+
+    Raises: InvalidSettings for an address that other machines reach, without keys.
+    """
+    if not (keys.required or is_open or is_loopback(host)):
+        raise InvalidSettings(
+            f"host '{host}' can be reached from other machines, and no API key is configured: whoever reaches it could "
+            f"search, generate and withdraw songs; put SHA-256 sums into {VARIABLE}, listen on 127.0.0.1, or say --open"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.serve.schema import ServeDeploySchema
@@ -91,3 +92,45 @@ def test_a_proxy_too_slow_to_start_is_told_in_our_words(tmp_path: Path, monkeypa
     publish_small_release(Workspace(tmp_path.as_uri()), 3)
     with pytest.raises(Unavailable, match=r"does not listen on 127\.0\.0\.1:0 yet: HTTP proxies not available"):
         deploy(HOUSE, workspace=str(tmp_path), examples=None, host="127.0.0.1", port=0)
+
+
+class _EnoughError(Exception):
+    """Nothing more is deployed in a test."""
+
+
+def deployed(monkeypatch: pytest.MonkeyPatch, folder: Path, **options: Any) -> list[dict[str, Any]]:
+    """The applications that would be deployed to Ray Serve."""
+    found: list[dict[str, Any]] = []
+
+    def start(schema: ServeDeploySchema) -> None:
+        found.extend({"args": one.args, "runtime_env": one.runtime_env} for one in schema.applications)
+        raise _EnoughError
+
+    monkeypatch.setattr("serve.deploy._start", start)
+    publish_small_release(Workspace(folder.as_uri()), 3)
+    with pytest.raises(_EnoughError):
+        deploy(HOUSE, workspace=str(folder), examples=None, port=0, **options)
+    return found
+
+
+def test_keys_and_the_way_to_storage_go_with_the_deployment_and_credentials_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEFOLD_API_KEYS", "A" * 64)
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    api, release = deployed(monkeypatch, tmp_path, host="0.0.0.0")
+    assert list(api["args"]["api_key_hashes"]) == ["a" * 64]
+    for application in (api, release):
+        assert application["runtime_env"]["env_vars"]["AWS_REGION"] == "eu-west-1"
+    assert "secret" not in str([api, release])
+
+
+def test_a_host_that_others_reach_is_refused_without_keys_unless_that_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GATEFOLD_API_KEYS", raising=False)
+    with pytest.raises(InvalidSettings, match=r"host '0\.0\.0\.0' can be reached.*--open"):
+        deploy(HOUSE, workspace=str(tmp_path), examples=None, host="0.0.0.0", port=0)
+    api, _ = deployed(monkeypatch, tmp_path, host="0.0.0.0", is_open=True)
+    assert list(api["args"]["api_key_hashes"]) == []

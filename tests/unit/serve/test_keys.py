@@ -3,7 +3,7 @@ import hashlib
 import pytest
 
 from gatefold.errors import InvalidSettings, Unauthorized
-from serve.keys import Keys
+from serve.keys import Keys, refuse_open_host
 
 
 def hashed(key: str) -> str:
@@ -34,3 +34,17 @@ def test_a_key_that_was_not_hashed_is_refused_without_being_repeated() -> None:
     with pytest.raises(InvalidSettings, match=r"entry 2 has 6 characters and is no SHA-256") as refused:
         Keys.from_environment({"GATEFOLD_API_KEYS": f"{hashed('one')},secret"})
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "box.example"])
+def test_a_host_that_others_reach_needs_keys_or_the_word_open(host: str) -> None:
+    keyless, keys = Keys(frozenset()), Keys(frozenset({hashed("one")}))
+    with pytest.raises(InvalidSettings, match=r"GATEFOLD_API_KEYS.*--open"):
+        refuse_open_host(host, keyless, is_open=False)
+    refuse_open_host(host, keyless, is_open=True)
+    refuse_open_host(host, keys, is_open=False)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "localhost", "::1"])
+def test_this_machine_alone_needs_no_keys(host: str) -> None:
+    refuse_open_host(host, Keys(frozenset()), is_open=False)
