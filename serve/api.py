@@ -17,9 +17,9 @@ from starlette.middleware.gzip import GZipMiddleware
 from gatefold.config import ServeSettings
 from gatefold.workspace import Workspace
 from serve import problems, replica
-from serve.contracts import Health, Problem
+from serve.contracts import Health
 from serve.covers import CoverRoutes
-from serve.description import DescribedApi
+from serve.description import DescribedApi, operation_id
 from serve.envelope import Envelope
 from serve.handles import EncoderHandle, GeneratorHandle, RetrieverHandle, ServeReadiness, call
 from serve.hosts import Hosts
@@ -41,7 +41,7 @@ COMPRESSION = 1
 """of gzip, the quickest: a hundred matches, 20 kB, become 6 kB in 0.2 ms"""
 CORS_SENT = ["Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Prefer", "Range"]
 CORS_READ = ["Content-Range", "ETag", "Location", "Preference-Applied", "Retry-After", "X-Request-Id"]
-BEARER = HTTPBearer(auto_error=False, description="an API key, where the endpoint has any configured")
+BEARER = HTTPBearer(auto_error=False, description="an API key")
 
 
 def create_app(
@@ -62,7 +62,8 @@ def create_app(
         description="A song goes in; the covers closest to it come out, and new covers from what those have in common.",
         docs_url=None,
         redoc_url=None,
-        responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}},
+        redirect_slashes=False,
+        generate_unique_id_function=operation_id,
         lifespan=looking_for_optouts,
     )
     problems.install(app)
@@ -152,11 +153,15 @@ class Api:
 
 
 def _gate(keys: Keys) -> Callable[..., Awaitable[None]]:
+    async def open_gate(request: Request) -> None:
+        """Lets anyone in."""
+        request.state.caller = keys.caller(None)
+
     async def gate(request: Request, shown: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]) -> None:
-        """Lets in who shows a key, or anyone where none is configured; notes who it is."""
+        """Lets in who shows a key; notes who it is."""
         request.state.caller = keys.caller(shown.credentials if shown else None)
 
-    return gate
+    return gate if keys.required else open_gate  # which of them it is, the description says
 
 
 def _health(rota: Rota) -> APIRouter:

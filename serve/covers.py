@@ -18,11 +18,12 @@ from gatefold.generator.interface import check_request
 from gatefold.generator.records import cover_record, sources_text
 from gatefold.sources import SourceRule, chosen
 from serve import requests, stages
+from serve.contents import Content, add_content_route, content_response, is_known, not_modified, tag_of
 from serve.contracts import CoverManifest, JobView, NeighbourView, PictureFormat, SourcesView
 from serve.cover_views import attribution_of, job_view, matches_of, new_cover, path_of, request_view, sources_view
+from serve.description import EVENTS, EVENTS_TYPE, JOB_CREATED
 from serve.jobs import Idempotency, Order
 from serve.limits import IDEMPOTENCY_KEY_MAX, marked
-from serve.pictures import Picture, add_picture_route, is_known, not_modified, picture_response, tag_of
 from serve.rota import Rota
 from serve.runner import JobRunner
 from serve.songs import PictureSize, body_of, check_size, part_view
@@ -55,13 +56,15 @@ class CoverRoutes:
         router = APIRouter(prefix="/covers", tags=["covers"])
         either = body_of(requests.CoverFields, requests.CoverQuery) | marked(x_max_jobs="jobs_max")
         kept = marked(x_max_jobs_kept="jobs_kept")
-        router.add_api_route("", self.create, methods=["POST"], status_code=202, openapi_extra=either)
+        router.add_api_route(
+            "", self.create, methods=["POST"], status_code=202, openapi_extra=either, responses=JOB_CREATED
+        )
         router.add_api_route("/{job_id}", self.get, openapi_extra=kept)
         router.add_api_route("/{job_id}", self.cancel, methods=["DELETE"])
-        router.add_api_route("/{job_id}/events", self.events, response_class=StreamingResponse)
-        add_picture_route(router, "/{job_id}/images/{index}", self.image)
+        router.add_api_route("/{job_id}/events", self.events, response_class=Response, responses=EVENTS)
+        add_content_route(router, "/{job_id}/images/{index}", self.image, "image/png", "image/jpeg")
         router.add_api_route("/{job_id}/images/{index}/sources", self.sources)
-        add_picture_route(router, "/{job_id}/images/{index}/sources.png", self.sources_map)
+        add_content_route(router, "/{job_id}/images/{index}/sources.png", self.sources_map, "image/png")
         router.add_api_route("/{job_id}/manifest.json", self.manifest)
         return router
 
@@ -76,7 +79,7 @@ class CoverRoutes:
         lists = frozenset({"source_song_ids"})
         body = await read_body(request, self._limits, lists=lists)
         model = requests.CoverFields if body.song else requests.CoverQuery
-        fields = requests.parse(model, body.fields, self._limits)
+        fields = requests.parse(model, body.fields, self._limits, strict=body.song is None)
         idempotency = None
         if idempotency_key is not None:
             idempotency = Idempotency(f"{request.state.caller}:{idempotency_key}", _digest(body, fields))
@@ -111,7 +114,7 @@ class CoverRoutes:
         if last is not None and after >= last:
             return Response(status_code=204)
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        return StreamingResponse(self._stream(job_id, after), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(self._stream(job_id, after), media_type=EVENTS_TYPE, headers=headers)
 
     async def image(
         self,
@@ -136,7 +139,7 @@ class CoverRoutes:
             return not_modified(tag, headers)
         texts = {"gatefold:sources": sources_text(cover)} if format == "png" else {}
         picture = await asyncio.to_thread(encode_picture, cover.pixels, size or job.order.size, format, texts)
-        return picture_response(request, Picture(picture, f"image/{format}"), tag, headers)
+        return content_response(request, Content(picture, f"image/{format}"), tag, headers)
 
     async def sources(self, job_id: str, index: int) -> SourcesView:
         """Which covers a new cover is made from, the largest share first."""
@@ -150,7 +153,7 @@ class CoverRoutes:
         if is_known(request, tag):
             return not_modified(tag, _NEVER_CHANGES)
         picture = await asyncio.to_thread(draw_map, attribution)
-        return picture_response(request, Picture(picture, "image/png"), tag, _NEVER_CHANGES)
+        return content_response(request, Content(picture, "image/png"), tag, _NEVER_CHANGES)
 
     async def manifest(self, job_id: str) -> CoverManifest:
         """All that replays a job exactly."""

@@ -1,8 +1,10 @@
 """What a browser gets: the page, its files, the songs it offers to try, and the pages of the API's description. Knows
 nothing of the API beside it."""
 
+import asyncio
 import csv
 from importlib.resources import files
+from mimetypes import guess_type
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from gatefold.errors import InvalidSettings, NotFound
+from serve.contents import Content, add_content_route, content_response, is_known, not_modified, tag_of
 from serve.contracts import Example
 
 STATIC = Path(__file__).parent / "static"
@@ -22,6 +25,7 @@ SWAGGER = str(files("fastapi_offline") / "static")
 SWAGGER_FILES = ("swagger-ui.css", "swagger-ui-bundle.js")
 PAGES = {"/": "index.html", "/docs": "docs.html"}
 ATTRIBUTION = "ATTRIBUTION.csv"
+_UNKNOWN_TYPE = "application/octet-stream"
 _COLUMNS = ("file", "title", "artist", "genre", "licence", "attribution")
 
 
@@ -35,18 +39,24 @@ class Examples:
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/examples", tags=["examples"])
         router.add_api_route("", self.list)
-        router.add_api_route("/{file}", self.file, response_class=FileResponse)
+        add_content_route(router, "/{file}", self.file, "audio/*", _UNKNOWN_TYPE)
         return router
 
     async def list(self) -> list[Example]:
         """Songs to try, with what their licences ask to be said."""
         return [*self._examples.values()]
 
-    async def file(self, file: str) -> FileResponse:
+    async def file(self, request: Request, file: str) -> Response:
         """The audio file."""
         if self._folder is None or file not in self._examples:
             raise NotFound(f"there is no example '{file[:80]}'; see /examples")
-        return FileResponse(self._folder / file, headers={"Cache-Control": "public, max-age=86400"})
+        data = await asyncio.to_thread((self._folder / file).read_bytes)
+        headers, tag = {"Cache-Control": "public, max-age=86400"}, tag_of(data)
+        if is_known(request, tag):
+            return not_modified(tag, headers)
+        kind = guess_type(file)[0] or ""
+        song = Content(data, kind if kind.startswith("audio/") else _UNKNOWN_TYPE)
+        return content_response(request, song, tag, headers)
 
 
 def install_page(app: FastAPI) -> None:

@@ -16,17 +16,19 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match, Mount
 
 from gatefold.errors import GatefoldError, Overloaded, Unauthorized, Unavailable
 from serve.contracts import Problem
+from serve.description import PROBLEM_TYPE
 
 logger = logging.getLogger(__name__)
 
-MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5
 """seconds; for what passes by itself and names no time of its own"""
 _CODES = {400: "invalid_input"}
 """where the code is not simply the status in words"""
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 _SHOWN = 80
 """characters of a refused value, or of its field's name, that are repeated to the caller"""
 _SAID = 400
@@ -96,8 +98,21 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def by_status(request: Request, error: HTTPException) -> Response:
-        path = request.url.path
-        return of_status(error.status_code, f"{request.method} {path}: {error.detail}", path, error.headers)
+        path, sent = request.url.path, error.headers
+        if error.status_code == 405:
+            sent = {"Allow": ", ".join(allowed_methods(request))}
+        return of_status(error.status_code, f"{request.method} {path}: {error.detail}", path, sent)
+
+
+def allowed_methods(request: Request) -> list[str]:
+    """All methods that this path has, whichever routes they are spread over; a route knows only its own."""
+    scope = request.scope
+    whole = {"type": "http", "path": scope["path"], "root_path": scope.get("app_root_path", "")}
+    routes = request.app.router.routes
+    if any(isinstance(route, Mount) and route.matches(whole)[0] is Match.FULL for route in routes):
+        return ["GET", "HEAD"]  # files
+    matched = {method: [route.matches({**whole, "method": method})[0] for route in routes] for method in _METHODS}
+    return [method for method, found in matched.items() if Match.FULL in found]
 
 
 def _invalid(detail: str, request: Request) -> Problem:
@@ -119,7 +134,7 @@ def _cut(text: str, length: int) -> str:
 
 def _response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
     content = {name: _sendable(value) for name, value in problem.model_dump().items()}
-    return JSONResponse(content, status_code=problem.status, headers=headers, media_type=MEDIA_TYPE)
+    return JSONResponse(content, status_code=problem.status, headers=headers, media_type=PROBLEM_TYPE)
 
 
 def _sendable(value: object) -> object:

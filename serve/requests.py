@@ -7,7 +7,7 @@ Nothing here knows of routes, of Ray or of models.
 import json
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from gatefold.config import ServeSettings
 from gatefold.errors import InputError
@@ -20,6 +20,13 @@ from serve.uploads import check_text
 DEFAULT_K = 100
 DEFAULT_N = 4
 DEFAULT_SIZE = 512
+
+
+def _truth_value(value: object) -> object:
+    """As JSON writes them, also in a form: of "yes" and "on" the description says nothing."""
+    if isinstance(value, str) and value not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return value
 
 
 class SearchFields(Body):
@@ -37,20 +44,6 @@ class SearchFields(Body):
     """only covers of songs in whose columns one of these stands: artist, album, genre, and what the manifest carried
     beyond (whole numbers and truth values as text: "1999", "true"). In a form, this object as JSON"""
 
-    @field_validator("where", mode="before")
-    @classmethod
-    def _where_of_a_form(cls, where: object) -> object:
-        if not isinstance(where, str):
-            return where
-        try:
-            found = json.loads(where)
-            check_text(found)
-        except (ValueError, RecursionError):
-            raise ValueError("must be a JSON object, as in {\"album\": [\"Blue\"]}") from None
-        except InputError as error:
-            raise ValueError(error.message) from None
-        return found
-
     @property
     def filters(self) -> Filters:
         genres = (("genre", frozenset(self.genres)),) if self.genres else ()
@@ -61,12 +54,14 @@ class SearchFields(Body):
 class SearchUpload(SearchFields):
     """The fields of a multipart search, the file apart."""
 
-    spectrogram: bool = False
+    spectrogram: Annotated[bool, BeforeValidator(_truth_value)] = False
     """whether the answer carries a picture of what was heard"""
 
 
 class SearchQuery(SearchFields):
     """A search by a song of the catalogue, or by an embedding made by the same encoder."""
+
+    model_config = ConfigDict(json_schema_extra=lambda schema: _as_either(schema))
 
     song_id: str | None = Field(None, min_length=1)
     """a song of the catalogue"""
@@ -102,7 +97,7 @@ class CoverFields(Body):
     """one of them, whose colours lead; drawn for each new cover where absent"""
     guidance_scale: float | None = Field(None, ge=0, le=GUIDANCE_MAX, allow_inf_nan=False)
     """how closely its conditions are followed by a generator of kind transformer or diffusers; 1 is no guidance"""
-    num_inference_steps: Annotated[int, Limit("steps_max")] | None = Field(None, ge=1)
+    num_inference_steps: Annotated[int, Field(ge=1), Limit("steps_max")] | None = None
     """denoising steps of a generator of kind transformer or diffusers"""
     strength: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
     """how far a pre-trained model departs from the picture it starts from, for a generator of kind diffusers"""
@@ -135,13 +130,35 @@ class CoverQuery(CoverFields):
     """a song of the catalogue"""
 
 
+def _as_either(schema: dict[str, Any]) -> None:
+    """Makes the schema of a query that of two kinds of query, each with all of its fields."""
+    fields, whole = schema.pop("properties"), {"type": "object", "additionalProperties": False}
+    schema.pop("additionalProperties")
+    kinds = {"BySong": ("song_id",), "ByEmbedding": ("embedding", "encoder")}
+    only = [name for names in kinds.values() for name in names]
+    schema["oneOf"] = []
+    for title, names in kinds.items():
+        own = {name: _without_null(fields[name]) if name in names else {"type": "null"} for name in only}
+        schema["oneOf"].append({**whole, "title": title, "required": list(names), "properties": {**fields, **own}})
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    kind: dict[str, Any]
+    (kind,) = [one for one in schema["anyOf"] if one != {"type": "null"}]
+    return {name: value for name, value in schema.items() if name not in ("anyOf", "default")} | kind
+
+
 Asked = TypeVar("Asked", SearchUpload, SearchQuery, CoverFields, CoverQuery)
 
 
-def parse(model: type[Asked], values: dict[str, Any], limits: ServeSettings) -> Asked:
+def parse(model: type[Asked], values: dict[str, Any], limits: ServeSettings, *, strict: bool = False) -> Asked:
     """The request that these fields make, within the endpoint's limits; a default above a limit shrinks to it.
 
-    Raises: pydantic's ValidationError.
+    Args:
+        strict: whether values must have the types of the description, as those of JSON can; the values of a form are
+            texts.
+
+    Raises: pydantic's ValidationError; InputError for a field of a form that should be a JSON object and is no JSON.
     """
     defaults = {
         "k": min(DEFAULT_K, limits.k_max),
@@ -149,4 +166,16 @@ def parse(model: type[Asked], values: dict[str, Any], limits: ServeSettings) -> 
         "size": min(DEFAULT_SIZE, limits.size_max),
     }
     known = {name: value for name, value in defaults.items() if name in model.model_fields}
-    return model.model_validate(known | values, context=limits)
+    if not strict and isinstance(where := values.get("where"), str) and "where" in model.model_fields:
+        values = values | {"where": _object("where", where)}
+    return model.model_validate(known | values, context=limits, strict=strict)
+
+
+def _object(name: str, text: str) -> Any:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        shown = ascii(text[:80])
+        raise InputError(f"{name} = {shown}: must be a JSON object, as in {{\"album\": [\"Blue\"]}}") from None
+    check_text(found, f"field '{name}'")
+    return found

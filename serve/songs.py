@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import fastapi
 import numpy as np
 from fastapi import APIRouter, Request
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import Response
 
 from gatefold.config import ServeSettings
@@ -14,6 +15,7 @@ from gatefold.covers import encode_picture
 from gatefold.errors import InputError
 from gatefold.retrieval import IndexedTrack
 from serve import contracts, requests, stages
+from serve.contents import Content, add_content_route, content_response, is_known, not_modified, tag_of
 from serve.contracts import (
     THUMBNAIL_SIZE,
     EmbeddingResult,
@@ -25,7 +27,6 @@ from serve.contracts import (
     TrackView,
 )
 from serve.limits import SIZE_MIN, limits_view, marked
-from serve.pictures import Picture, add_picture_route, is_known, not_modified, picture_response, tag_of
 from serve.rota import Rota
 from serve.stages import Heard, Query, SongQuery, Stages
 from serve.thumbnails import Thumbnails
@@ -36,6 +37,15 @@ PictureSize = Annotated[int, fastapi.Query(ge=SIZE_MIN, json_schema_extra=marked
 """pixels a side of a picture, whose upper limit `check_size` holds"""
 COVER_MAX_AGE_S = 3600
 """seconds a browser may keep a cover of the catalogue before it asks again"""
+
+
+class TrackIds(PathConvertor):
+    """Ids of tracks in a path, slashes and all; what ends in `/cover` is the route of a cover, whatever the method."""
+
+    regex = ".*(?<!/cover)"
+
+
+register_url_convertor("track_id", TrackIds())
 
 
 class SongRoutes:
@@ -52,10 +62,9 @@ class SongRoutes:
         either = body_of(requests.SearchUpload, requests.SearchQuery)
         router.add_api_route("/searches", self.search, methods=["POST"], openapi_extra=either)
         router.add_api_route("/embeddings", self.embed, methods=["POST"], openapi_extra=body_of(contracts.Body))
-        # ids may hold slashes, hence `path`; the longer route comes first
-        add_picture_route(router, "/tracks/{song_id:path}/cover", self.cover)
-        router.add_api_route("/tracks/{song_id:path}", self.track)
-        router.add_api_route("/tracks/{song_id:path}", self.withdraw, methods=["DELETE"], status_code=204)
+        add_content_route(router, "/tracks/{song_id:path}/cover", self.cover, "image/jpeg")
+        router.add_api_route("/tracks/{song_id:track_id}", self.track)
+        router.add_api_route("/tracks/{song_id:track_id}", self.withdraw, methods=["DELETE"], status_code=204)
         router.add_api_route("/limits", self.limits)
         router.add_api_route("/releases/current", self.release)
         return router
@@ -74,7 +83,7 @@ class SongRoutes:
             heard = await serving.encoder.hear(body.song.data, body.song.name, upload.spectrogram)
             query: Query | SongQuery = Query(heard.embedding, encoder, upload.k, upload.filters)
         else:
-            query = _query(serving, requests.parse(requests.SearchQuery, body.fields, self._limits))
+            query = _query(serving, requests.parse(requests.SearchQuery, body.fields, self._limits, strict=True))
         matches = await serving.retriever.search(query)
         return SearchResult(
             release=serving.release.version,
@@ -122,7 +131,7 @@ class SongRoutes:
         if is_known(request, tag):
             return not_modified(tag, headers)
         data = await asyncio.to_thread(encode_picture, pixels, size, "jpeg")
-        return picture_response(request, Picture(data, "image/jpeg"), tag, headers)
+        return content_response(request, Content(data, "image/jpeg"), tag, headers)
 
     async def release(self) -> ReleaseView:
         """What is being served."""

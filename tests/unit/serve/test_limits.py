@@ -90,7 +90,7 @@ ROWS = {
     "seed_max": Row((*fields(COVERS, "seed"), "anyOf", "0", "maximum"), covers(seed=2**63, n=1)),
     "list_max": Row((*fields(SEARCH, "genres"), "maxItems"), search(genres=["x"] * 1001)),
     "columns_max": Row((*fields(SEARCH, "where"), "maxProperties"), search(where={str(i): ["x"] for i in range(17)})),
-    "embedding_max": Row((*fields(SEARCH, "embedding", JSON), "anyOf", "0", "maxItems"), embedding),
+    "embedding_max": Row((*SEARCH, *JSON, "schema", "oneOf", "1", "properties", "embedding", "maxItems"), embedding),
     "idempotency_key_max": Row((*COVERS, "parameters", "1", "schema", "anyOf", "0", "maxLength"), with_key),
     "songs_queued_max": Row((*SEARCH, *FORM, "x-max-queued"), None),
     "jobs_max": Row((*COVERS, "x-max-jobs"), two_jobs, 429, 1),

@@ -202,4 +202,5 @@ def test_the_api_describes_itself(endpoint: Callable[..., Any]) -> None:
     description = endpoint().client.get("/openapi.json").json()
     content = description["paths"]["/v1/searches"]["post"]["requestBody"]["content"]
     assert content["multipart/form-data"]["schema"]["properties"]["song"]["format"] == "binary"
-    assert "song_id" in content["application/json"]["schema"]["properties"]
+    kinds = content["application/json"]["schema"]["oneOf"]
+    assert [kind["required"] for kind in kinds] == [["song_id"], ["embedding", "encoder"]]

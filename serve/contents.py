@@ -1,5 +1,6 @@
-"""Pictures over HTTP: conditional requests (RFC 9110, section 13), ranges (section 14) and HEAD. Knows nothing of what
-the pictures show."""
+"""Pictures and songs over HTTP: conditional requests (RFC 9110, section 13), ranges (section 14) and HEAD.
+
+Knows nothing of what they hold."""
 
 import hashlib
 import re
@@ -12,14 +13,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serve import problems
+from serve.description import content_parameters, content_responses
 
 _RANGE = re.compile(r"bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.IGNORECASE)
 _TAG = re.compile(r'(?:W/)?"[^"]*"')
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An encoded picture."""
+class Content:
+    """An encoded picture or song."""
 
     data: bytes
     media_type: str
@@ -44,35 +46,44 @@ def not_modified(tag: str, headers: Mapping[str, str]) -> Response:
     return Response(status_code=304, headers={**headers, "ETag": tag})
 
 
-def picture_response(request: Request, picture: Picture, tag: str, headers: Mapping[str, str]) -> Response:
-    """The picture, or the part of it that is asked for. A range of several parts is answered with the whole.
+def content_response(request: Request, content: Content, tag: str, headers: Mapping[str, str]) -> Response:
+    """The content, or the part of it that is asked for. A range of several parts is answered with the whole.
 
     Args:
         tag: its ETag.
         headers: to send beside.
     """
-    size = len(picture.data)
+    size = len(content.data)
     sent = {**headers, "ETag": tag, "Accept-Ranges": "bytes"}
     if request.method == "HEAD":
-        return Response(media_type=picture.media_type, headers={**sent, "Content-Length": str(size)})
+        return Response(media_type=content.media_type, headers={**sent, "Content-Length": str(size)})
     found = _RANGE.fullmatch(request.headers.get("range", "").strip())
     if found is None or not any(found.groups()) or request.headers.get("if-range", tag).strip() != tag:
-        return Response(picture.data, media_type=picture.media_type, headers=sent)
+        return Response(content.data, media_type=content.media_type, headers=sent)
     first, last = _bounds(found[1], found[2], size)
     if first > last:
         if found[1] and found[2] and int(found[1]) > int(found[2]):  # no range at all, which is to be ignored
-            return Response(picture.data, media_type=picture.media_type, headers=sent)
-        detail = f"Range = '{found[0].strip()}': the picture has {size:,} bytes"
+            return Response(content.data, media_type=content.media_type, headers=sent)
+        detail = f"Range = '{found[0].strip()}': there are {size:,} bytes"
         return problems.of_status(416, detail, request.url.path, {"Content-Range": f"bytes */{size}"})
     part = {"Content-Range": f"bytes {first}-{last}/{size}"}
-    return Response(picture.data[first : last + 1], 206, {**sent, **part}, picture.media_type)
+    return Response(content.data[first : last + 1], 206, {**sent, **part}, content.media_type)
 
 
-def add_picture_route(router: APIRouter, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+def add_content_route(router: APIRouter, path: str, endpoint: Callable[..., Any], *media_types: str) -> None:
     """A route that answers GET and HEAD, each with an operation of its own in the description."""
     for method in ("GET", "HEAD"):
         name = endpoint.__name__ if method == "GET" else f"{endpoint.__name__}_head"
-        router.add_api_route(path, endpoint, methods=[method], name=name, response_class=Response, **options)
+        responses = content_responses(method, *media_types)
+        router.add_api_route(
+            path,
+            endpoint,
+            methods=[method],
+            name=name,
+            response_class=Response,
+            responses=responses,
+            openapi_extra=content_parameters(),
+        )
 
 
 def _bounds(first: str, last: str, size: int) -> tuple[int, int]:

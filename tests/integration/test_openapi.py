@@ -1,0 +1,55 @@
+"""The endpoint as it is deployed does what its description says, and clients made from that description work."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gatefold.workspace import Workspace
+from serve.deploy import deploy, stop
+from tests.factories import publish_small_release
+from tests.integration.test_serve import CONFIG, free_port
+from tests.openapi.run import faults, generated_client
+
+MUSIC = Path(__file__).parents[1] / "data" / "music"
+pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="both tools run on Python 3.11 and later")
+
+
+@pytest.fixture(scope="module")
+def url(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:  # noqa: ARG001
+    workspace = Workspace((tmp_path_factory.mktemp("openapi") / "workspace").as_uri())
+    publish_small_release(workspace)
+    yield deploy(CONFIG, workspace=workspace.uri, examples=str(MUSIC), host="127.0.0.1", port=free_port()).url
+    stop()
+
+
+@pytest.fixture(scope="module")
+def job_id(url: str) -> str:
+    """Of a job that has succeeded."""
+    order = {"song_id": "s1", "n": 1, "size": 64}
+    answer = httpx.post(f"{url}/v1/covers", json=order, headers={"Prefer": "wait=60"}, timeout=90)
+    assert (answer.status_code, answer.json()["state"]) == (200, "succeeded"), answer.text
+    found: str = answer.json()["job_id"]
+    return found
+
+
+def test_the_endpoint_does_what_its_description_says(url: str, job_id: str, tmp_path: Path) -> None:
+    song = httpx.get(f"{url}/examples").json()[0]["file"]
+    known = {"job_id": job_id, "index": 0, "song_id": "s2", "file": song}
+    assert faults(url, tmp_path, examples=5, known=known) == ""
+
+
+def test_a_client_made_from_the_description_reads_a_finished_job(url: str, job_id: str, tmp_path: Path) -> None:
+    package = generated_client(httpx.get(f"{url}/openapi.json").json(), tmp_path)
+    covers = {
+        name: importlib.import_module(f"gatefold_client.api.covers.{name}") for name in ("covers_get", "covers_image")
+    }
+    client = package.Client(base_url=url)
+    job = covers["covers_get"].sync(job_id, client=client)
+    assert (job.job_id, str(job.state), job.request.n) == (job_id, "succeeded", 1)
+    assert [match.rank for match in job.matches][:2] == [1, 2]
+    picture = covers["covers_image"].sync(job_id, 0, client=client)
+    assert picture.payload.read()[:8] == b"\x89PNG\r\n\x1a\n"
