@@ -6,7 +6,6 @@ could want to know; nothing imports this module.
 
 import io
 import logging
-import os
 import shlex
 import time
 from contextlib import redirect_stdout
@@ -20,7 +19,7 @@ from gatefold.errors import InputError
 from gatefold.generating import SONG, adapt, generate, load_release
 from gatefold.housekeeping import opt_out, rejects_app, release_app, status
 from gatefold.planning import doctor, plan
-from gatefold.session import Command, Commands, Session, readable
+from gatefold.session import Command, Commands, Session, check_host, readable
 from gatefold.stopping import Terminated, handle_signals
 from gatefold.terminal import Terminal, table
 
@@ -89,7 +88,7 @@ def demo(
         context.obj.overrides[:0] = [f"synthesis.songs={songs}", f"synthesis.artists={min(songs, max(8, songs // 5))}"]
     session: Session = context.obj.open()
     if serve:
-        _check_host(host, is_open)
+        check_host(host, is_open)
     songs_uri = _place_of_demo_songs(session.workspace)
     session.connect()
     from pipelines.examples import make_examples
@@ -333,18 +332,11 @@ def serve(
     Example: gatefold serve --port 9000
     """
     session: Session = context.obj.open()
-    _check_host(host, is_open)
+    check_host(host, is_open)
     session.connect()
     endpoint = _deploy(session, host, port, is_open)
     session.terminal.result({"url": endpoint.url}, endpoint.url)
     _keep_serving(session, endpoint)
-
-
-def _check_host(host: str, is_open: bool) -> None:
-    """Before anything starts. Raises: InvalidSettings."""
-    from serve.keys import Keys, refuse_open_host
-
-    refuse_open_host(host, Keys.from_environment(os.environ), is_open=is_open)
 
 
 def _deploy(session: Session, host: str, port: int, is_open: bool) -> "Endpoint":

@@ -205,6 +205,13 @@ def workspaces_elsewhere(workspace: "Workspace") -> str:
     return f"; workspaces near by: {named} (name one with --workspace)" if near else ""
 
 
+def check_host(host: str, is_open: bool) -> None:
+    """Before anything starts: whether an endpoint may listen there. Raises: InvalidSettings."""
+    from serve.keys import Keys, refuse_open_host
+
+    refuse_open_host(host, Keys.from_environment(os.environ), is_open=is_open)
+
+
 def readable(uri: str) -> str:
     """A path where it is one, else the uri."""
     from gatefold.storage import objects

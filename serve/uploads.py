@@ -170,7 +170,7 @@ def _limited(request: Request, max_bytes: int, allowed: str) -> Request:
     """The same request, whose body may not grow beyond `max_bytes`."""
     length = request.headers.get("content-length", "")
     if length.isdecimal() and (len(length) > _LENGTH_DIGITS or int(length) > max_bytes):
-        raise TooLarge(f"the body has {int(length[:_LENGTH_DIGITS]):,} bytes or more; {allowed}")
+        raise TooLarge(f"the body has {int(length[:_LENGTH_DIGITS]):,} bytes; {allowed}")
     return Request(request.scope, _counting(request.receive, max_bytes, allowed))
 
 

@@ -18,7 +18,7 @@ from serve.problems import respond
 LIMITS = ServeSettings(
     upload_max_bytes=500_000,
     form_fields_max_bytes=1_024,
-    uploads_max_bytes=1_000_000,
+    uploads_max_bytes=900_000,
     bodies_max=3,
     body_timeout_s=0.3,
     body_min_rate=1_000,
