@@ -105,6 +105,7 @@ def test_keys_of_the_driver_alone_close_the_endpoint_and_storage_settings_reach_
     finally:
         serving.send_signal(2)
         serving.wait(timeout=90)
+        serving.stdout.close()
         time.sleep(0.5)
     logs = [path for path in cluster.logs.rglob("*") if path.is_file() and path.suffix in (".log", ".out", ".err")]
     assert logs
