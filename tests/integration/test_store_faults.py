@@ -259,8 +259,9 @@ def test_large_objects_go_up_and_come_down_in_parts(
 
 
 def test_a_large_object_is_in_memory_once_and_in_a_file_not_at_all(
-    folder: str, small_parts: int, tmp_path: Path
+    request: pytest.FixtureRequest, small_parts: int, tmp_path: Path
 ) -> None:
+    folder = f"{request.getfixturevalue('s3')}/memory"  # of a store that is waited for as long as it takes
     size, some = 12 * small_parts, 2 * s3._PARTS_AT_ONCE * small_parts  # parts in hand, as sent and as received
     source = tmp_path / "source"
     source.write_bytes(bytes(size))

@@ -144,3 +144,13 @@ def test_sources_may_be_picked_among_those_that_are_allowed(ensemble: Ensemble, 
 def test_what_the_generator_does_not_know_is_refused_by_name(ensemble: Ensemble, song: Path) -> None:
     with pytest.raises(InputError, match=r"novelty = 0\.5: a generator of kind 'transformer' has no novelty"):
         ensemble.generate(ensemble.hear(str(song)), seeds=[0], request=GenerationRequest(novelty=0.5))
+
+
+def test_a_release_computes_on_the_device_it_is_given_and_looks_for_no_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(objects.resolve(str(tmp_path)))
+    publish_small_release(workspace)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert load_ensemble(workspace).encoder.logit_scale.device.type == "cpu"
+    assert load_ensemble(workspace, device="meta").encoder.logit_scale.device.type == "meta"
