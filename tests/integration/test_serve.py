@@ -105,7 +105,7 @@ def test_a_flood_is_refused_before_it_has_ended(endpoint: Endpoint, framing: str
         kind = "Content-Type: multipart/form-data; boundary=f"
         connection.sendall(f"POST /v1/searches HTTP/1.1\r\nHost: localhost\r\n{kind}\r\n{framing}\r\n\r\n".encode())
         if "chunked" in framing:
-            part = b'--f\r\nContent-Disposition: form-data; name="song"; filename="a.wav"\r\n\r\n' + b"x" * 4_000_000
+            part = b'--f\r\nContent-Disposition: form-data; name="song"; filename="a.wav"\r\n\r\n' + b"x" * 4_500_000
             connection.sendall(f"{len(part):x}\r\n".encode() + part + b"\r\n")  # and no end of the body
         answer = connection.recv(100)
     assert answer.startswith(b"HTTP/1.1 413 ")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import uvicorn
 
+from gatefold.config import ServeSettings
 from gatefold.covers import encode_picture
 from tests.openapi.run import faults
 
@@ -34,13 +35,15 @@ def listening(app: Any) -> Iterator[str]:
         port = probe.getsockname()[1]
     config = uvicorn.Config(app, "127.0.0.1", port, log_level="error", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
+    try:
+        while not server.started:
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def test_problems_are_described_under_their_media_type(endpoint: Callable[..., Any]) -> None:
@@ -126,6 +129,7 @@ def test_a_truth_value_of_a_form_is_written_as_in_json(endpoint: Callable[..., A
 def test_with_a_key_the_endpoint_does_what_its_description_says(endpoint: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "c.png"
     path.write_bytes(encode_picture(np.zeros((3, 64, 64), np.uint8), 400, "png"))
-    app = endpoint(keys=HASH, cover_uri=path.as_uri()).client.app
+    limits = ServeSettings(look_every_s=3600)  # two loops run this application, and a lock belongs to one
+    app = endpoint(limits, keys=HASH, cover_uri=path.as_uri()).client.app
     with listening(app) as url:
         assert faults(url, tmp_path, examples=5, key=KEY, known={}) == ""
