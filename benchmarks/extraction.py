@@ -31,7 +31,7 @@ from gatefold.config import AudioSettings
 from gatefold.decoding import decode_windows
 from gatefold.ranged import BytesSource
 
-CLIPS = Path(__file__).parent.parent / "tests" / "data" / "music"
+CLIPS = Path(__file__).parents[1] / "gatefold" / "examples"
 RESULTS = Path(__file__).parent / "results" / "extraction.md"
 AUDIO = AudioSettings(window_s=10.0)
 SONG_S, RATE, TURNS, WRITTEN = 200, 44_100, 7, 4

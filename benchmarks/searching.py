@@ -1,4 +1,4 @@
-"""How many searches a second the endpoint answers: the release, the deployments and infra/serve.yaml as they are
+"""How many searches a second the endpoint answers: the release, the deployments and serve/serve.yaml as they are
 served, 32 clients at once on the same machine, which take a part of its cores; as it comes, and with
 infra/throughput.env. Used by benchmarks/retrieval.py."""
 
@@ -33,7 +33,7 @@ from gatefold.workspace import Workspace
 from pipelines.cluster import connect
 from serve.deploy import deploy, stop
 
-CONFIG = Path(__file__).parents[1] / "infra" / "serve.yaml"
+CONFIG = Path(__file__).parents[1] / "serve" / "serve.yaml"
 THROUGHPUT = CONFIG.with_name("throughput.env")
 CLIENTS = 32
 WARMING_S, MEASURED_S = 3.0, 10.0

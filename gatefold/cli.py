@@ -19,7 +19,7 @@ from gatefold.errors import InputError
 from gatefold.generating import SONG, adapt, generate, load_release
 from gatefold.housekeeping import opt_out, rejects_app, release_app, status
 from gatefold.planning import doctor, plan
-from gatefold.session import Command, Commands, Session, check_host, readable
+from gatefold.session import Command, Commands, Session, check_host, packaged, readable
 from gatefold.stopping import Terminated, handle_signals
 from gatefold.terminal import Terminal, table
 
@@ -98,7 +98,7 @@ def demo(
     settings, workspace = session.settings, session.workspace
     composed = session.watch("synthesize", partial(synthesize, settings, songs_uri))
     run_all(settings, str(composed.details["manifest"]), workspace, session.watch)
-    session.watch("examples", partial(make_examples, _repository() / "tests" / "data" / "music", workspace))
+    session.watch("examples", partial(make_examples, packaged("gatefold", "examples"), workspace))
     endpoint = _deploy(session, host, port, is_open) if serve else None
     _tell_of_demo(session, endpoint.url if endpoint else None)
     if endpoint:
@@ -300,6 +300,10 @@ def search(
     k: Annotated[int, typer.Option("-k", min=1, help="Covers to find.")] = 100,
 ) -> None:
     """The covers of the catalogue closest to a song.
+    deployments: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML with resources, batching and scaling; else the installed serve.yaml."),
+    ] = None,
 
     Example: gatefold search song.mp3 -k 10
     """
@@ -334,21 +338,20 @@ def serve(
     session: Session = context.obj.open()
     check_host(host, is_open)
     session.connect()
-    endpoint = _deploy(session, host, port, is_open)
+    endpoint = _deploy(session, host, port, is_open, deployments)
     session.terminal.result({"url": endpoint.url}, endpoint.url)
     _keep_serving(session, endpoint)
 
 
-def _deploy(session: Session, host: str, port: int, is_open: bool) -> "Endpoint":
+def _deploy(session: Session, host: str, port: int, is_open: bool, deployments: Path | None = None) -> "Endpoint":
     with session.terminal.waiting("starting the endpoint"):
         from serve.deploy import deploy
 
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        songs = _repository() / "tests" / "data" / "music"
         return deploy(
-            _repository() / "infra" / "serve.yaml",
+            deployments or packaged("serve", "serve.yaml"),
             workspace=session.workspace.uri,
-            examples=str(songs) if songs.is_dir() else None,
+            examples=str(packaged("gatefold", "examples")),
             host=host,
             port=port,
             settings=session.settings,
@@ -376,10 +379,6 @@ def _keep_serving(session: Session, endpoint: "Endpoint") -> None:
             stop()
             disconnect()
     session.terminal.note("stopped")
-
-
-def _repository() -> Path:
-    return Path(__file__).resolve().parents[1]
 
 
 app.command(rich_help_panel=_USE)(generate)

@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gatefold.session import FAILED, Session, readable
+from gatefold.session import FAILED, Session, packaged, readable
 from gatefold.terminal import table
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from pipelines.estimate import Estimate, Range
     from pipelines.plan import Plan, Verdict
 
-_ROOT = Path(__file__).resolve().parents[1]
-_CLUSTER, _PRICES = _ROOT / "cluster.yaml", _ROOT / "infra" / "prices.yaml"
 _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "fault": ("✗", "red")}
 
 
@@ -36,11 +34,17 @@ def plan(
         int | None, typer.Option(min=1, help="Songs to plan for; as many as the manifest has when left out.")
     ] = None,
     sample: Annotated[int, typer.Option(min=1, help="Songs to measure; more narrow the range.")] = 48,
+    cluster: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The cluster.yaml with your machines; else gatefold's own.")
+    ] = None,
+    prices: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What you pay for them; else round examples.")
+    ] = None,
 ) -> None:
     """What extracting spectrograms would take: hours, bytes, time and cost, from a sample measured here.
 
-    Machines are those of cluster.yaml, prices those of infra/prices.yaml. After a real run, without MANIFEST: how far
-    off the last plan was.
+    The output names the file that the prices come from: copy it, write in yours, and name it with --prices. After a
+    real run, without MANIFEST: how far off the last plan was.
 
     Example: gatefold plan s3://music/songs.parquet --songs 10000000
     """
@@ -51,21 +55,22 @@ def plan(
         verdict = judge_plan(session.workspace)
         session.terminal.result(verdict.model_dump(mode="json"), *_show_verdict(verdict))
         return
+    prices = prices or packaged("pipelines", "prices.yaml")
     with session.terminal.progress("plan") as on_progress:
         made = make_plan(
             session.settings,
             source,
             session.workspace,
-            cluster=_CLUSTER,
-            prices=_PRICES,
+            cluster=cluster or packaged("pipelines", "workers.yaml"),
+            prices=prices,
             songs=songs,
             sample=sample,
             on_progress=on_progress,
         )
-    session.terminal.result(made.model_dump(mode="json"), *_show_plan(made))
+    session.terminal.result(made.model_dump(mode="json"), *_show_plan(made, prices))
 
 
-def _show_plan(made: "Plan") -> list[RenderableType]:
+def _show_plan(made: "Plan", prices: Path) -> list[RenderableType]:
     estimate = made.estimate
     rejects = ", ".join(f"{code} {count:,}" for code, count in made.sample_rejects.items())
     return [
@@ -78,7 +83,7 @@ def _show_plan(made: "Plan") -> list[RenderableType]:
         _show_machines(estimate),
         "",
         "In brackets: what the sample's spread allows (95 %).",
-        f"Cost: machines, head and requests, at the prices of {made.prices_as_of} in infra/prices.yaml;",
+        f"Cost: machines, head and requests, at the prices of {made.prices_as_of} in {prices};",
         f"to keep what is written, {_span(estimate.totals.storage_usd_per_month, _PLAIN)} USD a month more.",
         "Assumed:",
         _show_points("·", made.assumptions),

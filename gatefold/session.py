@@ -7,6 +7,7 @@ import os
 import sys
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,6 +216,11 @@ def check_host(host: str, is_open: bool) -> None:
 def readable(uri: str) -> str:
     """A path where it is one, else the uri."""
     from gatefold.storage import objects
+def packaged(package: str, name: str) -> Path:
+    """A file that is installed with a package."""
+    return Path(str(resources.files(package).joinpath(name)))
+
+
 
     return str(objects.local_path(uri) or uri)
 

@@ -1,4 +1,4 @@
-"""The applications that infra/serve.yaml names: the API, and the release behind it, which another can take over from.
+"""The applications that serve/serve.yaml names: the API, and the release behind it, which another can take over from.
 
 The release is looked up once, here, and pinned: a replica that starts later loads what its siblings loaded, whatever
 has been released meanwhile. Resources, replicas, batching and autoscaling are not said here but in the YAML.
@@ -26,7 +26,7 @@ CONSTRUCTOR_RETRIES = 2
 
 
 class ReleaseArgs(BaseModel):
-    """`args:` of a release in infra/serve.yaml."""
+    """`args:` of a release in serve/serve.yaml."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -45,7 +45,7 @@ class ReleaseArgs(BaseModel):
 
 
 class ApiArgs(BaseModel):
-    """`args:` of the API in infra/serve.yaml."""
+    """`args:` of the API in serve/serve.yaml."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 

@@ -1,4 +1,4 @@
-"""From infra/serve.yaml to a URL that answers: check the file, fill in what the command line knows, deploy, wait.
+"""From serve/serve.yaml to a URL that answers: check the file, fill in what the command line knows, deploy, wait.
 
 Does what `serve run CONFIG` does, and what it leaves out: a key that nobody knows is refused (Ray would ignore it), a
 port that is taken is named before anything starts, and the call returns only when requests are answered. What is served
@@ -104,7 +104,7 @@ def load_config(path: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise InvalidSettings(f"'{path}' cannot be read: {error}") from error
     if not isinstance(config, dict) or len(config.get("applications") or []) != 2:
-        raise InvalidSettings(f"'{path}' must hold two applications, the API and a release, as infra/serve.yaml does")
+        raise InvalidSettings(f"'{path}' must hold two applications, the API and a release, as serve/serve.yaml does")
     unknown = unknown_keys(ServeDeploySchema, config)
     if unknown:
         raise InvalidSettings(f"'{path}' has keys that Ray Serve does not know: {', '.join(unknown)}; check them")

@@ -40,7 +40,7 @@ class Endpoint:
     """The API, and behind it one release, or two while the second takes over.
 
     Args:
-        config: as in infra/serve.yaml, every `args:` filled in; the second application stands for any release.
+        config: as in serve/serve.yaml, every `args:` filled in; the second application stands for any release.
         pinned: the release to serve whatever the workspace says; None to follow it.
         url: where it answers.
     """

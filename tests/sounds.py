@@ -12,7 +12,7 @@ import soundfile
 
 from gatefold.config import AudioSettings
 
-MUSIC = Path(__file__).parent / "data" / "music"
+MUSIC = Path(__file__).parents[1] / "gatefold" / "examples"
 CLIPS = sorted(path for path in MUSIC.iterdir() if path.suffix != ".csv")
 """Seventeen real songs in seven kinds of file; ATTRIBUTION.csv says whose they are."""
 

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from tests.browser.fake_api import Kind, create_app
 
-MUSIC = Path(__file__).parents[1] / "data" / "music"
+MUSIC = Path(__file__).parents[2] / "gatefold" / "examples"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 

@@ -23,7 +23,7 @@ from pipelines.quarantine import read_rejects
 from pipelines.report import NOTHING, Report, read_report, silent
 from pipelines.rows import map_rows
 
-MUSIC = Path(__file__).parents[1] / "data" / "music"
+MUSIC = Path(__file__).parents[2] / "gatefold" / "examples"
 LENIENT = Settings(batch=BatchSettings(max_reject_share=1.0))
 
 

@@ -14,7 +14,7 @@ from tests.factories import publish_small_release
 from tests.integration.test_serve import CONFIG, free_port
 from tests.openapi.run import faults, generated_client
 
-MUSIC = Path(__file__).parents[1] / "data" / "music"
+MUSIC = Path(__file__).parents[2] / "gatefold" / "examples"
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="both tools run on Python 3.11 and later")
 
 

@@ -55,7 +55,7 @@ def remembered(monkeypatch: pytest.MonkeyPatch, costs: list[SongCost]) -> None:
 
 
 def planned(workspace: Workspace, source: Path | str = MUSIC, **options: Any) -> Plan:
-    places: dict[str, Any] = {"cluster": ROOT / "cluster.yaml", "prices": ROOT / "infra" / "prices.yaml", **options}
+    places: dict[str, Any] = {"cluster": ROOT / "cluster.yaml", "prices": ROOT / "pipelines" / "prices.yaml", **options}
     return make_plan(SETTINGS, str(source), workspace, **places)
 
 
@@ -147,7 +147,7 @@ def test_a_plan_is_for_the_songs_there_unless_told_otherwise_and_is_kept(tmp_pat
 
 def test_a_missing_price_is_told_before_anything_is_measured(tmp_path: Path, workspace: Workspace) -> None:
     prices = tmp_path / "prices.yaml"
-    prices.write_text((ROOT / "infra" / "prices.yaml").read_text().replace("c7i.4xlarge", "c8i.4xlarge"))
+    prices.write_text((ROOT / "pipelines" / "prices.yaml").read_text().replace("c7i.4xlarge", "c8i.4xlarge"))
     with pytest.raises(InvalidSettings, match=r"lacks machines\.c7i\.4xlarge\.spot"):
         planned(workspace, "/no/such/folder", prices=prices)
 

@@ -32,7 +32,7 @@ from serve.deploy import deploy, stop
 from tests.mutations import memory_bomb
 from tests.served import TRACKS, free_port, publish_release, song
 
-CONFIG = Path(__file__).parents[2] / "infra" / "serve.yaml"
+CONFIG = Path(__file__).parents[2] / "serve" / "serve.yaml"
 STEPS_MAX = 4000
 
 

@@ -141,7 +141,7 @@ def endpoint(workspace: Workspace, sharded: Bundle) -> Iterator[httpx.Client]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    config = ROOT / "infra" / "serve.yaml"
+    config = ROOT / "serve" / "serve.yaml"
     settings = Settings(serve=ServeSettings(k_max=50))
     served = deploy(config, workspace=workspace.uri, examples=None, host="127.0.0.1", port=port, settings=settings)
     with httpx.Client(base_url=served.url, timeout=60) as http:

@@ -20,7 +20,7 @@ from gatefold.workspace import Workspace
 from serve.deploy import deploy, stop
 from tests.served import free_port, publish_release, song
 
-CONFIG = Path(__file__).parents[2] / "infra" / "serve.yaml"
+CONFIG = Path(__file__).parents[2] / "serve" / "serve.yaml"
 SLOW = 1_100
 BODY_TIMEOUT_S = 20.0
 GENEROUS_S = 5.0

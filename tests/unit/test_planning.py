@@ -54,7 +54,7 @@ def test_a_plan_is_printed_and_kept_and_later_held_against_the_run(workspace: Wo
     made = call(workspace, "plan", str(MUSIC), "--songs", "10000000", "--sample", "4")
     assert made.exit_code == 0
     assert "10,000,000 songs, if all are like 4 of the 17 in" in made.stdout
-    for said in ("vCPU-hours", "audio (spot)", "32 c7i.4xlarge", "this machine", "infra/prices.yaml", "Assumed:"):
+    for said in ("vCPU-hours", "audio (spot)", "32 c7i.4xlarge", "this machine", "pipelines/prices.yaml", "Assumed:"):
         assert said in made.stdout
     kept = json.loads((Path(workspace.uri.removeprefix("file://")) / "reports" / "plan.json").read_text())
     assert kept["estimate"]["songs"] == 10_000_000

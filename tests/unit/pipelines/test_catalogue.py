@@ -31,7 +31,7 @@ from pipelines.catalogue import build_catalogue, with_splits
 from pipelines.scanning import list_songs
 from pipelines.tags import read_tags
 
-MUSIC = Path(__file__).parents[2] / "data" / "music"
+MUSIC = Path(__file__).parents[3] / "gatefold" / "examples"
 
 
 def tracks(**columns: list[str | None]) -> pa.Table:

@@ -13,7 +13,7 @@ from pipelines import folders
 from pipelines.folders import list_files
 from pipelines.scanning import list_songs, scan
 
-MP3 = Path(__file__).parents[2] / "data" / "music" / "11_polka.mp3"
+MP3 = Path(__file__).parents[3] / "gatefold" / "examples" / "11_polka.mp3"
 
 
 def write(folder: Path, *names: str) -> str:

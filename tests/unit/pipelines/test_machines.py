@@ -8,7 +8,8 @@ from gatefold.errors import InvalidSettings
 from pipelines.machines import read_prices, read_worker_types
 
 ROOT = Path(__file__).parents[3]
-CLUSTER, PRICES = ROOT / "cluster.yaml", ROOT / "infra" / "prices.yaml"
+CLUSTER, WORKERS = ROOT / "cluster.yaml", ROOT / "pipelines" / "workers.yaml"
+PRICES = ROOT / "pipelines" / "prices.yaml"
 
 A_CLUSTER = """
 max_workers: 10
@@ -38,6 +39,10 @@ def test_every_worker_type_of_our_own_cluster_has_a_price() -> None:
     types = read_worker_types(CLUSTER, PRICES)
     assert [(one.name, one.vcpus, one.workers, one.spot) for one in types] == [("audio", 16, 32, True)]
     assert 0 < types[0].usd_per_hour < read_prices(PRICES).machines["c7i.4xlarge"].on_demand
+
+
+def test_the_workers_of_an_installed_gatefold_are_those_of_its_cluster() -> None:
+    assert read_worker_types(WORKERS, PRICES) == read_worker_types(CLUSTER, PRICES)
 
 
 def test_types_without_gpu_are_workers_at_their_own_market_and_the_head_is_none(tmp_path: Path) -> None:

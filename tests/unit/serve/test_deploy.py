@@ -9,7 +9,7 @@ from gatefold.workspace import Workspace
 from serve.deploy import deploy, load_config, unknown_keys
 from tests.factories import publish_small_release
 
-HOUSE = Path(__file__).parents[3] / "infra" / "serve.yaml"
+HOUSE = Path(__file__).parents[3] / "serve" / "serve.yaml"
 
 
 def test_the_file_we_ship_is_understood_by_ray_whole() -> None:
