@@ -17,7 +17,6 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 from ray import serve
-from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
 from gatefold.config import Settings
@@ -29,6 +28,7 @@ from serve.app import ApiArgs, ReleaseArgs
 from serve.endpoint import ANSWER_WITHIN_S, Endpoint
 from serve.hosts import ANY_ADDRESS, names_of
 from serve.keys import Keys, refuse_open_host
+from serve.ray_private import listening_at
 
 _POLL_S = 0.3
 
@@ -164,8 +164,8 @@ def _start(schema: ServeDeploySchema) -> None:
     """Serve, listening where the schema says. Raises: InvalidSettings where it cannot; Unavailable where it takes too
     long."""
     host, port = schema.http_options.host, schema.http_options.port
-    client = _get_global_client(raise_if_no_controller_running=False)
-    if client is None:
+    running = listening_at()
+    if running is None:
         _refuse_taken_port(host, port)
         try:
             serve.start(http_options=schema.http_options.model_dump(), proxy_location=schema.proxy_location)
@@ -173,9 +173,9 @@ def _start(schema: ServeDeploySchema) -> None:
             raise Unavailable(
                 f"Ray Serve does not listen on {host}:{port} yet: {error} Is the machine busy? Try again"
             ) from error
-    elif (client.http_config.host, client.http_config.port) != (host, port):
-        running = f"{client.http_config.host}:{client.http_config.port}"
-        raise InvalidSettings(f"this Ray serves on {running} already, not {host}:{port}; ask for that, or stop it")
+    elif running != (host, port):
+        there = ":".join(map(str, running))
+        raise InvalidSettings(f"this Ray serves on {there} already, not {host}:{port}; ask for that, or stop it")
 
 
 def _refuse_taken_port(host: str, port: int) -> None:

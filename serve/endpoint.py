@@ -12,7 +12,6 @@ from typing import Any
 
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
@@ -20,6 +19,7 @@ from gatefold.errors import GatefoldError, Unavailable
 from gatefold.storage import releases
 from gatefold.workspace import Workspace
 from serve.api import Api
+from serve.ray_private import deploy_applications, described_applications, initialise
 
 logger = logging.getLogger(__name__)
 
@@ -144,14 +144,13 @@ class Endpoint:
             if deployment["name"] == Api.__name__:
                 deployment.setdefault("user_config", {})["release"] = _PREFIX + on_duty
         config = {**self._config, "applications": [api, *running.values()]}
-        _get_global_client().deploy_apps(ServeDeploySchema.model_validate(config))
+        deploy_applications(ServeDeploySchema.model_validate(config))
 
     def _in_use(self) -> list[str]:
         """As the API tells it: the release on duty comes first; empty where it does not answer at present."""
         try:
             api = serve.get_deployment_handle(Api.__name__, self._api["name"])  # which Serve ends with itself
-            if not api.is_initialized:  # a driver has no event loop, whatever its environment says of replicas
-                api._init(_run_router_in_separate_loop=True)
+            initialise(api)
             found: list[str] = api.in_use.remote().result(timeout_s=ANSWER_WITHIN_S)
         except _RAY_ERRORS as error:
             logger.info("the API does not say which release is in use: %s", error)
@@ -174,10 +173,9 @@ def reason(messages: list[str]) -> str:
 
 def _standing() -> dict[str, Application]:
     """The releases that run in this Ray already, by version, as they were described."""
-    details = _get_global_client().get_serve_details()["applications"]
     return {
         name.removeprefix(_PREFIX): application["deployed_app_config"]
-        for name, application in details.items()
+        for name, application in described_applications().items()
         if name.startswith(_PREFIX) and application["status"] == ApplicationStatus.RUNNING
     }
 

@@ -18,13 +18,13 @@ from pathlib import Path
 import httpx
 import pytest
 from ray import serve
-from ray.serve.context import _get_global_client
 
 from gatefold.config import ServeSettings, Settings
 from gatefold.storage import objects, optouts, releases
 from gatefold.workspace import Workspace
 from serve.deploy import deploy, stop
 from serve.endpoint import Endpoint
+from serve.ray_private import described_applications
 from tests.factories import publish_small_release
 from tests.sounds import encoded, tone
 
@@ -124,7 +124,7 @@ def follow(endpoint: Endpoint) -> str:
 
 
 def api_pid() -> int:
-    api = _get_global_client().get_serve_details()["applications"]["gatefold"]["deployments"]["Api"]
+    api = described_applications()["gatefold"]["deployments"]["Api"]
     (replica,) = api["replicas"]
     return int(replica["pid"])
 

@@ -94,6 +94,18 @@ def test_ray_stays_in_the_wings_and_under_the_roof() -> None:
     assert [where for _, where, name in imports(floors) if name.split(".")[0] == "ray"] == []
 
 
+def test_private_parts_of_ray_are_used_in_one_file_and_bound_the_version() -> None:
+    private = [
+        where
+        for path, where, name in imports(PRODUCT)
+        if name.split(".")[0] == "ray" and any(part.startswith("_") for part in name.split("."))
+        if path != "serve/ray_private.py"
+    ]
+    assert private == []
+    project = (ROOT / "pyproject.toml").read_text()
+    assert re.search(r'"ray\[[\w,]+\]>=2\.60,<2\.61"', project)
+
+
 def test_imports_are_absolute() -> None:
     assert [where for _, where, name in imports(PRODUCT + TESTS) if name.startswith(".")] == []
 

@@ -88,7 +88,7 @@ def test_a_proxy_too_slow_to_start_is_told_in_our_words(tmp_path: Path, monkeypa
         raise TimeoutError("HTTP proxies not available after 60s.")
 
     monkeypatch.setattr("ray.serve.start", start)
-    monkeypatch.setattr("serve.deploy._get_global_client", lambda **_: None)
+    monkeypatch.setattr("serve.deploy.listening_at", lambda: None)
     publish_small_release(Workspace(tmp_path.as_uri()), 3)
     with pytest.raises(Unavailable, match=r"does not listen on 127\.0\.0\.1:0 yet: HTTP proxies not available"):
         deploy(HOUSE, workspace=str(tmp_path), examples=None, host="127.0.0.1", port=0)
