@@ -280,6 +280,8 @@ def _removed(trial: _Trial) -> Iterator[None]:
 
 def check_disks(uri: str) -> list[Finding]:
     """Room where Ray keeps what does not fit into memory, and in a workspace on a local disk."""
+    from pipelines.cluster import ray_folder
+
     places = {"Ray's temporary files": (ray_folder(os.environ), "set RAY_TMPDIR to a larger disk")}
     workspace = objects.local_path(uri)
     if workspace is not None:
@@ -292,11 +294,6 @@ def check_disks(uri: str) -> list[Finding]:
         detail = f"{free / _GB:,.1f} GiB free for {what} ({place})"
         findings.append(Finding("disk", state, detail, "" if state == "ok" else f"make room, or {other}"))
     return findings
-
-
-def ray_folder(environment: Mapping[str, str]) -> Path:
-    """Where Ray keeps its temporary files."""
-    return Path(environment.get("RAY_TMPDIR") or environment.get("TMPDIR") or "/tmp")
 
 
 def check_memory(source: Path = Path("/proc/meminfo")) -> list[Finding]:
@@ -328,24 +325,18 @@ def _graded(value: float, limits: tuple[float, float]) -> State:
 
 
 def check_ray(environment: Mapping[str, str]) -> list[Finding]:
-    """Whether somebody listens where RAY_ADDRESS points to."""
-    from pipelines.cluster import knock
+    """Which Ray commands use, and whether it answers."""
+    from pipelines.cluster import choose, knock
 
-    address = environment.get("RAY_ADDRESS", "")
-    if address in ("", "local"):
-        return [Finding("ray", "ok", "RAY_ADDRESS is not set: each command starts a Ray of its own")]
     remedy = "start that cluster (ray up cluster.yaml, ray start --head), or unset RAY_ADDRESS to start Ray here"
-    there = address
-    if address == "auto":
-        current = ray_folder(environment) / "ray" / "ray_current_cluster"
-        if not current.exists():
-            return [Finding("ray", "fault", "RAY_ADDRESS is 'auto', and no Ray was started on this machine", remedy)]
-        there = current.read_text().strip()
     try:
-        knock(there)
+        place = choose(environment)
+        knock(place.address)
+    except Unavailable as error:
+        return [Finding("ray", "fault", error.message, remedy)]
     except OSError as error:
-        return [Finding("ray", "fault", f"nobody listens at '{there}' (RAY_ADDRESS): {error}", remedy)]
-    return [Finding("ray", "ok", f"somebody listens at '{there}' (RAY_ADDRESS)")]
+        return [Finding("ray", "fault", f"nobody listens at '{place.address}' (RAY_ADDRESS): {error}", remedy)]
+    return [Finding("ray", "ok", f"commands run on {place}")]
 
 
 def check_keys(environment: Mapping[str, str]) -> list[Finding]:

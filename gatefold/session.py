@@ -146,15 +146,17 @@ class Session:
     reports: "list[Report]"
 
     def connect(self) -> None:
-        """Ray at RAY_ADDRESS, else a local one that ends with this command. Raises: Unavailable."""
+        """Ray, and a line about which one it is. Raises: Unavailable."""
         self.terminal.keep_stdout()
         with self.terminal.waiting("starting Ray"):
             from pipelines.cluster import connect
 
             try:
-                connect(self.settings.endpoint_url)
+                place = connect(self.settings.endpoint_url)
             except SystemExit as stop:  # Ray's own answer to SIGTERM while it starts
                 raise Terminated from stop
+        if place:
+            self.terminal.note(f"on {place}")
 
     def watch(self, verb: str, job: "Job") -> "Report":
         """Runs a job under the eyes of the terminal. Raises: TooManyRejects, its report kept all the same."""

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,26 +31,82 @@ _IN_THIS_PROCESS = {
 }
 """Environment for the import of Ray in this process alone; workers, which inherit the environment, keep theirs."""
 _KNOCK_S = 10.0
+LOCAL = "local"
+"""address of a Ray that starts and ends with this process"""
 _joined = threading.Event()
 """whether this process is connected because it called `connect`, and not its host"""
 
 
-def connect(endpoint_url: str | None = None) -> None:
-    """Joins the Ray cluster at RAY_ADDRESS, or starts a local Ray; nothing where this process is connected already.
+@dataclass(frozen=True)
+class Place:
+    """Which Ray is used.
+
+    Args:
+        address: of a cluster, as Ray takes it; "local" for one that this process starts and ends.
+        why: this one, in words.
+    """
+
+    address: str
+    why: str
+
+    def __str__(self) -> str:
+        if self.address == LOCAL:
+            return f"a Ray of this command's own ({self.why})"
+        return f"the Ray cluster at {self.address} ({self.why})"
+
+
+def choose(environment: Mapping[str, str]) -> Place:
+    """The cluster at RAY_ADDRESS, else the one that was started on this machine and answers, else a local Ray.
+
+    Ray's own search is not used: in the list of processes it finds the Rays of other commands, which end with these.
+
+    Raises: Unavailable where RAY_ADDRESS is "auto" and no cluster was started on this machine.
+    """
+    wanted = environment.get("RAY_ADDRESS", "")
+    if wanted == LOCAL:
+        return Place(LOCAL, "RAY_ADDRESS is 'local'")
+    if wanted not in ("", "auto"):
+        return Place(wanted, "RAY_ADDRESS")
+    noted = ray_folder(environment) / "ray" / "ray_current_cluster"  # `ray start` writes it, `ray stop` removes it
+    there = noted.read_text().strip() if noted.exists() else ""
+    if wanted == "auto":
+        if not there:
+            raise Unavailable("RAY_ADDRESS is 'auto', and no Ray was started on this machine; unset it to start one")
+        return Place(there, "RAY_ADDRESS is 'auto'")
+    if not there:
+        return Place(LOCAL, "no cluster runs on this machine")
+    try:
+        knock(there)
+    except OSError:
+        return Place(LOCAL, f"the cluster that was started on this machine, {there}, does not answer")
+    return Place(there, "it runs on this machine; RAY_ADDRESS=local starts another")
+
+
+def ray_folder(environment: Mapping[str, str]) -> Path:
+    """Where Ray keeps its temporary files."""
+    return Path(environment.get("RAY_TMPDIR") or environment.get("TMPDIR") or "/tmp")
+
+
+def connect(endpoint_url: str | None = None) -> Place | None:
+    """Joins a Ray cluster, or starts a local Ray; nothing where this process is connected already.
 
     Args:
         endpoint_url: the S3 endpoint, which workers must know too.
 
-    Raises: Unavailable when there is no Ray at that address.
+    Returns: which Ray it is; None where this process was connected.
+    Raises: Unavailable when there is no Ray at RAY_ADDRESS.
     """
+    place = choose(os.environ)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if place.address != LOCAL and _token_is_there(os.environ):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # which Ray does by itself where it starts a cluster
     with _set_for_a_while(_IN_THIS_PROCESS):
         import ray  # here, because it reads that environment
 
     if ray.is_initialized():
-        return
-    address = os.environ.get("RAY_ADDRESS", "local")
+        return None
+    address = place.address
     _joined.set()  # a Ray that is stopped while it starts is ended too
     try:
         knock(address)
@@ -57,7 +114,7 @@ def connect(endpoint_url: str | None = None) -> None:
             ray.init(
                 address=address,
                 runtime_env=_runtime_env(address, endpoint_url),
-                include_dashboard=False if address == "local" else None,
+                include_dashboard=False if address == LOCAL else None,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
@@ -68,6 +125,12 @@ def connect(endpoint_url: str | None = None) -> None:
         ) from error
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    return place
+
+
+def _token_is_there(environment: Mapping[str, str]) -> bool:
+    named = environment.get("RAY_AUTH_TOKEN") or environment.get("RAY_AUTH_TOKEN_PATH")
+    return bool(named) or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def _runtime_env(address: str, endpoint_url: str | None) -> dict[str, Any] | None:
@@ -76,7 +139,7 @@ def _runtime_env(address: str, endpoint_url: str | None) -> dict[str, Any] | Non
 
     Credentials go by a function that Ray hands over unread: `env_vars` stand in its logs.
     """
-    ours = {} if address == "local" else os.environ
+    ours = {} if address == LOCAL else os.environ
     settings, credentials = storage_settings(ours, endpoint_url), storage_credentials(ours)
     environment: dict[str, Any] = {"env_vars": settings} if settings else {}
     if credentials:

@@ -70,10 +70,7 @@ def after_songs(count: int) -> Moment:
 @contextmanager
 def driver(songs: Repertoire, address: str | None = None) -> Iterator[Driver]:
     """The stage in a process of its own, in the cluster at `address` or a Ray of its own; nothing of it is left."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment.pop("RAY_ADDRESS", None)
-    if address:
-        environment |= {"RAY_ADDRESS": address}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": address or "local"}
     command = [sys.executable, "-c", _DRIVER, str(songs.folder), str(songs.pace_s)]
     with (songs.folder / "driver.log").open("ab") as log:
         process = subprocess.Popen(command, env=environment, cwd=ROOT, start_new_session=True, stdout=log, stderr=log)

@@ -48,9 +48,7 @@ class Shell:
         self.workspace = workspace or (folder / "workspace").as_uri()
         (folder / "small.yaml").write_text(yaml.safe_dump(SMALL))
         self._front = [sys.executable, "-m", "gatefold", "--config", "small.yaml", "--workspace", self.workspace]
-        self.environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        if ray_address:
-            self.environment["RAY_ADDRESS"] = ray_address
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": ray_address or "local"}
 
     def start(self, *args: str) -> "subprocess.Popen[str]":
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

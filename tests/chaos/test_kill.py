@@ -32,7 +32,8 @@ def start(workspace: Path) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "gatefold", "--workspace", str(workspace), "demo", "--no-serve"]
     command += [word for setting in SMALL for word in ("--set", setting)]
     pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
-    return subprocess.Popen(command, **pipes, text=True, start_new_session=True)
+    environment = {**os.environ, "RAY_ADDRESS": "local"}
+    return subprocess.Popen(command, **pipes, env=environment, text=True, start_new_session=True)
 
 
 def kill_when(workspace: Path, reached: Callable[[], bool]) -> None:

@@ -32,8 +32,7 @@ def store(s3: str) -> Iterator[FaultyStore]:
 
 def gatefold(songs: Repertoire, store: FaultyStore, *verb: str) -> "subprocess.CompletedProcess[str]":
     """A verb in a process of its own, with a Ray of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "AWS_ENDPOINT_URL": store.url}
-    environment.pop("RAY_ADDRESS", None)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "AWS_ENDPOINT_URL": store.url, "RAY_ADDRESS": "local"}
     settings = [f"audio.{name}={value}" for name, value in songs.settings.audio]
     settings += [f"batch.{name}={value}" for name, value in songs.settings.batch]
     command = [sys.executable, "-m", "gatefold", "--workspace", songs.workspace.uri, *verb]

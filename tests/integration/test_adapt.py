@@ -77,8 +77,8 @@ def settings_for(model: str, steps: int = STEPS, num_workers: int = 1, **lora: o
 def start(folder: Path, settings: Settings, workspace: Workspace) -> "subprocess.Popen[bytes]":
     """The command, in a process group of its own, on a Ray of its own."""
     (folder / "settings.yaml").write_text(settings.model_dump_json())  # JSON is YAML
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment = {name: value for name, value in environment.items() if name not in ("RAY_ADDRESS", _REPORTS)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": "local"}
+    environment.pop(_REPORTS, None)
     command = [sys.executable, "-m", "gatefold", "--config", "settings.yaml", "--workspace", workspace.uri, "--json",
                "adapt", SONG]  # fmt: skip
     with (folder / "said.log").open("ab") as log:

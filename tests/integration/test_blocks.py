@@ -46,7 +46,7 @@ def songs(count: int, text: str = "a song") -> dict[str, str]:
 @contextmanager
 def driver(words: Words) -> Iterator["subprocess.Popen[bytes]"]:
     """The stage in a process of its own with a Ray of its own; all of it is gone afterwards."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": "local"}
     command = [sys.executable, "-c", DRIVER, str(words.folder)]
     process = subprocess.Popen(command, env=environment, cwd=ROOT, start_new_session=True)
     try:

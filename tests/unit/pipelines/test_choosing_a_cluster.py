@@ -1,0 +1,57 @@
+"""Which Ray a command uses: the one that is asked for, else the one that runs on this machine, else one of its own."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gatefold.errors import Unavailable
+from pipelines.cluster import LOCAL, choose
+
+
+@pytest.fixture
+def listener() -> Iterator[int]:
+    """A port where somebody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def started_at(folder: Path, address: str) -> dict[str, str]:
+    """The environment of a machine on which `ray start` noted this address."""
+    (folder / "ray").mkdir()
+    (folder / "ray" / "ray_current_cluster").write_text(f"{address}\n")
+    return {"RAY_TMPDIR": str(folder)}
+
+
+def test_a_cluster_that_runs_on_this_machine_is_joined(tmp_path: Path, listener: int) -> None:
+    place = choose(started_at(tmp_path, f"127.0.0.1:{listener}"))
+    assert place.address == f"127.0.0.1:{listener}"
+    assert "it runs on this machine" in str(place)
+
+
+def test_the_address_in_the_environment_goes_before_the_cluster_on_this_machine(tmp_path: Path, listener: int) -> None:
+    here = started_at(tmp_path, f"127.0.0.1:{listener}")
+    assert choose(here | {"RAY_ADDRESS": "10.0.0.1:6379"}).address == "10.0.0.1:6379"
+    assert choose(here | {"RAY_ADDRESS": "local"}).address == LOCAL
+    assert choose(here | {"RAY_ADDRESS": "auto"}).address == f"127.0.0.1:{listener}"
+
+
+def test_where_no_cluster_runs_a_command_starts_its_own(tmp_path: Path) -> None:
+    for unset in ({}, {"RAY_ADDRESS": ""}):
+        place = choose(unset | {"RAY_TMPDIR": str(tmp_path)})
+        assert place.address == LOCAL
+        assert str(place) == "a Ray of this command's own (no cluster runs on this machine)"
+
+
+def test_a_cluster_that_is_gone_without_a_stop_is_not_waited_for(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        free = gone.getsockname()[1]
+    place = choose(started_at(tmp_path, f"127.0.0.1:{free}"))
+    assert place.address == LOCAL
+    assert f"127.0.0.1:{free}, does not answer" in str(place)
+
+
+def test_auto_where_nothing_was_started_joins_no_ray_that_happens_to_run(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="no Ray was started on this machine; unset it to"):
+        choose({"RAY_ADDRESS": "auto", "RAY_TMPDIR": str(tmp_path)})
