@@ -6,27 +6,25 @@ could want to know; nothing imports this module.
 
 import io
 import logging
-import shlex
+import os
 import time
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gatefold.errors import InputError
 from gatefold.generating import SONG, adapt, generate, load_release
 from gatefold.housekeeping import opt_out, rejects_app, release_app, status
 from gatefold.planning import doctor, plan
-from gatefold.session import Command, Commands, Session, check_host, packaged, readable
+from gatefold.session import Command, Commands, Session, packaged, readable
 from gatefold.stopping import Terminated, handle_signals
 from gatefold.terminal import Terminal, table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from gatefold.workspace import Workspace
     from serve.endpoint import Endpoint
 
 app = typer.Typer(
@@ -37,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 failed, 2 misused, 3 done with rejects above the limit, 130 and 143 stopped. "
-    "--workspace, --config, --set and --json may stand before or after the verb.",
+    "--workspace, --config, --set, --json and --verbose may stand before or after the verb.",
 )
 _OPEN = "Let whoever reaches the address in, where no API key is configured and it is not of this machine alone."
 _STAGES, _USE, _KEEP = "Stages, in their order", "Use", "Keep house"
@@ -57,6 +55,7 @@ def gatefold(
         typer.Option("--set", metavar="KEY=VALUE", help="One setting, as in encoder.epochs=120; repeatable."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout; all else on stderr.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show what Ray and Ray Serve log, on stderr.")] = False,
 ) -> None:
     """From songs to album covers: learn from a catalogue, then find the covers nearest to a song and make new ones.
 
@@ -66,7 +65,7 @@ def gatefold(
 
     Then [bold]search[/bold], [bold]generate[/bold] or [bold]serve[/bold].
     """
-    context.obj = Command(workspace, config, overrides or [], Terminal(as_json=as_json))
+    context.obj = Command(workspace, config, overrides or [], Terminal(as_json=as_json, verbose=verbose))
 
 
 @app.command(rich_help_panel=_USE)
@@ -87,9 +86,11 @@ def demo(
     if songs is not None:
         context.obj.overrides[:0] = [f"synthesis.songs={songs}", f"synthesis.artists={min(songs, max(8, songs // 5))}"]
     session: Session = context.obj.open()
+    from gatefold.demonstration import place_of_songs
+
     if serve:
-        check_host(host, is_open)
-    songs_uri = _place_of_demo_songs(session.workspace)
+        _check_host(host, is_open)
+    songs_uri = place_of_songs(session.workspace)
     session.connect()
     from pipelines.examples import make_examples
     from pipelines.run import run_all
@@ -105,25 +106,9 @@ def demo(
         _keep_serving(session, endpoint)
 
 
-def _place_of_demo_songs(workspace: "Workspace") -> str:
-    """Raises: InputError for a workspace with songs of the user's own, which must not be mixed with the demo's."""
-    from gatefold.storage import catalogues, objects
-    from gatefold.storage.nearby import is_workspace
-
-    songs_uri = objects.join(workspace.uri, "songs")
-    standing = catalogues.current(workspace)
-    if standing is None and not is_workspace(workspace.uri):
-        return songs_uri
-    if standing is None or objects.parent(standing.source) != songs_uri:
-        held = f"the catalogue of '{readable(standing.source)}'" if standing else "a release without a catalogue"
-        raise InputError(
-            f"the workspace '{readable(workspace.uri)}' holds {held}, and the demo would take its place; "
-            "give the demo another: gatefold --workspace workspace-demo demo"
-        )
-    return songs_uri
-
-
 def _tell_of_demo(session: Session, url: str | None) -> None:
+    from gatefold.demonstration import workspace_option
+
     details = {report.stage: report.details for report in session.reports}
     measures: Any = details["evaluate"]["table"]
     sheets = {stage: str(details[stage]["sheet"]) for stage in ("evaluate", "examples")}
@@ -142,16 +127,7 @@ def _tell_of_demo(session: Session, url: str | None) -> None:
         f"{'report':<15} {readable(report)}",
         *([f"\n{url}"] if url else []),
     )
-    session.terminal.note(f"\nwith a song of your own: gatefold {_option_for(session.workspace)}search song.mp3")
-
-
-def _option_for(workspace: "Workspace") -> str:
-    """What names a workspace on the command line, unless it is the default."""
-    from gatefold.config import Settings
-    from gatefold.storage import objects
-
-    default = objects.resolve(Settings().workspace)
-    return "" if workspace.uri == default else f"--workspace {shlex.quote(readable(workspace.uri))} "
+    session.terminal.note(f"\nwith a song of your own: gatefold {workspace_option(session.workspace)}search song.mp3")
 
 
 def _tables(measures: Any) -> "list[Table]":
@@ -300,10 +276,6 @@ def search(
     k: Annotated[int, typer.Option("-k", min=1, help="Covers to find.")] = 100,
 ) -> None:
     """The covers of the catalogue closest to a song.
-    deployments: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="YAML with resources, batching and scaling; else the installed serve.yaml."),
-    ] = None,
 
     Example: gatefold search song.mp3 -k 10
     """
@@ -330,24 +302,38 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     is_open: Annotated[bool, typer.Option("--open", help=_OPEN)] = False,
+    deployments: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML with resources, batching and scaling; else the installed serve.yaml."),
+    ] = None,
 ) -> None:
     """The page and the HTTP API over the current release, until Ctrl-C; another that is activated takes over.
 
     Example: gatefold serve --port 9000
     """
     session: Session = context.obj.open()
-    check_host(host, is_open)
+    _check_host(host, is_open)
     session.connect()
     endpoint = _deploy(session, host, port, is_open, deployments)
     session.terminal.result({"url": endpoint.url}, endpoint.url)
     _keep_serving(session, endpoint)
 
 
-def _deploy(session: Session, host: str, port: int, is_open: bool, deployments: Path | None = None) -> "Endpoint":
+def _check_host(host: str, is_open: bool) -> None:
+    """Before anything starts. Raises: InvalidSettings."""
+    from serve.keys import Keys, refuse_open_host
+
+    refuse_open_host(host, Keys.from_environment(os.environ), is_open=is_open)
+
+
+def _deploy(
+    session: Session, host: str, port: int, is_open: bool, deployments: Path | None = None
+) -> "Endpoint":
     with session.terminal.waiting("starting the endpoint"):
         from serve.deploy import deploy
 
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        if not session.terminal.verbose:
+            logging.getLogger("ray.serve").setLevel(logging.ERROR)
         return deploy(
             deployments or packaged("serve", "serve.yaml"),
             workspace=session.workspace.uri,
@@ -375,9 +361,10 @@ def _keep_serving(session: Session, endpoint: "Endpoint") -> None:
         pass  # it is how an endpoint ends
     finally:
         # Ray would say on stdout that Serve's controller is gone, as it should be
-        with session.terminal.stopping(), redirect_stdout(io.StringIO()):
+        verbose = session.terminal.verbose
+        with session.terminal.stopping(), nullcontext() if verbose else redirect_stdout(io.StringIO()):
             stop()
-            disconnect()
+            disconnect(verbose=verbose)
     session.terminal.note("stopped")
 
 

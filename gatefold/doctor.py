@@ -5,6 +5,7 @@ others, so what may be broken is imported inside the check that needs it. Nothin
 not started, no secret is told.
 """
 
+import json
 import os
 import platform
 import resource
@@ -16,12 +17,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
-from gatefold.errors import GatefoldError, InvalidSettings, StorageDenied, Unavailable
+from gatefold.errors import GatefoldError, InvalidSettings, NotFound, StorageDenied, Unavailable
 from gatefold.storage import objects
+from gatefold.storage.leases import FORSAKEN_AFTER_S
 from gatefold.workspace import Workspace
 
 State = Literal["ok", "warning", "fault"]
@@ -54,6 +56,7 @@ def examine(workspace: Workspace, on_progress: Callable[[int, int], None]) -> li
         "codecs": check_codecs,
         "gpu": check_gpus,
         "store": lambda: check_store(workspace.uri),
+        "leases": lambda: check_leases(workspace),
         "disk": lambda: check_disks(workspace.uri),
         "memory": check_memory,
         "open files": check_open_files,
@@ -259,6 +262,32 @@ def check_clock(uri: str, put_at: tuple[float, float]) -> list[Finding]:
     return [Finding("clock", state, detail, "let it be set: timedatectl set-ntp true, or chronyc makestep")]
 
 
+def check_leases(workspace: Workspace) -> list[Finding]:
+    """Who writes in the workspace at present, by the leases there, and whether its clock and ours agree."""
+    findings = []
+    for info in objects.list_objects(workspace.runs):
+        if objects.name(objects.parent(info.uri)) != "lease":
+            continue
+        with suppress(NotFound):  # let go of since it was listed
+            holder = json.loads(objects.read(info.uri))
+            if not holder["released"]:
+                findings.append(_judge_holder(objects.relative(info.uri, workspace.uri), holder))
+    return findings or [Finding("leases", "ok", "no run is under way in this workspace")]
+
+
+def _judge_holder(name: str, holder: dict[str, Any]) -> Finding:
+    silent_s = time.time() - holder["renewed_at"]
+    who = f"'{name}' is held by process {holder['pid']} on '{holder['host']}'"
+    if silent_s < -_SKEW_S[0]:
+        detail = f"{who}, whose clock is {-silent_s:,.0f} s ahead of this machine's"
+        return Finding("leases", "warning", detail, "let both clocks be set: timedatectl set-ntp true")
+    if silent_s > FORSAKEN_AFTER_S:
+        detail = f"{who}, which has not renewed it for {silent_s:,.0f} s: it was killed, or its clock is behind"
+        remedy = f"a run takes over what is not renewed for {FORSAKEN_AFTER_S:g} s; check the clock of that host"
+        return Finding("leases", "warning", detail, remedy)
+    return Finding("leases", "ok", f"{who}, which renewed it {max(0.0, silent_s):,.0f} s ago")
+
+
 @contextmanager
 def _removed(trial: _Trial) -> Iterator[None]:
     """Takes the trial's objects away at the end, and the folders that a local disk did not have before."""
@@ -348,7 +377,23 @@ def check_keys(environment: Mapping[str, str]) -> list[Finding]:
     except InvalidSettings as error:
         return [Finding("api keys", "fault", error.message, f"put SHA-256 sums into {VARIABLE}, separated by commas")]
     if not keys.required:
-        unset = f"{VARIABLE} is not set: an endpoint deployed from here is open to all who reach it"
-        return [Finding("api keys", "ok", f"{unset}; other hosts than loopback need --open")]
+        return [_judge_open_endpoint(environment)]
     told = f"{VARIABLE} can be read: an endpoint deployed from here gets its {len(keys.hashes)} hashes"
     return [Finding("api keys", "ok", f"{told}, and every call needs a key; one that runs already keeps its own")]
+
+
+def _judge_open_endpoint(environment: Mapping[str, str]) -> Finding:
+    """An endpoint without keys: harmless on the loopback address, and less so on a cluster that is joined."""
+    from pipelines.cluster import LOCAL, choose
+    from serve.keys import VARIABLE
+
+    unset = f"{VARIABLE} is not set: an endpoint deployed from here is open to all who reach it"
+    detail = f"{unset}; other hosts than loopback need --open"
+    try:
+        place = choose(environment)
+    except Unavailable:  # which the check of Ray tells
+        return Finding("api keys", "ok", detail)
+    if place.address == LOCAL:
+        return Finding("api keys", "ok", detail)
+    remedy = f"set {VARIABLE} to SHA-256 sums of keys for `gatefold serve`, or keep its --host at 127.0.0.1"
+    return Finding("api keys", "warning", f"{detail}; it would run on {place}", remedy)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 FAILED, MISUSED, ABOVE_LIMIT = 1, 2, 3
 """exit codes"""
-_GLOBAL_FLAGS = ("--json",)
+_GLOBAL_FLAGS = ("--json", "--verbose")
 _GLOBAL_OPTIONS = ("--workspace", "--config", "--set")
 
 
@@ -50,11 +50,11 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as stop:
             terminal = Terminal(as_json=False)
             with terminal.stopping():
-                _end_ray()
+                _end_ray(ctx)
             terminal.note("stopped; the same command continues where it stopped")
             raise typer.Exit(exit_code(stop)) from None
         except Exception as error:
-            _end_ray()
+            _end_ray(ctx)
             own = _own_error(error)
             if own is None:
                 raise
@@ -62,14 +62,15 @@ class Commands(TyperGroup):
             finished = {"stages": [report.model_dump() for report in command.reports]} if command.reports else {}
             command.terminal.failure(own.code, own.message + command.elsewhere(own), finished)
             raise typer.Exit(_exit_code(own)) from None
-        _end_ray()
+        _end_ray(ctx)
         return done
 
 
-def _end_ray() -> None:
+def _end_ray(context: typer.Context) -> None:
     """Before the last words of a command: what Ray says while it ends would cover them."""
     if cluster := sys.modules.get("pipelines.cluster"):  # imported where a verb has needed Ray
-        cluster.disconnect()
+        command: Command | None = context.obj  # none where the arguments could not be read
+        cluster.disconnect(verbose=command is not None and command.terminal.verbose)
 
 
 def _globals_first(args: list[str]) -> list[str]:
@@ -152,7 +153,7 @@ class Session:
             from pipelines.cluster import connect
 
             try:
-                place = connect(self.settings.endpoint_url)
+                place = connect(self.settings.endpoint_url, verbose=self.terminal.verbose)
             except SystemExit as stop:  # Ray's own answer to SIGTERM while it starts
                 raise Terminated from stop
         if place:
@@ -208,21 +209,14 @@ def workspaces_elsewhere(workspace: "Workspace") -> str:
     return f"; workspaces near by: {named} (name one with --workspace)" if near else ""
 
 
-def check_host(host: str, is_open: bool) -> None:
-    """Before anything starts: whether an endpoint may listen there. Raises: InvalidSettings."""
-    from serve.keys import Keys, refuse_open_host
-
-    refuse_open_host(host, Keys.from_environment(os.environ), is_open=is_open)
-
-
-def readable(uri: str) -> str:
-    """A path where it is one, else the uri."""
-    from gatefold.storage import objects
 def packaged(package: str, name: str) -> Path:
     """A file that is installed with a package."""
     return Path(str(resources.files(package).joinpath(name)))
 
 
+def readable(uri: str) -> str:
+    """A path where it is one, else the uri."""
+    from gatefold.storage import objects
 
     return str(objects.local_path(uri) or uri)
 

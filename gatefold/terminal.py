@@ -4,6 +4,7 @@ On a terminal a running stage is a bar with a line of facts under it, and a fini
 looks, in a log, it is a plain line every few seconds. It knows numbers and names, not what they mean.
 """
 
+import io
 import json
 import math
 import sys
@@ -19,6 +20,8 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from gatefold import stopping
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 _LINE_EVERY_S = 5.0
@@ -52,9 +55,15 @@ AnyOutcome = TypeVar("AnyOutcome", bound=Outcome)
 
 
 class Terminal:
-    """One command's way to speak; `as_json` makes its result one JSON object."""
+    """One command's way to speak.
 
-    def __init__(self, *, as_json: bool) -> None:
+    Args:
+        as_json: its result is one JSON object.
+        verbose: what Ray and Ray Serve log is wanted, also while they end.
+    """
+
+    def __init__(self, *, as_json: bool, verbose: bool = False) -> None:
+        self.verbose = verbose
         self._as_json = as_json
         self._errors = Console(stderr=True, highlight=False)
         self._stdout = sys.stdout
@@ -77,8 +86,9 @@ class Terminal:
         self._errors.print(Text("✗ ", "bold red") + Text(message), soft_wrap=True)
 
     def keep_stdout(self) -> None:
-        """From now on stdout gets results alone; what others print there, as Ray does, goes to stderr."""
-        sys.stdout = sys.stderr
+        """From now on stdout gets results alone; what others print there, as Ray does, goes to stderr until a stop."""
+        if not isinstance(sys.stdout, _Others):
+            sys.stdout = _Others(until_stop=not self.verbose)
 
     def note(self, message: str) -> None:
         """A line on the way."""
@@ -119,6 +129,28 @@ class Terminal:
             return
         with _View(name, self._errors) as view:
             yield view.tell
+
+
+class _Others(io.TextIOBase):
+    """Stdout for what is no result. What is printed while a command is stopped, as of the processes that end with it,
+    is not seen."""
+
+    def __init__(self, *, until_stop: bool) -> None:
+        self._until_stop = until_stop
+
+    def write(self, text: str) -> int:
+        if self._until_stop and stopping.begun.is_set():
+            return len(text)
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def fileno(self) -> int:
+        return sys.stderr.fileno()
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
 
 
 class _View(Progress):

@@ -1,5 +1,6 @@
 """The way to Ray: a cluster that is there, or one of our own that ends with this process."""
 
+import io
 import logging
 import os
 import signal
@@ -7,7 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from typing import Any
 from gatefold.errors import Unavailable
 from gatefold.storage.environment import storage_credentials, storage_settings
 
+_QUIET = {
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",  # what fails is raised, and told by who catches it
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
+"""Environment that Ray reads when it is imported, unless its logs are wanted; what the operator has set stays."""
 _ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # reports arrive at this pace, so a short training is not waited for
-    "RAY_DATA_LOG_LEVEL": "CRITICAL",  # what fails is raised, and told by who catches it
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # nice workers wait for Ray's own processes, and are dealt to the cores unevenly
@@ -87,17 +91,18 @@ def ray_folder(environment: Mapping[str, str]) -> Path:
     return Path(environment.get("RAY_TMPDIR") or environment.get("TMPDIR") or "/tmp")
 
 
-def connect(endpoint_url: str | None = None) -> Place | None:
+def connect(endpoint_url: str | None = None, *, verbose: bool = False) -> Place | None:
     """Joins a Ray cluster, or starts a local Ray; nothing where this process is connected already.
 
     Args:
         endpoint_url: the S3 endpoint, which workers must know too.
+        verbose: Ray logs as it does by itself, and shows what its workers print.
 
     Returns: which Ray it is; None where this process was connected.
     Raises: Unavailable when there is no Ray at RAY_ADDRESS.
     """
     place = choose(os.environ)
-    for name, value in _ENVIRONMENT.items():
+    for name, value in (_ENVIRONMENT if verbose else _ENVIRONMENT | _QUIET).items():
         os.environ.setdefault(name, value)
     if place.address != LOCAL and _token_is_there(os.environ):
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # which Ray does by itself where it starts a cluster
@@ -110,20 +115,20 @@ def connect(endpoint_url: str | None = None) -> Place | None:
     _joined.set()  # a Ray that is stopped while it starts is ended too
     try:
         knock(address)
-        with _core_muted(), _sigterm_kept():
+        with nullcontext() if verbose else _core_muted(), _sigterm_kept():
             ray.init(
                 address=address,
                 runtime_env=_runtime_env(address, endpoint_url),
                 include_dashboard=False if address == LOCAL else None,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
+                log_to_driver=verbose,
+                logging_level=logging.INFO if verbose else logging.ERROR,
             )
     except (OSError, RuntimeError) as error:
         raise Unavailable(
             f"no Ray at '{address}': {error}; check RAY_ADDRESS, or unset it to start Ray here "
             "(a cluster with tokens needs RAY_AUTH_MODE=token)"
         ) from error
-    for name in ("ray.data", "ray.train"):
+    for name in () if verbose else ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return place
 
@@ -163,13 +168,21 @@ def knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
-def disconnect() -> None:
-    """Leaves the cluster that `connect` has joined; a local Ray ends, and what its core says meanwhile is not seen."""
+def disconnect(*, verbose: bool = False) -> None:
+    """Leaves the cluster that `connect` has joined; a local Ray ends.
+
+    Args:
+        verbose: what it says meanwhile is shown.
+    """
     if _joined.is_set():
         _joined.clear()
         import ray
 
-        with _core_muted():
+        if verbose:
+            ray.shutdown()
+            return
+        # what the raylet says of workers that end with it is printed on stdout by a thread
+        with _core_muted(), redirect_stdout(io.StringIO()):
             ray.shutdown()
 
 

@@ -89,3 +89,16 @@ def test_a_run_joins_the_cluster_of_this_machine_and_finishes_on_its_two_nodes(
         [sys.executable, "-c", program], env=shell.environment, capture_output=True, text=True, timeout=120, check=True
     )
     assert counted.stdout.split()[-1] == "2", out
+
+
+def test_verbose_shows_what_ray_logs_and_without_it_nothing_of_it_is_seen(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    manifest = str(write_songs(tmp_path / "songs"))
+    said = {}
+    for flag in ("--verbose", "--json"):
+        process = shell.start("catalogue", manifest, flag)
+        _, said[flag] = process.communicate(timeout=300)
+        assert process.returncode == 0, said[flag]
+    assert "Started a local Ray instance" in said["--verbose"]
+    assert "Started a local Ray instance" not in said["--json"]
+    assert said["--json"].splitlines()[1] == "on a Ray of this command's own (RAY_ADDRESS is 'local')"

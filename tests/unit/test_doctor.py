@@ -1,11 +1,13 @@
 """The doctor: a healthy machine has no fault, and each fault is found, told with its remedy, and hides no other."""
 
+import json
 import os
 import platform
 import re
 import resource
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -17,7 +19,7 @@ from gatefold import doctor, soundcheck
 from gatefold.decoding import FORMATS
 from gatefold.doctor import Finding
 from gatefold.errors import GatefoldError, ObjectNotFound, StorageDenied, StorageUnavailable
-from gatefold.storage import objects
+from gatefold.storage import leases, objects
 from gatefold.storage.uris import ObjectInfo
 from gatefold.workspace import Workspace
 
@@ -55,7 +57,7 @@ def test_a_healthy_machine_has_no_fault(uri: str, tmp_path: Path) -> None:
     findings = doctor.examine(Workspace(uri), lambda done, total: told.append((done, total)))
     assert [one for one in findings if one.state == "fault"] == []
     assert set(states(findings)) >= {"versions", "torch", "codecs", "gpu", "store", "clock", "disk", "ray", "api keys"}
-    assert told == [(number, 10) for number in range(10)]
+    assert told == [(number, 11) for number in range(11)]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -252,3 +254,43 @@ def test_the_environment_is_the_one_of_this_process(monkeypatch: pytest.MonkeyPa
     found = states(doctor.examine(Workspace(uri), lambda *_: None))
     assert (found["api keys"], found["ray"]) == ("fault", "fault")
     assert os.environ["RAY_ADDRESS"] == "127.0.0.1:1"
+
+
+def test_an_endpoint_without_keys_is_a_warning_where_a_cluster_would_run_it(listener: int, tmp_path: Path) -> None:
+    alone = {"RAY_TMPDIR": str(tmp_path)}
+    assert doctor.check_keys(alone)[0].state == "ok"
+    joined = alone | {"RAY_ADDRESS": f"127.0.0.1:{listener}"}
+    (open_one,) = faults(doctor.check_keys(joined))
+    assert open_one.state == "warning"
+    assert "need --open; it would run on the Ray cluster at" in open_one.detail
+    assert doctor.check_keys(joined | {"GATEFOLD_API_KEYS": "a" * 64})[0].state == "ok"
+    nowhere = alone | {"RAY_ADDRESS": "auto"}
+    assert doctor.check_keys(nowhere)[0].state == "ok"
+    assert doctor.check_ray(nowhere)[0].state == "fault"
+
+
+def test_the_ray_that_commands_use_is_named(listener: int, tmp_path: Path) -> None:
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{listener}")
+    (joined,) = doctor.check_ray({"RAY_TMPDIR": str(tmp_path)})
+    assert (joined.state, f"the Ray cluster at 127.0.0.1:{listener}" in joined.detail) == ("ok", True)
+    (own,) = doctor.check_ray({"RAY_TMPDIR": str(tmp_path), "RAY_ADDRESS": "local"})
+    assert own.detail == "commands run on a Ray of this command's own (RAY_ADDRESS is 'local')"
+
+
+def test_a_lease_that_is_held_is_told_and_one_that_clocks_disagree_on_is_a_warning(uri: str) -> None:
+    workspace = Workspace(uri)
+    assert states(doctor.check_leases(workspace)) == {"leases": "ok"}
+    folder = objects.join(workspace.runs, "spectrograms", "lease")
+    with leases.hold(folder):
+        (held,) = doctor.check_leases(workspace)
+        assert held.state == "ok"
+        assert f"'runs/spectrograms/lease/00000001.json' is held by process {os.getpid()}" in held.detail
+    assert "no run is under way" in doctor.check_leases(workspace)[0].detail
+    lease = objects.join(folder, "00000001.json")
+    for ahead_s, said in ((120, "120 s ahead of this machine's"), (-3_600, "was killed, or its clock is behind")):
+        holder = {**json.loads(objects.read(lease)), "released": False, "renewed_at": time.time() + ahead_s}
+        objects.put(lease, json.dumps(holder).encode())
+        (found,) = faults(doctor.check_leases(workspace))
+        assert found.state == "warning"
+        assert said in found.detail

@@ -20,7 +20,7 @@ BELOW = {
 }
 """Which floors a floor may import."""
 RESIDENTS = dict.fromkeys(
-    ("__main__", "generating", "cli", "session", "stopping", "housekeeping", "planning", "doctor"), ROOF
+    ("__main__", "generating", "demonstration", "cli", "session", "housekeeping", "planning", "doctor"), ROOF
 )
 RESIDENTS["storage"] = STORAGE
 """Modules of `gatefold` that do not live on the ground floor."""

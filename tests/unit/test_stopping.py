@@ -4,13 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
+import ray
 from typer.testing import CliRunner
 
+from gatefold import stopping
 from gatefold.cli import app
 from gatefold.stopping import Terminated, exit_code, handle_signals
+from gatefold.terminal import Terminal
 from pipelines import cluster
 
 
@@ -19,6 +23,7 @@ def handled() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     handle_signals()
     yield
+    stopping.begun.clear()
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -59,13 +64,47 @@ def test_ctrl_c_works_where_it_was_ignored_from_the_start() -> None:
 def test_a_stop_while_ray_starts_ends_with_its_code(
     stop: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
-    def connect(_: str | None) -> None:
+    def connect(_: str | None, *, verbose: bool) -> None:
+        assert not verbose
         raise stop
 
     monkeypatch.setattr(cluster, "connect", connect)
     result = CliRunner().invoke(app, ["--workspace", str(tmp_path), "embed"])
     assert result.exit_code == code
     assert result.stderr.splitlines()[-1].startswith("stopped;")
+
+
+@pytest.mark.usefixtures("handled")
+def test_what_ray_prints_while_a_command_stops_is_not_seen_and_before_that_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # and back
+    terminal = Terminal(as_json=False)
+    terminal.keep_stdout()
+    sys.stdout.write("(raylet) a worker died in the midst of the run\n")
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    sys.stdout.write("(raylet) a worker was killed, as it should be\n")
+    terminal.note("stopped")
+    terminal.result({}, "a result")
+    out, err = capsys.readouterr()
+    assert out == "a result\n"
+    assert err == "(raylet) a worker died in the midst of the run\nstopped\n"
+
+
+def test_while_ray_ends_its_threads_do_not_cover_the_last_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shutdown() -> None:
+        thread = threading.Thread(target=print, args=("(raylet) a worker died or was killed",))
+        thread.start()
+        thread.join()
+
+    monkeypatch.setattr(ray, "shutdown", shutdown)
+    cluster._joined.set()
+    cluster.disconnect()
+    sys.stdout.write("the last word\n")
+    assert capsys.readouterr() == ("the last word\n", "")
 
 
 def test_the_handler_of_sigterm_outlives_what_replaces_it() -> None:
@@ -81,8 +120,6 @@ def test_the_handler_of_sigterm_outlives_what_replaces_it() -> None:
 
 
 def test_a_ray_that_somebody_else_has_started_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
     ended: list[bool] = []
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))

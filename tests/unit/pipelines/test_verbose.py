@@ -1,0 +1,51 @@
+"""What of Ray's logs is shown: nothing by default, all of it where it is asked for."""
+
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import ray
+from typer.testing import CliRunner
+
+from gatefold.cli import app
+from pipelines import cluster
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+    """What Ray was started with; it is not started."""
+    given: list[dict[str, Any]] = []
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    for name in ("RAY_BACKEND_LOG_LEVEL", "RAY_DATA_LOG_LEVEL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **options: given.append(options))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    levels = {name: logging.getLogger(name).level for name in ("ray.data", "ray.train")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    yield given
+    cluster._joined.clear()
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_verbose_shows_what_ray_and_its_workers_log(
+    started: list[dict[str, Any]], place: str, tmp_path: object
+) -> None:
+    args = ["--verbose", "embed"] if place == "before" else ["embed", "--verbose"]
+    CliRunner().invoke(app, ["--workspace", str(tmp_path), *args])
+    assert [(one["log_to_driver"], one["logging_level"]) for one in started] == [(True, logging.INFO)]
+    assert "RAY_BACKEND_LOG_LEVEL" not in os.environ
+    assert logging.getLogger("ray.data").level == logging.NOTSET
+
+
+def test_without_it_ray_is_silent(started: list[dict[str, Any]], tmp_path: object) -> None:
+    CliRunner().invoke(app, ["--workspace", str(tmp_path), "embed"])
+    assert [(one["log_to_driver"], one["logging_level"]) for one in started] == [(False, logging.ERROR)]
+    assert os.environ["RAY_BACKEND_LOG_LEVEL"] == "fatal"
+    assert logging.getLogger("ray.data").level == logging.ERROR
