@@ -45,10 +45,10 @@ _STAGES, _USE, _KEEP = "Stages, in their order", "Use", "Keep house"
 def gatefold(
     context: typer.Context,
     workspace: Annotated[
-        str | None, typer.Option(metavar="URI", help="A folder or s3://bucket/prefix; all results lie there.")
+        str | None, typer.Option("--workspace", metavar="URI", help="Folder or s3://bucket/prefix of all results.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML with the settings that differ from the defaults.")
+        Path | None, typer.Option("--config", metavar="FILE", help="YAML with settings that differ from the defaults.")
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -221,7 +221,10 @@ def evaluate(
     context: typer.Context,
     compare: Annotated[
         list[str] | None,
-        typer.Option(metavar="VERSION", help="An encoder of this workspace, in place of the release; repeatable."),
+        typer.Option(
+            "--compare", metavar="VERSION",
+            help="An encoder of this workspace, in place of the release; repeatable.",
+        ),
     ] = None,
     generators: Annotated[
         bool, typer.Option("--generators", help="Every generator of this workspace beside real covers.")
@@ -304,7 +307,10 @@ def serve(
     is_open: Annotated[bool, typer.Option("--open", help=_OPEN)] = False,
     deployments: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="YAML with resources, batching and scaling; else the installed serve.yaml."),
+        typer.Option(
+            "--deployments", metavar="FILE",
+            help="YAML with resources, batching and scaling; else the installed serve.yaml.",
+        ),
     ] = None,
 ) -> None:
     """The page and the HTTP API over the current release, until Ctrl-C; another that is activated takes over.

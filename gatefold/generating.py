@@ -39,7 +39,7 @@ def generate(
         typer.Option("--source", metavar="SONG_ID", help="One of the nearest covers to make them from; repeatable."),
     ] = None,
     palette_from: Annotated[
-        str | None, typer.Option(metavar="SONG_ID", help="One of the nearest covers, whose colours lead.")
+        str | None, typer.Option("--palette-from", metavar="SONG_ID", help="One of the nearest, whose colours lead.")
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Denoising steps of a generator of kind transformer.")
@@ -51,7 +51,7 @@ def generate(
         float | None, typer.Option(min=0, max=1, help="How far a pre-trained model departs, for kind diffusers.")
     ] = None,
     adapter: Annotated[
-        str | None, typer.Option(metavar="VERSION", help="A LoRA of `gatefold adapt`, for kind diffusers.")
+        str | None, typer.Option("--adapter", metavar="VERSION", help="A LoRA of `gatefold adapt`, for kind diffusers.")
     ] = None,
 ) -> None:
     """New covers for a song, each with the covers it is made from; a manifest beside them has all that replays them.

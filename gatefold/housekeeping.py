@@ -168,7 +168,7 @@ def list_rejects(context: typer.Context, stage: _StageOption = None) -> None:
 def retry_rejects(
     context: typer.Context,
     stage: _StageOption = None,
-    code: Annotated[str | None, typer.Option(metavar="CODE", help="Only with this code.")] = None,
+    code: Annotated[str | None, typer.Option("--code", metavar="CODE", help="Only with this code.")] = None,
 ) -> None:
     """Try rejected songs again, after their files or the settings were mended.
 

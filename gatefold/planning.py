@@ -35,10 +35,11 @@ def plan(
     ] = None,
     sample: Annotated[int, typer.Option(min=1, help="Songs to measure; more narrow the range.")] = 48,
     cluster: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The cluster.yaml with your machines; else gatefold's own.")
+        Path | None,
+        typer.Option("--cluster", metavar="FILE", help="The cluster.yaml with your machines; else gatefold's own."),
     ] = None,
     prices: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What you pay for them; else round examples.")
+        Path | None, typer.Option("--prices", metavar="FILE", help="What you pay for them; else round examples.")
     ] = None,
 ) -> None:
     """What extracting spectrograms would take: hours, bytes, time and cost, from a sample measured here.
