@@ -5,8 +5,6 @@ import json
 import time
 from pathlib import Path
 
-import torch
-
 from gatefold.audio import spectrogram_picture
 from gatefold.contact_sheet import Pixels, Row, draw_contact_sheet
 from gatefold.covers import decode_cover, encode_picture
@@ -51,7 +49,6 @@ def make_examples(songs: Path, workspace: Workspace, on_progress: OnProgress = s
 def _make(paths: list[Path], workspace: Workspace, release: Release, lease: Lease, on_progress: OnProgress) -> Report:
     began = time.monotonic()
     folder = objects.join(workspace.uri, STAGE)
-    torch.set_num_threads(1)  # beside Ray's own processes, threads that wait for each other wait for those too
     ensemble = Ensemble(workspace, release)
     rows = []
     on_progress(0, len(paths))
