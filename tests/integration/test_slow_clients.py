@@ -26,7 +26,7 @@ BODY_TIMEOUT_S = 20.0
 GENEROUS_S = 5.0
 """on a busy machine; a second on a quiet one"""
 SEARCH = {"song_id": "song/1", "k": 3}
-UPLOAD = b"POST /v1/searches HTTP/1.1\r\nHost: h\r\nContent-Type: multipart/form-data; boundary=f\r\n"
+UPLOAD = b"POST /v1/searches HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=f\r\n"
 SLOW_STARTS = {
     "small": UPLOAD + b"Content-Length: 1000\r\n\r\n--f\r\n",
     "large": UPLOAD + b"Content-Length: 45000000\r\n\r\n--f\r\n",

@@ -96,6 +96,7 @@ def test_an_installed_gatefold_plans_with_its_own_machines_and_prices(python: Pa
     assert [worker["instance_type"] for worker in planned["estimate"]["workers"]] == ["c7i.4xlarge"]
 
 
+@pytest.mark.chaos  # the demo of an installed wheel takes minutes
 @pytest.mark.timeout(1500)
 def test_an_installed_gatefold_does_the_demo_and_serves_it_with_its_songs(python: Path, tmp_path: Path) -> None:
     gatefold = Installed(python, tmp_path)
