@@ -36,12 +36,12 @@ from pipelines.rows import map_rows
 from pipelines.versions import Versions, check_unchanged
 
 _NARROWEST = 13
-CANDIDATES = tuple(
-    Parameters(widest, _NARROWEST, temperature, capacity)
-    for capacity, (widest, temperature) in product(
-        (0.24, 0.18, 0.13, 0.09, 0.06), ((0.8, 0.03), (0.6, 0.03), (0.45, 0.05))
-    )
+_CAPACITIES, _WIDEST = (0.24, 0.18, 0.13, 0.09, 0.06), (0.8, 0.6)
+CANDIDATES = (
+    *(Parameters(widest, _NARROWEST, 0.03, capacity) for capacity, widest in product(_CAPACITIES, _WIDEST)),
+    Parameters(0.45, _NARROWEST, 0.05, 0.06),
 )
+"""from the closest to single covers to the most novel; narrower windows gain nothing where a source may hold more"""
 UNMEASURED = Parameters(0.6, _NARROWEST, 0.03, 0.18)
 """where there are too few validation songs to choose by"""
 _FEWEST = 8
