@@ -5,7 +5,7 @@ Pairs a second that the encoder learns from (`Learner`), covers a second that th
 million covers (`vectors.on_gpu`, where faiss has GPUs), and covers of the analytic generator; of a pre-trained model
 with `--model FOLDER`.
 
-Everything is synthetic. Training is also told as a share of the most that the device multiplies in bfloat16, which is
+Everything is synthetic. Training is also stated as a share of the most that the device multiplies in bfloat16, which is
 measured beside it and not read from a data sheet; Fourier transforms are not counted as work. Writes results/gpu.md
 beside this file. `python -m benchmarks.gpu`, in an environment with `.[gpu]`; without a GPU it says so and measures
 nothing.
@@ -186,21 +186,21 @@ def pretrained(settings: PretrainedSettings, device: torch.device, turns: int = 
 def rows(settings: Settings, device: torch.device) -> list[str]:
     """The table."""
     peak = peak_flops(device)
-    told = [f"| bfloat16 product | {peak / 1e12:,.0f} TFLOP/s | 1.00 |"]
+    lines = [f"| bfloat16 product | {peak / 1e12:,.0f} TFLOP/s | 1.00 |"]
     for size in BATCHES:
         rate, flops = training(settings, size, device)
-        told.append(f"| training, batch {size:,} | {rate:,.0f} pairs/s | {flops / peak:.3f} |")
+        lines.append(f"| training, batch {size:,} | {rate:,.0f} pairs/s | {flops / peak:.3f} |")
     covers = transformer_training(settings, BATCHES[1], device)
-    told.append(f"| training of the transformer, batch {BATCHES[1]:,} | {covers:,.0f} covers/s | |")
-    told.append(f"| embedding, {BATCHES[1]} songs at once | {embedding(settings, BATCHES[1], device):,.0f} songs/s | |")
+    lines.append(f"| training of the transformer, batch {BATCHES[1]:,} | {covers:,.0f} covers/s | |")
+    lines.append(f"| embedding, {BATCHES[1]} songs at once | {embedding(settings, BATCHES[1], device):,.0f} songs/s | |")
     for count in CATALOGUES:
         took = searching(count, settings.encoder.embed_dim, device.type)
         rate = "not measured: faiss has no GPU here" if took is None else f"{QUERIES / took:,.0f} queries/s"
-        told.append(f"| exact search among {count:,} | {rate} | |")
-    told.append(f"| analytic generator, {SIDE} px, four at once | {analytic(SIDE, device):,.2f} s a picture | |")
+        lines.append(f"| exact search among {count:,} | {rate} | |")
+    lines.append(f"| analytic generator, {SIDE} px, four at once | {analytic(SIDE, device):,.2f} s a picture | |")
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    return told + pretrained(settings.generator.diffusers, device)
+    return lines + pretrained(settings.generator.diffusers, device)
 
 
 def main() -> None:

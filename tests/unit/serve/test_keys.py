@@ -47,4 +47,7 @@ def test_a_host_that_others_reach_needs_keys_or_the_word_open(host: str) -> None
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "localhost", "::1"])
 def test_this_machine_alone_needs_no_keys(host: str) -> None:
-    refuse_open_host(host, Keys(frozenset()), is_open=False)
+    without = Keys(frozenset())
+    refuse_open_host(host, without, is_open=False)
+    with pytest.raises(InvalidSettings):  # the same keys anywhere else
+        refuse_open_host("0.0.0.0", without, is_open=False)
