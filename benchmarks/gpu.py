@@ -192,7 +192,8 @@ def rows(settings: Settings, device: torch.device) -> list[str]:
         lines.append(f"| training, batch {size:,} | {rate:,.0f} pairs/s | {flops / peak:.3f} |")
     covers = transformer_training(settings, BATCHES[1], device)
     lines.append(f"| training of the transformer, batch {BATCHES[1]:,} | {covers:,.0f} covers/s | |")
-    lines.append(f"| embedding, {BATCHES[1]} songs at once | {embedding(settings, BATCHES[1], device):,.0f} songs/s | |")
+    songs = embedding(settings, BATCHES[1], device)
+    lines.append(f"| embedding, {BATCHES[1]} songs at once | {songs:,.0f} songs/s | |")
     for count in CATALOGUES:
         took = searching(count, settings.encoder.embed_dim, device.type)
         rate = "not measured: faiss has no GPU here" if took is None else f"{QUERIES / took:,.0f} queries/s"
