@@ -36,7 +36,7 @@ def draw_contact_sheet(rows: Sequence[Row]) -> Image.Image:
     pen = ImageDraw.Draw(sheet)
     heads = (
         (_GAP * 2, "song"),
-        (_LABEL, "heard"),
+        (_LABEL, "spectrogram"),
         (_LABEL + _CELL + _GAP, f"{nearest} nearest covers"),
         (new_at, "new covers"),
     )
