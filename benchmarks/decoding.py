@@ -1,7 +1,7 @@
 """Which decoder reads windows out of which format: soundfile (libsndfile) against PyAV (FFmpeg), in time and bytes.
 
 Three windows of 10 s out of songs of 200 s, each jumped to; interleaved in one run, the best of several turns each.
-`gatefold.decoding` chooses by it. Writes results/decoding.md beside this file. `make bench-decoding`.
+`gatefold.audio.decoding` chooses by it. Writes results/decoding.md beside this file. `make bench-decoding`.
 """
 
 import argparse

@@ -30,19 +30,21 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from typer.testing import CliRunner
 
-from gatefold.cli import app
+from gatefold.cli.main import app
 from gatefold.config import AudioSettings, CoverSettings, Settings
-from gatefold.generator.settings import GeneratorSettings
+from gatefold.generator_settings import GeneratorSettings
+from gatefold.index.retrieval import CoverIndex
 from gatefold.records import REJECTS, cover_schema, embedding_schema, spectrogram_schema
-from gatefold.retrieval import CoverIndex
 from gatefold.storage import objects, tables
-from gatefold.storage.catalogues import read_tracks
+from gatefold.storage.contents.catalogues import read_tracks
 from gatefold.workspace import Workspace
-from pipelines import held_out, index, pairs, status, versions
-from pipelines.blocks import cut
-from pipelines.catalogue import build_catalogue
-from pipelines.independent import catalogue_sample
-from pipelines.stages import (
+from pipelines import index, status, versions
+from pipelines.catalogue.catalogue import build_catalogue
+from pipelines.evaluation import held_out
+from pipelines.evaluation.independent_features import catalogue_sample
+from pipelines.extraction.blocks import cut
+from pipelines.extraction.compaction import compact, prune
+from pipelines.extraction.stages import (
     Stage,
     cover_stage,
     cover_tracks,
@@ -51,7 +53,7 @@ from pipelines.stages import (
     spectrogram_stage,
     spectrogram_tracks,
 )
-from pipelines.tidying import compact, prune
+from pipelines.training import training_data
 
 RESULTS = Path(__file__).parent / "results" / "drivers.md"
 LIMIT_BYTES = 2 << 30
@@ -202,17 +204,17 @@ def _embed(workspace: Workspace) -> None:
 
 
 def _train_encoder(workspace: Workspace) -> None:
-    ids = pairs.paired_ids(SETTINGS, workspace, "train")
-    pairs.validation_ids(SETTINGS, workspace)
-    genres = pairs.genres_of(workspace, ids)
-    pairs.dealt(pa.table({"song_id": ids, "genre": genres}), 2, SETTINGS.batch.rows_per_block)
+    ids = training_data.paired_ids(SETTINGS, workspace, "train")
+    training_data.validation_ids(SETTINGS, workspace)
+    genres = training_data.genres_of(workspace, ids)
+    training_data.dealt(pa.table({"song_id": ids, "genre": genres}), 2, SETTINGS.batch.rows_per_block)
 
 
 def _train_generator(workspace: Workspace) -> None:
     versions.versions_of(SETTINGS, workspace)
-    pairs.validation_ids(SETTINGS, workspace)  # all that the analytic generator asks of the catalogue
-    ids = pairs.paired_ids(SETTINGS, workspace, "train")  # and what the transformer does
-    pairs.dealt(pa.table({"song_id": ids}), 2, SETTINGS.batch.rows_per_block)
+    training_data.validation_ids(SETTINGS, workspace)  # all that the analytic generator asks of the catalogue
+    ids = training_data.paired_ids(SETTINGS, workspace, "train")  # and what the transformer does
+    training_data.dealt(pa.table({"song_id": ids}), 2, SETTINGS.batch.rows_per_block)
 
 
 def _index(workspace: Workspace) -> None:
@@ -221,7 +223,7 @@ def _index(workspace: Workspace) -> None:
 
 
 def _evaluate(workspace: Workspace) -> None:
-    ids = pairs.sample(pairs.paired_ids(SETTINGS, workspace, "test"), SETTINGS.evaluation.held_out)
+    ids = training_data.sample(training_data.paired_ids(SETTINGS, workspace, "test"), SETTINGS.evaluation.held_out)
     vectors = np.zeros((len(ids), SETTINGS.encoder.embed_dim), np.float32)
     held_out.named(workspace, ids, vectors, vectors)
     catalogue_sample(SETTINGS, workspace)

@@ -26,9 +26,9 @@ from rich.console import Console
 from torchaudio.functional import resample
 from torchaudio.transforms import MelSpectrogram
 
-from gatefold.audio import listen
+from gatefold.audio.decoding import decode_windows
+from gatefold.audio.spectrograms import listen
 from gatefold.config import AudioSettings
-from gatefold.decoding import decode_windows
 from gatefold.ranged import BytesSource
 
 CLIPS = Path(__file__).parents[1] / "gatefold" / "examples"

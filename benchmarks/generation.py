@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gatefold.covers import resized
-from gatefold.generator.local_score import Parameters, levels
-from gatefold.generator.sampler import Sampler
+from gatefold.generator.local_score.denoiser import Parameters, levels
+from gatefold.generator.local_score.sampler import Sampler
+from gatefold.images.pixels import resized
 from tests import plain_sampler
 from tests.drawn import drawn_covers
 

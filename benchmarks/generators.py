@@ -21,17 +21,17 @@ from rich.console import Console
 
 from benchmarks import sngan
 from gatefold.config import Settings, load
-from gatefold.covers import resized
-from gatefold.retrieval import CoverIndex
+from gatefold.images.pixels import resized
+from gatefold.index.retrieval import CoverIndex
 from gatefold.storage import objects
-from gatefold.storage.indexes import load_index
+from gatefold.storage.models.indexes import load_index
 from gatefold.workspace import Workspace
 from pipelines.cluster import connect
-from pipelines.generator_candidates import NEAREST, Candidate, Pictures, nearest_of, read_covers, rule_of
-from pipelines.generator_comparison import compare_generators
-from pipelines.generator_tables import as_markdown
-from pipelines.pairs import paired_ids
+from pipelines.evaluation.generator_candidates import NEAREST, Candidate, Pictures, nearest_of, read_covers, rule_of
+from pipelines.evaluation.generator_comparison import compare_generators
+from pipelines.evaluation.generator_tables import as_markdown
 from pipelines.report import NOTHING, OnProgress
+from pipelines.training.training_data import paired_ids
 from pipelines.versions import versions_of
 
 RESULTS = Path(__file__).parent / "results" / "generators.md"

@@ -27,12 +27,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gatefold.config import PretrainedSettings, Settings, load
 from gatefold.generator.interface import Generated, GenerationRequest, OnStep, Sources, Vectors
-from gatefold.generator.local_pipeline import CurvePoint, build_local_pipeline
-from gatefold.generator.local_score import Parameters
-from gatefold.storage.encoders import build_encoder
-from gatefold.vectors import build, on_gpu
-from pipelines.learning import Learner
-from pipelines.transformer_trainer import TransformerTrainer
+from gatefold.generator.local_score.denoiser import Parameters
+from gatefold.generator.local_score.pipeline import CurvePoint, build_local_pipeline
+from gatefold.index.vectors import build, on_gpu
+from gatefold.storage.models.encoders import build_encoder
+from pipelines.training.encoder_trainer import Learner
+from pipelines.training.transformer_trainer import TransformerTrainer
 
 RESULTS = Path(__file__).parent / "results" / "gpu.md"
 BATCHES = (64, 512, 4_096)
@@ -163,7 +163,7 @@ def pretrained(settings: PretrainedSettings, device: torch.device, turns: int = 
     """Lines of the table: seconds a picture of `generator.kind: diffusers`, alone and in a job of several."""
     if settings.model is None:
         return ["| pre-trained model | not measured: no checkpoint was named; `--model FOLDER` does | |"]
-    from gatefold.storage.pretrained import assemble  # takes seconds, and the rest does without
+    from gatefold.storage.models.pretrained_generators import assemble  # takes seconds, and the rest does without
 
     generator = assemble(settings, Noise(), device=device.type)
     pixels = np.random.default_rng(0).integers(256, size=(settings.image_prompts, 3, 256, 256), dtype=np.uint8)

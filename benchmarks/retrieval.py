@@ -32,9 +32,9 @@ from rich.console import Console
 
 from benchmarks.searching import served
 from gatefold.config import EncoderSettings, IndexSettings
-from gatefold.retrieval import CoverIndex
-from gatefold.tuning import DEPTH, Built, build_tuned, exact, recall_of
-from gatefold.vectors import CONSTRUCTION, LINKS, Ids, Vectors, cells_of
+from gatefold.index.retrieval import CoverIndex
+from gatefold.index.tuning import DEPTH, Built, build_tuned, exact, recall_of
+from gatefold.index.vectors import CONSTRUCTION, LINKS, Ids, Vectors, cells_of
 
 RESULTS = Path(__file__).parent / "results" / "retrieval.md"
 WIDTH = EncoderSettings().embed_dim

@@ -16,11 +16,11 @@ import torch
 from rich.console import Console
 from torchaudio.functional import resample
 
-from gatefold.audio import listen
+from gatefold.audio.decoding import decode_windows
+from gatefold.audio.spectrograms import listen
 from gatefold.config import AudioSettings
-from gatefold.decoding import decode_windows
 from gatefold.storage import objects
-from gatefold.storage.ensembles import Ensemble, load_ensemble
+from gatefold.storage.models.loaded_release import Ensemble, load_ensemble
 from gatefold.workspace import Workspace
 from tests.sounds import CLIPS, Samples, muxed, written
 

@@ -30,14 +30,14 @@ from rich.console import Console
 from benchmarks.extraction import songs
 from gatefold.config import Settings, load
 from gatefold.storage import tables
-from gatefold.storage.catalogues import read_tracks
+from gatefold.storage.contents.catalogues import read_tracks
 from gatefold.workspace import Workspace
-from pipelines.blocks import BlockMapper, cut
-from pipelines.catalogue import build_catalogue
+from pipelines.catalogue.catalogue import build_catalogue
 from pipelines.cluster import connect
-from pipelines.listening import make_mapper
+from pipelines.extraction.blocks import BlockMapper, cut
+from pipelines.extraction.extract_partition import make_mapper
+from pipelines.extraction.spectrograms import extract_spectrograms
 from pipelines.report import NOTHING
-from pipelines.spectrograms import extract_spectrograms
 
 RESULTS = Path(__file__).parent / "results" / "scaling.md"
 SAMPLE_EVERY_S = 1.0  # to look takes a tenth of a core while it lasts, which one worker leaves free and two do not

@@ -18,17 +18,18 @@ import pyarrow as pa
 import ray
 
 from gatefold.config import AudioSettings, CoverSettings, EncoderSettings, TransformerSettings
+from gatefold.encoder.towers import DualEncoder
 from gatefold.generator.transformer import build_pipeline, build_transformer
-from gatefold.retrieval import CoverIndex
-from gatefold.storage import objects, releases
+from gatefold.index.retrieval import CoverIndex
+from gatefold.index.tuning import Built
+from gatefold.index.vectors import Vectors
+from gatefold.storage import objects
 from gatefold.storage.bundles import Bundle
-from gatefold.storage.encoders import publish_encoder
-from gatefold.storage.generators import publish_generator
-from gatefold.storage.indexes import publish_index
-from gatefold.storage.releases import Part, Release
-from gatefold.towers import DualEncoder
-from gatefold.tuning import Built
-from gatefold.vectors import Vectors
+from gatefold.storage.contents import releases
+from gatefold.storage.contents.releases import Part, Release
+from gatefold.storage.models.encoders import publish_encoder
+from gatefold.storage.models.generators import publish_generator
+from gatefold.storage.models.indexes import publish_index
 from gatefold.workspace import Workspace
 from pipelines.cluster import connect
 from serve.deploy import deploy, stop

@@ -30,17 +30,18 @@ from torch.nn import functional as fn
 from torch.optim import Adam
 
 from benchmarks.sngan_networks import LATENT, Discriminator, Generator, norms_of
-from gatefold.covers import to_model, to_pixels
 from gatefold.errors import InputError
+from gatefold.images.pixels import to_model, to_pixels
 from gatefold.records import SPLITS
-from gatefold.storage import objects, releases, tables
-from gatefold.storage.catalogues import read_tracks
-from gatefold.storage.encoders import load_encoder
-from gatefold.storage.indexes import load_index
+from gatefold.storage import objects, tables
+from gatefold.storage.contents import releases
+from gatefold.storage.contents.catalogues import read_tracks
+from gatefold.storage.models.encoders import load_encoder
+from gatefold.storage.models.indexes import load_index
 from gatefold.workspace import Workspace
-from pipelines.conditions import conditions_of
-from pipelines.precision import autocast_dtype
-from pipelines.training import move_average
+from pipelines.training.conditions import conditions_of
+from pipelines.training.precision import autocast_dtype
+from pipelines.training.training_run import move_average
 
 Pixels = npt.NDArray[np.uint8]
 Features = Callable[[Tensor], Sequence[Tensor]]

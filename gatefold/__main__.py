@@ -1,5 +1,5 @@
 """`python -m gatefold`: the same door as the command `gatefold`."""
 
-from gatefold.cli import main
+from gatefold.cli.main import main
 
 main()

@@ -13,11 +13,11 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from gatefold.errors import InvalidSettings
-from gatefold.generator.settings import GeneratorSettings as GeneratorSettings
-from gatefold.generator.settings import LocalScoreSettings as LocalScoreSettings
-from gatefold.generator.settings import OriginalitySettings as OriginalitySettings
-from gatefold.generator.settings import PretrainedSettings as PretrainedSettings
-from gatefold.generator.settings import TransformerSettings as TransformerSettings
+from gatefold.generator_settings import GeneratorSettings as GeneratorSettings
+from gatefold.generator_settings import LocalScoreSettings as LocalScoreSettings
+from gatefold.generator_settings import OriginalitySettings as OriginalitySettings
+from gatefold.generator_settings import PretrainedSettings as PretrainedSettings
+from gatefold.generator_settings import TransformerSettings as TransformerSettings
 from gatefold.section import ABSOLUTE
 from gatefold.section import Section as Section
 

@@ -14,20 +14,28 @@ import ray
 
 from gatefold.config import IndexSettings, Settings
 from gatefold.errors import StageMissing
+from gatefold.index.retrieval import METADATA, CoverIndex, unit_columns
+from gatefold.index.tuning import QUERIES, Answers, Questions, build_for, build_tuned, of_shards, questions_of
+from gatefold.index.vectors import SEED
 from gatefold.records import TRACKS
-from gatefold.retrieval import METADATA, CoverIndex, unit_columns
-from gatefold.storage import leases, objects, optouts, tables
+from gatefold.storage import leases, objects, tables
 from gatefold.storage.bundles import Bundle, find_bundle, open_bundle
-from gatefold.storage.catalogues import read_tracks
-from gatefold.storage.indexes import StoredShard, figures_of, publish_index, publish_shards, shards_of, store_shard
+from gatefold.storage.contents import optouts
+from gatefold.storage.contents.catalogues import read_tracks
 from gatefold.storage.leases import Lease
+from gatefold.storage.models.indexes import (
+    StoredShard,
+    figures_of,
+    publish_index,
+    publish_shards,
+    shards_of,
+    store_shard,
+)
 from gatefold.storage.tables import EVERYTHING, Span
-from gatefold.tuning import QUERIES, Answers, Questions, build_for, build_tuned, of_shards, questions_of
-from gatefold.vectors import SEED
 from gatefold.workspace import Workspace
 from pipelines.index_access import SONGS_IN_PROCESS
 from pipelines.report import OnProgress, Report, silent, while_held, write_report
-from pipelines.rows import own_errors
+from pipelines.row_mapper import own_errors
 from pipelines.versions import Versions, check_unchanged, versions_of
 
 STAGE = "index"

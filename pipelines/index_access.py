@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import ray
 
+from gatefold.index.interface import ALL, Filters, Index, IndexedTrack
+from gatefold.index.vectors import Vectors
 from gatefold.records import Match
-from gatefold.retrieval import ALL, Filters, Index, IndexedTrack
 from gatefold.storage.bundles import open_bundle
-from gatefold.storage.indexes import load_index, shards_of
-from gatefold.vectors import Vectors
-from pipelines.rows import own_errors
+from gatefold.storage.models.indexes import load_index, shards_of
+from pipelines.row_mapper import own_errors
 
 SONGS_IN_PROCESS = 100_000
 """of which vectors and metadata take about a hundred megabytes at the default width"""

@@ -5,9 +5,10 @@ from datetime import datetime, timezone
 
 from gatefold.config import Settings
 from gatefold.errors import BundleNotFound, WrongModel
-from gatefold.storage import leases, objects, releases
+from gatefold.storage import leases, objects
 from gatefold.storage.bundles import Bundle, open_bundle
-from gatefold.storage.releases import Part, Release
+from gatefold.storage.contents import releases
+from gatefold.storage.contents.releases import Part, Release
 from gatefold.workspace import Workspace
 from pipelines.report import OnProgress, Report, silent, write_report
 from pipelines.versions import versions_of

@@ -19,13 +19,13 @@ Watch = Callable[[str, Job], Report]
 """Given the verb and its job: runs the job, shows how far it is, and hands back its report."""
 
 _FUNCTIONS = {
-    "spectrograms": "pipelines.spectrograms:extract_spectrograms",
-    "covers": "pipelines.covers:extract_covers",
-    "train-encoder": "pipelines.train_encoder:train_encoder",
-    "embed": "pipelines.embeddings:embed_catalogue",
+    "spectrograms": "pipelines.extraction.spectrograms:extract_spectrograms",
+    "covers": "pipelines.extraction.covers:extract_covers",
+    "train-encoder": "pipelines.training.train_encoder:train_encoder",
+    "embed": "pipelines.extraction.embeddings:embed_catalogue",
     "index": "pipelines.index:build_index",
-    "train-generator": "pipelines.train_generator:train_generator",
-    "evaluate": "pipelines.evaluation:evaluate",
+    "train-generator": "pipelines.training.train_generator:train_generator",
+    "evaluate": "pipelines.evaluation.evaluate:evaluate",
     "release": "pipelines.release:publish_release",
 }
 """By name, so that a stage imports what it needs when it runs, and no other stage's libraries."""
@@ -51,7 +51,7 @@ def run_all(settings: Settings, source: str | None, workspace: Workspace, watch:
 
 
 def _build_catalogue(settings: Settings, source: str, workspace: Workspace, on_progress: OnProgress) -> Report:
-    from pipelines.catalogue import build_catalogue
+    from pipelines.catalogue.catalogue import build_catalogue
 
     return build_catalogue(settings, source, workspace, on_progress)
 

@@ -12,12 +12,13 @@ import pyarrow as pa
 
 from gatefold.config import Settings
 from gatefold.errors import BundleNotFound
-from gatefold.storage import catalogues, objects, optouts, releases
+from gatefold.storage import objects
 from gatefold.storage.bundles import list_bundles, open_bundle
+from gatefold.storage.contents import catalogues, optouts, releases
 from gatefold.workspace import Workspace
-from pipelines.quarantine import read_rejects
-from pipelines.report import read_report
-from pipelines.stages import (
+from pipelines.extraction.compaction import present
+from pipelines.extraction.rejects import read_rejects
+from pipelines.extraction.stages import (
     Stage,
     cover_stage,
     cover_tracks,
@@ -26,7 +27,7 @@ from pipelines.stages import (
     spectrogram_stage,
     spectrogram_tracks,
 )
-from pipelines.tidying import present
+from pipelines.report import read_report
 from pipelines.versions import Versions, evaluation_of, versions_of
 
 State = Literal["fresh", "partly", "stale", "missing"]

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from gatefold.config import Settings
 from gatefold.errors import InvalidSettings, StageMissing, Unavailable
-from gatefold.storage import catalogues, objects, optouts, releases, tables
+from gatefold.storage import objects, tables
 from gatefold.storage.bundles import open_bundle
-from gatefold.storage.catalogues import Catalogue
-from gatefold.storage.checkpoints import by_content
-from gatefold.storage.releases import Release
+from gatefold.storage.contents import catalogues, optouts, releases
+from gatefold.storage.contents.catalogues import Catalogue
+from gatefold.storage.contents.releases import Release
+from gatefold.storage.models.pretrained_towers import by_content
 from gatefold.workspace import Workspace
 
 _EVALUATION_EDITION = "3"  # raise it when the same release would be measured otherwise, or told of in another shape
@@ -71,9 +72,7 @@ def _generator_of(settings: Settings) -> tuple[str, ...]:
         return shared, generator.transformer.fingerprint()
     analytic = (generator.local_score.fingerprint(), str(settings.originality.max_share))
     if generator.kind == "diffusers":
-        from gatefold.storage.pretrained import (
-            by_content as pretrained_by_content,  # imports diffusers, which takes long
-        )
+        from gatefold.storage.models.pretrained_generators import by_content as pretrained_by_content
 
         return shared, *analytic, pretrained_by_content(generator.diffusers).fingerprint()
     return shared, *analytic

@@ -11,15 +11,16 @@ from ray import serve
 from ray.serve import Application, Deployment
 
 from gatefold.config import GeneratorSettings, OriginalitySettings, ServeSettings
-from gatefold.storage import objects, releases
+from gatefold.storage import objects
+from gatefold.storage.contents import releases
 from gatefold.workspace import Workspace
-from serve import replica
-from serve.api import Api
-from serve.cover_generator import CoverGenerator
-from serve.cover_retriever import bind_retriever
-from serve.release import Release
-from serve.song_encoder import SongEncoder
-from serve.stages import Part, ServedRelease
+from serve.api.application import Api
+from serve.deployments import replica
+from serve.deployments.encoder import SongEncoder
+from serve.deployments.generator import CoverGenerator
+from serve.deployments.release import Release
+from serve.deployments.retriever import bind_retriever
+from serve.interfaces import Part, ServedRelease
 
 CONSTRUCTOR_RETRIES = 2
 """times a replica that does not start is tried again before its deployment fails; the YAML has no option for it"""

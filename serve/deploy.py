@@ -21,13 +21,14 @@ from ray.serve.schema import ServeDeploySchema
 
 from gatefold.config import Settings
 from gatefold.errors import InvalidSettings, Unavailable
-from gatefold.storage import objects, releases
+from gatefold.storage import objects
+from gatefold.storage.contents import releases
 from gatefold.storage.environment import storage_settings
 from gatefold.workspace import Workspace
 from serve.app import ApiArgs, ReleaseArgs
 from serve.endpoint import ANSWER_WITHIN_S, Endpoint
-from serve.hosts import ANY_ADDRESS, names_of
-from serve.keys import Keys, refuse_open_host
+from serve.middleware.hosts import ANY_ADDRESS, names_of
+from serve.middleware.keys import Keys, refuse_open_host
 from serve.ray_private import listening_at
 
 _POLL_S = 0.3

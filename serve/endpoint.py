@@ -16,9 +16,9 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
 from gatefold.errors import GatefoldError, Unavailable
-from gatefold.storage import releases
+from gatefold.storage.contents import releases
 from gatefold.workspace import Workspace
-from serve.api import Api
+from serve.api.application import Api
 from serve.ray_private import deploy_applications, described_applications, initialise
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Songs that their decoder dies of or hangs over, for `serve.song_decoder`."""
+"""Songs that their decoder dies of or hangs over, for `serve.deployments.song_decoder`."""
 
 import os
 import re
@@ -11,7 +11,7 @@ import numpy as np
 from gatefold.config import AudioSettings
 from gatefold.isolation import Core, Work
 from gatefold.records import Song
-from serve.song_decoder import UploadedSong, make_decoder
+from serve.deployments.song_decoder import UploadedSong, make_decoder
 
 
 def deadly(deed: str, marker: Path) -> bytes:

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gatefold.config import SynthesisSettings
-from gatefold.drawing import draw_cover
-from gatefold.synthesis import compose_catalogue
+from gatefold.synthetic.catalogue import compose_catalogue
+from gatefold.synthetic.drawing import draw_cover
 
 
 @lru_cache(maxsize=4)

@@ -7,19 +7,20 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gatefold.config import CoverSettings, EncoderSettings, IndexSettings, TransformerSettings
-from gatefold.covers import decode_cover, encode_picture, resized
+from gatefold.encoder.towers import DualEncoder
 from gatefold.generator.transformer import build_pipeline, build_transformer
-from gatefold.likeness import WIDTH, IndependentFeatures
+from gatefold.images.likeness import WIDTH, IndependentFeatures
+from gatefold.images.pixels import decode_cover, encode_picture, resized
+from gatefold.index.retrieval import CoverIndex, unit_columns
+from gatefold.index.tuning import build_tuned
 from gatefold.records import cover_schema, embedding_schema, spectrogram_schema
-from gatefold.retrieval import CoverIndex, unit_columns
-from gatefold.storage import objects, releases, tables
+from gatefold.storage import objects, tables
 from gatefold.storage.bundles import Bundle
-from gatefold.storage.encoders import publish_encoder
-from gatefold.storage.generators import publish_generator
-from gatefold.storage.indexes import publish_index
-from gatefold.storage.releases import Part, Release
-from gatefold.towers import DualEncoder
-from gatefold.tuning import build_tuned
+from gatefold.storage.contents import releases
+from gatefold.storage.contents.releases import Part, Release
+from gatefold.storage.models.encoders import publish_encoder
+from gatefold.storage.models.generators import publish_generator
+from gatefold.storage.models.indexes import publish_index
 from gatefold.workspace import Workspace
 from tests.sounds import AUDIO
 

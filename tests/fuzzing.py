@@ -12,9 +12,9 @@ from gatefold import errors
 from gatefold.config import BatchSettings, Settings
 from gatefold.storage import objects, tables
 from gatefold.workspace import Workspace
-from pipelines.catalogue import build_catalogue
-from pipelines.quarantine import read_rejects
-from pipelines.spectrograms import extract_spectrograms
+from pipelines.catalogue.catalogue import build_catalogue
+from pipelines.extraction.rejects import read_rejects
+from pipelines.extraction.spectrograms import extract_spectrograms
 from tests.mutations import mutated, songs
 from tests.sounds import AUDIO
 

@@ -11,9 +11,9 @@ from functools import lru_cache
 import av
 import numpy as np
 
-from gatefold.decoding import Windows
-from gatefold.mpeg import frame_at
-from gatefold.ogg import pages
+from gatefold.audio.decoding import Windows
+from gatefold.audio.mpeg import frame_at
+from gatefold.audio.ogg import pages
 from tests.sounds import Samples, encoded, music, muxed, written
 
 LONG_S, SHORT_S = 12.0, 1.7

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as fn
 
-from gatefold.generator.local_score import NOISE_FLOOR, Parameters, steps
-from gatefold.generator.palette import colour_maps, recoloured
+from gatefold.generator.local_score.denoiser import NOISE_FLOOR, Parameters, steps
+from gatefold.generator.local_score.palette import colour_maps, recoloured
 
 
 def window_sum(values: Tensor, half: int) -> tuple[Tensor, Tensor]:

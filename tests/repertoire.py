@@ -27,12 +27,13 @@ from gatefold.records import Song
 from gatefold.storage import objects, tables
 from gatefold.storage.local import TEMPORARY
 from gatefold.workspace import Workspace
-from pipelines import cluster, listening
-from pipelines.blocks import BlockMapper, map_tracks
-from pipelines.catalogue import build_catalogue
-from pipelines.quarantine import read_rejects
+from pipelines import cluster
+from pipelines.catalogue.catalogue import build_catalogue
+from pipelines.extraction import extract_partition
+from pipelines.extraction.blocks import BlockMapper, map_tracks
+from pipelines.extraction.rejects import read_rejects
+from pipelines.extraction.stages import spectrogram_stage, spectrogram_tracks
 from pipelines.report import OnProgress, Report, silent
-from pipelines.stages import spectrogram_stage, spectrogram_tracks
 from tests.sounds import AUDIO, encoded, tone
 
 SONGS, SONGS_PER_BLOCK = 128, 8
@@ -235,7 +236,7 @@ def _songs() -> dict[str, bytes]:
 @functools.cache
 def _outcomes() -> dict[str, Song | str]:
     """By song_id what listening to it in this process gives, or the code of its reject."""
-    from gatefold.audio import listen  # only here: the drivers that tests start must not wait for torch
+    from gatefold.audio.spectrograms import listen  # only here: the drivers that tests start must not wait for torch
 
     numbered = enumerate(_songs().items())
     return {song_id: _unusable(number) or listen(data, AUDIO, name=song_id) for number, (song_id, data) in numbered}
@@ -263,15 +264,15 @@ def _song(number: int) -> tuple[str, bytes]:
 
 
 def _make_mapper(notes: Path, pace_s: float, audio: AudioSettings, batch: BatchSettings) -> BlockMapper:
-    listening._make_listener = partial(_make_listener, notes, pace_s)  # in this worker, whose children make it
-    return listening.make_mapper(audio, batch)
+    extract_partition._make_listener = partial(_make_listener, notes, pace_s)  # in this worker, whose children make it
+    return extract_partition.make_mapper(audio, batch)
 
 
 def _make_listener(notes: Path, pace_s: float, *rest: Any) -> Callable[..., object]:
-    from gatefold import audio  # in this child, as in production: nobody else here hears anything
+    from gatefold.audio import spectrograms  # in this child, as in production: nobody else here hears anything
 
-    audio.listen = partial(_listen, audio.listen, notes, pace_s)
-    return listening._make_listener(*rest)
+    spectrograms.listen = partial(_listen, spectrograms.listen, notes, pace_s)
+    return extract_partition._make_listener(*rest)
 
 
 def _listen(

@@ -9,17 +9,17 @@ import pyarrow as pa
 import soundfile
 
 from gatefold.config import AudioSettings, CoverSettings, EncoderSettings, IndexSettings, TransformerSettings
-from gatefold.covers import decode_cover, encode_picture
+from gatefold.encoder.towers import DualEncoder
 from gatefold.generator.transformer import build_pipeline, build_transformer
+from gatefold.images.pixels import decode_cover, encode_picture
+from gatefold.index.retrieval import CoverIndex, unit_columns
+from gatefold.index.tuning import build_tuned
 from gatefold.records import cover_schema
-from gatefold.retrieval import CoverIndex, unit_columns
-from gatefold.storage import releases
-from gatefold.storage.encoders import publish_encoder
-from gatefold.storage.generators import publish_generator
-from gatefold.storage.indexes import publish_index
+from gatefold.storage.contents import releases
+from gatefold.storage.models.encoders import publish_encoder
+from gatefold.storage.models.generators import publish_generator
+from gatefold.storage.models.indexes import publish_index
 from gatefold.storage.tables import tensor_column, write_part
-from gatefold.towers import DualEncoder
-from gatefold.tuning import build_tuned
 from gatefold.workspace import Workspace
 
 TRACKS = 30

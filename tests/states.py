@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.training import load_state
+from pipelines.training.training_run import load_state
 
 
 def reloaded(state: dict[str, Any], folder: Path) -> dict[str, Any]:

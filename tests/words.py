@@ -14,13 +14,14 @@ import pyarrow as pa
 from gatefold.config import BatchSettings
 from gatefold.errors import ObjectNotFound, StorageUnavailable, UndecodableAudio
 from gatefold.records import TRACKS
-from gatefold.storage import catalogues, objects, tables
-from gatefold.storage.catalogues import Catalogue
+from gatefold.storage import objects, tables
+from gatefold.storage.contents import catalogues
+from gatefold.storage.contents.catalogues import Catalogue
 from gatefold.workspace import Workspace
-from pipelines.blocks import BlockMapper, Made, map_tracks
-from pipelines.quarantine import read_rejects, reject_of
+from pipelines.extraction.blocks import BlockMapper, Made, map_tracks
+from pipelines.extraction.rejects import read_rejects, reject_of
+from pipelines.extraction.stages import Stage, spectrogram_tracks
 from pipelines.report import OnProgress, Report, silent
-from pipelines.stages import Stage, spectrogram_tracks
 
 BAD, SLOW, LATE, AWAY, DEADLY, LAST = "bad", "slow", "late", "away", "deadly", "last"
 """What a file may say: that it is refused, that it takes a while, that the store hands it out at the second attempt, or

@@ -14,7 +14,6 @@ from typing import Literal
 import numpy as np
 
 from gatefold.config import OriginalitySettings
-from gatefold.covers import resized
 from gatefold.generator.attribution import largest_region
 from gatefold.generator.interface import (
     Attribution,
@@ -25,6 +24,7 @@ from gatefold.generator.interface import (
     Sources,
     Vectors,
 )
+from gatefold.images.pixels import resized
 
 _COMPARED_AT = 32  # pixels a side at which sources are compared with each other
 _SAME_BELOW = 8.0  # mean absolute difference, of 255, under which two are the same picture

@@ -6,10 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gatefold.covers import encode_picture
 from gatefold.generator.attribution import draw_map
 from gatefold.generator.interface import Generated
 from gatefold.generator.originality import NewCover, Refused
+from gatefold.images.pixels import encode_picture
 
 
 def cover_record(cover: NewCover | Refused) -> dict[str, Any]:

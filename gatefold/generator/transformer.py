@@ -15,9 +15,9 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, SD3Tra
 from torch import Tensor
 
 from gatefold.config import CoverSettings, TransformerSettings
-from gatefold.covers import resized, to_pixels
 from gatefold.errors import WrongModel
 from gatefold.generator.interface import Generated, GenerationRequest, OnStep, Sources, Vectors, check_request
+from gatefold.images.pixels import resized, to_pixels
 
 """fields of `interface.GenerationRequest` that it has no use for"""
 _SIGMA_FLOOR = 0.05  # below this noise level the division by sigma would only amplify rounding

@@ -7,9 +7,9 @@ from fastapi import APIRouter
 from playwright.sync_api import expect
 
 from gatefold.config import ServeSettings
-from serve.description import DescribedApi
-from serve.envelope import Envelope
-from serve.page import install_page
+from serve.api.description import DescribedApi
+from serve.api.page import install_page
+from serve.middleware.security_headers import Envelope
 from tests.browser.conftest import FakeServer, Visit
 
 pytestmark = pytest.mark.browser

@@ -15,14 +15,14 @@ import torch
 from gatefold.config import GeneratorSettings, PretrainedSettings, Settings, TrainSettings
 from gatefold.errors import InvalidSettings, StageMissing
 from gatefold.generator.interface import GenerationRequest, Pixels
-from gatefold.generator.pretrained import LORA_WEIGHTS, PretrainedGenerator
-from gatefold.generator.settings import LoraSettings
+from gatefold.generator.pretrained.pipeline import LORA_WEIGHTS, PretrainedGenerator
+from gatefold.generator_settings import LoraSettings
 from gatefold.storage import objects
 from gatefold.storage.bundles import open_bundle, publish
-from gatefold.storage.pretrained import ADAPTER, load_pretrained, pretrained_files
+from gatefold.storage.models.pretrained_generators import ADAPTER, load_pretrained, pretrained_files
 from gatefold.workspace import Workspace
-from pipelines.adapt import adapt
 from pipelines.report import Report
+from pipelines.training.adapt import adapt
 from tests.factories import COVER, publish_small_release, write_pairs
 from tests.kills import kill
 from tests.pretrained import SIZE, MeanOfSources, sources, write_pretrained

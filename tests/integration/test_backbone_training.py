@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from gatefold.audio import listen
-from gatefold.backbones import Backbone
+from gatefold.audio.spectrograms import listen
 from gatefold.config import Settings, load
+from gatefold.encoder.backbones import Backbone
 from gatefold.errors import InvalidSettings
 from gatefold.storage import objects
-from gatefold.storage.encoders import build_encoder, load_encoder
-from gatefold.storage.indexes import load_index
+from gatefold.storage.models.encoders import build_encoder, load_encoder
+from gatefold.storage.models.indexes import load_index
 from gatefold.workspace import Workspace
-from pipelines.catalogue import build_catalogue
-from pipelines.covers import extract_covers
-from pipelines.embeddings import embed_catalogue
+from pipelines.catalogue.catalogue import build_catalogue
+from pipelines.catalogue.synthesize import MANIFEST, synthesize
+from pipelines.extraction.covers import extract_covers
+from pipelines.extraction.embeddings import embed_catalogue
+from pipelines.extraction.spectrograms import extract_spectrograms
 from pipelines.index import build_index
-from pipelines.spectrograms import extract_spectrograms
-from pipelines.synthesize import MANIFEST, synthesize
-from pipelines.train_encoder import train_encoder
+from pipelines.training.train_encoder import train_encoder
 from pipelines.versions import versions_of
 from tests.checkpoints import write_checkpoint
 from tests.factories import COVER

@@ -13,7 +13,7 @@ import pytest
 
 from gatefold.errors import LeaseLost, RunInProgress, StorageUnavailable, TooManyRejects
 from gatefold.storage import leases, objects, tables
-from pipelines import blocks
+from pipelines.extraction import blocks
 from pipelines.report import NOTHING, read_report
 from tests.words import AWAY, BAD, DEADLY, LAST, SLOW, Words, usable
 

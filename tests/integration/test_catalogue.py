@@ -11,17 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from gatefold.config import BatchSettings, Settings
-from gatefold.covers import decode_cover
 from gatefold.errors import InvalidManifest, StageMissing, StorageUnavailable, TooManyRejects
+from gatefold.images.pixels import decode_cover
 from gatefold.records import TRACKS
-from gatefold.storage import catalogues, objects
-from gatefold.storage.pictures import read_cover
+from gatefold.storage import objects
+from gatefold.storage.contents import catalogues
+from gatefold.storage.contents.embedded_pictures import read_cover
 from gatefold.workspace import Workspace
-from pipelines import etags
-from pipelines.catalogue import build_catalogue
-from pipelines.quarantine import read_rejects
+from pipelines.catalogue import etags
+from pipelines.catalogue.catalogue import build_catalogue
+from pipelines.extraction.rejects import read_rejects
 from pipelines.report import NOTHING, Report, read_report, silent
-from pipelines.rows import map_rows
+from pipelines.row_mapper import map_rows
 
 MUSIC = Path(__file__).parents[2] / "gatefold" / "examples"
 LENIENT = Settings(batch=BatchSettings(max_reject_share=1.0))

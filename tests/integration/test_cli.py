@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from gatefold.storage import objects, releases
+from gatefold.storage import objects
+from gatefold.storage.contents import releases
 from gatefold.workspace import Workspace
 from tests.shell import ROOT, Demo, Shell, interrupt
 from tests.sounds import CLIPS, encoded, tone

@@ -5,13 +5,13 @@ import pytest
 
 from gatefold.config import IndexSettings
 from gatefold.errors import StageMissing
-from gatefold.retrieval import CoverIndex, unit_columns
+from gatefold.index.retrieval import CoverIndex, unit_columns
+from gatefold.index.tuning import build_tuned
 from gatefold.storage import tables
-from gatefold.storage.indexes import publish_index
-from gatefold.tuning import build_tuned
+from gatefold.storage.models.indexes import publish_index
 from gatefold.workspace import Workspace
-from pipelines import conditions
-from pipelines.conditions import conditions_of, read_conditions, store_conditions
+from pipelines.training import conditions
+from pipelines.training.conditions import conditions_of, read_conditions, store_conditions
 from tests.factories import indexed_tracks, unit_vectors
 
 WIDTH, TRACKS, NEAREST = 8, 30, 4

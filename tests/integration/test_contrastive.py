@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as fn
 
 from gatefold.config import EncoderSettings
-from gatefold.contrastive import Loss, genre_contrast, loss_for
+from gatefold.encoder.losses import Loss, genre_contrast, loss_for
 
 ROOT = Path(__file__).parents[2]
 LOSSES = ("infonce", "triplet", "sigmoid", "genre")

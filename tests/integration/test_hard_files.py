@@ -6,16 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gatefold.audio import log_mel
+from gatefold.audio.spectrograms import log_mel
 from gatefold.config import BatchSettings, Settings
-from gatefold.covers import decode_cover
-from gatefold.storage import catalogues, objects, tables
-from gatefold.storage.ensembles import load_ensemble
-from gatefold.storage.pictures import read_cover
+from gatefold.images.pixels import decode_cover
+from gatefold.storage import objects, tables
+from gatefold.storage.contents import catalogues
+from gatefold.storage.contents.embedded_pictures import read_cover
+from gatefold.storage.models.loaded_release import load_ensemble
 from gatefold.workspace import Workspace
-from pipelines.catalogue import build_catalogue
-from pipelines.quarantine import read_rejects
-from pipelines.spectrograms import extract_spectrograms
+from pipelines.catalogue.catalogue import build_catalogue
+from pipelines.extraction.rejects import read_rejects
+from pipelines.extraction.spectrograms import extract_spectrograms
 from tests.factories import publish_small_release
 from tests.joins import whole
 from tests.sounds import AUDIO

@@ -12,8 +12,10 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("modules", "not_needed"),
     [
-        ("pipelines.spectrograms, pipelines.covers, pipelines.index, serve.api, serve.cover_retriever", {"torch"}),
-        ("pipelines.train_encoder, pipelines.embeddings, serve.song_encoder", {"diffusers", "transformers"}),
+        ("pipelines.extraction.spectrograms, pipelines.extraction.covers, pipelines.index", {"torch"}),
+        ("serve.api.application, serve.deployments.retriever", {"torch"}),
+        ("pipelines.training.train_encoder, pipelines.extraction.embeddings", {"diffusers", "transformers"}),
+        ("serve.deployments.encoder", {"diffusers", "transformers"}),
     ],
 )
 def test_workers_load_what_they_compute_with(modules: str, not_needed: set[str]) -> None:

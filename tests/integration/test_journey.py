@@ -12,25 +12,26 @@ import pytest
 import soundfile
 import torch
 
-from gatefold.audio import listen
+from gatefold.audio.spectrograms import listen
 from gatefold.errors import BundleNotFound, StageMissing, TooManyRejects, UnknownTrack
-from gatefold.storage import objects, releases, tables
+from gatefold.storage import objects, tables
 from gatefold.storage.bundles import open_bundle
-from gatefold.storage.catalogues import read_tracks
-from gatefold.storage.encoders import load_encoder, publish_encoder
-from gatefold.storage.ensembles import load_ensemble
+from gatefold.storage.contents import releases
+from gatefold.storage.contents.catalogues import read_tracks
+from gatefold.storage.models.encoders import load_encoder, publish_encoder
+from gatefold.storage.models.loaded_release import load_ensemble
 from gatefold.workspace import Workspace
-from pipelines.catalogue import build_catalogue
-from pipelines.comparison import compare_encoders
-from pipelines.covers import extract_covers
-from pipelines.evaluation import SHEET, TABLE
-from pipelines.held_out import untrained
-from pipelines.pairs import read_windows
-from pipelines.quarantine import read_rejects
+from pipelines.catalogue.catalogue import build_catalogue
+from pipelines.catalogue.synthesize import MANIFEST
+from pipelines.evaluation.encoder_comparison import compare_encoders
+from pipelines.evaluation.evaluate import SHEET, TABLE
+from pipelines.evaluation.held_out import untrained
+from pipelines.extraction.covers import extract_covers
+from pipelines.extraction.rejects import read_rejects
+from pipelines.extraction.spectrograms import extract_spectrograms
 from pipelines.report import NOTHING, OnProgress, silent
 from pipelines.run import run_all
-from pipelines.spectrograms import extract_spectrograms
-from pipelines.synthesize import MANIFEST
+from pipelines.training.training_data import read_windows
 from pipelines.versions import versions_of
 from tests.shell import SETTINGS, Demo
 from tests.sounds import CLIPS, MUSIC, encoded, tone

@@ -7,7 +7,7 @@ from urllib.request import urlopen
 import pytest
 import ray
 
-from pipelines.metrics import block_done
+from pipelines.extraction.telemetry import block_done
 
 
 @ray.remote

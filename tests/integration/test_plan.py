@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gatefold.audio import listen
+from gatefold.audio.spectrograms import listen
 from gatefold.config import BatchSettings, Settings
 from gatefold.errors import (
     Corrupt,
@@ -18,12 +18,12 @@ from gatefold.errors import (
 )
 from gatefold.storage import objects, tables
 from gatefold.workspace import Workspace
-from pipelines import plan
-from pipelines.estimate import OVERHEAD
-from pipelines.listening import spectrogram_rows
-from pipelines.plan import Plan, judge_plan, make_plan, read_plan
+from pipelines.extraction.extract_partition import spectrogram_rows
+from pipelines.planning import plan
+from pipelines.planning.estimate import OVERHEAD
+from pipelines.planning.plan import Plan, judge_plan, make_plan, read_plan
+from pipelines.planning.sampling import SongCost, _lost, _with_encoding, count_rejects, draw_sample, measure
 from pipelines.report import Report, write_report
-from pipelines.sampling import SongCost, _lost, _with_encoding, count_rejects, draw_sample, measure
 from tests.sounds import AUDIO, CLIPS, MUSIC, encoded, tone
 
 ROOT = Path(__file__).parents[2]

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from gatefold import doctor
+from gatefold.cli import doctor
 from gatefold.config import Settings
 from gatefold.storage import objects
 from gatefold.workspace import Workspace
-from pipelines.plan import make_plan, read_plan
+from pipelines.planning.plan import make_plan, read_plan
 from tests.sounds import AUDIO, MUSIC
 
 ROOT = Path(__file__).parents[2]

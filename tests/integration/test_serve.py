@@ -16,17 +16,17 @@ import pytest
 import ray
 from PIL import Image
 
-from gatefold.audio import listen
+from gatefold.audio.spectrograms import listen
 from gatefold.config import (
     ServeSettings,
     Settings,
 )
 from gatefold.errors import BundleNotFound, InvalidSettings
 from gatefold.generator.interface import GenerationRequest, Sources
-from gatefold.storage import releases
-from gatefold.storage.encoders import load_encoder
-from gatefold.storage.generators import load_generator
-from gatefold.storage.indexes import load_index
+from gatefold.storage.contents import releases
+from gatefold.storage.models.encoders import load_encoder
+from gatefold.storage.models.generators import load_generator
+from gatefold.storage.models.indexes import load_index
 from gatefold.workspace import Workspace
 from serve.deploy import deploy, stop
 from tests.mutations import memory_bomb

@@ -14,14 +14,16 @@ import ray
 
 from gatefold.config import GeneratorSettings, IndexSettings, ServeSettings, Settings
 from gatefold.errors import InvalidSettings, UnknownTrack
+from gatefold.index.interface import Filters
+from gatefold.index.retrieval import CoverIndex
 from gatefold.records import TRACKS, Match, embedding_schema
-from gatefold.retrieval import CoverIndex, Filters
-from gatefold.storage import bundles, catalogues, objects, releases, tables
+from gatefold.storage import bundles, objects, tables
 from gatefold.storage.bundles import Bundle
-from gatefold.storage.catalogues import Catalogue
-from gatefold.storage.encoders import load_encoder, publish_encoder
-from gatefold.storage.indexes import figures_of, load_index, shards_of
-from gatefold.storage.releases import Part, Release
+from gatefold.storage.contents import catalogues, releases
+from gatefold.storage.contents.catalogues import Catalogue
+from gatefold.storage.contents.releases import Part, Release
+from gatefold.storage.models.encoders import load_encoder, publish_encoder
+from gatefold.storage.models.indexes import figures_of, load_index, shards_of
 from gatefold.workspace import Workspace
 from pipelines import index, index_access
 from pipelines.index import build_index

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gatefold.audio import listen
+from gatefold.audio.spectrograms import listen
 from gatefold.errors import DecoderCrashed, DecodingTimeout, InputError, UndecodableAudio
 from gatefold.isolation import Isolated
-from serve import song_decoder
-from serve.song_decoder import SongDecoder, UploadedSong
-from serve.song_encoder import SongEncoder
+from serve.deployments import song_decoder
+from serve.deployments.encoder import SongEncoder
+from serve.deployments.song_decoder import SongDecoder, UploadedSong
 from tests.deadly import deadly, make_deadly_decoder
 from tests.mutations import memory_bomb
 from tests.sounds import AUDIO, CLIPS, encoded, tone

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gatefold.audio import listen
+from gatefold.audio.spectrograms import listen
 from gatefold.storage import objects
-from pipelines.catalogue import build_catalogue
+from pipelines.catalogue.catalogue import build_catalogue
 from tests.repertoire import Repertoire
 from tests.sounds import AUDIO, encoded, tone
 

@@ -10,10 +10,10 @@ from PIL import Image
 
 from gatefold.config import BatchSettings, Settings, SynthesisSettings
 from gatefold.errors import InputError
-from gatefold.instruments import SAMPLE_RATE
 from gatefold.storage.objects import delete, exists, join, list_objects, put, read
-from gatefold.synthesis import TRAIT_NAMES, compose_catalogue
-from pipelines.synthesize import MANIFEST, encode_song, synthesize
+from gatefold.synthetic.catalogue import TRAIT_NAMES, compose_catalogue
+from gatefold.synthetic.instruments import SAMPLE_RATE
+from pipelines.catalogue.synthesize import MANIFEST, encode_song, synthesize
 
 SETTINGS = Settings(
     synthesis=SynthesisSettings(songs=40, artists=8, duration_s=1.0, cover_size=64),

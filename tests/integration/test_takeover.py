@@ -20,7 +20,8 @@ import pytest
 from ray import serve
 
 from gatefold.config import ServeSettings, Settings
-from gatefold.storage import objects, optouts, releases
+from gatefold.storage import objects
+from gatefold.storage.contents import optouts, releases
 from gatefold.workspace import Workspace
 from serve.deploy import deploy, stop
 from serve.endpoint import Endpoint

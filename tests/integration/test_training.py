@@ -15,12 +15,13 @@ from tensorboardX.proto.event_pb2 import Event
 
 from gatefold.config import EncoderSettings, GeneratorSettings, Settings, TrainSettings
 from gatefold.records import TRACKS
-from gatefold.storage import catalogues, objects
-from gatefold.storage.catalogues import Catalogue
+from gatefold.storage import objects
+from gatefold.storage.contents import catalogues
+from gatefold.storage.contents.catalogues import Catalogue
 from gatefold.workspace import Workspace
-from pipelines import training
 from pipelines.report import NOTHING, Report, read_report
-from pipelines.train_encoder import train_encoder
+from pipelines.training import training_run
+from pipelines.training.train_encoder import train_encoder
 from tests.factories import COVER, write_pairs
 from tests.kills import meanwhile
 from tests.sounds import AUDIO
@@ -70,7 +71,7 @@ def workers() -> list[int]:
             continue
         parents[int(folder.name)] = int(stat.rpartition(")")[2].split()[1])
         if b"RayTrainWorker" in command:
-            training.append(int(folder.name))
+            training_run.append(int(folder.name))
     return [pid for pid in training if parents.get(parents[pid]) == os.getpid()]
 
 
@@ -148,7 +149,7 @@ def test_a_board_that_dies_with_its_node_costs_no_run(
     undisturbed: tuple[Workspace, Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, for_good: bool
 ) -> None:
     workspace, told = workspace_in(tmp_path), list[int]()
-    start = training._start_board
+    start = training_run._start_board
     boards: list[Any] = []
 
     def start_board() -> Any:
@@ -160,7 +161,7 @@ def test_a_board_that_dies_with_its_node_costs_no_run(
         if len(told) == 1:
             ray.kill(boards[0], no_restart=for_good)
 
-    monkeypatch.setattr(training, "_start_board", start_board)
+    monkeypatch.setattr(training_run, "_start_board", start_board)
     report = train_encoder(SETTINGS, workspace, watch)
     assert report.details == undisturbed[1].details  # the fingerprint of the weights too
     assert for_good == (len(told) == 1), "it was not told of any step after"

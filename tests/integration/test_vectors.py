@@ -9,10 +9,10 @@ import pytest
 
 from gatefold.config import IndexSettings
 from gatefold.errors import BundleCorrupt, InvalidSettings, RecallTooLow
-from gatefold.retrieval import CoverIndex, Filters, Hits
-from gatefold.storage.indexes import load_index, publish_index
-from gatefold.tuning import Built, build_tuned, exact, recall_of
-from gatefold.vectors import (
+from gatefold.index.interface import Filters, Hits
+from gatefold.index.retrieval import CoverIndex
+from gatefold.index.tuning import Built, build_tuned, exact, recall_of
+from gatefold.index.vectors import (
     KINDS,
     Kind,
     Vectors,
@@ -26,6 +26,7 @@ from gatefold.vectors import (
     serialize,
     stored,
 )
+from gatefold.storage.models.indexes import load_index, publish_index
 from tests.factories import indexed_tracks
 
 COUNT, WIDTH, ASKED = 1500, 16, 0.95
@@ -54,7 +55,7 @@ def built(request: pytest.FixtureRequest) -> Built:
 
 @pytest.fixture
 def index(built: Built, monkeypatch: pytest.MonkeyPatch) -> CoverIndex:
-    monkeypatch.setattr("gatefold.retrieval.FEW", 20)  # so that filters reach the approximate search
+    monkeypatch.setattr("gatefold.index.retrieval.FEW", 20)  # so that filters reach the approximate search
     return CoverIndex(indexed_tracks(COVERS), "ears", built.vectors)
 
 
@@ -168,7 +169,7 @@ def test_as_many_are_found_as_there_are(index: CoverIndex) -> None:
 def test_eight_threads_find_in_ten_thousand_queries_what_one_finds(
     built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gatefold.retrieval.FEW", 20)
+    monkeypatch.setattr("gatefold.index.retrieval.FEW", 20)
     tracks = indexed_tracks(COVERS)
     made = CoverIndex(tracks, "ears", built.vectors)
     index = load_index(publish_index(tmp_path.as_uri(), made, tracks, built.figures, version="i1", lineage={}).uri)

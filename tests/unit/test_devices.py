@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from gatefold.config import PretrainedSettings
+from gatefold.encoder.towers import DualEncoder
 from gatefold.generator.interface import CoverGenerator, Generated, GenerationRequest, Sources
-from gatefold.generator.local_pipeline import CurvePoint, build_local_pipeline
-from gatefold.generator.local_score import Parameters
+from gatefold.generator.local_score.denoiser import Parameters
+from gatefold.generator.local_score.pipeline import CurvePoint, build_local_pipeline
 from gatefold.generator.transformer import build_pipeline, build_transformer
-from gatefold.likeness import IndependentFeatures, available
-from gatefold.retrieval import CoverIndex
+from gatefold.images.likeness import IndependentFeatures, available
+from gatefold.index.retrieval import CoverIndex
+from gatefold.index.vectors import build, on_gpu
 from gatefold.storage import objects
-from gatefold.storage.encoders import load_encoder, publish_encoder
-from gatefold.storage.generators import load_generator, publish_generator
-from gatefold.storage.pretrained import assemble
-from gatefold.towers import DualEncoder
-from gatefold.vectors import build, on_gpu
+from gatefold.storage.models.encoders import load_encoder, publish_encoder
+from gatefold.storage.models.generators import load_generator, publish_generator
+from gatefold.storage.models.pretrained_generators import assemble
 from tests.devices import on_each_device
 from tests.drawn import drawn_covers
 from tests.factories import COVER, ENCODER, GENERATOR, indexed_tracks, unit_vectors

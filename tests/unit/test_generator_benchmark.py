@@ -12,7 +12,7 @@ import pytest
 from benchmarks import generators
 from gatefold.config import Settings
 from gatefold.workspace import Workspace
-from pipelines.generator_candidates import Nearest
+from pipelines.evaluation.generator_candidates import Nearest
 from pipelines.report import silent
 
 Pixels = npt.NDArray[np.uint8]

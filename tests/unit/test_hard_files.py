@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from gatefold.audio import listen
+from gatefold.audio.decoding import decode_windows
+from gatefold.audio.spectrograms import listen
 from gatefold.config import AudioSettings, CoverSettings
-from gatefold.covers import decode_cover
-from gatefold.decoding import decode_windows
 from gatefold.errors import SilentAudio
+from gatefold.images.pixels import decode_cover
 from gatefold.names import normal_name
 from gatefold.storage import objects
-from gatefold.storage.pictures import open_audio, read_cover, tags_of
+from gatefold.storage.contents.embedded_pictures import open_audio, read_cover, tags_of
 from tests.joins import misplaced, whole
 
 HARD = Path(__file__).parents[1] / "data" / "hard"

@@ -8,15 +8,16 @@ import pyarrow as pa
 import pytest
 
 from gatefold.config import SplitSettings
+from gatefold.index.interface import Filters
+from gatefold.index.retrieval import CoverIndex
 from gatefold.names import normal_name
 from gatefold.records import split_of
-from gatefold.retrieval import CoverIndex, Filters
 from gatefold.storage import objects
-from gatefold.storage.catalogues import Catalogue, replace
+from gatefold.storage.contents.catalogues import Catalogue, replace
 from gatefold.workspace import Workspace
-from pipelines.catalogue import with_splits
-from pipelines.held_out import named
-from pipelines.pairs import genres_of
+from pipelines.catalogue.catalogue import with_splits
+from pipelines.evaluation.held_out import named
+from pipelines.training.training_data import genres_of
 from tests.factories import indexed_tracks, unit_vectors
 
 NAME = "Björk Ångström"

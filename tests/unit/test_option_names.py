@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import click
 import typer
 
-from gatefold.cli import app
+from gatefold.cli.main import app
 
 
 def test_every_option_has_its_own_name_and_not_that_of_its_value() -> None:

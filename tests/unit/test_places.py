@@ -7,9 +7,9 @@ import av
 import numpy as np
 import pytest
 
-from gatefold.audio import listen
+from gatefold.audio.decoding import decode_windows
+from gatefold.audio.spectrograms import listen
 from gatefold.config import AudioSettings
-from gatefold.decoding import decode_windows
 from gatefold.errors import SilentAudio, TruncatedAudio, UndecodableAudio
 from tests.joins import FILES, PARTS, UNLIKE, misplaced, whole
 from tests.sounds import AUDIO, Samples, encoded, music, muxed, tone, written

@@ -16,8 +16,9 @@ from benchmarks import sngan
 from benchmarks.sngan import Pixels, Sngan, adapt, held_out, run, train
 from gatefold.errors import InputError
 from gatefold.records import TRACKS
-from gatefold.storage import catalogues, objects
-from gatefold.storage.catalogues import Catalogue
+from gatefold.storage import objects
+from gatefold.storage.contents import catalogues
+from gatefold.storage.contents.catalogues import Catalogue
 from gatefold.workspace import Workspace
 from tests.factories import publish_small_release, write_pairs
 

@@ -12,9 +12,9 @@ import ray
 from typer.testing import CliRunner
 
 from gatefold import stopping
-from gatefold.cli import app
+from gatefold.cli.main import app
+from gatefold.cli.terminal import Terminal
 from gatefold.stopping import Terminated, exit_code, handle_signals
-from gatefold.terminal import Terminal
 from pipelines import cluster
 
 

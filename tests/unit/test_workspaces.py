@@ -7,13 +7,13 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner, Result
 
-from gatefold.cli import app
+from gatefold.cli.main import app
+from gatefold.cli.session import Session
 from gatefold.errors import Unavailable
 from gatefold.records import TRACKS
-from gatefold.session import Session
-from gatefold.storage import catalogues, releases
-from gatefold.storage.nearby import is_workspace, workspaces_near
-from gatefold.storage.releases import Part, Release
+from gatefold.storage.contents import catalogues, releases
+from gatefold.storage.contents.nearby_workspaces import is_workspace, workspaces_near
+from gatefold.storage.contents.releases import Part, Release
 from gatefold.workspace import Workspace
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from gatefold.config import OriginalitySettings
 from gatefold.generator.interface import Attribution, Generated, GenerationRequest, OnStep, Share, Sources, Vectors
-from gatefold.generator.local_pipeline import CurvePoint, build_local_pipeline
-from gatefold.generator.local_score import Parameters
+from gatefold.generator.local_score.denoiser import Parameters
+from gatefold.generator.local_score.pipeline import CurvePoint, build_local_pipeline
 from gatefold.generator.originality import (
     Likeness,
     NewCover,

@@ -6,19 +6,21 @@ import pyarrow as pa
 import pytest
 
 from gatefold.config import GeneratorSettings, Settings
+from gatefold.encoder.towers import DualEncoder
 from gatefold.errors import InputError
+from gatefold.index.interface import Filters
+from gatefold.index.retrieval import CoverIndex
 from gatefold.records import TRACKS, embedding_schema
-from gatefold.retrieval import CoverIndex, Filters
-from gatefold.storage import catalogues, objects, optouts, tables
+from gatefold.storage import objects, tables
 from gatefold.storage.bundles import open_bundle
-from gatefold.storage.catalogues import Catalogue
-from gatefold.storage.encoders import publish_encoder
-from gatefold.storage.indexes import load_index
-from gatefold.towers import DualEncoder
+from gatefold.storage.contents import catalogues, optouts
+from gatefold.storage.contents.catalogues import Catalogue
+from gatefold.storage.models.encoders import publish_encoder
+from gatefold.storage.models.indexes import load_index
 from gatefold.workspace import Workspace
 from pipelines.index import build_index, indexed_tracks
-from pipelines.pairs import paired_ids
 from pipelines.status import status_of
+from pipelines.training.training_data import paired_ids
 from pipelines.versions import versions_of
 from tests.factories import COVER, ENCODER, unit_vectors
 from tests.sounds import AUDIO

@@ -8,7 +8,9 @@ import ray
 
 from gatefold.config import Settings
 from gatefold.workspace import Workspace
-from pipelines import blocks, devices, embeddings, held_out, independent
+from pipelines import devices
+from pipelines.evaluation import held_out, independent_features
+from pipelines.extraction import blocks, embeddings
 
 
 def cluster(monkeypatch: pytest.MonkeyPatch, **resources: float) -> None:
@@ -34,11 +36,11 @@ def test_what_embeds_asks_for_a_gpu_where_the_cluster_has_one(
     monkeypatch.setattr(embeddings, "versions_of", lambda *_: SimpleNamespace(encoder="e1"))
     monkeypatch.setattr(embeddings, "embedding_stage", lambda *_: None)
     monkeypatch.setattr(held_out, "map_rows", hand_over)
-    monkeypatch.setattr(independent, "map_rows", hand_over)
+    monkeypatch.setattr(independent_features, "map_rows", hand_over)
     for call in (
         lambda: embeddings.embed_catalogue(settings, workspace),
         lambda: held_out.embed_pairs(settings, workspace, "file:///e1", ["a"]),
-        lambda: independent.features_of(settings, workspace, ["a"]),
+        lambda: independent_features.features_of(settings, workspace, ["a"]),
     ):
         with pytest.raises(Asked):
             call()

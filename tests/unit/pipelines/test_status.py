@@ -8,13 +8,14 @@ import pytest
 from gatefold.config import EncoderSettings, Settings
 from gatefold.errors import SilentAudio
 from gatefold.records import TRACKS
-from gatefold.storage import bundles, catalogues, objects, releases, tables
-from gatefold.storage.catalogues import Catalogue
-from gatefold.storage.releases import Part, Release
+from gatefold.storage import bundles, objects, tables
+from gatefold.storage.contents import catalogues, releases
+from gatefold.storage.contents.catalogues import Catalogue
+from gatefold.storage.contents.releases import Part, Release
 from gatefold.workspace import Workspace
-from pipelines.quarantine import reject_of, write_rejects
+from pipelines.extraction.rejects import reject_of, write_rejects
+from pipelines.extraction.stages import Outcome, spectrogram_stage
 from pipelines.report import Report, write_report
-from pipelines.stages import Outcome, spectrogram_stage
 from pipelines.status import StageStatus, status_of
 from pipelines.versions import evaluation_of, versions_of
 

@@ -16,25 +16,27 @@ import pytest
 import torch
 
 from gatefold.config import GeneratorSettings, Settings
+from gatefold.encoder.towers import DualEncoder
 from gatefold.errors import LeaseLost, RunInProgress, Unavailable
 from gatefold.generator.transformer import build_pipeline, build_transformer
 from gatefold.records import TRACKS, embedding_schema
-from gatefold.storage import catalogues, leases, objects, optouts, releases, tables
+from gatefold.storage import leases, objects, tables
 from gatefold.storage.bundles import list_bundles, open_bundle
-from gatefold.storage.catalogues import Catalogue
-from gatefold.storage.encoders import build_encoder, publish_encoder
-from gatefold.storage.generators import publish_generator
-from gatefold.towers import DualEncoder
+from gatefold.storage.contents import catalogues, optouts, releases
+from gatefold.storage.contents.catalogues import Catalogue
+from gatefold.storage.models.encoders import build_encoder, publish_encoder
+from gatefold.storage.models.generators import publish_generator
 from gatefold.workspace import Workspace
-from pipelines import index, train_encoder
-from pipelines.catalogue import build_catalogue
-from pipelines.evaluation import evaluate
-from pipelines.generator_comparison import compare_generators
+from pipelines import index
+from pipelines.catalogue.catalogue import build_catalogue
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.generator_comparison import compare_generators
+from pipelines.extraction.rejects import remove_rejects
 from pipelines.index import build_index
-from pipelines.quarantine import remove_rejects
 from pipelines.release import publish_release
 from pipelines.report import Report, silent
-from pipelines.train_generator import train_generator
+from pipelines.training import train_encoder
+from pipelines.training.train_generator import train_generator
 from pipelines.versions import versions_of
 from tests.factories import COVER, ENCODER, GENERATOR, unit_vectors, write_pairs
 from tests.sounds import AUDIO

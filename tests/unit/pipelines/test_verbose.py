@@ -9,7 +9,7 @@ import pytest
 import ray
 from typer.testing import CliRunner
 
-from gatefold.cli import app
+from gatefold.cli.main import app
 from pipelines import cluster
 
 

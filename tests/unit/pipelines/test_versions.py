@@ -8,9 +8,10 @@ import pytest
 from gatefold.config import Settings, load
 from gatefold.errors import BundleNotFound, InvalidSettings, StageMissing
 from gatefold.records import TRACKS
-from gatefold.storage import bundles, catalogues, objects, releases, tables
-from gatefold.storage.catalogues import Catalogue
-from gatefold.storage.releases import Part, Release
+from gatefold.storage import bundles, objects, tables
+from gatefold.storage.contents import catalogues, releases
+from gatefold.storage.contents.catalogues import Catalogue
+from gatefold.storage.contents.releases import Part, Release
 from gatefold.workspace import Workspace
 from pipelines.versions import versions_of
 from tests.checkpoints import write_checkpoint

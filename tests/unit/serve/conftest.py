@@ -13,17 +13,15 @@ from gatefold.config import AudioSettings, CoverSettings, ServeSettings
 from gatefold.errors import IndexNotReady, SilentAudio, UnknownTrack
 from gatefold.generator.interface import Attribution, Generated, Share
 from gatefold.generator.originality import Likeness, NewCover, Refused
+from gatefold.index.interface import IndexedTrack
 from gatefold.records import Match, Track
-from gatefold.retrieval import IndexedTrack
 from gatefold.storage import objects
 from gatefold.workspace import Workspace
-from serve.api import create_app
-from serve.jobs import InProcessJobs
-from serve.keys import Keys
-from serve.optouts import OptOuts
-from serve.page import Examples
-from serve.rota import Rota
-from serve.stages import (
+from serve.active_release import Rota
+from serve.api.application import create_app
+from serve.api.page import Examples
+from serve.api.thumbnails import Thumbnails
+from serve.interfaces import (
     EncoderFacts,
     GenerationJob,
     GenerationResult,
@@ -38,7 +36,9 @@ from serve.stages import (
     Stages,
     Vector,
 )
-from serve.thumbnails import Thumbnails
+from serve.jobs.jobs import InProcessJobs
+from serve.middleware.keys import Keys
+from serve.optout_filter import OptOuts
 
 WIDTH = 4
 COVER = CoverSettings(size=32)

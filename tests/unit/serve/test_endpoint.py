@@ -6,8 +6,9 @@ import pytest
 from ray.exceptions import RayActorError
 
 from gatefold.errors import GatefoldError
-from gatefold.storage import objects, releases
-from gatefold.storage.releases import Part, Release
+from gatefold.storage import objects
+from gatefold.storage.contents import releases
+from gatefold.storage.contents.releases import Part, Release
 from gatefold.workspace import Workspace
 from serve.endpoint import Endpoint, reason
 

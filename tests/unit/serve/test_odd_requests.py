@@ -12,8 +12,8 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from gatefold.errors import GatefoldError, ObjectNotFound, StorageDenied, StorageUnavailable, TooLarge
-from serve import thumbnails
-from serve.envelope import Envelope
+from serve.api import thumbnails
+from serve.middleware.security_headers import Envelope
 from tests.unit.serve.conftest import RELEASE, Endpoint
 
 HALF = "\\ud800"

@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 
 from gatefold.config import ServeSettings
-from gatefold.covers import encode_picture
+from gatefold.images.pixels import encode_picture
 from tests.openapi.run import faults
 
 KEY = "open sesame"

@@ -6,13 +6,13 @@ import pytest
 
 from gatefold.config import IndexSettings
 from gatefold.errors import BundleCorrupt, BundleNotFound
-from gatefold.retrieval import unit_columns
+from gatefold.index.retrieval import unit_columns
+from gatefold.index.tuning import build_for, of_shards, questions_of
 from gatefold.storage import objects
 from gatefold.storage.bundles import Bundle, open_bundle
-from gatefold.storage.encoders import load_encoder
-from gatefold.storage.generators import load_generator
-from gatefold.storage.indexes import load_index, publish_shards, store_shard
-from gatefold.tuning import build_for, of_shards, questions_of
+from gatefold.storage.models.encoders import load_encoder
+from gatefold.storage.models.generators import load_generator
+from gatefold.storage.models.indexes import load_index, publish_shards, store_shard
 from gatefold.workspace import Workspace
 from tests.factories import indexed_tracks, publish_small_release, unit_vectors
 

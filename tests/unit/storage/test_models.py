@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from gatefold.encoder.towers import DualEncoder
 from gatefold.errors import BundleCorrupt, BundleNotFound
 from gatefold.generator.interface import GenerationRequest, Sources
 from gatefold.generator.transformer import CoverPipeline, build_pipeline, build_transformer
 from gatefold.storage import bundles, objects
-from gatefold.storage.encoders import build_encoder, load_encoder, publish_encoder
-from gatefold.storage.generators import LoadedGenerator, load_generator, publish_generator
-from gatefold.towers import DualEncoder
+from gatefold.storage.models.encoders import build_encoder, load_encoder, publish_encoder
+from gatefold.storage.models.generators import LoadedGenerator, load_generator, publish_generator
 from tests.checkpoints import EARS, write_checkpoint
 from tests.factories import COVER, ENCODER, GENERATOR, unit_vectors
 from tests.sounds import AUDIO

@@ -1,0 +1,98 @@
+"""The verbs that make new covers, and adapt a pre-trained model to a song. `gatefold.cli.main` puts them on the
+command line."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gatefold.cli.session import Session
+
+if TYPE_CHECKING:
+    from gatefold.storage.models.loaded_release import Ensemble
+
+SONG = "A sound file, its s3:// URI, or a song_id of the catalogue."
+
+
+def load_release(session: Session) -> "Ensemble":
+    """The models of the release that serves. Raises: BundleNotFound where there is none."""
+    from gatefold.storage.models.loaded_release import load_ensemble
+
+    settings = session.settings
+    return load_ensemble(session.workspace, settings.generator, settings.originality, device=settings.device)
+
+
+def generate(
+    context: typer.Context,
+    song: Annotated[str, typer.Argument(help=SONG)],
+    folder: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for the pictures.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="Covers to generate.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first cover; the same seed gives the same cover.")] = 0,
+    size: Annotated[int, typer.Option(min=16, max=3000, help="Pixels a side.")] = 512,
+    novelty: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="0 stays close to single covers, 1 mixes small parts of many."),
+    ] = None,
+    sources: Annotated[
+        list[str] | None,
+        typer.Option("--source", metavar="SONG_ID", help="One of the nearest covers to make them from; repeatable."),
+    ] = None,
+    palette_from: Annotated[
+        str | None, typer.Option("--palette-from", metavar="SONG_ID", help="One of the nearest, whose colours lead.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Denoising steps of a generator of kind transformer.")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, max=30, help="Guidance of a generator of kind transformer or diffusers.")
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(min=0, max=1, help="How far a pre-trained model departs, for kind diffusers.")
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option("--adapter", metavar="VERSION", help="A LoRA of `gatefold adapt`, for kind diffusers.")
+    ] = None,
+) -> None:
+    """New covers for a song, each with the covers it is made from; a manifest beside them has all that replays them.
+
+    Example: gatefold generate song.mp3 -n 4 --seed 7 -o covers
+    """
+    session: Session = context.obj.open()
+    with session.terminal.waiting("loading the models"):
+        ensemble = load_release(session)
+    from gatefold.generator.interface import GenerationRequest
+    from gatefold.generator.records import write_covers
+
+    heard = ensemble.hear(song)
+    request = GenerationRequest(size, novelty, palette_from, steps, guidance, strength, adapter)
+    seeds = range(seed, seed + n)
+    with session.terminal.progress("generating") as on_step:
+        made = ensemble.generate(heard, seeds=seeds, request=request, source_song_ids=sources, on_step=on_step)
+    record = write_covers(folder, heard.name, made.covers, made.record)
+    shown = [str(folder / name) for name in record["pictures"]]
+    refused = [f"seed {one['seed']}: none, since {one['detail']}" for one in record["covers"] if "refused" in one]
+    session.terminal.result({**record, "folder": str(folder.resolve())}, *shown, *refused)
+
+
+def adapt(
+    context: typer.Context,
+    song: Annotated[str, typer.Argument(help=SONG)],
+) -> None:
+    """Train a LoRA of the pre-trained model on the covers nearest to a song; resumes.
+
+    A request for covers of generator.kind diffusers can name it by its version.
+
+    Example: gatefold adapt song.mp3 --set generator.diffusers.model=/models/stable-diffusion-v1-5
+    """
+    session: Session = context.obj.open()
+    session.connect()
+    from pipelines.training.adapt import adapt as train
+
+    report = session.watch("adapt", partial(train, session.settings, song, session.workspace))
+    covers = report.details["covers"]
+    session.terminal.result(
+        report.model_dump(),
+        f"adapter  {report.details['version']}",
+        f"covers   {len(covers) if isinstance(covers, list) else 0}",
+    )

@@ -1,0 +1,389 @@
+"""The verbs: each parses its arguments, calls one function and says what came of it.
+
+A verb imports what it needs when it runs, so `gatefold --help` is instant. Nothing is decided here that another program
+could want to know; nothing imports this module.
+"""
+
+import io
+import logging
+import os
+import time
+from contextlib import nullcontext, redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gatefold.cli.generate_commands import SONG, adapt, generate, load_release
+from gatefold.cli.planning_commands import doctor, plan
+from gatefold.cli.session import Command, Commands, Session, packaged, readable
+from gatefold.cli.terminal import Terminal, table
+from gatefold.cli.workspace_commands import opt_out, rejects_app, release_app, status
+from gatefold.stopping import Terminated, handle_signals
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from serve.endpoint import Endpoint
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 failed, 2 misused, 3 done with rejects above the limit, 130 and 143 stopped. "
+    "--workspace, --config, --set, --json and --verbose may stand before or after the verb.",
+)
+_OPEN = "Let whoever reaches the address in, where no API key is configured and it is not of this machine alone."
+_STAGES, _USE, _KEEP = "Stages, in their order", "Use", "Keep house"
+
+
+@app.callback()
+def gatefold(
+    context: typer.Context,
+    workspace: Annotated[
+        str | None, typer.Option("--workspace", metavar="URI", help="Folder or s3://bucket/prefix of all results.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="YAML with settings that differ from the defaults.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting, as in encoder.epochs=120; repeatable."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout; all else on stderr.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show what Ray and Ray Serve log, on stderr.")] = False,
+) -> None:
+    """From songs to album covers: learn from a catalogue, then find the covers nearest to a song and make new ones.
+
+    Begin with [bold]gatefold demo[/bold]. With songs of your own, [bold]gatefold run SOURCE[/bold] does all stages:
+
+    catalogue → spectrograms, covers → train-encoder → embed → index → train-generator → evaluate → release
+
+    Then [bold]search[/bold], [bold]generate[/bold] or [bold]serve[/bold].
+    """
+    context.obj = Command(workspace, config, overrides or [], Terminal(as_json=as_json, verbose=verbose))
+
+
+@app.command(rich_help_panel=_USE)
+def demo(
+    context: typer.Context,
+    serve: Annotated[bool, typer.Option(help="Serve at the end.")] = True,
+    songs: Annotated[int | None, typer.Option(min=1, help="Songs to compose; fewer are faster and teach less.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    is_open: Annotated[bool, typer.Option("--open", help=_OPEN)] = False,
+) -> None:
+    """Everything once, on songs composed here: catalogue, training, evaluation, examples, and the page in your browser.
+
+    It goes into the workspace, so that all verbs find it there; one with songs of your own is refused.
+
+    Example: gatefold demo --songs 300
+    """
+    if songs is not None:
+        context.obj.overrides[:0] = [f"synthesis.songs={songs}", f"synthesis.artists={min(songs, max(8, songs // 5))}"]
+    session: Session = context.obj.open()
+    from gatefold.cli.demo_workspace import place_of_songs
+
+    if serve:
+        _check_host(host, is_open)
+    songs_uri = place_of_songs(session.workspace)
+    session.connect()
+    from pipelines.catalogue.synthesize import synthesize
+    from pipelines.evaluation.examples import make_examples
+    from pipelines.run import run_all
+
+    settings, workspace = session.settings, session.workspace
+    composed = session.watch("synthesize", partial(synthesize, settings, songs_uri))
+    run_all(settings, str(composed.details["manifest"]), workspace, session.watch)
+    session.watch("examples", partial(make_examples, packaged("gatefold", "examples"), workspace))
+    endpoint = _deploy(session, host, port, is_open) if serve else None
+    _tell_of_demo(session, endpoint.url if endpoint else None)
+    if endpoint:
+        _keep_serving(session, endpoint)
+
+
+def _tell_of_demo(session: Session, url: str | None) -> None:
+    from gatefold.cli.demo_workspace import workspace_option
+
+    details = {report.stage: report.details for report in session.reports}
+    measures: Any = details["evaluate"]["table"]
+    sheets = {stage: str(details[stage]["sheet"]) for stage in ("evaluate", "examples")}
+    report = f"{session.workspace.reports}/evaluate.json"
+    session.terminal.result(
+        {
+            "stages": [report.model_dump() for report in session.reports],
+            "evaluation": measures,
+            "sheets": sheets,
+            "report": report,
+            "url": url,
+        },
+        *_tables(measures),
+        f"\nheld-out songs  {readable(sheets['evaluate'])}",
+        f"{'free clips':<15} {readable(sheets['examples'])}",
+        f"{'report':<15} {readable(report)}",
+        *([f"\n{url}"] if url else []),
+    )
+    session.terminal.note(f"\nwith a song of your own: gatefold {workspace_option(session.workspace)}search song.mp3")
+
+
+def _tables(measures: Any) -> "list[Table]":
+    from gatefold.evaluation.scorecard import sections
+
+    return [table(section.columns, section.rows, right=section.columns[1:]) for section in sections(measures)]
+
+
+@app.command(rich_help_panel=_STAGES)
+def run(
+    context: typer.Context,
+    source: Annotated[
+        str | None, typer.Argument(help="Manifest or folder of songs; the catalogue as it stands when left out.")
+    ] = None,
+) -> None:
+    """All stages, one after the other; each does only what is stale.
+
+    A catalogue that has changed trains its models anew; with train.keep_models=true it goes on with those that serve.
+
+    Example: gatefold --workspace s3://music/gatefold run s3://music/songs.parquet
+    """
+    session: Session = context.obj.open()
+    session.connect()
+    from pipelines.run import run_all
+
+    reports = run_all(session.settings, source, session.workspace, session.watch)
+    session.terminal.result({"stages": [report.model_dump() for report in reports]})
+
+
+@app.command(rich_help_panel=_STAGES)
+def catalogue(
+    context: typer.Context,
+    source: Annotated[
+        str, typer.Argument(help="Manifest (.parquet, .csv, .jsonl) or folder of songs, on disk or in S3.")
+    ],
+) -> None:
+    """Which songs there are: read a manifest or scan a folder; again, it adds, updates and removes.
+
+    Example: gatefold catalogue ~/Music
+    """
+    session: Session = context.obj.open()
+    session.connect()
+    session.terminal.result(session.build_catalogue(source).model_dump())
+
+
+def _stage(verb: str, sentence: str, example: str) -> None:
+    """Adds the command of a stage that needs nothing but settings and workspace."""
+
+    def command(context: typer.Context) -> None:
+        session: Session = context.obj.open()
+        session.connect()
+        session.terminal.result(session.run_stage(verb).model_dump())
+
+    app.command(verb, rich_help_panel=_STAGES, help=f"{sentence}\n\nExample: gatefold {example}")(command)
+
+
+_stage(
+    "spectrograms",
+    "What every song sounds like: log-mel windows, read once.",
+    "spectrograms --set audio.windows=5",
+)
+_stage(
+    "covers",
+    "What every cover looks like: square pixels, read once.",
+    "covers --set cover.size=128",
+)
+_stage(
+    "train-encoder",
+    "The space where a song lies near its cover: train both towers; resumes.",
+    "train-encoder --set train.use_gpu=true",
+)
+_stage(
+    "embed",
+    "Where every song and cover of the catalogue lies in that space.",
+    "embed",
+)
+_stage(
+    "index",
+    "The index that finds the covers nearest to a song.",
+    "index",
+)
+_stage(
+    "train-generator",
+    "What makes new covers of a song's nearest covers: calibrated, or trained and resumed.",
+    "train-generator --set originality.max_share=0.15",
+)
+
+
+@app.command(rich_help_panel=_STAGES)
+def evaluate(
+    context: typer.Context,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--compare", metavar="VERSION",
+            help="An encoder of this workspace, in place of the release; repeatable.",
+        ),
+    ] = None,
+    generators: Annotated[
+        bool, typer.Option("--generators", help="Every generator of this workspace beside real covers.")
+    ] = False,
+) -> None:
+    """How good all this is, on artists that training never met: a table and a contact sheet.
+
+    Example: gatefold evaluate --json
+    """
+    session: Session = context.obj.open()
+    session.connect()
+    if generators:
+        _compare_generators(session)
+        return
+    if not compare:
+        measured = session.run_stage("evaluate")
+        session.terminal.result(measured.model_dump(), *_tables(measured.details.get("table", [])))
+        return
+    from gatefold.evaluation.scorecard import side_by_side
+    from pipelines.evaluation.encoder_comparison import compare_encoders
+
+    report = session.watch("compare", partial(compare_encoders, session.settings, session.workspace, compare))
+    encoders: Any = report.details["encoders"]
+    heads = [f"{encoder['loss']}\n{encoder['version']}" for encoder in encoders]
+    compared = side_by_side(heads, [encoder["table"] for encoder in encoders])
+    session.terminal.result(
+        report.model_dump(),
+        table(compared.columns, compared.rows, right=compared.columns[1:]),
+        f"\n{report.details['held_out']} held-out songs by {report.details['artists']} artists; "
+        "±: half the 95 % interval over artists",
+    )
+
+
+def _compare_generators(session: Session) -> None:
+    from pipelines.evaluation.generator_comparison import compare_generators
+    from pipelines.evaluation.generator_tables import readable_sections
+
+    report = session.watch("compare-generators", partial(compare_generators, session.settings, session.workspace))
+    shown: list[Any] = []
+    for title, section in readable_sections(report.details).items():
+        shown += [f"\n{title}", table(section.columns, section.rows, right=section.columns[1:])]
+    session.terminal.result(report.model_dump(), *shown)
+
+
+app.add_typer(release_app, name="release", rich_help_panel=_STAGES)
+
+
+@app.command(rich_help_panel=_USE)
+def search(
+    context: typer.Context,
+    song: Annotated[str, typer.Argument(help=SONG)],
+    k: Annotated[int, typer.Option("-k", min=1, help="Covers to find.")] = 100,
+) -> None:
+    """The covers of the catalogue closest to a song.
+
+    Example: gatefold search song.mp3 -k 10
+    """
+    session: Session = context.obj.open()
+    with session.terminal.waiting("loading the encoder and the index"):
+        ensemble = load_release(session)
+    heard = ensemble.hear(song)
+    matches = ensemble.search(heard, k)
+    rows = [(m.rank, f"{m.score:.3f}", m.track.title, m.track.artist, m.track.genre, m.track.song_id) for m in matches]
+    session.terminal.result(
+        {
+            "song": song,
+            "release": ensemble.release.version,
+            "encoder": ensemble.encoder.fingerprint,
+            "matches": [match.model_dump() for match in matches],
+        },
+        table(("rank", "score", "title", "artist", "genre", "song_id"), rows, right=("rank", "score")),
+    )
+
+
+@app.command(rich_help_panel=_USE)
+def serve(
+    context: typer.Context,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    is_open: Annotated[bool, typer.Option("--open", help=_OPEN)] = False,
+    deployments: Annotated[
+        Path | None,
+        typer.Option(
+            "--deployments", metavar="FILE",
+            help="YAML with resources, batching and scaling; else the installed serve.yaml.",
+        ),
+    ] = None,
+) -> None:
+    """The page and the HTTP API over the current release, until Ctrl-C; another that is activated takes over.
+
+    Example: gatefold serve --port 9000
+    """
+    session: Session = context.obj.open()
+    _check_host(host, is_open)
+    session.connect()
+    endpoint = _deploy(session, host, port, is_open, deployments)
+    session.terminal.result({"url": endpoint.url}, endpoint.url)
+    _keep_serving(session, endpoint)
+
+
+def _check_host(host: str, is_open: bool) -> None:
+    """Before anything starts. Raises: InvalidSettings."""
+    from serve.middleware.keys import Keys, refuse_open_host
+
+    refuse_open_host(host, Keys.from_environment(os.environ), is_open=is_open)
+
+
+def _deploy(
+    session: Session, host: str, port: int, is_open: bool, deployments: Path | None = None
+) -> "Endpoint":
+    with session.terminal.waiting("starting the endpoint"):
+        from serve.deploy import deploy
+
+        if not session.terminal.verbose:
+            logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        return deploy(
+            deployments or packaged("serve", "serve.yaml"),
+            workspace=session.workspace.uri,
+            examples=str(packaged("gatefold", "examples")),
+            host=host,
+            port=port,
+            settings=session.settings,
+            is_open=is_open,
+        )
+
+
+def _keep_serving(session: Session, endpoint: "Endpoint") -> None:
+    from pipelines.cluster import disconnect
+    from serve.deploy import stop
+
+    session.terminal.note("Ctrl-C stops the endpoint")
+    try:
+        while True:
+            time.sleep(session.settings.serve.look_every_s)
+            if news := endpoint.follow():
+                session.terminal.note(news)
+    except Terminated:
+        raise
+    except KeyboardInterrupt:
+        pass  # it is how an endpoint ends
+    finally:
+        # Ray would say on stdout that Serve's controller is gone, as it should be
+        verbose = session.terminal.verbose
+        with session.terminal.stopping(), nullcontext() if verbose else redirect_stdout(io.StringIO()):
+            stop()
+            disconnect(verbose=verbose)
+    session.terminal.note("stopped")
+
+
+app.command(rich_help_panel=_USE)(generate)
+app.command(rich_help_panel=_USE)(adapt)
+app.command(rich_help_panel=_KEEP)(status)
+app.command(rich_help_panel=_KEEP)(plan)
+app.command(rich_help_panel=_KEEP)(doctor)
+app.add_typer(rejects_app, name="rejects", rich_help_panel=_KEEP)
+app.command("opt-out", rich_help_panel=_KEEP)(opt_out)
+
+
+def main() -> None:
+    """The console script."""
+    handle_signals()
+    app()

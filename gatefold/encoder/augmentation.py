@@ -1,0 +1,61 @@
+"""What a song or a cover may undergo in training without becoming another: mild, random, repeatable from a generator.
+
+Shape legend: B = batch, M = mel bands, F = frames, S = pixels a side.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as fn
+
+from gatefold.audio.spectrograms import SILENT, amplified
+
+_MEL_MASK, _FRAME_MASK = 0.1, 0.1  # share of a window that SpecAugment hides on each axis
+_GAIN = (-3.5, 1.0)  # nepers of power: 15 dB softer to 4 dB louder
+_PAUSES, _PAUSE = 0.3, 0.3  # share of windows that begin with silence, and the longest of it as a share of a window
+_SHIFT = 1 / 16  # of a cover's side
+
+
+def augment_song(log_mel: Tensor, generator: torch.Generator) -> Tensor:
+    """Recorded at another level, turned in time, some after a pause, with one band of mels and one stretch of frames
+    hidden: [B, M, F] -> [B, M, F].
+
+    Source: Park et al. 2019, "SpecAugment", section 2 (masks of the mean value).
+    """
+    bands, frames = log_mel.shape[1:]
+    gain = torch.empty(len(log_mel), 1, 1).uniform_(*_GAIN, generator=generator).exp()
+    turned = amplified(log_mel, gain.to(log_mel)).roll(int(torch.randint(frames, (), generator=generator)), dims=2)
+    turned = turned.masked_fill(_pause(len(turned), frames, generator)[:, None, :].to(turned.device), SILENT)
+    mean = turned.mean((1, 2), keepdim=True)
+    hidden = _stretch(len(turned), bands, _MEL_MASK, generator)[:, :, None]
+    hidden = hidden | _stretch(len(turned), frames, _FRAME_MASK, generator)[:, None, :]
+    return torch.where(hidden.to(turned.device), mean, turned)
+
+
+def augment_cover(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Moved a little and perhaps mirrored: [B, 3, S, S] -> [B, 3, S, S]. Its colours, which are its style, stay."""
+    side = pixels.shape[-1]
+    reach = max(1, round(side * _SHIFT))
+    padded = fn.pad(pixels, (reach,) * 4, mode="reflect")
+    top, left = torch.randint(2 * reach + 1, (2,), generator=generator).tolist()
+    return mirror(padded[:, :, top : top + side, left : left + side], generator)
+
+
+def mirror(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Every other cover, at random, with left and right exchanged: [B, 3, S, S] -> [B, 3, S, S]."""
+    mirrored = torch.rand(len(pixels), generator=generator) < 0.5
+    return torch.where(mirrored[:, None, None, None].to(pixels.device), pixels.flip(3), pixels)
+
+
+def _pause(size: int, frames: int, generator: torch.Generator) -> Tensor:
+    """bool [size, frames], true over the beginning of some rows."""
+    some = torch.rand(size, generator=generator) < _PAUSES
+    ends = torch.rand(size, generator=generator) * _PAUSE * frames * some
+    return torch.arange(frames)[None] < ends[:, None].floor()
+
+
+def _stretch(size: int, length: int, share: float, generator: torch.Generator) -> Tensor:
+    """bool [size, length], true over one random stretch of `share` of the length in each row."""
+    width = max(1, round(length * share))
+    start = torch.randint(length - width + 1, (size, 1), generator=generator)
+    place = torch.arange(length)[None]
+    return (place >= start) & (place < start + width)

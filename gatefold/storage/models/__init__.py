@@ -1,0 +1,1 @@
+"""Bundles to modules and back: encoders, indexes, generators, and a whole release. Begin with `loaded_release`."""

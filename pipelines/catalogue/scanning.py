@@ -1,0 +1,157 @@
+"""A folder of music as a catalogue: its audio files, what their tags say, the covers that lie beside or inside them.
+
+A file keeps its id, its path inside the folder, for as long as it stays where it is.
+"""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gatefold.errors import InputError, InvalidManifest, NotFound, StorageDenied
+from gatefold.records import TRACKS
+from gatefold.storage import objects
+from gatefold.storage.contents.embedded_pictures import FRAGMENT
+from pipelines.catalogue.folders import AUDIO, list_files
+from pipelines.catalogue.manifests import SUFFIXES
+from pipelines.catalogue.tags import read_tags
+from pipelines.report import OnProgress
+from pipelines.row_mapper import map_rows
+
+_STEMS = ("cover", "folder", "front", "albumart")
+"""Names of pictures that show the cover of the album beside them, the better first; the last may go on as it likes."""
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+_DISC = re.compile(r"(cd|dis[ck]|vinyl|lp|side)[ ._-]*([0-9]{1,2}|[a-d])\b.*", re.IGNORECASE)
+"""Folders of one disc of an album, whose cover may lie in the folder above."""
+_FILES_PER_TASK = 64
+_READERS = 8
+_TEXTS = ("title", "artist", "album", "genre")
+_TAGS = pa.schema([*((name, pa.string()) for name in _TEXTS), ("has_picture", pa.bool_()),
+                   ("picture_decodes", pa.bool_()), ("unreadable", pa.bool_()), ("code", pa.string()),
+                   ("message", pa.string())])
+PassedOver: TypeAlias = dict[str, dict[str, int]]
+"""Files by reason and suffix."""
+
+
+def list_songs(folder: str) -> pa.Table:
+    """The audio files of a folder, sorted by path: `scan` without what was passed over."""
+    return scan(folder)[0]
+
+
+def scan(folder: str) -> tuple[pa.Table, PassedOver]:
+    """The audio files of a folder, sorted by path, and what was passed over.
+
+    Returns: row, song_id, audio_uri, audio_etag, and album_cover with album_etag, null where no cover lies beside.
+    Raises: InvalidManifest when there is no audio file; StorageDenied when the folder may not be read.
+    """
+    listing = list_files(folder)
+    songs: list[tuple[str, str, str | None]] = []
+    covers: dict[str, tuple[int, str, str | None]] = {}
+    for path, uri, etag in listing.files:
+        name = path.rpartition("/")[2].lower()
+        rank = _cover_rank(name)
+        if rank is not None:
+            better = (rank, uri, etag)
+            covers[_above(path)] = min(better, covers.get(_above(path), better))
+        elif name.endswith(AUDIO):
+            songs.append((path, uri, etag))
+        else:
+            listing.pass_over("no suffix of a song", path)
+    if not songs:
+        raise InvalidManifest(
+            f"source '{folder}' is no manifest ({', '.join(SUFFIXES)}) and no folder with audio ({', '.join(AUDIO)})"
+        )
+    ids, uris, etags = zip(*songs, strict=True)
+    _, beside, marks = zip(*(_cover_of(path, covers) for path in ids), strict=True)
+    columns = {"song_id": ids, "audio_uri": uris, "audio_etag": etags, "album_cover": beside, "album_etag": marks}
+    table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+    passed_over = {reason: dict(sorted(counts.items())) for reason, counts in sorted(listing.passed_over.items())}
+    return table.add_column(0, "row", pa.array(range(len(ids)), pa.int64())), passed_over
+
+
+def _cover_rank(name: str) -> int | None:
+    """How good the name of a file, in lower case, is for a cover, 0 being best; None where it is none."""
+    stem, dot, suffix = name.rpartition(".")
+    if f"{dot}{suffix}" not in _PICTURES:
+        return None
+    place = next((place for place, known in enumerate(_STEMS) if stem == known), None)
+    place = _STEMS.index("albumart") if stem.startswith("albumart") else place
+    return None if place is None else place * len(_PICTURES) + _PICTURES.index(f"{dot}{suffix}")
+
+
+def _cover_of(path: str, covers: dict[str, tuple[int, str, str | None]]) -> tuple[int, str | None, str | None]:
+    folder = _above(path)
+    if folder not in covers and folder and _DISC.fullmatch(folder.rpartition("/")[2]):
+        folder = _above(folder)
+    return covers.get(folder, (0, None, None))
+
+
+def _above(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def tagged(songs: pa.Table, standing: pa.Table | None, on_progress: OnProgress) -> tuple[pa.Table, pa.Table, int]:
+    """The songs with the columns of `records.TRACKS`, the faults found, and how many songs have unreadable tags.
+
+    Args:
+        songs: from `list_songs`.
+        standing: the tracks of the catalogue so far; a file that stands there with the same etag is not opened again.
+    """
+    fresh = pc.fill_null(pc.invert(_stands(songs, standing)), True)
+    opened = songs.filter(fresh)
+    tags = map_rows(opened.select(["row", "audio_uri"]), _read_batch, _FILES_PER_TASK, on_progress)
+    if standing is not None and opened.num_rows < songs.num_rows:
+        tags = pa.concat_tables([tags, _remembered(songs.filter(pc.invert(fresh)), standing)])
+    tags = tags.sort_by("row")
+    inside = pc.binary_join_element_wise(songs["audio_uri"], FRAGMENT, "")
+    some, good = (pc.fill_null(tags[name], False) for name in ("has_picture", "picture_decodes"))
+    pictured = pc.or_(good, pc.and_(some, pc.is_null(songs["album_cover"])))  # a bad one alone becomes a reject
+    found = {name: tags[name] for name in _TEXTS}
+    found |= {name: songs[name] for name in ("song_id", "audio_uri", "audio_etag")}
+    found["cover_uri"] = pc.if_else(pictured, inside, songs["album_cover"])
+    found["cover_etag"] = pc.if_else(pictured, songs["audio_etag"], songs["album_etag"])
+    found["split"] = pa.nulls(songs.num_rows, pa.string())
+    tracks = pa.table({"row": songs["row"], **{name: found[name] for name in TRACKS.names}})
+    bad = tags.filter(pc.is_valid(tags["code"]))
+    faults = pa.table({"row": bad["row"], "column": pa.array(["audio_uri"] * bad.num_rows, pa.string()),
+                       "uri": pc.take(songs["audio_uri"], bad["row"]), "code": bad["code"], "message": bad["message"]})
+    return tracks, faults, pc.sum(tags["unreadable"]).as_py() or 0
+
+
+def _read_batch(files: pa.Table) -> pa.Table:
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = list(pool.map(_read_one, files["audio_uri"].to_pylist()))
+    return pa.Table.from_pylist(found, schema=_TAGS).add_column(0, "row", files["row"])
+
+
+def _read_one(uri: str) -> dict[str, object]:
+    try:
+        return asdict(read_tags(uri))
+    except (InputError, NotFound) as error:
+        return {"code": error.code, "message": error.message}
+    except StorageDenied as error:
+        if objects.local_path(uri) is None:  # every other object would fail alike
+            raise
+        return {"code": error.code, "message": error.message}
+
+
+def _stands(songs: pa.Table, standing: pa.Table | None) -> pa.ChunkedArray:
+    if standing is None or "audio_etag" not in standing.column_names:
+        return pa.chunked_array([pa.array([False] * songs.num_rows)])
+    return pc.is_in(_identity(songs), value_set=_identity(standing).combine_chunks())
+
+
+def _identity(tracks: pa.Table) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise(tracks["song_id"], tracks["audio_uri"], tracks["audio_etag"], "\0")
+
+
+def _remembered(songs: pa.Table, standing: pa.Table) -> pa.Table:
+    """The tags of songs that stand in the catalogue, in the columns of `_read_batch`."""
+    tracks = standing.take(pc.index_in(songs["song_id"], value_set=standing["song_id"].combine_chunks()))
+    inside = pc.fill_null(pc.ends_with(tracks["cover_uri"], FRAGMENT), False)
+    none, readable = pa.nulls(songs.num_rows, pa.string()), pa.repeat(False, songs.num_rows)
+    columns = [songs["row"], *(tracks[name] for name in _TEXTS), inside, inside, readable, none, none]
+    return pa.table(columns, names=["row", *_TAGS.names])

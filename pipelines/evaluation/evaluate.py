@@ -1,0 +1,195 @@
+"""How good the release would be, on artists that training never met: a table, a JSON report and a contact sheet.
+
+Retrieval: does a song find its own cover among all held-out ones, and covers of its genre, and a cover its song; beside
+what guessing, genres alone, the untrained encoder and, where it is known, the best possible ranker would reach.
+Generation: do new covers look like covers, and do they fit their song; in the cover tower's space and in features that
+nothing here is trained with, beside what real covers score (as good as it gets) and the same pictures given to other
+songs (as bad as it gets); and how close they come to single existing covers.
+"""
+
+import io
+import time
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gatefold.audio.spectrograms import spectrogram_picture
+from gatefold.config import Settings
+from gatefold.encoder.towers import DualEncoder
+from gatefold.errors import StageMissing
+from gatefold.evaluation import metrics
+from gatefold.evaluation.scorecard import BY_COVER, ROUNDS, Measure, as_markdown, measure_genres, measure_retrieval
+from gatefold.images.contact_sheet import Row, draw_contact_sheet
+from gatefold.images.likeness import IndependentFeatures, available, nearest_likeness
+from gatefold.index.interface import Filters, Index
+from gatefold.records import Song
+from gatefold.storage import leases, objects
+from gatefold.storage.leases import Lease
+from gatefold.storage.models.encoders import load_encoder
+from gatefold.workspace import Workspace
+from pipelines.evaluation.generation_scores import Halves, generation_measures, halves_of, share_measures
+from pipelines.evaluation.generator_candidates import Pictures, generate_covers, read_covers
+from pipelines.evaluation.held_out import HeldOut, ceiling_of, embed_pairs, held_out_of
+from pipelines.evaluation.independent_features import catalogue_sample, features_of
+from pipelines.index_access import open_index
+from pipelines.report import OnProgress, Report, read_report, silent, while_held, write_report
+from pipelines.training.training_data import read_windows
+from pipelines.versions import Versions, evaluation_of, versions_of
+
+STAGE = "evaluate"
+SHEET, TABLE = "contact-sheet.png", "evaluation.md"
+_NEAREST, _NEW = 10, 3  # covers in a row of the sheet
+_QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def evaluate(settings: Settings, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
+    """Measures on the test split, and writes `reports/evaluate.json`, `evaluation.md` and `contact-sheet.png`.
+
+    Nothing is done where the last report is of the same release and the same evaluation settings.
+
+    Raises: StageMissing when fewer than four test songs have both sides; RunInProgress.
+    """
+    began = time.monotonic()
+    versions = versions_of(settings, workspace)
+    last = read_report(workspace, STAGE)
+    if last is not None and last.details.get("made_of") == evaluation_of(settings, versions):
+        return last.model_copy(
+            update={"done": 0, "skipped": last.done + last.skipped, "seconds": time.monotonic() - began}
+        )
+    with leases.hold(workspace.lease(STAGE)) as lease:
+        return _measure(settings, workspace, versions, lease, on_progress)
+
+
+def _measure(
+    settings: Settings, workspace: Workspace, versions: Versions, lease: Lease, on_progress: OnProgress
+) -> Report:
+    began = time.monotonic()
+    index = open_index(objects.join(workspace.indexes, versions.index))
+    held_out = held_out_of(settings, workspace, index)
+    halves = halves_of(held_out, settings.evaluation)
+    asked = [held_out.ids[place] for place in halves.asked]
+    sheet_ids = asked[: settings.evaluation.sheet]
+    uri = objects.join(workspace.generators, versions.generator)
+    wanted = asked + sheet_ids * (_NEW - 1)
+    seeds = [settings.evaluation.seed + number for number in range(len(wanted))]
+    generated = generate_covers(settings, workspace, index, uri, wanted, seeds, while_held(lease, on_progress))
+    encoder_uri = objects.join(workspace.encoders, versions.encoder)
+    table = _retrieval(settings, workspace, held_out, encoder_uri)
+    table += _generation(settings, workspace, halves, load_encoder(encoder_uri), generated)
+    sheet = _draw_sheet(settings, workspace, index, sheet_ids, generated.pixels, len(asked))
+    sheet_uri = objects.join(workspace.reports, SHEET)
+    rows = [measure.row() for measure in table]
+    details = {
+        "made_of": evaluation_of(settings, versions),
+        "held_out": len(held_out.ids),
+        "generated": len(asked),
+        "artists": len(set(held_out.artists)),
+        "table": rows,
+        "originality": _originality(settings, workspace, generated),
+        "genres": measure_genres(held_out.songs @ held_out.covers.T, held_out.genres),
+        "sheet": sheet_uri,
+    }
+    lease.check()
+    objects.put(sheet_uri, sheet)
+    objects.put(objects.join(workspace.reports, TABLE), _as_text(rows, held_out).encode())
+    done, seconds = len(held_out.ids), time.monotonic() - began
+    report = Report(stage=STAGE, done=done, skipped=0, rejected=0, seconds=seconds, details=details)
+    write_report(workspace, report)
+    return report
+
+
+def _retrieval(settings: Settings, workspace: Workspace, held_out: HeldOut, encoder_uri: str) -> list[Measure]:
+    songs, covers = embed_pairs(settings, workspace, encoder_uri, held_out.ids, as_begun=True)
+    rivals: dict[str, metrics.Floats] = {"untrained": songs @ covers.T}
+    ceiling = ceiling_of(workspace, held_out)
+    if ceiling is not None:
+        rivals["ceiling"] = ceiling
+    similarity = held_out.songs @ held_out.covers.T
+    seed = settings.evaluation.seed
+    return measure_retrieval(similarity, held_out.genres, held_out.artists, rivals=rivals, seed=seed)
+
+
+def _generation(
+    settings: Settings, workspace: Workspace, halves: Halves, encoder: DualEncoder, generated: Pictures
+) -> list[Measure]:
+    """Distances of the covers generated for the asked songs, in the encoder's space and in independent features."""
+    count = len(halves.asked)
+    network = IndependentFeatures() if available() else None
+    ids = halves.held_out.ids
+    real, reference = (
+        read_covers(settings, workspace, [ids[place] for place in places]) if network else None
+        for places in (halves.asked, halves.reference)
+    )
+    measures = generation_measures(
+        halves, generated.pixels[:count], encoder=encoder, network=network, real=real, reference=reference
+    )
+    return measures + share_measures(halves, generated.largest_shares[:count])
+
+
+def _originality(settings: Settings, workspace: Workspace, generated: Pictures) -> dict[str, Any]:
+    """How close the generated covers come to existing ones: quantiles of each measure, attempts, refusals."""
+    known = generated.originality
+    measured: dict[str, list[float]] = {
+        name: [one[name] for one in known if one[name] is not None] for name in ("share", "region")
+    }
+    if available():
+        covers = features_of(settings, workspace, catalogue_sample(settings, workspace))
+        made = IndependentFeatures().features(generated.pixels)
+        measured["likeness"] = nearest_likeness(made, np.stack(list(covers.values()))).tolist()
+    return {
+        "limits": settings.originality.model_dump(),
+        "quantiles": {
+            name: {f"{q:g}": round(float(np.quantile(values, q)), 4) for q in _QUANTILES}
+            for name, values in measured.items()
+            if values
+        },
+        "attempts": dict(sorted(Counter(str(one["attempts"]) for one in known).items())),
+        "refused": dict(sorted(Counter(one["refused"] for one in known if one["refused"]).items())),
+    }
+
+
+def _draw_sheet(
+    settings: Settings, workspace: Workspace, index: Index, song_ids: list[str], generated: Pixels, asked: int
+) -> bytes:
+    known = {song_id: index.get(song_id) for song_id in song_ids}
+    windows = read_windows(settings, workspace, song_ids)
+    rows = []
+    for number, song_id in enumerate(song_ids):
+        track, embedding = known[song_id].track, known[song_id].song_embedding
+        if embedding is None:
+            raise StageMissing(f"track '{song_id}' has no song embedding")
+        others = Filters(exclude_song_ids=frozenset({song_id}))
+        matches = index.search(
+            embedding[None], _NEAREST, encoder_fingerprint=index.encoder_fingerprint, filters=others
+        )[0]
+        nearest = read_covers(settings, workspace, [match.track.song_id for match in matches])
+        again = [asked + turn * len(song_ids) + number for turn in range(_NEW - 1)]
+        heard = Song(0.0, np.zeros(0, np.float32), windows[song_id][:1])
+        rows.append(
+            Row(
+                title=track.title or song_id,
+                subtitle=", ".join(part for part in (track.artist, track.genre) if part),
+                spectrogram=spectrogram_picture(heard),
+                nearest=list(nearest),
+                new=[generated[place] for place in (number, *again)],
+            )
+        )
+    png = io.BytesIO()
+    draw_contact_sheet(rows).save(png, "PNG")
+    return png.getvalue()
+
+
+def _as_text(table: list[dict[str, Any]], held_out: HeldOut) -> str:
+    count, artists = len(held_out.ids), len(set(held_out.artists))
+    return (
+        f"# Evaluation on {count} songs by {artists} artists that training never met\n\n"
+        f"Each song looks for its own cover among all {count}, and for covers of its genre; the lines that say "
+        f"'{BY_COVER[2:]}' are the other way round. 95 %: percentiles of {ROUNDS:,} bootstrap samples of the artists, "
+        "each with all its songs. Chance and *by genre* (knows the genre, guesses among its covers) are exact "
+        "expectations; *untrained* is the encoder before its first step; *ceiling* knows the latents that song and "
+        "cover were made from, up to the noise that was drawn between them.\n" + as_markdown(table)
+    )

@@ -1,0 +1,102 @@
+"""What the release makes of songs that were never in the catalogue: their matches, a new cover each, and a sheet."""
+
+import io
+import json
+import time
+from pathlib import Path
+
+from gatefold.audio.spectrograms import spectrogram_picture
+from gatefold.errors import NotFound
+from gatefold.generator.interface import GenerationRequest
+from gatefold.generator.records import sources_text
+from gatefold.images.contact_sheet import Pixels, Row, draw_contact_sheet
+from gatefold.images.pixels import decode_cover, encode_picture
+from gatefold.records import Match
+from gatefold.storage import leases, objects
+from gatefold.storage.contents import releases
+from gatefold.storage.contents.embedded_pictures import read_cover
+from gatefold.storage.contents.releases import Release
+from gatefold.storage.leases import Lease
+from gatefold.storage.models.loaded_release import Ensemble, GeneratedForSong, Heard
+from gatefold.workspace import Workspace
+from pipelines.report import OnProgress, Report, read_report, silent, write_report
+
+STAGE = "examples"
+SHEET = "contact-sheet.png"
+SEED = 7
+SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aiff")
+_MATCHES, _NEAREST = 100, 10  # covers kept of each song, and shown on the sheet
+_SIZE = 512  # pixels a side of a new cover
+
+
+def make_examples(songs: Path, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
+    """Writes `examples/<song>.png`, `examples/<song>.json` and a contact sheet, with the release that serves.
+
+    Nothing is done where they were made with this release already. Raises: NotFound for a folder without songs;
+    RunInProgress.
+    """
+    began = time.monotonic()
+    release = releases.current(workspace)
+    last = read_report(workspace, STAGE)
+    if last is not None and last.details.get("release") == release.version:
+        return last.model_copy(update={"done": 0, "skipped": last.done, "seconds": time.monotonic() - began})
+    paths = sorted(path for path in songs.iterdir() if path.suffix.lower() in SUFFIXES) if songs.is_dir() else []
+    if not paths:
+        raise NotFound(f"'{songs}' holds no songs; expected files ending in {', '.join(SUFFIXES)}")
+    with leases.hold(workspace.lease(STAGE)) as lease:
+        return _make(paths, workspace, release, lease, on_progress)
+
+
+def _make(paths: list[Path], workspace: Workspace, release: Release, lease: Lease, on_progress: OnProgress) -> Report:
+    began = time.monotonic()
+    folder = objects.join(workspace.uri, STAGE)
+    ensemble = Ensemble(workspace, release)
+    rows = []
+    on_progress(0, len(paths))
+    for done, path in enumerate(paths, start=1):
+        lease.check()
+        rows.append(_make_one(ensemble, str(path), folder))
+        on_progress(done, len(paths))
+    png = io.BytesIO()
+    draw_contact_sheet(rows).save(png, "PNG")
+    sheet = objects.join(folder, SHEET)
+    objects.put(sheet, png.getvalue())
+    details = {"release": release.version, "folder": folder, "sheet": sheet}
+    report = Report(
+        stage=STAGE, done=len(paths), skipped=0, rejected=0, seconds=time.monotonic() - began, details=dict(details)
+    )
+    write_report(workspace, report)
+    return report
+
+
+def _make_one(ensemble: Ensemble, path: str, folder: str) -> Row:
+    heard = ensemble.hear(path)
+    matches = ensemble.search(heard, _MATCHES)
+    generated = ensemble.generate(heard, seeds=[SEED], request=GenerationRequest(size=_SIZE))
+    for cover in generated.new:
+        texts = {"gatefold:sources": sources_text(cover.generated)}
+        png = encode_picture(cover.generated.pixels, _SIZE, "png", texts)
+        objects.put(objects.join(folder, f"{heard.name}.png"), png)
+    record = {**generated.record, "matches": [match.model_dump() for match in matches]}
+    objects.put(objects.join(folder, f"{heard.name}.json"), json.dumps(record, ensure_ascii=False, indent=1).encode())
+    return _row(ensemble, heard, matches[:_NEAREST], generated)
+
+
+def _row(ensemble: Ensemble, heard: Heard, matches: list[Match], generated: GeneratedForSong) -> Row:
+    assert heard.song is not None  # it came from a file
+    genres = [match.track.genre for match in matches if match.track.genre]
+    nearest = max(set(genres), key=genres.count) if genres else ""
+    return Row(
+        title=heard.name.replace("_", " "),
+        subtitle=f"mostly near {nearest}" if nearest else "",
+        spectrogram=spectrogram_picture(heard.song),
+        nearest=[_picture(ensemble, match) for match in matches],
+        new=[cover.generated.pixels for cover in generated.new],
+    )
+
+
+def _picture(ensemble: Ensemble, match: Match) -> Pixels:
+    cover, uri = ensemble.encoder.cover, ensemble.index.get(match.track.song_id).cover_uri
+    if uri is None:
+        raise NotFound(f"track '{match.track.song_id}' has an embedded cover, but no cover_uri; build the index anew")
+    return decode_cover(read_cover(uri, cover.max_bytes), cover)

@@ -1,0 +1,60 @@
+"""Both sides of every song into the joint space, by actors that load the encoder once, each on a GPU where the cluster
+has any."""
+
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from gatefold.config import Settings
+from gatefold.encoder.towers import DualEncoder
+from gatefold.records import embedding_schema
+from gatefold.storage import objects
+from gatefold.storage.contents.cover_pixels import read_pixels
+from gatefold.storage.models.encoders import load_encoder
+from gatefold.workspace import Workspace
+from pipelines.devices import gpus, granted_device
+from pipelines.extraction.blocks import BlockMapper, Made, map_tracks
+from pipelines.extraction.stages import embedding_stage, embedding_tracks
+from pipelines.report import OnProgress, Report, silent
+from pipelines.training.training_data import read_windows
+from pipelines.versions import versions_of
+
+
+def embed_catalogue(settings: Settings, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
+    """Rows of `embedding_schema` for every song with a spectrogram or pixels of its present files."""
+    version = versions_of(settings, workspace).encoder
+    stage, read_tracks = embedding_stage(settings, workspace, version), partial(embedding_tracks, settings, workspace)
+    make_mapper = partial(_make_mapper, settings, workspace, objects.join(workspace.encoders, version))
+    return map_tracks(
+        stage, read_tracks, make_mapper, settings.batch, on_progress=on_progress, num_gpus=min(1, gpus())
+    )
+
+
+def _make_mapper(settings: Settings, workspace: Workspace, encoder_uri: str) -> BlockMapper:
+    torch.set_num_threads(1)
+    return partial(_embed_block, load_encoder(encoder_uri, granted_device()), settings, workspace)
+
+
+def _embed_block(encoder: DualEncoder, settings: Settings, workspace: Workspace, tracks: pa.Table) -> Made:
+    ids = tracks["song_id"].to_pylist()
+    heard, seen = (tracks.filter(tracks[side])["song_id"].to_pylist() for side in ("heard", "seen"))
+    windows = read_windows(settings, workspace, heard) if heard else {}
+    songs = dict(zip(windows, encoder.embed_songs(list(windows.values())), strict=True))
+    covers = _embedded_covers(encoder, settings, workspace, seen) if seen else {}
+    schema = embedding_schema(encoder.settings.embed_dim)
+    columns = [pa.array(ids, pa.string()), _vectors(songs, ids, schema), _vectors(covers, ids, schema)]
+    return Made(pa.Table.from_arrays(columns, names=schema.names[:-1]))
+
+
+def _embedded_covers(
+    encoder: DualEncoder, settings: Settings, workspace: Workspace, ids: list[str]
+) -> dict[str, npt.NDArray[np.float32]]:
+    pixels = read_pixels(workspace.covers(settings.stored_cover), ids, settings.cover.size)
+    return dict(zip(pixels, encoder.embed_covers(np.stack(list(pixels.values()))), strict=True)) if pixels else {}
+
+
+def _vectors(embedded: dict[str, npt.NDArray[np.float32]], ids: list[str], schema: pa.Schema) -> pa.Array:
+    return pa.array([embedded.get(song_id) for song_id in ids], schema.field("song_embedding").type)

@@ -1,0 +1,1 @@
+"""Encoders and generators trained by Ray Train, from the catalogue's tables to bundles. Begin with `train_encoder`."""

@@ -1,0 +1,284 @@
+"""What is answered over HTTP: each body with its fields' ranges and units. Requests are in `serve.api.requests`.
+Nothing here knows of routes, of Ray or of models."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Literal
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from gatefold.config import AudioSettings
+from gatefold.records import Match, Track
+
+THUMBNAIL_SIZE = 256
+
+JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+PictureFormat = Literal["png", "jpeg"]
+
+
+class Body(BaseModel):
+    """Frozen; a field nobody knows is refused, so that a misspelled option is never silently ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Problem(Body):
+    """RFC 9457; `code` is stable, the rest is for people."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    instance: str
+
+
+class SongView(Body):
+    """How an uploaded song was heard."""
+
+    duration_s: float
+    """seconds"""
+    window_starts_s: list[float]
+    """seconds"""
+    spectrogram: str | None = None
+    """a data: URI of a PNG"""
+
+
+class MatchView(Body):
+    """A track whose cover lies near the song."""
+
+    rank: int
+    """1 is the nearest"""
+    score: float
+    """cosine, at most 1"""
+    track: Track
+    cover_url: str
+
+
+class SearchResult(Body):
+    release: str
+    encoder: str
+    """fingerprint"""
+    song: SongView | None
+    """null when nothing was uploaded"""
+    matches: list[MatchView]
+
+
+class EmbeddingResult(Body):
+    release: str
+    encoder: str
+    """fingerprint"""
+    embedding: list[float]
+    """of unit length"""
+    song: SongView
+
+
+class CoverRequestView(Body):
+    """What a job was asked for, with every default filled in."""
+
+    n: int
+    seed: int
+    size: int
+    novelty: float | None
+    source_song_ids: list[str] | None
+    palette_from: str | None
+    guidance_scale: float | None
+    num_inference_steps: int | None
+    strength: float | None
+    adapter: str | None
+    """null is the release's own default"""
+
+
+class ImageView(Body):
+    """A new cover."""
+
+    index: int
+    seed: int
+    url: str
+    closest: MatchView | None
+    """the cover of the catalogue nearest to this one"""
+    likeness: float | None
+    """to the most similar of all catalogue covers, at most 1; null where the endpoint cannot measure it"""
+    largest_share: float | None
+    """of one source, 0 to 1; null where the generator cannot say"""
+    largest_region: float | None
+    """largest connected region of one source, as a share of the cover"""
+    attempts: int
+    """times it was generated until it kept within the limits"""
+    palette_from: Track | None
+    """the source whose colours lead"""
+    sources_url: str | None
+    sources_map_url: str | None
+
+
+class RefusedView(Body):
+    """A new cover that is not handed out, since in every attempt it came too close to an existing one."""
+
+    index: int
+    seed: int
+    code: Literal["too_much_of_one_source", "region_too_large", "too_like_a_cover"]
+    value: float
+    limit: float
+    detail: str
+
+
+class SourceView(Body):
+    """What one cover contributed to a new one."""
+
+    song_id: str
+    title: str | None
+    artist: str | None
+    share: float
+    """0 to 1; those of a new cover sum to 1"""
+    largest_region: float
+    """share of the new cover in the largest connected region that this source holds"""
+    cover_url: str
+    colour: str
+    """its colour on the map of sources, "#rrggbb\""""
+
+
+class SourcesView(Body):
+    sources: list[SourceView]
+    """the largest share first"""
+
+
+class JobView(Body):
+    job_id: str
+    state: JobState
+    position: int | None
+    """jobs ahead of it while queued"""
+    progress: float
+    """share of the denoising steps done"""
+    created_at: datetime
+    finished_at: datetime | None
+    release: str
+    request: CoverRequestView
+    matches: list[MatchView]
+    """covers that the new ones are made from: those allowed when generation began"""
+    images: list[ImageView]
+    refused: list[RefusedView]
+    problem: Problem | None
+
+
+class TrackView(Body):
+    track: Track
+    cover_url: str | None
+
+
+class PartView(Body):
+    version: str
+    fingerprint: str
+
+
+class ReleaseView(Body):
+    version: str
+    encoder: PartView
+    index: PartView
+    generator: PartView
+    covers: int
+    """covers in the index"""
+    generator_kind: str
+    """local-score, transformer or diffusers"""
+    novelty: float | None
+    """of new covers where none is asked for, 0 to 1; null where the generator has no novelty"""
+    audio: AudioSettings
+
+
+class LimitsView(Body):
+    """What a request may ask for at most; those that a setting decides have its name, in the section `serve`."""
+
+    upload_max_bytes: int
+    """bytes of an uploaded song"""
+    upload_max_duration_s: float
+    """seconds of an uploaded song"""
+    form_fields_max: int
+    """fields of a form beside the song"""
+    form_fields_max_bytes: int
+    """bytes of a form beside the song"""
+    json_max_bytes: int
+    """bytes of a JSON body"""
+    k_max: int
+    """matches of a search"""
+    n_max: int
+    """covers of a job"""
+    size_min: int
+    """pixels a side of a picture, at least"""
+    size_max: int
+    """pixels a side of a picture"""
+    steps_max: int
+    """denoising steps of a cover"""
+    guidance_max: float
+    """guidance scale"""
+    seed_max: int
+    """seed of a job's last cover"""
+    list_max: int
+    """values of a list"""
+    columns_max: int
+    """columns that a search filters by"""
+    embedding_max: int
+    """numbers of an embedding"""
+    idempotency_key_max: int
+    """characters of an Idempotency-Key"""
+    songs_queued_max: int
+    """uploaded songs that wait for the encoder"""
+    jobs_max: int
+    """jobs queued or running"""
+    jobs_kept: int
+    """finished jobs that are remembered"""
+    wait_max_s: float
+    """seconds that `Prefer: wait` holds a request; more are shortened to it"""
+
+
+class Example(Body):
+    """A song the endpoint offers to try, with what its licence asks to be said."""
+
+    file: str
+    title: str
+    artist: str
+    genre: str
+    licence: str
+    attribution: str
+    url: str
+
+
+class NeighbourView(Body):
+    song_id: str
+    score: float
+
+
+class CoverManifest(Body):
+    """All that replays a job exactly."""
+
+    job_id: str
+    created_at: datetime
+    release: str
+    encoder: PartView
+    index: PartView
+    generator: PartView
+    song_embedding: list[float]
+    """what the encoder heard; of unit length"""
+    neighbours: list[NeighbourView]
+    seeds: list[int]
+    settings: CoverRequestView
+    covers: list[dict[str, Any]]
+    """of each seed: sources with their shares, attempt and likeness, or why it was refused"""
+
+
+class Health(Body):
+    status: Literal["live", "ready"]
+
+
+_MATCH_VIEWS = TypeAdapter(list[MatchView])
+
+
+def match_views(matches: Iterable[Match]) -> list[MatchView]:
+    """The matches as they are answered; made in one go, since an answer has hundreds."""
+    return _MATCH_VIEWS.validate_python(
+        [{**match.__dict__, "cover_url": cover_url(match.track.song_id)} for match in matches]
+    )
+
+
+def cover_url(song_id: str) -> str:
+    """Where a track's cover is served; the id is quoted whole, slashes too."""
+    return f"/v1/tracks/{quote(song_id, safe='')}/cover"

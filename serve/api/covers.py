@@ -1,0 +1,238 @@
+"""Routes round jobs for new covers: order, follow, cancel, fetch the pictures and all that replays them."""
+
+import asyncio
+import hashlib
+import re
+import secrets
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from starlette.responses import StreamingResponse
+
+from gatefold.config import ServeSettings
+from gatefold.errors import InputError
+from gatefold.generator.attribution import draw_map
+from gatefold.generator.interface import check_request
+from gatefold.generator.records import cover_record, sources_text
+from gatefold.generator.sources import SourceRule, chosen
+from gatefold.images.pixels import encode_picture
+from serve import interfaces
+from serve.active_release import Rota
+from serve.api import requests
+from serve.api.contents import Content, add_content_route, content_response, is_known, not_modified, tag_of
+from serve.api.contracts import CoverManifest, JobView, NeighbourView, PictureFormat, SourcesView
+from serve.api.cover_views import attribution_of, job_view, matches_of, new_cover, path_of, request_view, sources_view
+from serve.api.description import EVENTS, EVENTS_TYPE, JOB_CREATED
+from serve.api.limits import IDEMPOTENCY_KEY_MAX, marked
+from serve.api.songs import PictureSize, body_of, check_size, part_view
+from serve.interfaces import Stages
+from serve.jobs.jobs import Idempotency, Order
+from serve.jobs.runner import JobRunner
+from serve.middleware.uploads import RequestBody, read_body
+
+SEED_DRAWN_BELOW = 2**32
+"""seeds drawn at random stay below what a browser's numbers hold exactly, 2^53, so that the page can repeat them"""
+_NEVER_CHANGES = {"Cache-Control": "private, max-age=31536000, immutable"}
+Preference = Annotated[
+    str | None,
+    Header(
+        description="`wait=SECONDS` (RFC 7240): how long to wait for the job to end; more than `x-max-wait-s` is that",
+        json_schema_extra=marked(x_max_wait_s="wait_max_s"),
+    ),
+]
+HEARTBEAT_S = 15.0
+"""seconds of silence after which an event stream says something, lest a proxy takes it for dead"""
+
+
+class CoverRoutes:
+    """Handlers of the routes; thin, around the runner of jobs."""
+
+    def __init__(self, rota: Rota, runner: JobRunner, limits: ServeSettings) -> None:
+        self._rota = rota
+        self._runner = runner
+        self._limits = limits
+
+    def router(self) -> APIRouter:
+        router = APIRouter(prefix="/covers", tags=["covers"])
+        either = body_of(requests.CoverFields, requests.CoverQuery) | marked(x_max_jobs="jobs_max")
+        kept = marked(x_max_jobs_kept="jobs_kept")
+        router.add_api_route(
+            "", self.create, methods=["POST"], status_code=202, openapi_extra=either, responses=JOB_CREATED
+        )
+        router.add_api_route("/{job_id}", self.get, openapi_extra=kept)
+        router.add_api_route("/{job_id}", self.cancel, methods=["DELETE"])
+        router.add_api_route("/{job_id}/events", self.events, response_class=Response, responses=EVENTS)
+        add_content_route(router, "/{job_id}/images/{index}", self.image, "image/png", "image/jpeg")
+        router.add_api_route("/{job_id}/images/{index}/sources", self.sources)
+        add_content_route(router, "/{job_id}/images/{index}/sources.png", self.sources_map, "image/png")
+        router.add_api_route("/{job_id}/manifest.json", self.manifest)
+        return router
+
+    async def create(
+        self,
+        request: Request,
+        response: Response,
+        prefer: Preference = None,
+        idempotency_key: Annotated[str | None, Header(min_length=1, max_length=IDEMPOTENCY_KEY_MAX)] = None,
+    ) -> JobView:
+        """Orders new covers for an uploaded song or a song of the catalogue."""
+        lists = frozenset({"source_song_ids"})
+        body = await read_body(request, self._limits, lists=lists)
+        model = requests.CoverFields if body.song else requests.CoverQuery
+        fields = requests.parse(model, body.fields, self._limits, strict=body.song is None)
+        idempotency = None
+        if idempotency_key is not None:
+            idempotency = Idempotency(f"{request.state.caller}:{idempotency_key}", _digest(body, fields))
+        job = await self._runner.jobs.find(idempotency) if idempotency else None
+        if job is None:
+            await self._runner.jobs.admit()  # before the song is heard: a full queue should cost nothing
+            with self._rota.on_duty() as serving:
+                job = await self._runner.submit(serving, await _order(serving, body, fields), idempotency)
+        wait_s = min(_wait_s(prefer), self._limits.wait_max_s)
+        if wait_s:
+            job = await self._runner.jobs.ended(job.job_id, wait_s)
+            response.headers["Preference-Applied"] = f"wait={wait_s:g}"
+        response.status_code = 200 if job.ended else 202
+        response.headers["Location"] = path_of(job)
+        return job_view(job)
+
+    async def get(self, job_id: str) -> JobView:
+        """A job as it is now."""
+        return job_view(await self._runner.jobs.get(job_id))
+
+    async def cancel(self, job_id: str) -> JobView:
+        """The job, cancelled if it had not ended."""
+        return job_view(await self._runner.cancel(job_id))
+
+    async def events(self, job_id: str, last_event_id: Annotated[str | None, Header()] = None) -> Response:
+        """Every change of a job as a server-sent event, after the one named in Last-Event-ID; ends when the job has.
+
+        204 where the last one has been seen: then no browser asks again.
+        """
+        last = await self._runner.jobs.last_event(job_id)  # an unknown job is a 404, not a stream that breaks
+        after = int(last_event_id) if last_event_id and re.fullmatch(r"[0-9]{1,18}", last_event_id) else 0
+        if last is not None and after >= last:
+            return Response(status_code=204)
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        return StreamingResponse(self._stream(job_id, after), media_type=EVENTS_TYPE, headers=headers)
+
+    async def image(
+        self,
+        request: Request,
+        job_id: str,
+        index: int,
+        size: PictureSize | None = None,
+        format: Annotated[PictureFormat, Query()] = "png",
+        download: Annotated[bool, Query()] = False,
+    ) -> Response:
+        """One of the new covers."""
+        job = await self._runner.jobs.get(job_id)
+        if size is not None:
+            check_size(size, self._limits)
+        cover = new_cover(job, index).generated
+        headers = dict(_NEVER_CHANGES)
+        if download:
+            name = f"cover-{cover.seed}.{'jpg' if format == 'jpeg' else 'png'}"
+            headers["Content-Disposition"] = f'attachment; filename="{name}"'
+        tag = tag_of(job_id, index, size or job.order.size, format)
+        if is_known(request, tag):
+            return not_modified(tag, headers)
+        texts = {"gatefold:sources": sources_text(cover)} if format == "png" else {}
+        picture = await asyncio.to_thread(encode_picture, cover.pixels, size or job.order.size, format, texts)
+        return content_response(request, Content(picture, f"image/{format}"), tag, headers)
+
+    async def sources(self, job_id: str, index: int) -> SourcesView:
+        """Which covers a new cover is made from, the largest share first."""
+        job = await self._runner.jobs.get(job_id)
+        return sources_view(job, index)
+
+    async def sources_map(self, request: Request, job_id: str, index: int) -> Response:
+        """Where each source is in a new cover: a PNG in the colours that `sources` names."""
+        attribution = attribution_of(await self._runner.jobs.get(job_id), index)
+        tag = tag_of(job_id, index, "sources")
+        if is_known(request, tag):
+            return not_modified(tag, _NEVER_CHANGES)
+        picture = await asyncio.to_thread(draw_map, attribution)
+        return content_response(request, Content(picture, "image/png"), tag, _NEVER_CHANGES)
+
+    async def manifest(self, job_id: str) -> CoverManifest:
+        """All that replays a job exactly."""
+        job = await self._runner.jobs.get(job_id)
+        release = job.order.release
+        return CoverManifest(
+            job_id=job.job_id,
+            created_at=job.created_at,
+            release=release.version,
+            encoder=part_view(release.encoder),
+            index=part_view(release.index),
+            generator=part_view(release.generator),
+            song_embedding=job.order.job.song_embedding.tolist(),
+            neighbours=[NeighbourView(song_id=m.track.song_id, score=m.score) for m in matches_of(job)],
+            seeds=job.order.job.seeds,
+            settings=request_view(job.order),
+            covers=[cover_record(cover) for cover in job.generated.result.covers] if job.generated else [],
+        )
+
+    async def _stream(self, job_id: str, after: int) -> AsyncIterator[str]:
+        changes = self._runner.jobs.events(job_id, after)
+        upcoming = asyncio.ensure_future(anext(changes, None))
+        try:
+            while True:
+                done, _ = await asyncio.wait({upcoming}, timeout=HEARTBEAT_S)
+                if not done:
+                    yield ": still here\n\n"
+                    continue
+                change = upcoming.result()
+                if change is None:
+                    return
+                number, job = change
+                yield f"id: {number}\nevent: state\ndata: {job_view(job).model_dump_json()}\n\n"
+                upcoming = asyncio.ensure_future(anext(changes, None))
+        finally:
+            upcoming.cancel()
+
+
+async def _order(serving: Stages, body: RequestBody, fields: requests.CoverFields) -> Order:
+    """What is to be generated: the song encoded, the covers found that may be its sources, every default filled in."""
+    facts = await serving.generator.describe()
+    request = fields.generator_request
+    check_request(facts.kind, facts.accepts, request)
+    song_id = artist = None
+    if body.song is not None:
+        embedding = (await serving.encoder.hear(body.song.data, body.song.name, False)).embedding
+    else:
+        assert isinstance(fields, requests.CoverQuery)
+        known = await serving.retriever.track(fields.song_id)
+        embedding, song_id, artist = interfaces.song_embedding(known), fields.song_id, known.track.artist
+    filters = SourceRule(facts.sources).filters(song_id, artist)
+    query = interfaces.Query(embedding, serving.release.encoder.fingerprint, facts.num_sources, filters)
+    found = await serving.retriever.search(query)
+    picked = None if fields.source_song_ids is None else frozenset(fields.source_song_ids)
+    matches = chosen(found, picked)
+    ids = {match.track.song_id for match in matches}
+    for field, wanted in (("source_song_ids", picked or ()), ("palette_from", [fields.palette_from])):
+        if unknown := sorted(song_id for song_id in wanted if song_id is not None and song_id not in ids):
+            raise InputError(f"{field} = '{unknown[0][:80]}': it is none of the {len(ids)} covers that may be sources")
+    seed = secrets.randbelow(SEED_DRAWN_BELOW) if fields.seed is None else fields.seed
+    seeds = [seed + i for i in range(fields.n)]
+    job = interfaces.GenerationJob(embedding, song_id, artist, seeds, request, picked)
+    return Order(serving.release, job, tuple(matches), n=fields.n, seed=seed, size=fields.size)
+
+
+def _digest(body: RequestBody, fields: requests.CoverFields) -> str:
+    """What makes two requests the same: the song's bytes, and the fields as they were sent."""
+    song = hashlib.sha256(body.song.data).hexdigest() if body.song else ""
+    return hashlib.sha256(f"{song}\n{fields.model_dump_json()}".encode()).hexdigest()
+
+
+def _wait_s(prefer: str | None) -> float:
+    """Seconds of the `wait` preference (RFC 7240), 0 without one."""
+    if prefer is None:
+        return 0.0
+    wait = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?([^\s,;\"]*)", prefer, re.IGNORECASE)
+    if wait is None:
+        return 0.0
+    if not re.fullmatch(r"\d{1,6}", wait[1]):
+        raise InputError(f"Prefer: wait = '{wait[1][:80]}' must be a number of whole seconds, as in 'wait=30'")
+    return float(wait[1])

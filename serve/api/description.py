@@ -1,0 +1,156 @@
+"""The OpenAPI description of the endpoint: what FastAPI derives from the routes, completed by what it cannot know.
+
+That is: problems under their own media type and with their headers, pictures, event streams, and the limits of this
+endpoint. A route says which of these it has by the `responses` made here.
+"""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from gatefold.config import ServeSettings
+from serve.api.contracts import JobView, Problem
+from serve.api.limits import described
+
+PROBLEM_TYPE = "application/problem+json"
+EVENTS_TYPE = "text/event-stream"
+Responses = dict[int | str, dict[str, Any]]
+_PROBLEM_HEADERS = {
+    "WWW-Authenticate": "of 401: how to show a key",
+    "Allow": "of 405: the methods that there are",
+    "Content-Range": "of 416: how many bytes there are",
+    "Retry-After": "of 429 and 503: seconds after which to try again",
+}
+
+
+class DescribedApi(FastAPI):
+    """A FastAPI application whose description says what this endpoint takes at most.
+
+    Args:
+        limits: of this endpoint.
+        options: of FastAPI.
+    """
+
+    def __init__(self, limits: ServeSettings, **options: Any) -> None:
+        self._limits = limits
+        super().__init__(responses=PROBLEMS, **options)
+
+    def openapi(self) -> dict[str, Any]:
+        """The description, made once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = described(_with_problems(super().openapi()), self._limits)
+        return self.openapi_schema
+
+
+def operation_id(route: APIRoute) -> str:
+    """What clients made from the description call it: `covers_get`."""
+    return f"{route.tags[0]}_{route.name}"
+
+
+def headers(*required: str, **optional: str) -> dict[str, Any]:
+    """Headers of a response.
+
+    Args:
+        required: `Name: what it says`, of those that are always there.
+        optional: likewise by name, with `_` for `-`.
+    """
+    found = dict(line.split(": ", 1) for line in required)
+    always = {name: _header(text) | {"required": True} for name, text in found.items()}
+    return always | {name.replace("_", "-"): _header(text) for name, text in optional.items()}
+
+
+def _header(text: str) -> dict[str, Any]:
+    return {"description": text, "schema": {"type": "string"}}
+
+
+PROBLEMS: Responses = {
+    "4XX": {"model": Problem, "description": "What is wrong with the request.", "headers": headers(**_PROBLEM_HEADERS)},
+    "5XX": {"model": Problem, "description": "What is wrong here.", "headers": headers(**_PROBLEM_HEADERS)},
+}
+_LOCATION = "Location: path of the job"
+_APPLIED = {"Preference_Applied": "`wait=SECONDS`, where it was asked for"}
+_LINKS = {
+    name: {"operationId": operation, "parameters": {"job_id": "$response.body#/job_id"}}
+    for name, operation in (("read", "covers_get"), ("cancel", "covers_cancel"), ("follow", "covers_events"))
+}
+JOB_CREATED: Responses = {
+    200: {
+        "model": JobView,
+        "description": "The job, ended: `Prefer: wait` waited for it, or Idempotency-Key names one that has.",
+        "headers": headers(_LOCATION, **_APPLIED),
+        "links": _LINKS,
+    },
+    202: {
+        "description": "The job, queued or running.",
+        "headers": headers(_LOCATION, **_APPLIED),
+        "links": _LINKS,
+    },
+}
+_EVENT = {
+    "title": "JobEvent",
+    "type": "object",
+    "required": ["id", "event", "data"],
+    "properties": {
+        "id": {"type": "string", "pattern": "^[0-9]+$"},
+        "event": {"type": "string", "const": "state"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/JobView"},
+        },
+    },
+}
+EVENTS: Responses = {
+    200: {
+        "description": "Events named `state`: `id` counts the changes, `data` is the job as `GET /v1/covers/{job_id}` "
+        "answers it. Ends when the job does.",
+        "content": {EVENTS_TYPE: {"schema": _EVENT}},
+    },
+    204: {"description": "The job has ended, and Last-Event-ID names its last event or a later one."},
+}
+
+
+def content_responses(method: str, *media_types: str) -> Responses:
+    """What a route of `serve.api.contents` answers to GET or HEAD.
+
+    Args:
+        media_types: of what it answers.
+    """
+    tag, cache = "ETag: strong, of these very bytes", "Cache-Control: how long they may be kept"
+    sent = headers(tag, cache, "Accept-Ranges: `bytes`", Content_Disposition="a file name, where it is asked for")
+    contents = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in media_types}
+    known = {"description": "What has its ETag in If-None-Match.", "headers": headers(tag, cache)}
+    if method == "HEAD":
+        return {200: {"description": "The headers of what GET answers.", "headers": sent}, 304: known}
+    part = sent | headers("Content-Range: which bytes of how many")
+    return {
+        200: {"description": "All of it.", "content": contents, "headers": sent},
+        206: {"description": "The bytes asked for by Range.", "content": contents, "headers": part},
+        304: known,
+    }
+
+
+def content_parameters() -> dict[str, Any]:
+    """Headers that a route of `serve.api.contents` reads, to be put beside those of its handler."""
+    texts = {
+        "If-None-Match": "ETags of what the caller has; 304 where this is among them",
+        "If-Range": "the ETag of what Range is a part of; the whole is sent where it is another",
+        "Range": "`bytes=FIRST-LAST`; whatever else it may hold, the whole is sent",
+    }
+    parameters = [
+        {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
+        for name, text in texts.items()
+    ]
+    return {"parameters": parameters}
+
+
+def _with_problems(description: dict[str, Any]) -> dict[str, Any]:
+    """Problems under their media type, which FastAPI takes to be that of the route's other answers."""
+    for path in description["paths"].values():
+        for operation in path.values():
+            for status in PROBLEMS:
+                response = operation["responses"][status]
+                (content,) = response["content"].values()
+                response["content"] = {PROBLEM_TYPE: content}
+    return description

@@ -1,0 +1,210 @@
+"""Routes round songs and tracks: search, embed, look up, fetch a cover; and what serves, and whether it does."""
+
+import asyncio
+import base64
+from typing import Annotated, Any
+
+import fastapi
+import numpy as np
+from fastapi import APIRouter, Request
+from starlette.convertors import PathConvertor, register_url_convertor
+from starlette.responses import Response
+
+from gatefold.config import ServeSettings
+from gatefold.errors import InputError
+from gatefold.images.pixels import encode_picture
+from gatefold.index.interface import IndexedTrack
+from serve import interfaces
+from serve.active_release import Rota
+from serve.api import contracts, requests
+from serve.api.contents import Content, add_content_route, content_response, is_known, not_modified, tag_of
+from serve.api.contracts import (
+    THUMBNAIL_SIZE,
+    EmbeddingResult,
+    LimitsView,
+    PartView,
+    ReleaseView,
+    SearchResult,
+    SongView,
+    TrackView,
+)
+from serve.api.limits import SIZE_MIN, limits_view, marked
+from serve.api.thumbnails import Thumbnails
+from serve.interfaces import Heard, Query, SongQuery, Stages
+from serve.middleware.uploads import RequestBody, read_body
+
+LISTS = frozenset({"exclude_artists", "exclude_song_ids", "genres"})
+PictureSize = Annotated[int, fastapi.Query(ge=SIZE_MIN, json_schema_extra=marked(maximum="size_max"))]
+"""pixels a side of a picture, whose upper limit `check_size` holds"""
+COVER_MAX_AGE_S = 3600
+"""seconds a browser may keep a cover of the catalogue before it asks again"""
+
+
+class TrackIds(PathConvertor):
+    """Ids of tracks in a path, slashes and all; what ends in `/cover` is the route of a cover, whatever the method."""
+
+    regex = ".*(?<!/cover)"
+
+
+register_url_convertor("track_id", TrackIds())
+
+
+class SongRoutes:
+    """Handlers of the routes; thin, around the stages that are on duty."""
+
+    def __init__(self, rota: Rota, limits: ServeSettings, thumbnails: Thumbnails, *, cache: str) -> None:
+        self._rota = rota
+        self._limits = limits
+        self._thumbnails = thumbnails
+        self._cache = f"{cache}, max-age={COVER_MAX_AGE_S}"
+
+    def router(self) -> APIRouter:
+        router = APIRouter(tags=["songs"])
+        either = body_of(requests.SearchUpload, requests.SearchQuery)
+        router.add_api_route("/searches", self.search, methods=["POST"], openapi_extra=either)
+        router.add_api_route("/embeddings", self.embed, methods=["POST"], openapi_extra=body_of(contracts.Body))
+        add_content_route(router, "/tracks/{song_id:path}/cover", self.cover, "image/jpeg")
+        router.add_api_route("/tracks/{song_id:track_id}", self.track)
+        router.add_api_route("/tracks/{song_id:track_id}", self.withdraw, methods=["DELETE"], status_code=204)
+        router.add_api_route("/limits", self.limits)
+        router.add_api_route("/releases/current", self.release)
+        return router
+
+    async def search(self, request: Request) -> SearchResult:
+        """The covers nearest to an uploaded song, to a song of the catalogue, or to an embedding."""
+        body = await read_body(request, self._limits, lists=LISTS)
+        with self._rota.on_duty() as serving:
+            return await self._search(serving, body)
+
+    async def _search(self, serving: Stages, body: RequestBody) -> SearchResult:
+        encoder = serving.release.encoder.fingerprint
+        heard: Heard | None = None
+        if body.song is not None:
+            upload = requests.parse(requests.SearchUpload, body.fields, self._limits)
+            heard = await serving.encoder.hear(body.song.data, body.song.name, upload.spectrogram)
+            query: Query | SongQuery = Query(heard.embedding, encoder, upload.k, upload.filters)
+        else:
+            query = _query(serving, requests.parse(requests.SearchQuery, body.fields, self._limits, strict=True))
+        matches = await serving.retriever.search(query)
+        return SearchResult(
+            release=serving.release.version,
+            encoder=encoder,
+            song=song_view(heard) if heard else None,
+            matches=contracts.match_views(matches),
+        )
+
+    async def embed(self, request: Request) -> EmbeddingResult:
+        """The embedding of an uploaded song."""
+        body = await read_body(request, self._limits)
+        if body.song is None:
+            raise InputError("there is no song; upload one as multipart/form-data, in the field 'song'")
+        if body.fields:
+            raise InputError(f"field '{next(iter(body.fields))[:80]}' is not known here; send the field 'song' alone")
+        with self._rota.on_duty() as serving:
+            heard = await serving.encoder.hear(body.song.data, body.song.name, False)
+        return EmbeddingResult(
+            release=serving.release.version,
+            encoder=serving.release.encoder.fingerprint,
+            embedding=heard.embedding.tolist(),
+            song=song_view(heard),
+        )
+
+    async def track(self, song_id: str) -> TrackView:
+        """A track of the catalogue."""
+        known = await self._known(song_id)
+        return TrackView(track=known.track, cover_url=contracts.cover_url(song_id) if known.cover_uri else None)
+
+    async def withdraw(self, song_id: str) -> None:
+        """Withdraws a track for its artist, for good: no search finds it any more, and no new cover is made of it."""
+        if song_id not in self._rota.optouts.song_ids:
+            await self._known(song_id)
+            await self._rota.optouts.withdraw(song_id)
+
+    async def cover(
+        self, request: Request, song_id: str, size: PictureSize = THUMBNAIL_SIZE
+    ) -> Response:
+        """A track's cover: JPEG, square."""
+        check_size(size, self._limits)
+        with self._rota.on_duty() as serving:
+            known = await serving.retriever.track(song_id)
+            pixels = await self._thumbnails.read(known, size, serving.generator)
+        headers, tag = {"Cache-Control": self._cache}, tag_of(pixels.tobytes(), size)
+        if is_known(request, tag):
+            return not_modified(tag, headers)
+        data = await asyncio.to_thread(encode_picture, pixels, size, "jpeg")
+        return content_response(request, Content(data, "image/jpeg"), tag, headers)
+
+    async def release(self) -> ReleaseView:
+        """What is being served."""
+        with self._rota.on_duty() as serving:
+            ears, index, generator = await asyncio.gather(
+                serving.encoder.describe(), serving.retriever.describe(), serving.generator.describe()
+            )
+        release = serving.release
+        return ReleaseView(
+            version=release.version,
+            encoder=part_view(release.encoder),
+            index=part_view(release.index),
+            generator=part_view(release.generator),
+            covers=index.covers,
+            generator_kind=generator.kind,
+            novelty=generator.novelty,
+            audio=ears.audio,
+        )
+
+    async def limits(self) -> LimitsView:
+        """What a request may ask for at most."""
+        return limits_view(self._limits)
+
+    async def _known(self, song_id: str) -> IndexedTrack:
+        with self._rota.on_duty() as serving:
+            return await serving.retriever.track(song_id)
+
+
+def _query(serving: Stages, asked: requests.SearchQuery) -> Query | SongQuery:
+    own = serving.release.encoder.fingerprint
+    if asked.song_id is not None:
+        return SongQuery(asked.song_id, own, asked.k, asked.filters)
+    if asked.encoder != own:
+        raise InputError(f"embedding of encoder '{asked.encoder}', here serves '{own}'; embed the song again")
+    embedding = np.asarray(asked.embedding, np.float32)
+    length = float(np.linalg.norm(embedding))
+    if not (np.isfinite(length) and length > 0):
+        raise InputError(f"embedding of length {length} has no direction; its numbers must be finite, not all zero")
+    return Query(embedding / np.float32(length), own, asked.k, asked.filters)
+
+
+def song_view(heard: Heard) -> SongView:
+    """How an uploaded song was heard."""
+    picture = heard.spectrogram_png
+    return SongView(
+        duration_s=heard.duration_s,
+        window_starts_s=heard.window_starts_s,
+        spectrogram=None if picture is None else f"data:image/png;base64,{base64.b64encode(picture).decode()}",
+    )
+
+
+def part_view(part: interfaces.Part) -> PartView:
+    """One bundle of the release."""
+    return PartView(version=part.version, fingerprint=part.fingerprint)
+
+
+def check_size(size: int, limits: ServeSettings) -> None:
+    """Raises: InputError for a picture larger than the endpoint gives out."""
+    if size > limits.size_max:
+        raise InputError(f"size = {size}: at most {limits.size_max} pixels a side (serve.size_max)")
+
+
+def body_of(form: type[contracts.Body], query: type[contracts.Body] | None = None) -> dict[str, Any]:
+    """The OpenAPI description of a body that is a multipart song with these fields or, where there is one, a JSON
+    object."""
+    schema = form.model_json_schema()
+    song_limits = marked(maxLength="upload_max_bytes", x_max_duration_s="upload_max_duration_s")
+    song = {"type": "string", "format": "binary", **song_limits}
+    schema["properties"] = {"song": song, **schema.get("properties", {})}
+    schema["required"] = ["song"]
+    schema |= marked(x_max_fields="form_fields_max", x_max_fields_bytes="form_fields_max_bytes")
+    content = {"multipart/form-data": {"schema": schema, **marked(x_max_queued="songs_queued_max")}}
+    if query is not None:
+        content["application/json"] = {"schema": query.model_json_schema() | marked(x_max_bytes="json_max_bytes")}
+    return {"requestBody": {"required": True, "content": content}}

@@ -1,0 +1,192 @@
+"""The stages behind Ray handles: calls that survive the death of a replica, and errors that arrive as they were raised.
+
+A call that changes nothing is made again, up to three times, when the replica that held it dies; but not one that
+carries an uploaded file, which may be what it died of. An error of ours that crossed a handle comes back wrapped in
+Ray's own; what is raised here is the one inside, since the text of the wrapper is the remote traceback. Any other
+remote error goes to the log, and the caller learns only that something failed.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from gatefold.errors import GatefoldError, IndexNotReady, Overloaded, Unavailable
+from gatefold.index.interface import Hits, IndexedTrack
+from gatefold.records import Match
+from serve.api.problems import RETRY_AFTER_S, internal_error
+from serve.interfaces import (
+    EncoderFacts,
+    GenerationJob,
+    GenerationResult,
+    GeneratorFacts,
+    Heard,
+    IndexFacts,
+    Pictures,
+    Query,
+    SongQuery,
+    Vector,
+)
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+READY_FOR_S = 1.0
+"""seconds that readiness holds before the controller is asked again"""
+REMOTE_ERRORS = (RayActorError, RayTaskError, BackPressureError, DeploymentUnavailableError)
+
+
+class EncoderHandle:
+    """SongEncoding, by the deployment SongEncoder."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+        self._facts: EncoderFacts | None = None
+
+    async def hear(self, data: bytes, name: str, spectrogram: bool) -> Heard:
+        # once: a stranger's bytes may be what the replica died of, and would take the next one with them
+        heard: Heard = await call(self._handle.hear, data, name, spectrogram, attempts=1)
+        return heard
+
+    async def embed_covers(self, pixels: Pictures) -> Vector:
+        embeddings: Vector = await call(self._handle.embed_covers, pixels)
+        return embeddings
+
+    async def describe(self) -> EncoderFacts:
+        self._facts = self._facts or await call(self._handle.describe)
+        return self._facts
+
+
+class RetrieverHandle:
+    """CoverRetrieval, by the deployment CoverRetriever.
+
+    Searches that arrive together cross over together: to cross costs several times what a search does.
+
+    Args:
+        together: searches that cross at once.
+        wait_s: seconds that the first of them waits for others.
+        crossings: that may be under way at once; no more replicas than that are ever busy.
+    """
+
+    def __init__(self, handle: DeploymentHandle, *, together: int, wait_s: float, crossings: int) -> None:
+        self._handle = handle
+        self._facts: IndexFacts | None = None
+        batched = serve.batch(max_batch_size=together, batch_wait_timeout_s=wait_s, max_concurrent_batches=crossings)
+        self._search_together = batched(self._cross)  # a queue for each handle: a class would share one of all releases
+
+    async def search(self, query: Query | SongQuery) -> list[Match]:
+        answer: Hits | GatefoldError = await self._search_together(query)
+        if isinstance(answer, GatefoldError):
+            raise answer
+        return answer.matches()
+
+    async def _cross(self, queries: list[Query | SongQuery]) -> list[Hits | GatefoldError]:
+        answers: list[Hits | GatefoldError] = await call(self._handle.search, queries)
+        return answers
+
+    async def track(self, song_id: str) -> IndexedTrack:
+        track: IndexedTrack = await call(self._handle.track, song_id)
+        return track
+
+    async def cover_embeddings(self, song_ids: list[str]) -> Vector:
+        embeddings: Vector = await call(self._handle.cover_embeddings, song_ids)
+        return embeddings
+
+    async def describe(self) -> IndexFacts:
+        self._facts = self._facts or await call(self._handle.describe)
+        return self._facts
+
+
+class GeneratorHandle:
+    """CoverGeneration, by the deployment CoverGenerator."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+        self._streaming = handle.options(stream=True)
+        self._facts: GeneratorFacts | None = None
+
+    async def generate(self, job: GenerationJob) -> AsyncGenerator[float | GenerationResult, None]:
+        for attempt in range(1, ATTEMPTS + 1):
+            response = self._streaming.generate.remote(job)
+            finished = False
+            try:
+                async for item in response:
+                    yield item
+                finished = True
+                return
+            except RayActorError as error:  # generated again: the seeds are part of the job
+                finished = True
+                if attempt == ATTEMPTS:
+                    raise ours(error) from None
+            except REMOTE_ERRORS as error:
+                finished = True
+                raise ours(error) from None
+            finally:
+                if not finished:
+                    response.cancel()
+
+    async def describe(self) -> GeneratorFacts:
+        """Asked once: the replica that generates answers nothing else meanwhile, and a release never changes."""
+        self._facts = self._facts or await call(self._handle.describe)
+        return self._facts
+
+
+class ServeReadiness:
+    """Readiness, as Serve's controller sees it: every deployment of these applications has a running replica."""
+
+    def __init__(self, *applications: str) -> None:
+        self._applications = applications
+        self._ready_until = 0.0
+
+    async def check(self) -> None:
+        if time.monotonic() < self._ready_until:  # many who ask at once cost the controller one question
+            return
+        known = (await asyncio.to_thread(serve.status)).applications
+        deployments = [known[name].deployments if name in known else {} for name in self._applications]
+        states = [one for found in deployments for one in found.items()]
+        missing = sorted(name for name, state in states if not state.replica_states.get("RUNNING"))
+        if missing or not all(deployments):
+            raise IndexNotReady(f"no replica is running yet of: {', '.join(missing) or 'any deployment'}")
+        self._ready_until = time.monotonic() + READY_FOR_S
+
+
+async def call(method: Any, *arguments: object, attempts: int = ATTEMPTS) -> Any:
+    """The answer of a deployment's method, asked again when its replica dies.
+
+    Args:
+        attempts: 1 where the arguments may be what it dies of.
+
+    Raises: the GatefoldError that the method raised; Unavailable, Overloaded; a bare GatefoldError for anything
+    unforeseen.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            return await method.remote(*arguments)
+        except RayActorError as error:
+            if attempt == attempts:
+                raise ours(error) from None
+        except REMOTE_ERRORS as error:
+            raise ours(error) from None
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def ours(error: Exception) -> GatefoldError:
+    """The error of ours that a failed call means."""
+    inner = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(inner, GatefoldError):
+        return inner
+    if isinstance(inner, BackPressureError):
+        queued, allowed = inner.args[:2]
+        waiting = f"{queued} uploaded songs wait for the encoder, at most {allowed}"
+        return Overloaded(f"{waiting} (serve.songs_queued_max); try again later", RETRY_AFTER_S)
+    if isinstance(inner, RayActorError | DeploymentUnavailableError):
+        logger.error("no replica answered: %s", inner)
+        return Unavailable("the replica that worked on this was lost; try again later")
+    logger.error("a replica failed: %s", error)  # the remote traceback belongs here and nowhere else
+    return internal_error()

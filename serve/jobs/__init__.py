@@ -1,0 +1,1 @@
+"""Jobs for new covers: their table, and what runs them."""

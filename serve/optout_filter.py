@@ -1,0 +1,95 @@
+"""Opt-outs while the endpoint runs: the withdrawn songs, held in memory, and a retriever that leaves them out.
+
+A song withdrawn here is gone from the next request on; one withdrawn elsewhere from the next look at the workspace on.
+Knows nothing of HTTP or of Ray.
+"""
+
+import asyncio
+import logging
+from dataclasses import replace
+
+from gatefold.errors import UnknownTrack
+from gatefold.index.interface import IndexedTrack
+from gatefold.records import Match
+from gatefold.storage.contents import optouts
+from gatefold.workspace import Workspace
+from serve.interfaces import CoverRetrieval, IndexFacts, Query, SongQuery, Vector
+
+logger = logging.getLogger(__name__)
+
+
+class OptOuts:
+    """The withdrawn songs of a workspace, as the last look at it found them; the first one is taken here.
+
+    Raises: StorageUnavailable, Corrupt: without them nothing may be answered.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._changing = asyncio.Lock()
+        self._known = optouts.read_all(workspace)
+        self.song_ids = _songs(self._known)
+
+    async def withdraw(self, song_id: str) -> None:
+        """Returns when the opt-out is in the store and holds here."""
+        async with self._changing:  # a look that began before would not know of it
+            await asyncio.to_thread(optouts.withdraw, self._workspace, song_id)
+            self.song_ids |= {song_id}
+
+    async def look(self) -> None:
+        """Takes over what was withdrawn elsewhere."""
+        async with self._changing:
+            self._known = await asyncio.to_thread(optouts.read_all, self._workspace, self._known)
+            self.song_ids = _songs(self._known)
+
+    async def keep_looking(self, every_s: float) -> None:
+        """Never ends; where the store does not answer, what is known goes on to hold."""
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                await self.look()
+            except Exception:
+                logger.exception("opt-outs made elsewhere cannot be read; those known so far hold")
+
+
+class ConsentingRetriever:
+    """A CoverRetrieval that answers as another does, without the songs that were withdrawn."""
+
+    def __init__(self, retriever: CoverRetrieval, withdrawn: OptOuts) -> None:
+        self._retriever = retriever
+        self._withdrawn = withdrawn
+
+    async def search(self, query: Query | SongQuery) -> list[Match]:
+        """Asks again, for more, only where withdrawn songs were among the answers: a filter would slow every query."""
+        if isinstance(query, SongQuery):
+            self._check(query.song_id)
+        asked = query.k
+        while True:
+            found = await self._retriever.search(replace(query, k=asked))
+            left = [match for match in found if match.track.song_id not in self._withdrawn.song_ids]
+            if len(left) == len(found):
+                return found[: query.k]
+            if len(left) >= query.k or len(found) < asked:
+                ranked = enumerate(left[: query.k], start=1)
+                return [match.model_copy(update={"rank": rank}) for rank, match in ranked]
+            asked = query.k + 2 * (len(found) - len(left))
+
+    async def track(self, song_id: str) -> IndexedTrack:
+        self._check(song_id)
+        return await self._retriever.track(song_id)
+
+    async def cover_embeddings(self, song_ids: list[str]) -> Vector:
+        for song_id in song_ids:
+            self._check(song_id)
+        return await self._retriever.cover_embeddings(song_ids)
+
+    async def describe(self) -> IndexFacts:
+        return await self._retriever.describe()
+
+    def _check(self, song_id: str) -> None:
+        if song_id in self._withdrawn.song_ids:
+            raise UnknownTrack(f"track '{song_id}' was withdrawn by its artist")
+
+
+def _songs(known: dict[str, optouts.OptOut]) -> frozenset[str]:
+    return frozenset(optout.song_id for optout in known.values())
