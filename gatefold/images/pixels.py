@@ -94,10 +94,11 @@ def resized(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     if side == size:
         return pixels
     filter = Image.Resampling.BOX if size < side else Image.Resampling.LANCZOS
-    result = np.empty((int(np.prod(pixels.shape[:-3])), 3, size, size), np.uint8)
-    for number, picture in enumerate(pixels.reshape(-1, 3, side, side)):
-        rows = Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0)))
-        result[number] = np.asarray(rows.resize((size, size), filter)).transpose(2, 0, 1)
+    result = np.empty((int(np.prod(pixels.shape[:-2])), size, size), np.uint8)
+    for number, channel in enumerate(np.ascontiguousarray(pixels).reshape(-1, side, side)):
+        plane = Image.fromarray(channel)
+        whole = side % size == 0  # averaged in one pass, which takes a third of the time of two
+        result[number] = np.asarray(plane.reduce(side // size) if whole else plane.resize((size, size), filter))
     return result.reshape(*pixels.shape[:-2], size, size)
 
 

@@ -28,7 +28,7 @@ from gatefold.storage import objects
 _SUFFIX = ".parquet"
 _RECORD = "_parts.json"  # a name that readers of Parquet folders pass over
 _GROUP_BYTES = 4 << 20  # Parquet's reader and writer hold several times the rows of a group
-_PIXEL_GROUP_BYTES = 1 << 20  # covers are read one by one too, and a group is the least that can be
+_PIXEL_GROUP_BYTES = 128 << 10  # the covers of a song are read one by one, and a group is the least that can be read
 _ITEMS = ".list.element"  # where Parquet has the values of a list
 _READERS = 8
 

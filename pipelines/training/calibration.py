@@ -37,9 +37,10 @@ from pipelines.training.training_data import validation_ids
 from pipelines.versions import Versions, check_unchanged
 
 _NARROWEST = 13
-_CAPACITIES, _WIDEST = (0.24, 0.18, 0.13, 0.09, 0.06), (0.8, 0.6)
 CANDIDATES = (
-    *(Parameters(widest, _NARROWEST, 0.03, capacity) for capacity, widest in product(_CAPACITIES, _WIDEST)),
+    Parameters(0.8, _NARROWEST, 0.03, 0.18),
+    *(Parameters(widest, _NARROWEST, 0.03, capacity) for capacity, widest in product((0.13, 0.09), (0.8, 0.6))),
+    Parameters(0.6, _NARROWEST, 0.03, 0.06),
     Parameters(0.45, _NARROWEST, 0.05, 0.06),
 )
 """from the closest to single covers to the most novel; narrower windows gain nothing where a source may hold more"""
