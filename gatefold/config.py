@@ -18,6 +18,7 @@ from gatefold.generator_settings import LocalScoreSettings as LocalScoreSettings
 from gatefold.generator_settings import OriginalitySettings as OriginalitySettings
 from gatefold.generator_settings import PretrainedSettings as PretrainedSettings
 from gatefold.generator_settings import TransformerSettings as TransformerSettings
+from gatefold.renamed_settings import refuse_renamed
 from gatefold.section import ABSOLUTE
 from gatefold.section import Section as Section
 
@@ -282,17 +283,14 @@ class ServeSettings(Section):
     """denoising steps a job may ask for"""
     jobs_max: int = Field(64, ge=1)
     """jobs queued or running; more are refused with 429"""
-    jobs_kept: int = Field(512, ge=1)
+    max_finished_jobs: int = Field(512, ge=1)
     """finished jobs remembered; the oldest is forgotten first"""
     wait_max_s: float = Field(60.0, ge=0)
     """seconds that `Prefer: wait` may hold a request"""
     thumbnail_cache_bytes: int = Field(100_000_000, ge=0)
     """bytes of pixels of the catalogue's covers that the API keeps in memory"""
-    look_every_s: float = Field(2.0, gt=0)
-    """seconds between looks at the workspace: for opt-outs made elsewhere, and for another release"""
-
-
-_OF_TRANSFORMER = frozenset(TransformerSettings.model_fields)
+    poll_interval_s: float = Field(2.0, gt=0)
+    """seconds between polls of the workspace: for opt-outs made elsewhere, and for another release"""
 
 
 class Settings(Section):
@@ -347,20 +345,11 @@ def load(path: Path | None = None, overrides: list[str] | None = None) -> Settin
             raise InvalidSettings(f"config '{path}' must be a mapping of sections, not {type(values).__name__}")
     for override in overrides or []:
         _set(values, override)
-    _refuse_moved(values)
+    refuse_renamed(values)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
         raise InvalidSettings("; ".join(_explain(e) for e in error.errors())) from error
-
-
-def _refuse_moved(values: dict[str, Any]) -> None:
-    """Raises: InvalidSettings naming where a setting stands now."""
-    generator = values.get("generator")
-    moved = [name for name in generator if name in _OF_TRANSFORMER] if isinstance(generator, dict) else []
-    if moved:
-        now = ", ".join(f"generator.{name} is generator.transformer.{name} now" for name in moved)
-        raise InvalidSettings(f"{now}; it needs generator.kind: transformer")
 
 
 def _set(values: dict[str, Any], override: str) -> None:

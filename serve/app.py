@@ -18,9 +18,9 @@ from serve.api.application import Api
 from serve.deployments import replica
 from serve.deployments.encoder import SongEncoder
 from serve.deployments.generator import CoverGenerator
-from serve.deployments.release import Release
+from serve.deployments.release import ReleaseRoot
 from serve.deployments.retriever import bind_retriever
-from serve.interfaces import Part, ServedRelease
+from serve.interfaces import ServedBundle, ServedRelease
 
 CONSTRUCTOR_RETRIES = 2
 """times a replica that does not start is tried again before its deployment fails; the YAML has no option for it"""
@@ -96,7 +96,7 @@ def build_release(args: ReleaseArgs) -> Application:
         args.cache_bytes,
         args.endpoint_url,
     )
-    return _deployment(Release).bind(_served(release), encoder, retriever, generator)
+    return _deployment(ReleaseRoot).bind(_served(release), encoder, retriever, generator)
 
 
 def _check(args: object, wanted: type[BaseModel]) -> None:
@@ -109,5 +109,5 @@ def _deployment(cls: type) -> Deployment:
 
 
 def _served(release: releases.Release) -> ServedRelease:
-    parts = (Part(part.version, part.fingerprint) for part in (release.encoder, release.index, release.generator))
-    return ServedRelease(release.version, *parts)
+    bundles = (release.encoder, release.index, release.generator)
+    return ServedRelease(release.version, *(ServedBundle(one.version, one.fingerprint) for one in bundles))

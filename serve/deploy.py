@@ -21,6 +21,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from gatefold.config import Settings
 from gatefold.errors import InvalidSettings, Unavailable
+from gatefold.renamed_settings import refuse_renamed
 from gatefold.storage import objects
 from gatefold.storage.contents import releases
 from gatefold.storage.environment import storage_settings
@@ -73,14 +74,14 @@ def deploy(
     for application in (api, release):
         _set_environment(application, settings.endpoint_url if settings else None)
     config.setdefault("http_options", {}).update(host=host, port=port)
-    standing = Workspace(release["args"]["workspace"])
+    served = Workspace(release["args"]["workspace"])
     pinned = release["args"]["release"]
     if pinned is None:
-        releases.current(standing)  # where there is none, it says so before anything starts
+        releases.current(served)  # where there is none, it says so before anything starts
     _start(_validated(config, config_path))
     name = "127.0.0.1" if host in ANY_ADDRESS else f"[{host}]" if ":" in host else host
     url = f"http://{name}:{port}"
-    endpoint = Endpoint(config, standing, pinned, url)
+    endpoint = Endpoint(config, served, pinned, url)
     endpoint.start()
     _wait_until_answering(url)
     return endpoint
@@ -109,6 +110,10 @@ def load_config(path: Path) -> dict[str, Any]:
     unknown = unknown_keys(ServeDeploySchema, config)
     if unknown:
         raise InvalidSettings(f"'{path}' has keys that Ray Serve does not know: {', '.join(unknown)}; check them")
+    for application in config["applications"]:
+        refuse_renamed({"serve": (application.get("args") or {}).get("limits")})
+        for deployment in application.get("deployments") or []:
+            refuse_renamed(deployment)
     _validated(config, path)
     return config
 

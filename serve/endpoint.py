@@ -1,4 +1,4 @@
-"""An endpoint that runs and follows its workspace: what is activated there answers here, without a pause.
+"""The running endpoint, which polls its workspace: what is activated there is served here, without a pause.
 
 A release is started beside the one that serves. When all of it runs, the API hands new requests to it, and the other
 is stopped once it has finished what it had begun. A release that does not start changes nothing. What an application
@@ -54,30 +54,30 @@ class Endpoint:
         self._running: dict[str, Application] = {}  # by version
         self._serving: str | None = None
         self._refused = _NOTHING  # a version that did not start, and why
-        self._told = ""
+        self._reported = ""
 
     def start(self) -> None:
         """Serves what the workspace has activated, in the place of what this Ray serves already.
 
         Raises: BundleNotFound where nothing is active; GatefoldError, Unavailable where it does not start.
         """
-        self._running = _standing()
+        self._running = _running_releases()
         in_use = self._in_use() if self._running else []
         self._serving = next((version for version in in_use[:1] if version in self._running), None)
         self._serve(self._wanted())
-        self._told = self._look()
+        self._reported = self._poll()
 
     def follow(self) -> str | None:
-        """Takes one look at the workspace, and serves what it has activated. What there is to tell, or None."""
+        """Polls the workspace once, and serves what it has activated. What has changed, in a sentence, or None."""
         try:
-            news = self._look()
-        except _RAY_ERRORS as error:  # what was begun is begun again at the next look
+            news = self._poll()
+        except _RAY_ERRORS as error:  # what was begun is begun again at the next poll
             logger.warning("Ray Serve does not answer: %s", error)
             news = "Ray Serve does not answer at present; what it serves goes on"
-        told, self._told = self._told, news
-        return None if news == told else news
+        before, self._reported = self._reported, news
+        return None if news == before else news
 
-    def _look(self) -> str:
+    def _poll(self) -> str:
         try:
             wanted = self._wanted()
         except GatefoldError as error:
@@ -108,7 +108,7 @@ class Endpoint:
             for application in (_PREFIX + version, self._api["name"]):
                 _wait_until_running(application)
             self._apply(version, running)
-            self._wait_until_on_duty(version)
+            self._wait_until_current(version)
         except GatefoldError:
             if self._serving is not None:
                 self._apply(self._serving, self._running)
@@ -137,17 +137,17 @@ class Endpoint:
                 scaling["initial_replicas"] = min(count, scaling.get("max_replicas", 1))
         return application
 
-    def _apply(self, on_duty: str, running: dict[str, Application]) -> None:
-        """Makes Serve run the API and these releases, and no other; changing who is on duty restarts nothing."""
+    def _apply(self, current: str, running: dict[str, Application]) -> None:
+        """Makes Serve run the API and these releases, and no other; changing the active release restarts nothing."""
         api = copy.deepcopy(self._api)
         for deployment in api["deployments"]:
             if deployment["name"] == Api.__name__:
-                deployment.setdefault("user_config", {})["release"] = _PREFIX + on_duty
+                deployment.setdefault("user_config", {})["release"] = _PREFIX + current
         config = {**self._config, "applications": [api, *running.values()]}
         deploy_applications(ServeDeploySchema.model_validate(config))
 
     def _in_use(self) -> list[str]:
-        """As the API tells it: the release on duty comes first; empty where it does not answer at present."""
+        """As the API answers: the active release comes first; empty where it does not answer at present."""
         try:
             api = serve.get_deployment_handle(Api.__name__, self._api["name"])  # which Serve ends with itself
             initialise(api)
@@ -157,7 +157,7 @@ class Endpoint:
             return []
         return found
 
-    def _wait_until_on_duty(self, version: str) -> None:
+    def _wait_until_current(self, version: str) -> None:
         deadline = time.monotonic() + ANSWER_WITHIN_S
         while self._in_use()[:1] != [version]:
             if time.monotonic() > deadline:
@@ -171,7 +171,7 @@ def reason(messages: list[str]) -> str:
     return "; ".join(dict.fromkeys(lasts)) or "Serve gives no reason; see its logs"
 
 
-def _standing() -> dict[str, Application]:
+def _running_releases() -> dict[str, Application]:
     """The releases that run in this Ray already, by version, as they were described."""
     return {
         name.removeprefix(_PREFIX): application["deployed_app_config"]

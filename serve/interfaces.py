@@ -1,4 +1,4 @@
-"""The three things the API stands on - an encoder of songs, a retriever of covers, a generator of covers - and the
+"""Interfaces of the encoder, the retriever and the generator that the API calls, and the
 plain data that passes between them.
 
 Interfaces only. In production they are Ray deployments behind handles (serve.deployments.handles); in a test they
@@ -26,8 +26,8 @@ Pictures = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Heard:
-    """A song as the encoder heard it."""
+class SongEmbedding:
+    """A song's embedding, and what was decoded for it."""
 
     embedding: Vector
     """float32 [D], of unit length"""
@@ -38,7 +38,7 @@ class Heard:
 
 @dataclass(frozen=True)
 class Query:
-    """A song looking for covers."""
+    """A search by a song's embedding."""
 
     embedding: Vector
     """float32 [D], of unit length"""
@@ -50,7 +50,7 @@ class Query:
 
 @dataclass(frozen=True)
 class SongQuery:
-    """A song of the index looking for covers."""
+    """A search by a song of the index."""
 
     song_id: str
     encoder: str
@@ -58,7 +58,7 @@ class SongQuery:
     k: int
     filters: Filters = ALL
 
-    def heard_as(self, known: IndexedTrack) -> Query:
+    def to_query(self, known: IndexedTrack) -> Query:
         """Raises: UnknownTrack where only its cover is known."""
         return Query(song_embedding(known), self.encoder, self.k, self.filters)
 
@@ -105,7 +105,7 @@ class GeneratorFacts:
     accepts: frozenset[str]
     """fields of a request that this kind knows"""
     novelty: float | None
-    """where none is asked for; None for a kind without novelty"""
+    """its default; None for a kind without novelty"""
     sources: dict[str, list[str]]
     """`generator.sources`"""
     cover: CoverSettings
@@ -113,10 +113,10 @@ class GeneratorFacts:
 
 
 class SongEncoding(Protocol):
-    """Ears, and an eye for new covers."""
+    """The encoder, of songs and of new covers."""
 
-    async def hear(self, data: bytes, name: str, spectrogram: bool) -> Heard:
-        """The song in these bytes. Raises: InputError where they cannot be heard."""
+    async def encode_song(self, data: bytes, name: str, spectrogram: bool) -> SongEmbedding:
+        """The embedding of the song in these bytes. Raises: InputError where they cannot be decoded."""
 
     async def embed_covers(self, pixels: Pictures) -> Vector:
         """float32 [n, D] of pictures uint8 [n, 3, S, S]."""
@@ -129,7 +129,7 @@ class CoverRetrieval(Protocol):
 
     async def search(self, query: Query | SongQuery) -> list[Match]:
         """At most k matches, the nearest first. Raises: WrongModel for another encoder's; UnknownTrack for a song that
-        is not there or was never heard."""
+        is not there or has no embedding."""
 
     async def track(self, song_id: str) -> IndexedTrack:
         """Raises: UnknownTrack."""
@@ -160,7 +160,7 @@ class Readiness(Protocol):
 
 
 @dataclass(frozen=True)
-class Part:
+class ServedBundle:
     """One bundle of the release that is served."""
 
     version: str
@@ -172,14 +172,14 @@ class ServedRelease:
     """The release every stage was built from."""
 
     version: str
-    encoder: Part
-    index: Part
-    generator: Part
+    encoder: ServedBundle
+    index: ServedBundle
+    generator: ServedBundle
 
 
 @dataclass(frozen=True)
-class Stages:
-    """Everything the API stands on."""
+class ReleaseServices:
+    """What the API calls for one release."""
 
     release: ServedRelease
     encoder: SongEncoding

@@ -1,6 +1,6 @@
-"""Opt-outs while the endpoint runs: the withdrawn songs, held in memory, and a retriever that leaves them out.
+"""Opt-outs while the endpoint runs: the withdrawn songs, in memory, and a retriever that filters them out.
 
-A song withdrawn here is gone from the next request on; one withdrawn elsewhere from the next look at the workspace on.
+A song withdrawn here is gone from the next request on; one withdrawn elsewhere from the next poll of the workspace on.
 Knows nothing of HTTP or of Ray.
 """
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class OptOuts:
-    """The withdrawn songs of a workspace, as the last look at it found them; the first one is taken here.
+    """The withdrawn songs of a workspace, as last read; they are read here for the first time.
 
     Raises: StorageUnavailable, Corrupt: without them nothing may be answered.
     """
@@ -32,27 +32,27 @@ class OptOuts:
 
     async def withdraw(self, song_id: str) -> None:
         """Returns when the opt-out is in the store and holds here."""
-        async with self._changing:  # a look that began before would not know of it
+        async with self._changing:  # a refresh that began before would not know of it
             await asyncio.to_thread(optouts.withdraw, self._workspace, song_id)
             self.song_ids |= {song_id}
 
-    async def look(self) -> None:
-        """Takes over what was withdrawn elsewhere."""
+    async def refresh(self) -> None:
+        """Reads what was withdrawn elsewhere."""
         async with self._changing:
             self._known = await asyncio.to_thread(optouts.read_all, self._workspace, self._known)
             self.song_ids = _songs(self._known)
 
-    async def keep_looking(self, every_s: float) -> None:
+    async def keep_refreshing(self, every_s: float) -> None:
         """Never ends; where the store does not answer, what is known goes on to hold."""
         while True:
             await asyncio.sleep(every_s)
             try:
-                await self.look()
+                await self.refresh()
             except Exception:
                 logger.exception("opt-outs made elsewhere cannot be read; those known so far hold")
 
 
-class ConsentingRetriever:
+class OptOutFilteredRetriever:
     """A CoverRetrieval that answers as another does, without the songs that were withdrawn."""
 
     def __init__(self, retriever: CoverRetrieval, withdrawn: OptOuts) -> None:
@@ -63,16 +63,16 @@ class ConsentingRetriever:
         """Asks again, for more, only where withdrawn songs were among the answers: a filter would slow every query."""
         if isinstance(query, SongQuery):
             self._check(query.song_id)
-        asked = query.k
+        wanted = query.k
         while True:
-            found = await self._retriever.search(replace(query, k=asked))
+            found = await self._retriever.search(replace(query, k=wanted))
             left = [match for match in found if match.track.song_id not in self._withdrawn.song_ids]
             if len(left) == len(found):
                 return found[: query.k]
-            if len(left) >= query.k or len(found) < asked:
+            if len(left) >= query.k or len(found) < wanted:
                 ranked = enumerate(left[: query.k], start=1)
                 return [match.model_copy(update={"rank": rank}) for rank, match in ranked]
-            asked = query.k + 2 * (len(found) - len(left))
+            wanted = query.k + 2 * (len(found) - len(left))
 
     async def track(self, song_id: str) -> IndexedTrack:
         self._check(song_id)

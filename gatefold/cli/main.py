@@ -358,7 +358,7 @@ def _keep_serving(session: Session, endpoint: "Endpoint") -> None:
     session.terminal.note("Ctrl-C stops the endpoint")
     try:
         while True:
-            time.sleep(session.settings.serve.look_every_s)
+            time.sleep(session.settings.serve.poll_interval_s)
             if news := endpoint.follow():
                 session.terminal.note(news)
     except Terminated:

@@ -95,7 +95,7 @@ def opt_out(
 ) -> None:
     """Withdraw songs for their artists: no search finds them any more, no new cover is made of them; or list them.
 
-    It holds for every search from now on; an endpoint that runs follows within `serve.look_every_s`. The next
+    It holds for every search from now on; an endpoint that runs follows within `serve.poll_interval_s`. The next
     `gatefold index` is built without them. To take one back, delete its object under `optouts/` and index again.
 
     Example: gatefold opt-out song-17 song-23

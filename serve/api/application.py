@@ -1,5 +1,5 @@
-"""The HTTP API, assembled: routes, keys, problems and headers around the stages on duty. `create_app` builds it around
-any rota, so tests need no Ray; `Api` is the same as a Ray Serve ingress, which other releases take turns behind."""
+"""The HTTP API, assembled: routes, keys, problems and headers around the active release. `create_app` builds it around
+any services, so tests need no Ray; `Api` is the same as a Ray Serve ingress, whose active release can be switched."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +16,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from gatefold.config import ServeSettings
 from gatefold.workspace import Workspace
-from serve.active_release import Rota
+from serve.active_release import ActiveRelease
 from serve.api import problems
 from serve.api.contracts import Health
 from serve.api.covers import CoverRoutes
@@ -26,14 +26,14 @@ from serve.api.songs import SongRoutes
 from serve.api.thumbnails import Thumbnails
 from serve.deployments import replica
 from serve.deployments.handles import EncoderHandle, GeneratorHandle, RetrieverHandle, ServeReadiness, call
-from serve.deployments.release import Crew, Release
-from serve.interfaces import Stages
+from serve.deployments.release import ReleaseHandles, ReleaseRoot
+from serve.interfaces import ReleaseServices
 from serve.jobs.jobs import InProcessJobs, JobTable
 from serve.jobs.runner import JobRunner
-from serve.middleware.hosts import Hosts
-from serve.middleware.intake import Intake
+from serve.middleware.hosts import AllowedHostsMiddleware
+from serve.middleware.intake import BodyAdmissionMiddleware
 from serve.middleware.keys import Keys
-from serve.middleware.security_headers import Envelope
+from serve.middleware.security_headers import SecurityHeadersMiddleware
 from serve.optout_filter import OptOuts
 
 COMPRESSED_FROM_BYTES = 2048
@@ -46,15 +46,21 @@ BEARER = HTTPBearer(auto_error=False, description="an API key")
 
 
 def create_app(
-    rota: Rota, *, limits: ServeSettings, jobs: JobTable, keys: Keys, examples: Examples, thumbnails: Thumbnails
+    active: ActiveRelease,
+    *,
+    limits: ServeSettings,
+    jobs: JobTable,
+    keys: Keys,
+    examples: Examples,
+    thumbnails: Thumbnails,
 ) -> FastAPI:
-    """The API and the page around the stages of this rota."""
+    """The API and the page around the services of this active release."""
 
     @asynccontextmanager
-    async def looking_for_optouts(_: FastAPI) -> AsyncIterator[None]:
-        looking = asyncio.create_task(rota.optouts.keep_looking(limits.look_every_s))
+    async def refreshing_optouts(_: FastAPI) -> AsyncIterator[None]:
+        refreshing = asyncio.create_task(active.optouts.keep_refreshing(limits.poll_interval_s))
         yield
-        looking.cancel()
+        refreshing.cancel()
 
     app = DescribedApi(
         limits,
@@ -65,15 +71,15 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
-        lifespan=looking_for_optouts,
+        lifespan=refreshing_optouts,
     )
     problems.install(app)
-    songs = SongRoutes(rota, limits, thumbnails, cache="private" if keys.required else "public")
-    covers = CoverRoutes(rota, JobRunner(rota, jobs), limits)
-    v1 = APIRouter(prefix="/v1", dependencies=[Depends(_gate(keys))])
+    songs = SongRoutes(active, limits, thumbnails, cache="private" if keys.required else "public")
+    covers = CoverRoutes(active, JobRunner(active, jobs), limits)
+    v1 = APIRouter(prefix="/v1", dependencies=[Depends(require_api_key(keys))])
     v1.include_router(songs.router())
     v1.include_router(covers.router())
-    app.include_router(_health(rota))
+    app.include_router(_health(active))
     app.include_router(v1)
     app.include_router(examples.router())
     install_page(app)
@@ -84,7 +90,7 @@ def create_app(
 def _surround(app: FastAPI, limits: ServeSettings) -> None:
     """What lies around every route; what is added last sees a request first."""
     app.add_middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM_BYTES, compresslevel=COMPRESSION)
-    app.add_middleware(Intake, limits=limits)
+    app.add_middleware(BodyAdmissionMiddleware, limits=limits)
     if limits.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -93,8 +99,8 @@ def _surround(app: FastAPI, limits: ServeSettings) -> None:
             allow_headers=CORS_SENT,
             expose_headers=CORS_READ,
         )
-    app.add_middleware(Hosts, allowed=limits.hosts)
-    app.add_middleware(Envelope)
+    app.add_middleware(AllowedHostsMiddleware, allowed=limits.hosts)
+    app.add_middleware(SecurityHeadersMiddleware)
 
 
 class Api:
@@ -115,8 +121,8 @@ class Api:
         endpoint_url: str | None,
         keys: tuple[str, ...],
     ) -> None:
-        replica.enter(endpoint_url)  # opt-outs and covers of the catalogue are read here
-        self._rota = Rota(OptOuts(Workspace(workspace)))
+        replica.set_up(endpoint_url)  # opt-outs and covers of the catalogue are read here
+        self._active = ActiveRelease(OptOuts(Workspace(workspace)))
         self._thumbnails = Thumbnails(Workspace(workspace), limits.thumbnail_cache_bytes)
         self._limits = limits
         self._keys = Keys(frozenset(keys))
@@ -125,47 +131,49 @@ class Api:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve, once, when the replica has been constructed."""
         return create_app(
-            self._rota,
+            self._active,
             limits=self._limits,
-            jobs=InProcessJobs(under_way_max=self._limits.jobs_max, kept_max=self._limits.jobs_kept),
+            jobs=InProcessJobs(max_unfinished=self._limits.jobs_max, max_finished=self._limits.max_finished_jobs),
             keys=self._keys,
             examples=self._examples,
             thumbnails=self._thumbnails,
         )
 
-    async def reconfigure(self, duty: dict[str, Any]) -> None:
+    async def reconfigure(self, config: dict[str, Any]) -> None:
         """`user_config`: the application of the release that new requests get, and how searches cross to it. Waits
         until it is there."""
-        application: str = duty["release"]
-        crew: Crew = await call(DeploymentHandle(Release.__name__, application).crew)
-        self._rota.change_to(
-            Stages(
-                crew.release,
-                EncoderHandle(crew.encoder),
-                RetrieverHandle(crew.retriever, **duty["searches"]),
-                GeneratorHandle(crew.generator),
+        application: str = config["release"]
+        handles: ReleaseHandles = await call(DeploymentHandle(ReleaseRoot.__name__, application).handles)
+        self._active.switch_to(
+            ReleaseServices(
+                handles.release,
+                EncoderHandle(handles.encoder),
+                RetrieverHandle(handles.retriever, **config["searches"]),
+                GeneratorHandle(handles.generator),
                 ServeReadiness(serve.get_replica_context().app_name, application),
             )
         )
 
     async def in_use(self) -> list[str]:
-        """Versions of the release on duty, which comes first, and of those that still have work to finish."""
-        return self._rota.in_use()
+        """Versions of the active release, which comes first, and of those that still have work to finish."""
+        return self._active.in_use()
 
 
-def _gate(keys: Keys) -> Callable[..., Awaitable[None]]:
-    async def open_gate(request: Request) -> None:
-        """Lets anyone in."""
+def require_api_key(keys: Keys) -> Callable[..., Awaitable[None]]:
+    async def accept_anyone(request: Request) -> None:
+        """Accepts every caller."""
         request.state.caller = keys.caller(None)
 
-    async def gate(request: Request, shown: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]) -> None:
-        """Lets in who shows a key; notes who it is."""
+    async def check_key(
+        request: Request, shown: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
+    ) -> None:
+        """Accepts a caller with a known key, and notes which."""
         request.state.caller = keys.caller(shown.credentials if shown else None)
 
-    return gate if keys.required else open_gate  # which of them it is, the description says
+    return check_key if keys.required else accept_anyone  # which of them it is, the description says
 
 
-def _health(rota: Rota) -> APIRouter:
+def _health(active: ActiveRelease) -> APIRouter:
     router = APIRouter(prefix="/v1/health", tags=["health"])
 
     @router.get("/live")
@@ -176,7 +184,7 @@ def _health(rota: Rota) -> APIRouter:
     @router.get("/ready")
     async def ready() -> Health:
         """That requests can be answered."""
-        with rota.on_duty() as serving:
+        with active.current() as serving:
             await serving.readiness.check()
         return Health(status="ready")
 

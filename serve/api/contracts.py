@@ -1,4 +1,4 @@
-"""What is answered over HTTP: each body with its fields' ranges and units. Requests are in `serve.api.requests`.
+"""Models of response bodies, each with its fields' ranges and units. Requests are in `serve.api.requests`.
 Nothing here knows of routes, of Ray or of models."""
 
 from collections.abc import Iterable
@@ -35,7 +35,7 @@ class Problem(Body):
 
 
 class SongView(Body):
-    """How an uploaded song was heard."""
+    """What was encoded of an uploaded song."""
 
     duration_s: float
     """seconds"""
@@ -186,7 +186,8 @@ class ReleaseView(Body):
 
 
 class LimitsView(Body):
-    """What a request may ask for at most; those that a setting decides have its name, in the section `serve`."""
+    """What a request may ask for at most; those that a setting decides have its name, in the section `serve`, but for
+    `jobs_kept`, which is `serve.max_finished_jobs`."""
 
     upload_max_bytes: int
     """bytes of an uploaded song"""
@@ -257,7 +258,7 @@ class CoverManifest(Body):
     index: PartView
     generator: PartView
     song_embedding: list[float]
-    """what the encoder heard; of unit length"""
+    """the song's, of unit length"""
     neighbours: list[NeighbourView]
     seeds: list[int]
     settings: CoverRequestView

@@ -16,12 +16,12 @@ from serve.api.contracts import (
     match_views,
 )
 from serve.api.problems import problem_of
-from serve.jobs.jobs import Job, Order
+from serve.jobs.jobs import Job, JobSpec
 
 
 def matches_of(job: Job) -> tuple[Match, ...]:
     """The sources: those at the order, until generation has looked them up anew."""
-    return job.order.matches if job.generated is None else job.generated.result.matches
+    return job.spec.matches if job.generated is None else job.generated.result.matches
 
 
 def job_view(job: Job) -> JobView:
@@ -32,8 +32,8 @@ def job_view(job: Job) -> JobView:
         progress=job.progress,
         created_at=job.created_at,
         finished_at=job.finished_at,
-        release=job.order.release.version,
-        request=request_view(job.order),
+        release=job.spec.release.version,
+        request=request_view(job.spec),
         matches=match_views(matches_of(job)),
         images=_image_views(job),
         refused=_refused_views(job),
@@ -82,8 +82,8 @@ def new_cover(job: Job, index: int) -> NewCover:
     """Raises: NotFound saying why there is none."""
     if job.generated is None:
         raise NotFound(f"job '{job.job_id}' has no images: it is {job.state}")
-    if not 0 <= index < job.order.n:
-        raise NotFound(f"job '{job.job_id}' has no image {index}; it has 0 to {job.order.n - 1}")
+    if not 0 <= index < job.spec.n:
+        raise NotFound(f"job '{job.job_id}' has no image {index}; it has 0 to {job.spec.n - 1}")
     cover = job.generated.result.covers[index]
     if isinstance(cover, Refused):
         raise NotFound(f"image {index} of job '{job.job_id}' was refused: {cover.detail}")
@@ -93,16 +93,16 @@ def new_cover(job: Job, index: int) -> NewCover:
 def attribution_of(job: Job, index: int) -> Attribution:
     attribution = new_cover(job, index).generated.attribution
     if attribution is None:
-        raise NotFound(f"the generator of release '{job.order.release.version}' cannot say where its pixels come from")
+        raise NotFound(f"the generator of release '{job.spec.release.version}' cannot say where its pixels come from")
     return attribution
 
 
-def request_view(order: Order) -> CoverRequestView:
-    request, picked = order.job.request, order.job.source_song_ids
+def request_view(spec: JobSpec) -> CoverRequestView:
+    request, picked = spec.job.request, spec.job.source_song_ids
     return CoverRequestView(
-        n=order.n,
-        seed=order.seed,
-        size=order.size,
+        n=spec.n,
+        seed=spec.seed,
+        size=spec.size,
         novelty=request.novelty,
         source_song_ids=None if picked is None else sorted(picked),
         palette_from=request.palette_from,

@@ -1,4 +1,4 @@
-"""Routes round jobs for new covers: order, follow, cancel, fetch the pictures and all that replays them."""
+"""Routes of generation jobs: create, follow, cancel, fetch the pictures and all that replays them."""
 
 import asyncio
 import hashlib
@@ -18,7 +18,7 @@ from gatefold.generator.records import cover_record, sources_text
 from gatefold.generator.sources import SourceRule, chosen
 from gatefold.images.pixels import encode_picture
 from serve import interfaces
-from serve.active_release import Rota
+from serve.active_release import ActiveRelease
 from serve.api import requests
 from serve.api.contents import Content, add_content_route, content_response, is_known, not_modified, tag_of
 from serve.api.contracts import CoverManifest, JobView, NeighbourView, PictureFormat, SourcesView
@@ -26,8 +26,8 @@ from serve.api.cover_views import attribution_of, job_view, matches_of, new_cove
 from serve.api.description import EVENTS, EVENTS_TYPE, JOB_CREATED
 from serve.api.limits import IDEMPOTENCY_KEY_MAX, marked
 from serve.api.songs import PictureSize, body_of, check_size, part_view
-from serve.interfaces import Stages
-from serve.jobs.jobs import Idempotency, Order
+from serve.interfaces import ReleaseServices
+from serve.jobs.jobs import Idempotency, JobSpec
 from serve.jobs.runner import JobRunner
 from serve.middleware.uploads import RequestBody, read_body
 
@@ -42,21 +42,21 @@ Preference = Annotated[
     ),
 ]
 HEARTBEAT_S = 15.0
-"""seconds of silence after which an event stream says something, lest a proxy takes it for dead"""
+"""seconds of silence after which an event stream sends a comment, so that no proxy closes it as idle"""
 
 
 class CoverRoutes:
     """Handlers of the routes; thin, around the runner of jobs."""
 
-    def __init__(self, rota: Rota, runner: JobRunner, limits: ServeSettings) -> None:
-        self._rota = rota
+    def __init__(self, active: ActiveRelease, runner: JobRunner, limits: ServeSettings) -> None:
+        self._active = active
         self._runner = runner
         self._limits = limits
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/covers", tags=["covers"])
         either = body_of(requests.CoverFields, requests.CoverQuery) | marked(x_max_jobs="jobs_max")
-        kept = marked(x_max_jobs_kept="jobs_kept")
+        kept = marked(x_max_jobs_kept="max_finished_jobs")
         router.add_api_route(
             "", self.create, methods=["POST"], status_code=202, openapi_extra=either, responses=JOB_CREATED
         )
@@ -86,9 +86,9 @@ class CoverRoutes:
             idempotency = Idempotency(f"{request.state.caller}:{idempotency_key}", _digest(body, fields))
         job = await self._runner.jobs.find(idempotency) if idempotency else None
         if job is None:
-            await self._runner.jobs.admit()  # before the song is heard: a full queue should cost nothing
-            with self._rota.on_duty() as serving:
-                job = await self._runner.submit(serving, await _order(serving, body, fields), idempotency)
+            await self._runner.jobs.admit()  # before the song is encoded: a full queue should cost nothing
+            with self._active.current() as serving:
+                job = await self._runner.submit(serving, await _job_spec(serving, body, fields), idempotency)
         wait_s = min(_wait_s(prefer), self._limits.wait_max_s)
         if wait_s:
             job = await self._runner.jobs.ended(job.job_id, wait_s)
@@ -135,11 +135,11 @@ class CoverRoutes:
         if download:
             name = f"cover-{cover.seed}.{'jpg' if format == 'jpeg' else 'png'}"
             headers["Content-Disposition"] = f'attachment; filename="{name}"'
-        tag = tag_of(job_id, index, size or job.order.size, format)
+        tag = tag_of(job_id, index, size or job.spec.size, format)
         if is_known(request, tag):
             return not_modified(tag, headers)
         texts = {"gatefold:sources": sources_text(cover)} if format == "png" else {}
-        picture = await asyncio.to_thread(encode_picture, cover.pixels, size or job.order.size, format, texts)
+        picture = await asyncio.to_thread(encode_picture, cover.pixels, size or job.spec.size, format, texts)
         return content_response(request, Content(picture, f"image/{format}"), tag, headers)
 
     async def sources(self, job_id: str, index: int) -> SourcesView:
@@ -159,7 +159,7 @@ class CoverRoutes:
     async def manifest(self, job_id: str) -> CoverManifest:
         """All that replays a job exactly."""
         job = await self._runner.jobs.get(job_id)
-        release = job.order.release
+        release = job.spec.release
         return CoverManifest(
             job_id=job.job_id,
             created_at=job.created_at,
@@ -167,10 +167,10 @@ class CoverRoutes:
             encoder=part_view(release.encoder),
             index=part_view(release.index),
             generator=part_view(release.generator),
-            song_embedding=job.order.job.song_embedding.tolist(),
+            song_embedding=job.spec.job.song_embedding.tolist(),
             neighbours=[NeighbourView(song_id=m.track.song_id, score=m.score) for m in matches_of(job)],
-            seeds=job.order.job.seeds,
-            settings=request_view(job.order),
+            seeds=job.spec.job.seeds,
+            settings=request_view(job.spec),
             covers=[cover_record(cover) for cover in job.generated.result.covers] if job.generated else [],
         )
 
@@ -193,14 +193,14 @@ class CoverRoutes:
             upcoming.cancel()
 
 
-async def _order(serving: Stages, body: RequestBody, fields: requests.CoverFields) -> Order:
+async def _job_spec(serving: ReleaseServices, body: RequestBody, fields: requests.CoverFields) -> JobSpec:
     """What is to be generated: the song encoded, the covers found that may be its sources, every default filled in."""
     facts = await serving.generator.describe()
     request = fields.generator_request
     check_request(facts.kind, facts.accepts, request)
     song_id = artist = None
     if body.song is not None:
-        embedding = (await serving.encoder.hear(body.song.data, body.song.name, False)).embedding
+        embedding = (await serving.encoder.encode_song(body.song.data, body.song.name, False)).embedding
     else:
         assert isinstance(fields, requests.CoverQuery)
         known = await serving.retriever.track(fields.song_id)
@@ -217,7 +217,7 @@ async def _order(serving: Stages, body: RequestBody, fields: requests.CoverField
     seed = secrets.randbelow(SEED_DRAWN_BELOW) if fields.seed is None else fields.seed
     seeds = [seed + i for i in range(fields.n)]
     job = interfaces.GenerationJob(embedding, song_id, artist, seeds, request, picked)
-    return Order(serving.release, job, tuple(matches), n=fields.n, seed=seed, size=fields.size)
+    return JobSpec(serving.release, job, tuple(matches), n=fields.n, seed=seed, size=fields.size)
 
 
 def _digest(body: RequestBody, fields: requests.CoverFields) -> str:

@@ -1,7 +1,7 @@
-"""What may be asked for at most over HTTP.
+"""Upper limits of requests over HTTP.
 
-Each limit stands once, as a setting of the endpoint (`ServeSettings`) or as a constant here. From there it is checked,
-named in errors, described in OpenAPI, and answered by `GET /v1/limits`.
+Each limit is defined once, as a setting of the endpoint (`ServeSettings`) or as a constant here. From there it is
+checked, named in errors, described in OpenAPI, and answered by `GET /v1/limits`.
 """
 
 from dataclasses import dataclass
@@ -30,6 +30,8 @@ _CONSTANTS = {
     "guidance_max": GUIDANCE_MAX,
     "idempotency_key_max": IDEMPOTENCY_KEY_MAX,
 }
+_SETTINGS = {"jobs_kept": "max_finished_jobs"}
+"""field of `LimitsView`: the setting that decides it, where that has another name"""
 _MARK = "x-limit"
 """in a schema: a keyword of JSON schema, or an `x-` where it has no word, and the setting that is its value"""
 
@@ -84,5 +86,8 @@ def described(schema: Any, limits: ServeSettings) -> Any:
 def limits_view(limits: ServeSettings) -> LimitsView:
     """The limits as they are answered."""
     return LimitsView(
-        **{name: _CONSTANTS.get(name, getattr(limits, name, None)) for name in LimitsView.model_fields}
+        **{
+            name: _CONSTANTS.get(name, getattr(limits, _SETTINGS.get(name, name), None))
+            for name in LimitsView.model_fields
+        }
     )

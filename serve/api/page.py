@@ -1,4 +1,4 @@
-"""What a browser gets: the page, its files, the songs it offers to try, and the pages of the API's description. Knows
+"""The page, its files, the example songs, and the pages of the API's description. Knows
 nothing of the API beside it."""
 
 import asyncio

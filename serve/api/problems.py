@@ -1,7 +1,7 @@
 """Every error as application/problem+json (RFC 9457): one shape, a stable `code`, no traceback.
 
 The detail is always our own message. An error that crossed a Ray handle is never turned into text here: its `str` is
-the remote traceback, addresses included; whoever called the handle has unwrapped it first (serve.deployments.handles).
+the remote traceback, addresses included; the caller of the handle has unwrapped it first (serve.deployments.handles).
 """
 
 import logging
@@ -50,7 +50,7 @@ def problem_of(error: GatefoldError, instance: str) -> Problem:
 
 
 def internal_error() -> GatefoldError:
-    """What a caller is told when the fault is ours and unforeseen."""
+    """The error that a caller gets when the fault is ours and unforeseen."""
     return GatefoldError("something failed inside the endpoint; the log has it under this request's X-Request-Id")
 
 
@@ -83,7 +83,7 @@ def install(app: FastAPI) -> None:
     """Makes every error of this app a problem."""
 
     @app.exception_handler(GatefoldError)
-    async def ours(request: Request, error: GatefoldError) -> Response:
+    async def handle_domain_error(request: Request, error: GatefoldError) -> Response:
         if error.status >= 500 and not error.retryable:
             logger.error("%s %s: %s: %s", request.method, request.url.path, error.code, error.message)
         return respond(error, request.url.path)

@@ -1,4 +1,4 @@
-"""What may be asked for over HTTP: the fields of each body, each with its range and unit; unknown fields are refused.
+"""Models of request bodies: the fields of each, each with its range and unit; unknown fields are refused.
 
 The endpoint's limits (serve.limits) are no constants, so the models receive them as pydantic's validation context.
 Nothing here knows of routes, of Ray or of models.
@@ -55,7 +55,7 @@ class SearchUpload(SearchFields):
     """The fields of a multipart search, the file apart."""
 
     spectrogram: Annotated[bool, BeforeValidator(_truth_value)] = False
-    """whether the answer carries a picture of what was heard"""
+    """whether the answer carries a picture of the song's log-mel spectrogram"""
 
 
 class SearchQuery(SearchFields):
@@ -148,10 +148,10 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in schema.items() if name not in ("anyOf", "default")} | kind
 
 
-Asked = TypeVar("Asked", SearchUpload, SearchQuery, CoverFields, CoverQuery)
+Fields = TypeVar("Fields", SearchUpload, SearchQuery, CoverFields, CoverQuery)
 
 
-def parse(model: type[Asked], values: dict[str, Any], limits: ServeSettings, *, strict: bool = False) -> Asked:
+def parse(model: type[Fields], values: dict[str, Any], limits: ServeSettings, *, strict: bool = False) -> Fields:
     """The request that these fields make, within the endpoint's limits; a default above a limit shrinks to it.
 
     Args:

@@ -1,4 +1,4 @@
-"""Routes round songs and tracks: search, embed, look up, fetch a cover; and what serves, and whether it does."""
+"""Routes of songs and tracks: search, embed, look up, fetch a cover; and of the active release."""
 
 import asyncio
 import base64
@@ -15,7 +15,7 @@ from gatefold.errors import InputError
 from gatefold.images.pixels import encode_picture
 from gatefold.index.interface import IndexedTrack
 from serve import interfaces
-from serve.active_release import Rota
+from serve.active_release import ActiveRelease
 from serve.api import contracts, requests
 from serve.api.contents import Content, add_content_route, content_response, is_known, not_modified, tag_of
 from serve.api.contracts import (
@@ -30,7 +30,7 @@ from serve.api.contracts import (
 )
 from serve.api.limits import SIZE_MIN, limits_view, marked
 from serve.api.thumbnails import Thumbnails
-from serve.interfaces import Heard, Query, SongQuery, Stages
+from serve.interfaces import Query, ReleaseServices, SongEmbedding, SongQuery
 from serve.middleware.uploads import RequestBody, read_body
 
 LISTS = frozenset({"exclude_artists", "exclude_song_ids", "genres"})
@@ -50,10 +50,10 @@ register_url_convertor("track_id", TrackIds())
 
 
 class SongRoutes:
-    """Handlers of the routes; thin, around the stages that are on duty."""
+    """Handlers of the routes; thin, around the services of the active release."""
 
-    def __init__(self, rota: Rota, limits: ServeSettings, thumbnails: Thumbnails, *, cache: str) -> None:
-        self._rota = rota
+    def __init__(self, active: ActiveRelease, limits: ServeSettings, thumbnails: Thumbnails, *, cache: str) -> None:
+        self._active = active
         self._limits = limits
         self._thumbnails = thumbnails
         self._cache = f"{cache}, max-age={COVER_MAX_AGE_S}"
@@ -73,23 +73,23 @@ class SongRoutes:
     async def search(self, request: Request) -> SearchResult:
         """The covers nearest to an uploaded song, to a song of the catalogue, or to an embedding."""
         body = await read_body(request, self._limits, lists=LISTS)
-        with self._rota.on_duty() as serving:
+        with self._active.current() as serving:
             return await self._search(serving, body)
 
-    async def _search(self, serving: Stages, body: RequestBody) -> SearchResult:
+    async def _search(self, serving: ReleaseServices, body: RequestBody) -> SearchResult:
         encoder = serving.release.encoder.fingerprint
-        heard: Heard | None = None
+        encoded: SongEmbedding | None = None
         if body.song is not None:
             upload = requests.parse(requests.SearchUpload, body.fields, self._limits)
-            heard = await serving.encoder.hear(body.song.data, body.song.name, upload.spectrogram)
-            query: Query | SongQuery = Query(heard.embedding, encoder, upload.k, upload.filters)
+            encoded = await serving.encoder.encode_song(body.song.data, body.song.name, upload.spectrogram)
+            query: Query | SongQuery = Query(encoded.embedding, encoder, upload.k, upload.filters)
         else:
             query = _query(serving, requests.parse(requests.SearchQuery, body.fields, self._limits, strict=True))
         matches = await serving.retriever.search(query)
         return SearchResult(
             release=serving.release.version,
             encoder=encoder,
-            song=song_view(heard) if heard else None,
+            song=song_view(encoded) if encoded else None,
             matches=contracts.match_views(matches),
         )
 
@@ -100,13 +100,13 @@ class SongRoutes:
             raise InputError("there is no song; upload one as multipart/form-data, in the field 'song'")
         if body.fields:
             raise InputError(f"field '{next(iter(body.fields))[:80]}' is not known here; send the field 'song' alone")
-        with self._rota.on_duty() as serving:
-            heard = await serving.encoder.hear(body.song.data, body.song.name, False)
+        with self._active.current() as serving:
+            encoded = await serving.encoder.encode_song(body.song.data, body.song.name, False)
         return EmbeddingResult(
             release=serving.release.version,
             encoder=serving.release.encoder.fingerprint,
-            embedding=heard.embedding.tolist(),
-            song=song_view(heard),
+            embedding=encoded.embedding.tolist(),
+            song=song_view(encoded),
         )
 
     async def track(self, song_id: str) -> TrackView:
@@ -116,16 +116,16 @@ class SongRoutes:
 
     async def withdraw(self, song_id: str) -> None:
         """Withdraws a track for its artist, for good: no search finds it any more, and no new cover is made of it."""
-        if song_id not in self._rota.optouts.song_ids:
+        if song_id not in self._active.optouts.song_ids:
             await self._known(song_id)
-            await self._rota.optouts.withdraw(song_id)
+            await self._active.optouts.withdraw(song_id)
 
     async def cover(
         self, request: Request, song_id: str, size: PictureSize = THUMBNAIL_SIZE
     ) -> Response:
         """A track's cover: JPEG, square."""
         check_size(size, self._limits)
-        with self._rota.on_duty() as serving:
+        with self._active.current() as serving:
             known = await serving.retriever.track(song_id)
             pixels = await self._thumbnails.read(known, size, serving.generator)
         headers, tag = {"Cache-Control": self._cache}, tag_of(pixels.tobytes(), size)
@@ -136,8 +136,8 @@ class SongRoutes:
 
     async def release(self) -> ReleaseView:
         """What is being served."""
-        with self._rota.on_duty() as serving:
-            ears, index, generator = await asyncio.gather(
+        with self._active.current() as serving:
+            encoder, index, generator = await asyncio.gather(
                 serving.encoder.describe(), serving.retriever.describe(), serving.generator.describe()
             )
         release = serving.release
@@ -149,7 +149,7 @@ class SongRoutes:
             covers=index.covers,
             generator_kind=generator.kind,
             novelty=generator.novelty,
-            audio=ears.audio,
+            audio=encoder.audio,
         )
 
     async def limits(self) -> LimitsView:
@@ -157,34 +157,34 @@ class SongRoutes:
         return limits_view(self._limits)
 
     async def _known(self, song_id: str) -> IndexedTrack:
-        with self._rota.on_duty() as serving:
+        with self._active.current() as serving:
             return await serving.retriever.track(song_id)
 
 
-def _query(serving: Stages, asked: requests.SearchQuery) -> Query | SongQuery:
+def _query(serving: ReleaseServices, fields: requests.SearchQuery) -> Query | SongQuery:
     own = serving.release.encoder.fingerprint
-    if asked.song_id is not None:
-        return SongQuery(asked.song_id, own, asked.k, asked.filters)
-    if asked.encoder != own:
-        raise InputError(f"embedding of encoder '{asked.encoder}', here serves '{own}'; embed the song again")
-    embedding = np.asarray(asked.embedding, np.float32)
+    if fields.song_id is not None:
+        return SongQuery(fields.song_id, own, fields.k, fields.filters)
+    if fields.encoder != own:
+        raise InputError(f"embedding of encoder '{fields.encoder}', here serves '{own}'; embed the song again")
+    embedding = np.asarray(fields.embedding, np.float32)
     length = float(np.linalg.norm(embedding))
     if not (np.isfinite(length) and length > 0):
         raise InputError(f"embedding of length {length} has no direction; its numbers must be finite, not all zero")
-    return Query(embedding / np.float32(length), own, asked.k, asked.filters)
+    return Query(embedding / np.float32(length), own, fields.k, fields.filters)
 
 
-def song_view(heard: Heard) -> SongView:
-    """How an uploaded song was heard."""
-    picture = heard.spectrogram_png
+def song_view(encoded: SongEmbedding) -> SongView:
+    """What was encoded of an uploaded song."""
+    picture = encoded.spectrogram_png
     return SongView(
-        duration_s=heard.duration_s,
-        window_starts_s=heard.window_starts_s,
+        duration_s=encoded.duration_s,
+        window_starts_s=encoded.window_starts_s,
         spectrogram=None if picture is None else f"data:image/png;base64,{base64.b64encode(picture).decode()}",
     )
 
 
-def part_view(part: interfaces.Part) -> PartView:
+def part_view(part: interfaces.ServedBundle) -> PartView:
     """One bundle of the release."""
     return PartView(version=part.version, fingerprint=part.fingerprint)
 

@@ -104,13 +104,13 @@ class _Table:
     async def _read_waiting(self) -> None:
         while self._waiting:
             await asyncio.sleep(TOGETHER_S)
-            asked, self._waiting = self._waiting, {}
+            batch, self._waiting = self._waiting, {}
             try:
-                found = await asyncio.to_thread(self._pixels.read, list(asked))
+                found = await asyncio.to_thread(self._pixels.read, list(batch))
             except GatefoldError as error:
                 logger.warning("the covers table cannot be read, originals are: %s", error)
                 found = {}
-            for song_id, future in asked.items():
+            for song_id, future in batch.items():
                 future.set_result(found.get(song_id))
 
 

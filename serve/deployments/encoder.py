@@ -14,7 +14,7 @@ from gatefold.records import Song
 from gatefold.storage.models.encoders import load_encoder
 from serve.deployments import replica
 from serve.deployments.song_decoder import SongDecoder, UploadedSong
-from serve.interfaces import EncoderFacts, Heard, Pictures, Vector
+from serve.interfaces import EncoderFacts, Pictures, SongEmbedding, Vector
 
 
 class SongEncoder:
@@ -26,7 +26,7 @@ class SongEncoder:
     """
 
     def __init__(self, bundle_uri: str, limits: ServeSettings, endpoint_url: str | None) -> None:
-        replica.enter(endpoint_url)
+        replica.set_up(endpoint_url)
         self._model = load_encoder(bundle_uri, replica.granted_device())
         self._audio = UploadAudioSettings.of(self._model.audio, limits)
         self._limits = limits
@@ -36,7 +36,7 @@ class SongEncoder:
     def reconfigure(self, tuning: dict[str, int]) -> None:
         """`user_config`: songs decoded and embedded at once, and threads of torch for each."""
         before, self._decoder = self._decoder, self._decoders(tuning["songs"])
-        self._workers.submit(before.close)  # behind the songs that it still has in hand
+        self._workers.submit(before.close)  # behind the songs that it is still decoding
         self._workers = replica.workers(tuning["songs"], tuning["threads"])
         self._decoder.start()
 
@@ -44,10 +44,10 @@ class SongEncoder:
         """Asked by Ray Serve, which replaces the replica where it raises: RuntimeError when a decoder is stuck."""
         self._decoder.check()
 
-    async def hear(self, data: bytes, name: str, spectrogram: bool) -> Heard:
-        """The song in these bytes. Raises: InputError where they cannot be heard."""
+    async def encode_song(self, data: bytes, name: str, spectrogram: bool) -> SongEmbedding:
+        """The embedding of the song in these bytes. Raises: InputError where they cannot be decoded."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._workers, self._hear, data, name, spectrogram)
+        return await loop.run_in_executor(self._workers, self._encode_song, data, name, spectrogram)
 
     async def embed_covers(self, pixels: Pictures) -> Vector:
         """float32 [n, D] of pictures uint8 [n, 3, S, S]."""
@@ -57,9 +57,9 @@ class SongEncoder:
     async def describe(self) -> EncoderFacts:
         return EncoderFacts(self._audio, self._model.fingerprint)
 
-    def _hear(self, data: bytes, name: str, spectrogram: bool) -> Heard:
+    def _encode_song(self, data: bytes, name: str, spectrogram: bool) -> SongEmbedding:
         song = self._decoder.decode(UploadedSong(data, f"song '{name}'"))
-        return Heard(
+        return SongEmbedding(
             embedding=self._model.embed_song(song.log_mel),
             duration_s=song.duration_s,
             window_starts_s=song.starts_s.tolist(),

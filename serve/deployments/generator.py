@@ -59,7 +59,7 @@ class CoverGenerator:
         cache_bytes: int,
         endpoint_url: str | None,
     ) -> None:
-        replica.enter(endpoint_url)
+        replica.set_up(endpoint_url)
         device = replica.granted_device()
         self._loaded = load_generator(bundle_uri, device)
         trained_on = self._loaded.model.encoder_fingerprint
@@ -111,7 +111,7 @@ class CoverGenerator:
                 on_step=on_step,
             )
 
-        async with aclosing(followed(work, self._workers)) as news:
+        async with aclosing(run_with_progress(work, self._workers)) as news:
             async for item in news:
                 yield item if isinstance(item, float) else GenerationResult(tuple(item), tuple(matches))
 
@@ -148,7 +148,7 @@ class CoverGenerator:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
-async def followed(
+async def run_with_progress(
     work: Callable[[OnStep], Result], workers: Executor
 ) -> AsyncGenerator[float | Result, None]:
     """The progress of work done on a thread, from 0.0 when it begins, and then what it gives, which is no float.

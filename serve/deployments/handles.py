@@ -1,4 +1,4 @@
-"""The stages behind Ray handles: calls that survive the death of a replica, and errors that arrive as they were raised.
+"""Clients of the deployments: calls that survive the death of a replica, and errors that arrive as they were raised.
 
 A call that changes nothing is made again, up to three times, when the replica that held it dies; but not one that
 carries an uploaded file, which may be what it died of. An error of ours that crossed a handle comes back wrapped in
@@ -26,10 +26,10 @@ from serve.interfaces import (
     GenerationJob,
     GenerationResult,
     GeneratorFacts,
-    Heard,
     IndexFacts,
     Pictures,
     Query,
+    SongEmbedding,
     SongQuery,
     Vector,
 )
@@ -49,10 +49,10 @@ class EncoderHandle:
         self._handle = handle
         self._facts: EncoderFacts | None = None
 
-    async def hear(self, data: bytes, name: str, spectrogram: bool) -> Heard:
-        # once: a stranger's bytes may be what the replica died of, and would take the next one with them
-        heard: Heard = await call(self._handle.hear, data, name, spectrogram, attempts=1)
-        return heard
+    async def encode_song(self, data: bytes, name: str, spectrogram: bool) -> SongEmbedding:
+        # once: the uploaded bytes may be what the replica died of, and would end the next one too
+        encoded: SongEmbedding = await call(self._handle.encode_song, data, name, spectrogram, attempts=1)
+        return encoded
 
     async def embed_covers(self, pixels: Pictures) -> Vector:
         embeddings: Vector = await call(self._handle.embed_covers, pixels)
@@ -66,27 +66,39 @@ class EncoderHandle:
 class RetrieverHandle:
     """CoverRetrieval, by the deployment CoverRetriever.
 
-    Searches that arrive together cross over together: to cross costs several times what a search does.
+    Searches that arrive together are sent in one call, since a call costs several times what a search does.
 
     Args:
-        together: searches that cross at once.
-        wait_s: seconds that the first of them waits for others.
-        crossings: that may be under way at once; no more replicas than that are ever busy.
+        max_batch_size: searches in one call.
+        batch_wait_timeout_s: seconds that the first of them waits for others.
+        max_concurrent_batches: calls under way at once; no more replicas than that are ever busy.
     """
 
-    def __init__(self, handle: DeploymentHandle, *, together: int, wait_s: float, crossings: int) -> None:
+    def __init__(
+        self,
+        handle: DeploymentHandle,
+        *,
+        max_batch_size: int,
+        batch_wait_timeout_s: float,
+        max_concurrent_batches: int,
+    ) -> None:
         self._handle = handle
         self._facts: IndexFacts | None = None
-        batched = serve.batch(max_batch_size=together, batch_wait_timeout_s=wait_s, max_concurrent_batches=crossings)
-        self._search_together = batched(self._cross)  # a queue for each handle: a class would share one of all releases
+        batched = serve.batch(
+            max_batch_size=max_batch_size,
+            batch_wait_timeout_s=batch_wait_timeout_s,
+            max_concurrent_batches=max_concurrent_batches,
+        )
+        # a queue for each handle: a class would share one of all releases
+        self._search_batched = batched(self._search_batch)
 
     async def search(self, query: Query | SongQuery) -> list[Match]:
-        answer: Hits | GatefoldError = await self._search_together(query)
+        answer: Hits | GatefoldError = await self._search_batched(query)
         if isinstance(answer, GatefoldError):
             raise answer
         return answer.matches()
 
-    async def _cross(self, queries: list[Query | SongQuery]) -> list[Hits | GatefoldError]:
+    async def _search_batch(self, queries: list[Query | SongQuery]) -> list[Hits | GatefoldError]:
         answers: list[Hits | GatefoldError] = await call(self._handle.search, queries)
         return answers
 
@@ -123,10 +135,10 @@ class GeneratorHandle:
             except RayActorError as error:  # generated again: the seeds are part of the job
                 finished = True
                 if attempt == ATTEMPTS:
-                    raise ours(error) from None
+                    raise to_domain_error(error) from None
             except REMOTE_ERRORS as error:
                 finished = True
-                raise ours(error) from None
+                raise to_domain_error(error) from None
             finally:
                 if not finished:
                     response.cancel()
@@ -170,14 +182,14 @@ async def call(method: Any, *arguments: object, attempts: int = ATTEMPTS) -> Any
             return await method.remote(*arguments)
         except RayActorError as error:
             if attempt == attempts:
-                raise ours(error) from None
+                raise to_domain_error(error) from None
         except REMOTE_ERRORS as error:
-            raise ours(error) from None
+            raise to_domain_error(error) from None
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def ours(error: Exception) -> GatefoldError:
-    """The error of ours that a failed call means."""
+def to_domain_error(error: Exception) -> GatefoldError:
+    """The domain error that a failed call means."""
     inner = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(inner, GatefoldError):
         return inner

@@ -1,7 +1,7 @@
-"""One release, as an application of its own: encoder, retriever and generator, and this door to them.
+"""One release, as an application of its own: handles of its encoder, retriever and generator.
 
-Two releases can stand side by side, which is how one takes over from another without a pause. Knows nothing of HTTP,
-or of which release is on duty.
+Two releases can run side by side, which is how one takes over from another without a pause. Knows nothing of HTTP,
+or of which release is active.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from serve.interfaces import ServedRelease
 
 
 @dataclass(frozen=True)
-class Crew:
-    """Who works for a release."""
+class ReleaseHandles:
+    """The release, and handles of its deployments."""
 
     release: ServedRelease
     encoder: DeploymentHandle
@@ -21,8 +21,8 @@ class Crew:
     generator: DeploymentHandle
 
 
-class Release:
-    """The root of the application."""
+class ReleaseRoot:
+    """The root deployment of a release's application."""
 
     def __init__(
         self,
@@ -31,8 +31,8 @@ class Release:
         retriever: DeploymentHandle,
         generator: DeploymentHandle,
     ) -> None:
-        self._crew = Crew(release, encoder, retriever, generator)
+        self._handles = ReleaseHandles(release, encoder, retriever, generator)
 
-    async def crew(self) -> Crew:
-        """The release and the ways to its deployments."""
-        return self._crew
+    async def handles(self) -> ReleaseHandles:
+        """The release, and handles of its deployments."""
+        return self._handles

@@ -1,4 +1,4 @@
-"""What a replica asks before it loads anything: where storage is, which device Ray gave it, and on which threads it
+"""Set-up of a replica before it loads anything: where storage is, which device Ray gave it, and on which threads it
 may work."""
 
 import logging
@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import ray
 
 
-def enter(endpoint_url: str | None) -> None:
-    """What every replica does first: point the storage SDK at its endpoint, and let the house's logs join Serve's.
+def set_up(endpoint_url: str | None) -> None:
+    """What every replica does first: point the storage SDK at its endpoint, and send our logs to Serve's handlers.
 
     Args:
         endpoint_url: of an S3 store that is not AWS; None leaves the environment as it is.

@@ -1,5 +1,5 @@
 """The index as deployments. Searches that come together are answered together, which costs little more than one of
-them. An index of one shard is searched where it is asked; of several, each is a deployment of its own, and their
+them. An index of one shard is searched in the retriever itself; of several, each is a deployment of its own, and their
 answers are merged to those of the whole. Knows nothing of songs, pictures or HTTP."""
 
 import asyncio
@@ -47,7 +47,7 @@ class CoverShard:
     """One shard of an index bundle; all of it when `number` is None."""
 
     def __init__(self, bundle_uri: str, number: int | None, endpoint_url: str | None) -> None:
-        replica.enter(endpoint_url)
+        replica.set_up(endpoint_url)
         self._index = load_index(bundle_uri, number, device=replica.granted_device())
         self._threads = 1
 
@@ -56,12 +56,12 @@ class CoverShard:
         self._threads = int(tuning["threads"])
 
     async def search(self, queries: list[Query]) -> list[Answer]:
-        """For each query its hits, or the error that it alone deserves."""
+        """For each query its hits, or its own error."""
         return await asyncio.to_thread(self._search, queries)
 
     def _search(self, queries: list[Query]) -> list[Answer]:
         faiss.omp_set_num_threads(self._threads)  # which holds for the thread that says it
-        return search_together(self._index, queries)
+        return search_batch(self._index, queries)
 
     async def track(self, song_id: str) -> IndexedTrack:
         return self._index.get(song_id)
@@ -78,10 +78,10 @@ class CoverRetriever:
     """
 
     def __init__(self, bundle_uri: str, endpoint_url: str | None, shards: Sequence[DeploymentHandle] = ()) -> None:
-        replica.enter(endpoint_url)
-        told = shards_of(open_bundle(bundle_uri, "index"))
-        self._facts = IndexFacts(sum(shard.covers for shard in told), told[0].figures.width)
-        self._index: _Searching = Shards(told, shards) if shards else CoverShard(bundle_uri, None, endpoint_url)
+        replica.set_up(endpoint_url)
+        described = shards_of(open_bundle(bundle_uri, "index"))
+        self._facts = IndexFacts(sum(shard.covers for shard in described), described[0].figures.width)
+        self._index: _Searching = Shards(described, shards) if shards else CoverShard(bundle_uri, None, endpoint_url)
 
     def reconfigure(self, tuning: dict[str, float]) -> None:
         """`user_config`: threads of FAISS."""
@@ -89,14 +89,14 @@ class CoverRetriever:
             self._index.reconfigure(tuning)
 
     async def search(self, queries: list[Query | SongQuery]) -> list[Answer]:
-        """For each query at most k hits, the nearest first, or the error that it alone deserves."""
-        heard = await asyncio.gather(*map(self._heard, queries))
-        answers = iter(await self._index.search([query for query in heard if isinstance(query, Query)]))
-        return [next(answers) if isinstance(query, Query) else query for query in heard]
+        """For each query at most k hits, the nearest first, or its own error."""
+        resolved = await asyncio.gather(*map(self._to_query, queries))
+        answers = iter(await self._index.search([query for query in resolved if isinstance(query, Query)]))
+        return [next(answers) if isinstance(query, Query) else query for query in resolved]
 
-    async def _heard(self, query: Query | SongQuery) -> Query | GatefoldError:
+    async def _to_query(self, query: Query | SongQuery) -> Query | GatefoldError:
         try:
-            return query if isinstance(query, Query) else query.heard_as(await self._index.track(query.song_id))
+            return query if isinstance(query, Query) else query.to_query(await self._index.track(query.song_id))
         except GatefoldError as error:
             return error
 
@@ -123,9 +123,9 @@ class _Searching(Protocol):
 class Shards:
     """All shards of a bundle, behind their handles."""
 
-    def __init__(self, told: Sequence[Shard], handles: Sequence[DeploymentHandle]) -> None:
-        self._firsts = [shard.first_song_id for shard in told]
-        self._width = told[0].figures.width
+    def __init__(self, described: Sequence[Shard], handles: Sequence[DeploymentHandle]) -> None:
+        self._firsts = [shard.first_song_id for shard in described]
+        self._width = described[0].figures.width
         self._handles = handles
 
     async def search(self, queries: list[Query]) -> list[Answer]:
@@ -140,10 +140,10 @@ class Shards:
         shards = np.array([self._shard_of(song_id) for song_id in song_ids], np.int64)
         found = np.empty((len(song_ids), self._width), np.float32)
         places = [np.flatnonzero(shards == number) for number in np.unique(shards)]
-        asked = [
+        calls = [
             call(self._handles[shards[rows[0]]].cover_embeddings, [song_ids[row] for row in rows]) for rows in places
         ]
-        for rows, vectors in zip(places, await asyncio.gather(*asked), strict=True):
+        for rows, vectors in zip(places, await asyncio.gather(*calls), strict=True):
             found[rows] = vectors
         return found
 
@@ -158,8 +158,8 @@ def _merged(query: Query, parts: Sequence[Answer]) -> Answer:
     return errors[0] if errors else merge_hits(hits, query.k)
 
 
-def search_together(index: CoverIndex, queries: list[Query]) -> list[Answer]:
-    """For each query its hits, or the error that it alone deserves.
+def search_batch(index: CoverIndex, queries: list[Query]) -> list[Answer]:
+    """For each query its hits, or its own error.
 
     Queries with the same filters go to the index as one, with the largest k among them; each then keeps its own k.
     """

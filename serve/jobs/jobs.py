@@ -1,4 +1,4 @@
-"""The table of jobs: what was ordered, how far it is, what came of it; with a history that can be followed and
+"""The table of generation jobs: specification, progress, result; with a history that can be followed and
 replayed.
 
 `JobTable` is the interface; `InProcessJobs` keeps it in the memory of one process, so one process may serve it, and
@@ -27,14 +27,14 @@ RETRY_AFTER_S = 5
 
 
 @dataclass(frozen=True)
-class Order:
+class JobSpec:
     """What is to be generated, every default filled in."""
 
     release: ServedRelease
-    """whose stages it is for"""
+    """the release that generates it"""
     job: GenerationJob
     matches: tuple[Match, ...]
-    """the covers that were allowed as sources when it was ordered"""
+    """the covers that were allowed as sources when it was created"""
     n: int
     seed: int
     """of the first cover; cover i has seed + i"""
@@ -43,8 +43,8 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Generated:
-    """What came of it."""
+class GeneratedCovers:
+    """The result of a job."""
 
     result: GenerationResult
     closest: tuple[Match | None, ...]
@@ -56,7 +56,7 @@ class Job:
     """A job at one moment; every change makes another."""
 
     job_id: str
-    order: Order
+    spec: JobSpec
     created_at: datetime
     state: State = "queued"
     position: int | None = None
@@ -64,7 +64,7 @@ class Job:
     progress: float = 0.0
     """share of the work done"""
     finished_at: datetime | None = None
-    generated: Generated | None = None
+    generated: GeneratedCovers | None = None
     """once succeeded"""
     error: GatefoldError | None = None
     """once failed"""
@@ -76,7 +76,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Idempotency:
-    """A caller's key, and a digest of what was asked with it."""
+    """A caller's key, and a digest of the request that was sent with it."""
 
     key: str
     digest: str
@@ -91,7 +91,7 @@ class JobTable(Protocol):
     async def find(self, idempotency: Idempotency) -> Job | None:
         """The job made with this key. Raises: IdempotencyConflict if the key was used for another request."""
 
-    async def create(self, order: Order, idempotency: Idempotency | None) -> tuple[Job, bool]:
+    async def create(self, spec: JobSpec, idempotency: Idempotency | None) -> tuple[Job, bool]:
         """A queued job, and whether it is new: the same key and request give the same job.
 
         Raises: Overloaded; IdempotencyConflict.
@@ -103,7 +103,7 @@ class JobTable(Protocol):
     async def advance(self, job_id: str, progress: float) -> Job:
         """The job, running, with this share of its work done. Raises: UnknownJob."""
 
-    async def succeed(self, job_id: str, generated: Generated) -> Job:
+    async def succeed(self, job_id: str, generated: GeneratedCovers) -> Job:
         """Raises: UnknownJob."""
 
     async def fail(self, job_id: str, error: GatefoldError) -> Job:
@@ -127,13 +127,13 @@ class InProcessJobs:
     """A JobTable in the memory of one asyncio process.
 
     Args:
-        under_way_max: jobs queued or running.
-        kept_max: finished jobs remembered; the oldest is forgotten first.
+        max_unfinished: jobs queued or running.
+        max_finished: finished jobs remembered; the oldest is forgotten first.
     """
 
-    def __init__(self, *, under_way_max: int, kept_max: int) -> None:
-        self._under_way_max = under_way_max
-        self._kept_max = kept_max
+    def __init__(self, *, max_unfinished: int, max_finished: int) -> None:
+        self._max_unfinished = max_unfinished
+        self._max_finished = max_finished
         self._histories: dict[str, list[Job]] = {}  # in order of creation
         self._finished: list[str] = []
         self._by_key: dict[str, tuple[str, str]] = {}  # idempotency key -> digest, job id
@@ -141,9 +141,9 @@ class InProcessJobs:
 
     async def admit(self) -> None:
         under_way = len(self._histories) - len(self._finished)
-        if under_way >= self._under_way_max:
+        if under_way >= self._max_unfinished:
             raise Overloaded(
-                f"{under_way} jobs are under way, at most {self._under_way_max} (serve.jobs_max); try again later",
+                f"{under_way} jobs are under way, at most {self._max_unfinished} (serve.jobs_max); try again later",
                 RETRY_AFTER_S,
             )
 
@@ -158,12 +158,12 @@ class InProcessJobs:
             )
         return await self.get(job_id)
 
-    async def create(self, order: Order, idempotency: Idempotency | None) -> tuple[Job, bool]:
+    async def create(self, spec: JobSpec, idempotency: Idempotency | None) -> tuple[Job, bool]:
         if idempotency is not None and (known := await self.find(idempotency)) is not None:
             return known, False
         await self.admit()
         queued = sum(history[-1].state == "queued" for history in self._histories.values())
-        job = Job(secrets.token_hex(16), order, datetime.now(timezone.utc), position=queued)
+        job = Job(secrets.token_hex(16), spec, datetime.now(timezone.utc), position=queued)
         self._histories[job.job_id] = [job]
         if idempotency is not None:
             self._by_key[idempotency.key] = (idempotency.digest, job.job_id)
@@ -178,7 +178,7 @@ class InProcessJobs:
             return job
         return await self._record(replace(job, state="running", position=None, progress=progress))
 
-    async def succeed(self, job_id: str, generated: Generated) -> Job:
+    async def succeed(self, job_id: str, generated: GeneratedCovers) -> Job:
         return await self._end(job_id, "succeeded", generated=generated)
 
     async def fail(self, job_id: str, error: GatefoldError) -> Job:
@@ -212,13 +212,13 @@ class InProcessJobs:
     def _history(self, job_id: str) -> list[Job]:
         if job_id not in self._histories:
             raise UnknownJob(
-                f"job '{job_id[:64]}' is not known; "
-                f"the last {self._kept_max} finished jobs are kept (serve.jobs_kept), and none over a restart"
+                f"job '{job_id[:64]}' is not known; the last {self._max_finished} finished jobs are kept "
+                "(serve.max_finished_jobs), and none over a restart"
             )
         return self._histories[job_id]
 
     async def _end(
-        self, job_id: str, state: State, *, generated: Generated | None = None, error: GatefoldError | None = None
+        self, job_id: str, state: State, *, generated: GeneratedCovers | None = None, error: GatefoldError | None = None
     ) -> Job:
         job = self._history(job_id)[-1]
         if job.ended:
@@ -232,7 +232,7 @@ class InProcessJobs:
         return ended
 
     async def _record(self, job: Job) -> Job:
-        """Writes a change down, moves up those that stood behind it in the queue, and wakes who follows."""
+        """Appends a change, moves up the queued jobs behind it, and wakes the followers."""
         history = self._histories[job.job_id]
         left_queue = history[-1].state == "queued" and job.state != "queued"
         history.append(job)
@@ -253,7 +253,7 @@ class InProcessJobs:
             position += 1
 
     def _forget_oldest(self) -> None:
-        while len(self._finished) > self._kept_max:
+        while len(self._finished) > self._max_finished:
             forgotten = self._finished.pop(0)
             del self._histories[forgotten]
             self._by_key = {key: known for key, known in self._by_key.items() if known[1] != forgotten}

@@ -1,4 +1,4 @@
-"""Which names the endpoint answers to: a request whose `Host` is none of them is refused, so that a page elsewhere
+"""Allowed host names: a request whose `Host` is none of them is refused, so that a page elsewhere
 cannot reach an endpoint inside a network by a name of its own that points there (DNS rebinding)."""
 
 import ipaddress
@@ -18,7 +18,7 @@ _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::\d{1,5})?")
 _SHOWN = 80
 
 
-class Hosts:
+class AllowedHostsMiddleware:
     """An ASGI app behind a list of names.
 
     Args:

@@ -1,4 +1,4 @@
-"""Takes in the bodies of requests: so many bytes at a time, within so much time, and never at the price of others.
+"""Admission of request bodies: bounds on bytes and on bodies being received, and timeouts of slow clients.
 
 Plain ASGI, before any route. Room for a body is reserved before it is read, by the length that it declares, and kept
 until its request is answered. A client that stops sending, or sends too slowly, is answered with 408; when room is
@@ -24,7 +24,7 @@ STALLED_S = 1.0
 """seconds without a byte after which a body gives way to others"""
 
 
-class Intake:
+class BodyAdmissionMiddleware:
     """An ASGI app behind its intake.
 
     Args:
@@ -65,7 +65,7 @@ class Intake:
         return size if size <= most else 0
 
     def _admit(self, body: "_Body") -> "_Body":
-        """The body, in hand now. Raises: Overloaded where there is no room for it."""
+        """The body, counted from now on. Raises: Overloaded where there is no room for it."""
         limits = self._limits
         self._make_room(body)
         in_hand = self._counted()

@@ -1,9 +1,9 @@
 """Who may call: API keys, known here only by their SHA-256.
 
-The environment variable GATEFOLD_API_KEYS of whoever deploys the endpoint holds the hashes, comma separated; unset or
-empty, the endpoint is open, and then listens on this machine alone unless that is said to be meant. A replica gets the
-hashes as an argument: its own environment may be that of a cluster, and decides nothing. A key is compared in constant
-time with every hash, so that the time taken tells nothing. Knows nothing of routes.
+The environment variable GATEFOLD_API_KEYS of the process that deploys the endpoint holds the hashes, comma separated;
+unset or empty, the endpoint is open, and then listens on this machine alone unless that is said to be meant. A replica
+gets the hashes as an argument: its own environment may be that of a cluster, and decides nothing. A key is compared in
+constant time with every hash, so that the time taken reveals nothing. Knows nothing of routes.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ class Keys:
         return bool(self._hashes)
 
     def caller(self, key: str | None) -> str:
-        """A name for whoever shows this key: its hash, or "anyone" at an open endpoint.
+        """A name for the caller with this key: its hash, or "anyone" at an open endpoint.
 
         Raises: Unauthorized when a key is required and this is none of them.
         """
@@ -76,7 +76,7 @@ def refuse_open_host(host: str, keys: Keys, *, is_open: bool) -> None:
     """
     if not (keys.required or is_open or is_loopback(host)):
         raise InvalidSettings(
-            f"host '{host}' can be reached from other machines, and no API key is configured: whoever reaches it could "
+            f"host '{host}' can be reached from other machines, and no API key is configured: anyone there could "
             f"search, generate and withdraw songs; put SHA-256 sums into {VARIABLE}, listen on 127.0.0.1, or say --open"
         )
 

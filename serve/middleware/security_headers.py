@@ -1,4 +1,4 @@
-"""Round every request: headers that a browser obeys, and a problem where nothing else caught the fault.
+"""Security headers on every answer, and problem+json where nothing else caught the error.
 
 Plain ASGI, so that answers which stream are not held back. The request's id, X-Request-Id, is Ray Serve's: its proxy
 makes it or passes it on, returns it, and has it in every line of the replicas' logs. Knows no route.
@@ -23,8 +23,8 @@ DOCS_POLICY = (  # Swagger UI writes styles into its elements
 )
 
 
-class Envelope:
-    """An ASGI app in its envelope."""
+class SecurityHeadersMiddleware:
+    """ASGI middleware that sets the headers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -35,23 +35,23 @@ class Envelope:
             return
         started = False
 
-        async def sealed(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                _seal(MutableHeaders(scope=message), scope["path"])
+                _set_headers(MutableHeaders(scope=message), scope["path"])
             await send(message)
 
         try:
-            await self._app(scope, receive, sealed)
+            await self._app(scope, receive, send_with_headers)
         except Exception:
             logger.exception("%s %s failed", scope["method"], scope["path"])
             if started:
-                raise  # too late for another answer: the connection breaks, which tells the client
-            await respond(internal_error(), scope["path"])(scope, receive, sealed)
+                raise  # too late for another answer: the connection breaks, which the client notices
+            await respond(internal_error(), scope["path"])(scope, receive, send_with_headers)
 
 
-def _seal(headers: MutableHeaders, path: str) -> None:
+def _set_headers(headers: MutableHeaders, path: str) -> None:
     headers["X-Content-Type-Options"] = "nosniff"
     headers["Referrer-Policy"] = "no-referrer"
     headers["Content-Security-Policy"] = DOCS_POLICY if path == "/docs" else PAGE_POLICY

@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from gatefold.config import ServeSettings
 from serve.api.description import DescribedApi
 from serve.api.page import install_page
-from serve.middleware.security_headers import Envelope
+from serve.middleware.security_headers import SecurityHeadersMiddleware
 from tests.browser.conftest import FakeServer, Visit
 
 pytestmark = pytest.mark.browser
@@ -25,7 +25,7 @@ def test_the_description_is_drawn_and_loads_nothing_from_elsewhere(visit: Visit)
 
     app.include_router(router)
     install_page(app)
-    app.add_middleware(Envelope)
+    app.add_middleware(SecurityHeadersMiddleware)
     asked: list[str] = []
     visit.page.on("request", lambda request: asked.append(request.url))
     with FakeServer(app=app) as server:

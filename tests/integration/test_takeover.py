@@ -57,7 +57,7 @@ def endpoint(workspace: Workspace) -> Iterator[Endpoint]:
 
 
 def start(workspace: Workspace, port: int) -> Endpoint:
-    settings = Settings(serve=ServeSettings(steps_max=1000, look_every_s=0.2))
+    settings = Settings(serve=ServeSettings(steps_max=1000, poll_interval_s=0.2))
     config = ROOT / "serve" / "serve.yaml"
     return deploy(config, workspace=workspace.uri, examples=None, host="127.0.0.1", port=port, settings=settings)
 

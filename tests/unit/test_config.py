@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from gatefold.config import AudioSettings, CoverSettings, Section, Settings, load
 from gatefold.errors import InvalidSettings
+from gatefold.renamed_settings import RENAMED
 
 
 def sections(section: type[BaseModel] = Settings) -> list[type[BaseModel]]:
@@ -145,6 +146,20 @@ def test_a_setting_that_has_moved_says_where_it_stands_now(name: str, tmp_path: 
     (tmp_path / "old.yaml").write_text(f"generator:\n  {name}: 4\n")
     with pytest.raises(InvalidSettings, match=said):
         load(tmp_path / "old.yaml")
+
+
+@pytest.mark.parametrize(("old", "new"), [pair for pair in RENAMED.items() if not pair[0].startswith("user_config.")])
+def test_an_old_name_of_a_setting_is_answered_with_the_new_one(old: str, new: str, tmp_path: Path) -> None:
+    section, name = old.split(".")
+    (tmp_path / "old.yaml").write_text(f"{section}:\n  {name}: 4\n")
+    with pytest.raises(InvalidSettings, match=f"{old} is {new} now"):
+        load(tmp_path / "old.yaml")
+    with pytest.raises(InvalidSettings, match=f"{old} is {new} now"):
+        load(overrides=[f"{old}=4"])
+    settings: Any = Settings()
+    for part in new.split("."):
+        assert part in type(settings).model_fields, new
+        settings = getattr(settings, part)
 
 
 def test_covers_are_stored_as_large_as_encoder_or_generator_needs_them() -> None:

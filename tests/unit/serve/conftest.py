@@ -17,7 +17,7 @@ from gatefold.index.interface import IndexedTrack
 from gatefold.records import Match, Track
 from gatefold.storage import objects
 from gatefold.workspace import Workspace
-from serve.active_release import Rota
+from serve.active_release import ActiveRelease
 from serve.api.application import create_app
 from serve.api.page import Examples
 from serve.api.thumbnails import Thumbnails
@@ -26,14 +26,14 @@ from serve.interfaces import (
     GenerationJob,
     GenerationResult,
     GeneratorFacts,
-    Heard,
     IndexFacts,
-    Part,
     Pictures,
     Query,
+    ReleaseServices,
+    ServedBundle,
     ServedRelease,
+    SongEmbedding,
     SongQuery,
-    Stages,
     Vector,
 )
 from serve.jobs.jobs import InProcessJobs
@@ -42,24 +42,24 @@ from serve.optout_filter import OptOuts
 
 WIDTH = 4
 COVER = CoverSettings(size=32)
-RELEASE = ServedRelease("r1", Part("e1", "ears-1"), Part("i1", "index-1"), Part("g1", "hand-1"))
+RELEASE = ServedRelease("r1", ServedBundle("e1", "ears-1"), ServedBundle("i1", "index-1"), ServedBundle("g1", "hand-1"))
 
 
 @dataclass
 class Encoder:
     """Hears the length of the file; a file that begins with "silence" is silent, "bug" breaks it."""
 
-    heard: list[str] = field(default_factory=list)
+    encoded: list[str] = field(default_factory=list)
 
-    async def hear(self, data: bytes, name: str, spectrogram: bool) -> Heard:
-        self.heard.append(name)
+    async def encode_song(self, data: bytes, name: str, spectrogram: bool) -> SongEmbedding:
+        self.encoded.append(name)
         if data.startswith(b"silence"):
             raise SilentAudio(f"song '{name}': its loudest sample is -90 dBFS, a song must exceed -60 dBFS")
         if data.startswith(b"bug"):
             raise RuntimeError("secret: 10.0.0.7")
         embedding = np.zeros(WIDTH, np.float32)
         embedding[len(data) % WIDTH] = 1
-        return Heard(embedding, float(len(data)), [0.0, 4.9], b"\x89PNG" if spectrogram else None)
+        return SongEmbedding(embedding, float(len(data)), [0.0, 4.9], b"\x89PNG" if spectrogram else None)
 
     async def embed_covers(self, pixels: Pictures) -> Vector:
         return np.tile(np.eye(WIDTH, dtype=np.float32)[0], (len(pixels), 1))
@@ -77,7 +77,7 @@ class Retriever:
 
     async def search(self, query: Query | SongQuery) -> list[Match]:
         if isinstance(query, SongQuery):
-            query = query.heard_as(await self.track(query.song_id))
+            query = query.to_query(await self.track(query.song_id))
         self.asked.append(query)
         ids = [f"t{i}" for i in range(20) if f"t{i}" not in query.filters.exclude_song_ids]
         return [match(song_id, rank) for rank, song_id in enumerate(ids[: query.k], start=1)]
@@ -166,7 +166,7 @@ class Endpoint:
     retriever: Retriever
     generator: Generator
     ready: Ready
-    rota: Rota
+    active: ActiveRelease
     workspace: Workspace
     """where its opt-outs lie"""
 
@@ -182,12 +182,12 @@ def endpoint(tmp_path: Path) -> Iterator[Callable[..., Endpoint]]:
         limits = limits or ServeSettings()
         encoder, retriever, generator, ready = Encoder(), Retriever(cover_uri), Generator(), Ready()
         workspace = Workspace(objects.resolve(str(tmp_path / "workspace")))
-        rota = Rota(OptOuts(workspace))
-        rota.change_to(Stages(RELEASE, encoder, retriever, generator, ready))
+        active = ActiveRelease(OptOuts(workspace))
+        active.switch_to(ReleaseServices(RELEASE, encoder, retriever, generator, ready))
         app = create_app(
-            rota,
+            active,
             limits=limits,
-            jobs=InProcessJobs(under_way_max=limits.jobs_max, kept_max=limits.jobs_kept),
+            jobs=InProcessJobs(max_unfinished=limits.jobs_max, max_finished=limits.max_finished_jobs),
             keys=Keys.from_environment({"GATEFOLD_API_KEYS": keys}),
             examples=Examples(examples),
             thumbnails=Thumbnails(workspace, limits.thumbnail_cache_bytes),
@@ -195,7 +195,7 @@ def endpoint(tmp_path: Path) -> Iterator[Callable[..., Endpoint]]:
         client = TestClient(app, base_url="http://localhost")
         client.__enter__()  # one event loop for all of a test's requests, as jobs outlive theirs
         opened.append(client)
-        return Endpoint(client, encoder, retriever, generator, ready, rota, workspace)
+        return Endpoint(client, encoder, retriever, generator, ready, active, workspace)
 
     yield make
     for client in opened:

@@ -1,4 +1,4 @@
-"""The rota: a request and a job keep to the release they began with, and who is still at work is known."""
+"""The active release: a request and a job keep to the release they began with, and who is still in use is known."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import pytest
 from gatefold.errors import IndexNotReady
 from gatefold.storage import objects
 from gatefold.workspace import Workspace
-from serve.active_release import Rota
+from serve.active_release import ActiveRelease
 from serve.optout_filter import OptOuts
 
 SONG = {"song": ("x.mp3", b"12345", "audio/mpeg")}
@@ -19,26 +19,26 @@ SONG = {"song": ("x.mp3", b"12345", "audio/mpeg")}
 
 def change(e: Any, version: str) -> None:
     """Others of the same kind come on duty, under another version."""
-    with e.rota.on_duty() as stages:
-        e.rota.change_to(replace(stages, release=replace(stages.release, version=version)))
+    with e.active.current() as services:
+        e.active.switch_to(replace(services, release=replace(services.release, version=version)))
 
 
 def test_before_any_release_there_is_nothing_to_answer_with(tmp_path: Path) -> None:
-    rota = Rota(OptOuts(Workspace(objects.resolve(str(tmp_path)))))
-    with pytest.raises(IndexNotReady, match="no release is loaded yet"), rota.on_duty():
+    active = ActiveRelease(OptOuts(Workspace(objects.resolve(str(tmp_path)))))
+    with pytest.raises(IndexNotReady, match="no release is loaded yet"), active.current():
         pass
-    assert rota.in_use() == []
+    assert active.in_use() == []
 
 
 def test_a_request_keeps_to_the_stages_it_began_with(endpoint: Callable[..., Any]) -> None:
-    rota = endpoint().rota
-    with rota.on_duty() as begun:
-        rota.change_to(replace(begun, release=replace(begun.release, version="r2")))
+    active = endpoint().active
+    with active.current() as begun:
+        active.switch_to(replace(begun, release=replace(begun.release, version="r2")))
         assert begun.release.version == "r1"
-        assert rota.in_use() == ["r2", "r1"]
-        with rota.on_duty() as next_one:
+        assert active.in_use() == ["r2", "r1"]
+        with active.current() as next_one:
             assert next_one.release.version == "r2"
-    assert rota.in_use() == ["r2"]
+    assert active.in_use() == ["r2"]
 
 
 def test_a_job_is_seen_through_by_those_who_took_it(endpoint: Callable[..., Any]) -> None:
@@ -46,11 +46,11 @@ def test_a_job_is_seen_through_by_those_who_took_it(endpoint: Callable[..., Any]
     e.generator.hold = True
     first = e.client.post("/v1/covers", files=SONG).json()
     change(e, "r2")
-    assert e.rota.in_use() == ["r2", "r1"]
+    assert e.active.in_use() == ["r2", "r1"]
     second = e.client.post("/v1/covers", files=SONG).json()
     e.generator.hold = False
     deadline = time.monotonic() + 5
-    while e.rota.in_use() != ["r2"]:
+    while e.active.in_use() != ["r2"]:
         e.client.get("/v1/health/live")
         assert time.monotonic() < deadline
     for job, release in ((first, "r1"), (second, "r2")):
@@ -67,4 +67,4 @@ def test_a_job_that_is_cancelled_or_fails_frees_its_release(endpoint: Callable[.
     change(e, "r2")
     e.client.delete(f"/v1/covers/{job['job_id']}")
     e.client.get("/v1/health/live")
-    assert e.rota.in_use() == ["r2"]
+    assert e.active.in_use() == ["r2"]

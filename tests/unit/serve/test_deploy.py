@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from gatefold.errors import InvalidSettings, Unavailable
@@ -134,3 +135,25 @@ def test_a_host_that_others_reach_is_refused_without_keys_unless_that_is_meant(
         deploy(HOUSE, workspace=str(tmp_path), examples=None, host="0.0.0.0", port=0)
     api, _ = deployed(monkeypatch, tmp_path, host="0.0.0.0", is_open=True)
     assert list(api["args"]["api_key_hashes"]) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ({"args": {"limits": {"jobs_kept": 5}}}, "serve.jobs_kept is serve.max_finished_jobs now"),
+        ({"args": {"limits": {"look_every_s": 5}}}, "serve.look_every_s is serve.poll_interval_s now"),
+        (
+            {"deployments": [{"name": "Api", "user_config": {"searches": {"together": 32}}}]},
+            "user_config.searches.together is user_config.searches.max_batch_size now",
+        ),
+    ],
+)
+def test_an_old_name_of_a_setting_in_the_file_is_answered_with_the_new_one(
+    tmp_path: Path, place: dict[str, Any], said: str
+) -> None:
+    api = {"name": "gatefold", "import_path": "serve.app:build"} | place
+    release = {"name": "release", "import_path": "serve.app:build_release"}
+    path = tmp_path / "old.yaml"
+    path.write_text(yaml.safe_dump({"applications": [api, release]}))
+    with pytest.raises(InvalidSettings, match=said):
+        load_config(path)

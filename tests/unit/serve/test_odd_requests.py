@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gatefold.errors import GatefoldError, ObjectNotFound, StorageDenied, StorageUnavailable, TooLarge
 from serve.api import thumbnails
-from serve.middleware.security_headers import Envelope
+from serve.middleware.security_headers import SecurityHeadersMiddleware
 from tests.unit.serve.conftest import RELEASE, Endpoint
 
 HALF = "\\ud800"
@@ -91,7 +91,7 @@ def test_the_last_resort_answers_whatever_the_path_holds(path: str) -> None:
         sent.append(message)
 
     scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
-    asyncio.run(Envelope(broken)(scope, receive, send))
+    asyncio.run(SecurityHeadersMiddleware(broken)(scope, receive, send))
     assert (sent[0]["status"], json.loads(sent[1]["body"])["code"]) == (500, "internal_error")
 
 

@@ -108,7 +108,7 @@ def test_a_method_that_there_is_not_is_answered_with_those_that_there_are(
 def test_a_path_that_ends_in_cover_withdraws_no_track(endpoint: Callable[..., Any]) -> None:
     e = endpoint()
     assert e.client.delete("/v1/tracks/t1/cover").status_code == 405
-    assert e.rota.optouts.song_ids == frozenset()
+    assert e.active.optouts.song_ids == frozenset()
 
 
 @pytest.mark.parametrize("body", [{"k": "5"}, {"k": True}, {"where": "{}"}, {"genres": "jazz"}])
@@ -129,7 +129,7 @@ def test_a_truth_value_of_a_form_is_written_as_in_json(endpoint: Callable[..., A
 def test_with_a_key_the_endpoint_does_what_its_description_says(endpoint: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "c.png"
     path.write_bytes(encode_picture(np.zeros((3, 64, 64), np.uint8), 400, "png"))
-    limits = ServeSettings(look_every_s=3600)  # two loops run this application, and a lock belongs to one
+    limits = ServeSettings(poll_interval_s=3600)  # two loops run this application, and a lock belongs to one
     app = endpoint(limits, keys=HASH, cover_uri=path.as_uri()).client.app
     with listening(app) as url:
         assert faults(url, tmp_path, examples=5, key=KEY, known={}) == ""

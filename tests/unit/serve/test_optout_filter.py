@@ -17,7 +17,7 @@ from gatefold.storage import objects
 from gatefold.storage.contents import optouts
 from gatefold.workspace import Workspace
 from serve.interfaces import IndexFacts, Query, SongQuery, Vector
-from serve.optout_filter import ConsentingRetriever, OptOuts
+from serve.optout_filter import OptOutFilteredRetriever, OptOuts
 
 SONG = {"song": ("x.mp3", b"12345", "audio/mpeg")}
 
@@ -51,7 +51,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def found(retriever: Retriever, withdrawn: OptOuts, k: int) -> list[Match]:
     query = Query(np.zeros(4, np.float32), "ears", k)
-    return asyncio.run(ConsentingRetriever(retriever, withdrawn).search(query))
+    return asyncio.run(OptOutFilteredRetriever(retriever, withdrawn).search(query))
 
 
 @pytest.mark.parametrize("gone", [set(), {0}, {3, 4}, set(range(40)), {*range(5), *range(6, 90)}, set(range(100))])
@@ -74,7 +74,7 @@ def test_the_index_is_asked_again_only_where_a_withdrawn_song_was_found(workspac
 
 def test_withdrawn_songs_are_unknown_one_by_one_too(workspace: Workspace) -> None:
     optouts.withdraw(workspace, "7")
-    consenting = ConsentingRetriever(Retriever(10), OptOuts(workspace))
+    consenting = OptOutFilteredRetriever(Retriever(10), OptOuts(workspace))
     mine = SongQuery("7", "ears", 3)
     for asked in (consenting.track("7"), consenting.cover_embeddings(["6", "7"]), consenting.search(mine)):
         with pytest.raises(UnknownTrack, match="'7' was withdrawn"):
@@ -84,11 +84,11 @@ def test_withdrawn_songs_are_unknown_one_by_one_too(workspace: Workspace) -> Non
 def test_a_look_at_the_workspace_finds_what_came_and_what_was_taken_back(workspace: Workspace) -> None:
     withdrawn = OptOuts(workspace)
     optouts.withdraw(workspace, "a")
-    asyncio.run(withdrawn.look())
+    asyncio.run(withdrawn.refresh())
     assert withdrawn.song_ids == {"a"}
     for info in objects.list_folder(workspace.optouts):
         objects.delete(info.uri)
-    asyncio.run(withdrawn.look())
+    asyncio.run(withdrawn.refresh())
     assert withdrawn.song_ids == frozenset()
 
 
@@ -96,7 +96,7 @@ def test_looks_under_way_forget_nothing_that_is_withdrawn_meanwhile(workspace: W
     withdrawn = OptOuts(workspace)
 
     async def main() -> None:
-        looks = [asyncio.create_task(withdrawn.look()) for _ in range(20)]
+        looks = [asyncio.create_task(withdrawn.refresh()) for _ in range(20)]
         for number in range(20):
             await withdrawn.withdraw(str(number))
             assert {str(i) for i in range(number + 1)} <= withdrawn.song_ids
@@ -160,7 +160,7 @@ def test_only_who_has_a_key_may_withdraw_a_song(endpoint: Callable[..., Any]) ->
 
 
 def test_a_song_withdrawn_elsewhere_is_gone_after_the_next_look(endpoint: Callable[..., Any]) -> None:
-    e = endpoint(ServeSettings(look_every_s=0.02))
+    e = endpoint(ServeSettings(poll_interval_s=0.02))
     optouts.withdraw(e.workspace, "t0")
     deadline = time.monotonic() + 5
     while ids(e.client.post("/v1/searches", files=SONG, data={"k": "1"})) == ["t0"]:
@@ -169,7 +169,7 @@ def test_a_song_withdrawn_elsewhere_is_gone_after_the_next_look(endpoint: Callab
 
 
 def test_looking_goes_on_after_the_workspace_could_not_be_read(endpoint: Callable[..., Any]) -> None:
-    e = endpoint(ServeSettings(look_every_s=0.02))
+    e = endpoint(ServeSettings(poll_interval_s=0.02))
     broken = f"{e.workspace.optouts}/{'0' * 64}.json"
     objects.put(broken, b"nonsense")
     time.sleep(0.1)

@@ -18,7 +18,7 @@ from gatefold.workspace import Workspace
 from serve.api import limits
 from serve.api.contracts import LimitsView
 from serve.app import ReleaseArgs, build_release
-from serve.deployments.handles import ours
+from serve.deployments.handles import to_domain_error
 from tests.factories import publish_small_release
 
 SONG = {"song": ("a.wav", b"12345")}
@@ -26,8 +26,8 @@ SEARCH, COVERS = ("paths", "/v1/searches", "post"), ("paths", "/v1/covers", "pos
 FORM, JSON = ("requestBody", "content", "multipart/form-data"), ("requestBody", "content", "application/json")
 SETTINGS = ServeSettings(
     upload_max_bytes=70_000, upload_max_duration_s=61, form_fields_max=17, form_fields_max_bytes=1025,
-    json_max_bytes=1026, songs_queued_max=7, k_max=51, n_max=3, size_max=257, steps_max=11, jobs_max=6, jobs_kept=5,
-    wait_max_s=2.5,
+    json_max_bytes=1026, songs_queued_max=7, k_max=51, n_max=3, size_max=257, steps_max=11, jobs_max=6,
+    max_finished_jobs=5, wait_max_s=2.5,
 )  # fmt: skip
 
 
@@ -44,6 +44,8 @@ class Row:
     status: int = 422
     set_to: float | None = None
     """of the setting; None for a constant"""
+    setting: str | None = None
+    """its name, where it is not that of the limit"""
 
 
 def search(**body: Any) -> Callable[[Any], Any]:
@@ -95,7 +97,11 @@ ROWS = {
     "songs_queued_max": Row((*SEARCH, *FORM, "x-max-queued"), None),
     "jobs_max": Row((*COVERS, "x-max-jobs"), two_jobs, 429, 1),
     "jobs_kept": Row(
-        ("paths", "/v1/covers/{job_id}", "get", "x-max-jobs-kept"), lambda client: client.get("/v1/covers/x"), 404, 3
+        ("paths", "/v1/covers/{job_id}", "get", "x-max-jobs-kept"),
+        lambda client: client.get("/v1/covers/x"),
+        404,
+        3,
+        setting="max_finished_jobs",
     ),
     "wait_max_s": Row((*COVERS, "parameters", "0", "schema", "x-max-wait-s"), None),
 }
@@ -112,9 +118,10 @@ def test_every_limit_stands_in_openapi_as_it_is_answered(endpoint: Callable[...,
     description, told = client.get("/openapi.json").json(), client.get("/v1/limits").json()
     assert {name: found(description, row.place) for name, row in ROWS.items()} == told
     assert told == {name: told[name] for name in LimitsView.model_fields}
-    assert {name: told[name] for name in ServeSettings.model_fields if name in told} == {
-        name: value for name, value in SETTINGS.model_dump().items() if name in told
-    }
+    settings = SETTINGS.model_dump()
+    decided = {name: ROWS[name].setting or name for name in told if (ROWS[name].setting or name) in settings}
+    assert len(decided) == 13
+    assert {name: told[name] for name in decided} == {name: settings[setting] for name, setting in decided.items()}
     assert "x-limit" not in client.get("/openapi.json").text
 
 
@@ -123,7 +130,8 @@ def test_a_request_above_a_limit_is_refused_by_its_number_and_its_setting(
     endpoint: Callable[..., Any], name: str
 ) -> None:
     row = ROWS[name]
-    e = endpoint(ServeSettings() if row.set_to is None else ServeSettings.model_validate({name: row.set_to}))
+    setting = row.setting or name
+    e = endpoint(ServeSettings() if row.set_to is None else ServeSettings.model_validate({setting: row.set_to}))
     e.generator.hold = True
     assert row.send is not None
     answer = row.send(e.client)
@@ -131,7 +139,7 @@ def test_a_request_above_a_limit_is_refused_by_its_number_and_its_setting(
     assert answer.status_code == row.status, answer.text
     detail = answer.json()["detail"]
     assert f"{told:g}" in detail.replace(",", "") or str(told) in detail
-    assert row.set_to is None or f"serve.{name}" in detail
+    assert row.set_to is None or f"serve.{setting}" in detail
 
 
 def test_a_song_that_lasts_too_long_is_refused_by_the_endpoints_setting() -> None:
@@ -149,7 +157,7 @@ def test_the_queue_of_the_encoder_is_as_long_as_its_setting(tmp_path: Path) -> N
     args = ReleaseArgs(workspace=str(tmp_path), limits=ServeSettings(songs_queued_max=7))
     _, encoder, *_ = build_release(args)._bound_deployment.init_args
     assert encoder._bound_deployment.max_queued_requests == 7
-    refused = ours(BackPressureError(num_queued_requests=7, max_queued_requests=7))
+    refused = to_domain_error(BackPressureError(num_queued_requests=7, max_queued_requests=7))
     assert isinstance(refused, Overloaded)
     assert "7 uploaded songs wait for the encoder, at most 7 (serve.songs_queued_max)" in refused.message
 

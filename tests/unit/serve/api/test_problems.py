@@ -4,13 +4,13 @@ from fastapi.testclient import TestClient
 
 from gatefold.errors import GatefoldError, IndexNotReady, Overloaded, Unauthorized, UndecodableAudio
 from serve.api import problems
-from serve.middleware.security_headers import Envelope
+from serve.middleware.security_headers import SecurityHeadersMiddleware
 
 
 def client_that_raises(error: Exception) -> TestClient:
     app = FastAPI()
     problems.install(app)
-    app.add_middleware(Envelope)
+    app.add_middleware(SecurityHeadersMiddleware)
 
     @app.get("/broken")
     async def broken(limit: int = 1) -> None:  # noqa: ARG001 - what the framework checks

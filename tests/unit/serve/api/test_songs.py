@@ -33,7 +33,7 @@ def test_an_uploaded_song_finds_its_covers(endpoint: Callable[..., Any]) -> None
             for rank in (1, 2)
         ],
     }
-    assert e.encoder.heard == ["x.mp3"]
+    assert e.encoder.encoded == ["x.mp3"]
 
 
 def test_the_answer_carries_a_picture_of_what_was_heard_when_asked(endpoint: Callable[..., Any]) -> None:
@@ -118,7 +118,7 @@ def test_an_upload_above_the_limit_is_refused(endpoint: Callable[..., Any]) -> N
     e = endpoint(ServeSettings(upload_max_bytes=1000))
     answer = e.client.post("/v1/searches", files={"song": ("a.wav", b"x" * 1001)})
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
-    assert e.encoder.heard == []
+    assert e.encoder.encoded == []
 
 
 def test_a_song_gives_its_embedding(endpoint: Callable[..., Any]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gatefold.generator.interface import OnStep
-from serve.deployments.generator import followed
+from serve.deployments.generator import run_with_progress
 from serve.interfaces import Pictures
 
 MANY = 1_000_000
@@ -32,7 +32,7 @@ def generating(steps: int, begun: list[int], pause: threading.Event | None = Non
 def test_progress_is_told_from_nothing_to_all_and_then_the_covers() -> None:
     async def main() -> list[float | Pictures]:
         with ThreadPoolExecutor(1) as workers:
-            return [item async for item in followed(generating(4, []), workers)]
+            return [item async for item in run_with_progress(generating(4, []), workers)]
 
     told = asyncio.run(main())
     assert told[:-1] == [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -45,7 +45,7 @@ def test_closing_early_stops_the_work_within_a_step() -> None:
 
     async def main() -> None:
         with ThreadPoolExecutor(1) as workers:
-            news = followed(generating(MANY, begun, step), workers)
+            news = run_with_progress(generating(MANY, begun, step), workers)
             assert await anext(news) == 0.0
             step.set()
             await anext(news)
@@ -66,7 +66,7 @@ def test_cancelling_who_waits_stops_the_work_within_a_step() -> None:
         with ThreadPoolExecutor(1) as workers:
 
             async def follow() -> None:
-                async for _ in followed(generating(1000, begun, hold), workers):
+                async for _ in run_with_progress(generating(1000, begun, hold), workers):
                     pass
 
             task = asyncio.create_task(follow())
@@ -87,9 +87,9 @@ def test_work_that_nobody_waits_for_any_more_never_begins() -> None:
 
     async def main() -> None:
         with ThreadPoolExecutor(1) as workers:
-            ahead = followed(generating(1, first, hold), workers)
+            ahead = run_with_progress(generating(1, first, hold), workers)
             await anext(ahead)
-            waiting = asyncio.create_task(anext(followed(generating(1, second), workers)))
+            waiting = asyncio.create_task(anext(run_with_progress(generating(1, second), workers)))
             await asyncio.sleep(0.02)
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
@@ -107,7 +107,7 @@ def test_an_error_of_the_work_is_raised_to_who_waits() -> None:
 
     async def main() -> None:
         with ThreadPoolExecutor(1) as workers:
-            async for _ in followed(work, workers):
+            async for _ in run_with_progress(work, workers):
                 pass
 
     with pytest.raises(ValueError, match="canvas torn"):

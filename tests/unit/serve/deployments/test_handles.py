@@ -90,14 +90,14 @@ class Encoder:
     """A handle of an encoder deployment."""
 
     def __init__(self, *outcomes: Any) -> None:
-        self.hear = Method(*outcomes)
+        self.encode_song = Method(*outcomes)
 
 
 def test_bytes_that_a_replica_dies_of_are_sent_to_no_other() -> None:
-    encoder: Any = Encoder(ActorDiedError(), "heard by the next one")
+    encoder: Any = Encoder(ActorDiedError(), "encoded by the next one")
     with pytest.raises(Unavailable, match="try again later"):
-        asyncio.run(EncoderHandle(encoder).hear(b"deadly", "a.wav", False))
-    assert encoder.hear.calls == 1
+        asyncio.run(EncoderHandle(encoder).encode_song(b"deadly", "a.wav", False))
+    assert encoder.encode_song.calls == 1
 
 
 def test_an_error_of_ours_arrives_as_it_was_raised_and_is_not_tried_again() -> None:

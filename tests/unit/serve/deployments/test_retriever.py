@@ -16,7 +16,7 @@ from gatefold.index.retrieval import CoverIndex, unit_columns
 from gatefold.index.tuning import build_tuned
 from gatefold.records import Match
 from gatefold.storage.models.indexes import Shard
-from serve.deployments.retriever import Answer, Shards, search_together
+from serve.deployments.retriever import Answer, Shards, search_batch
 from serve.interfaces import Query, Vector
 
 TRACKS, WIDTH = 40, 8
@@ -65,7 +65,7 @@ class Handle:
         return Method(getattr(self, f"_{name}"))
 
     async def _search(self, queries: list[Query]) -> list[Answer]:
-        return search_together(self._index, queries)
+        return search_batch(self._index, queries)
 
     async def _track(self, song_id: str) -> IndexedTrack:
         return self._index.get(song_id)
@@ -117,12 +117,12 @@ QUERIES = [
 
 
 def test_searches_answered_together_equal_searches_answered_alone(index: CoverIndex) -> None:
-    for q, answer in zip(QUERIES, search_together(index, QUERIES), strict=True):
+    for q, answer in zip(QUERIES, search_batch(index, QUERIES), strict=True):
         assert matches(answer) == alone(index, q)
 
 
 def test_shards_answer_as_the_whole_bit_for_bit(index: CoverIndex, shards: Shards) -> None:
-    whole = search_together(index, QUERIES)
+    whole = search_batch(index, QUERIES)
     assert asyncio.run(shards.search(QUERIES)) == whole
     assert matches(whole[0])[0].score == matches(whole[0])[2].score
 
@@ -145,7 +145,7 @@ def test_a_track_is_asked_of_the_shard_that_has_it(index: CoverIndex, shards: Sh
 
 
 def test_a_query_that_cannot_be_answered_harms_no_other(index: CoverIndex) -> None:
-    first, foreign, narrow, last = search_together(
+    first, foreign, narrow, last = search_batch(
         index, [query(1), query(2, encoder="other ears"), query(3, width=3), query(4)]
     )
     assert isinstance(foreign, WrongModel)

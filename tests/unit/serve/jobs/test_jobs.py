@@ -7,15 +7,15 @@ import pytest
 
 from gatefold.errors import GatefoldError, IdempotencyConflict, Overloaded, UnknownJob
 from gatefold.generator.interface import GenerationRequest
-from serve.interfaces import GenerationJob, GenerationResult, Part, ServedRelease
-from serve.jobs.jobs import Generated, Idempotency, InProcessJobs, Job, Order
+from serve.interfaces import GenerationJob, GenerationResult, ServedBundle, ServedRelease
+from serve.jobs.jobs import GeneratedCovers, Idempotency, InProcessJobs, Job, JobSpec
 
 T = TypeVar("T")
-PART = Part("v", "f")
+PART = ServedBundle("v", "f")
 RELEASE = ServedRelease("r1", PART, PART, PART)
 JOB = GenerationJob(np.zeros(4, np.float32), None, None, [7, 8], GenerationRequest(size=64), None)
-ORDER = Order(RELEASE, JOB, (), n=2, seed=7, size=64)
-GENERATED = Generated(GenerationResult((), ()), (None, None))
+ORDER = JobSpec(RELEASE, JOB, (), n=2, seed=7, size=64)
+GENERATED = GeneratedCovers(GenerationResult((), ()), (None, None))
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
@@ -23,7 +23,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 def table(under_way: int = 10, kept: int = 10) -> InProcessJobs:
-    return InProcessJobs(under_way_max=under_way, kept_max=kept)
+    return InProcessJobs(max_unfinished=under_way, max_finished=kept)
 
 
 async def made(jobs: InProcessJobs) -> Job:

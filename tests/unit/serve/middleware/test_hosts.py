@@ -24,7 +24,7 @@ def test_a_song_sent_to_a_wrong_name_is_not_encoded(endpoint: Callable[..., Any]
     e = endpoint()
     song = {"song": ("a.wav", b"12345")}
     assert e.client.post("/v1/searches", files=song, headers={"Host": "elsewhere"}).status_code == 421
-    assert e.encoder.heard == []
+    assert e.encoder.encoded == []
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from gatefold.config import ServeSettings
 from gatefold.errors import GatefoldError
 from serve.api.problems import respond
 from serve.middleware import intake
-from serve.middleware.intake import Intake
+from serve.middleware.intake import BodyAdmissionMiddleware
 
 LIMITS = ServeSettings(
     upload_max_bytes=500_000,
@@ -43,7 +43,7 @@ class Client:
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
 
-    async def ask(self, app: Intake) -> "Client":
+    async def ask(self, app: BodyAdmissionMiddleware) -> "Client":
         length = (b"transfer-encoding", b"chunked") if self.size is None else (b"content-length", b"%d" % self.size)
         scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": [length]}
         await app(scope, self._receive, self._send)
@@ -66,12 +66,12 @@ def ask(*clients: Client, then: Client | None = None, after_s: float = 0.02) -> 
     """All at once, on one intake; `then` so much later."""
 
     async def main() -> None:
-        app_in_intake = Intake(app, LIMITS)
-        asked: list[Coroutine[Any, Any, Client]] = [client.ask(app_in_intake) for client in clients]
+        guarded = BodyAdmissionMiddleware(app, LIMITS)
+        asked: list[Coroutine[Any, Any, Client]] = [client.ask(guarded) for client in clients]
         running = [asyncio.ensure_future(one) for one in asked]
         if then is not None:
             await asyncio.sleep(after_s)
-            await then.ask(app_in_intake)
+            await then.ask(guarded)
         await asyncio.gather(*running)
 
     asyncio.run(main())
