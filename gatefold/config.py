@@ -144,7 +144,7 @@ class EncoderSettings(Section):
     """of the triplet loss, in cosine"""
     genre_weight: float = Field(0.0, ge=0)
     """of a supervised term beside the loss, which draws songs and covers of one genre together; 0 leaves it out"""
-    epochs: int = Field(60, ge=1)
+    epochs: int = Field(45, ge=1)
     """passes over the training songs"""
     batch_size: int = Field(64, ge=2)
     """pairs a step, over all workers"""
