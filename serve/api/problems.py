@@ -85,7 +85,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(GatefoldError)
     async def handle_domain_error(request: Request, error: GatefoldError) -> Response:
         if error.status >= 500 and not error.retryable:
-            logger.error("%s %s: %s: %s", request.method, request.url.path, error.code, error.message)
+            logger.error("%s %a: %s: %s", request.method, request.url.path, error.code, error.message)
         return respond(error, request.url.path)
 
     @app.exception_handler(RequestValidationError)

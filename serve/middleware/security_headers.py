@@ -45,7 +45,7 @@ class SecurityHeadersMiddleware:
         try:
             await self._app(scope, receive, send_with_headers)
         except Exception:
-            logger.exception("%s %s failed", scope["method"], scope["path"])
+            logger.exception("%s %a failed", scope["method"], scope["path"])
             if started:
                 raise  # too late for another answer: the connection breaks, which the client notices
             await respond(internal_error(), scope["path"])(scope, receive, send_with_headers)

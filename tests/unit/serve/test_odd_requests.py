@@ -77,8 +77,10 @@ def test_a_last_event_id_of_5000_digits_is_no_event(endpoint: Callable[..., Endp
     assert answer.status_code in (200, 204)
 
 
-@pytest.mark.parametrize("path", ["/v1/\ud800", "/v1/tracks/\udfff"])
-def test_the_last_resort_answers_whatever_the_path_holds(path: str) -> None:
+@pytest.mark.parametrize("path", ["/v1/\ud800", "/v1/tracks/\n200 GET /v1"], ids=["half a character", "a line break"])
+def test_the_last_resort_answers_whatever_the_path_holds_and_logs_it_in_one_line_of_ascii(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def broken(_: Scope, __: Receive, ___: Send) -> None:
         raise RuntimeError("fault")
 
@@ -93,6 +95,7 @@ def test_the_last_resort_answers_whatever_the_path_holds(path: str) -> None:
     scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
     asyncio.run(SecurityHeadersMiddleware(broken)(scope, receive, send))
     assert (sent[0]["status"], json.loads(sent[1]["body"])["code"]) == (500, "internal_error")
+    assert caplog.messages == [f"GET {ascii(path)} failed"]
 
 
 @pytest.mark.parametrize(

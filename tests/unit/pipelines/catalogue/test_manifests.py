@@ -180,7 +180,10 @@ def test_a_carried_column_may_have_any_name(tmp_path: Path) -> None:
     assert build_catalogue(Settings(), objects.resolve(str(path)), workspace).skipped == 2
 
 
-@pytest.mark.parametrize("data", [b"\x1f\x8b\x08\0broken", b"no gzip at all", gzip.compress(b"song_id\n" * 99, mtime=0)[:-9]])
+BROKEN = gzip.compress(b"song_id\n" * 99, mtime=0)[:-9]
+
+
+@pytest.mark.parametrize("data", [b"\x1f\x8b\x08\0broken", b"no gzip at all", BROKEN])
 def test_a_damaged_archive_is_refused_by_its_name(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "m.csv.gz").write_bytes(data)
     with pytest.raises(InvalidManifest, match=r"m\.csv\.gz' cannot be read"):
