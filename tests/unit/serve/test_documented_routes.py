@@ -1,0 +1,38 @@
+"""docs/api.md and the README against the routes of the application."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[3]
+API = (ROOT / "docs" / "api.md").read_text()
+EXAMPLES = API + (ROOT / "docs" / "operating.md").read_text() + (ROOT / "README.md").read_text()
+_ROUTE = re.compile(r"`(GET|POST|DELETE) (/[^`]+)`")
+_CURL = re.compile(r"^ *curl (.*)localhost:8000(/[^\s'?]*)", re.MULTILINE)
+_PLACES = {"JOB_ID": "{job_id}", "SONG_ID": "{song_id}", "/images/0": "/images/{index}"}
+
+
+def routes(client: Any) -> set[str]:
+    paths: dict[str, Any] = client.get("/openapi.json").json()["paths"]
+    return {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods if method != "head"}
+
+
+def requested(options: str, path: str) -> str:
+    """The route that a call of curl reaches."""
+    for example, name in _PLACES.items():
+        path = path.replace(example, name)
+    if named := re.search(r"-X (\w+)", options):
+        return f"{named[1]} {path}"
+    return f"POST {path}" if re.search(r"(^| )-[Fd] ", options) else f"GET {path}"
+
+
+def test_the_documented_routes_are_those_there_are(endpoint: Callable[..., Any]) -> None:
+    listed = API.partition("## Routes")[2].partition("\n## ")[0]
+    assert {f"{method} {path}" for method, path in _ROUTE.findall(listed)} == routes(endpoint().client)
+
+
+def test_every_example_with_curl_calls_a_route(endpoint: Callable[..., Any]) -> None:
+    called = {requested(options, path) for options, path in _CURL.findall(EXAMPLES)}
+    assert len(called) > 10
+    assert called - routes(endpoint().client) == set()
