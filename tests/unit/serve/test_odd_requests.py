@@ -95,7 +95,7 @@ def test_the_last_resort_answers_whatever_the_path_holds_and_logs_it_in_one_line
     scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
     asyncio.run(SecurityHeadersMiddleware(broken)(scope, receive, send))
     assert (sent[0]["status"], json.loads(sent[1]["body"])["code"]) == (500, "internal_error")
-    assert caplog.messages == [f"GET {ascii(path)} failed"]
+    assert caplog.messages == [f"GET {path!a} failed"]
 
 
 @pytest.mark.parametrize(
