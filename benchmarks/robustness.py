@@ -17,7 +17,7 @@ from rich.console import Console
 from torchaudio.functional import resample
 
 from gatefold.audio.decoding import decode_windows
-from gatefold.audio.spectrograms import listen
+from gatefold.audio.spectrograms import extract_log_mel
 from gatefold.config import AudioSettings
 from gatefold.storage import objects
 from gatefold.storage.models.loaded_release import Ensemble, load_ensemble
@@ -55,7 +55,7 @@ def whole(clip: Path) -> tuple[Samples, int]:
 
 def embedded(ensemble: Ensemble, data: bytes) -> Samples:
     encoder = ensemble.encoder
-    return encoder.embed_song(listen(data, encoder.audio).log_mel)
+    return encoder.embed_song(extract_log_mel(data, encoder.audio).log_mel)
 
 
 def report(ensemble: Ensemble, source: str) -> str:

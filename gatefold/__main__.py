@@ -1,4 +1,4 @@
-"""`python -m gatefold`: the same door as the command `gatefold`."""
+"""`python -m gatefold`: the same as the command `gatefold`."""
 
 from gatefold.cli.main import main
 

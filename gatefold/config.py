@@ -1,8 +1,8 @@
-"""Every knob, once, with its default and its unit.
+"""Every setting, once, with its default and its unit.
 
-One river: the defaults here < a YAML file that holds only what differs < `--set audio.n_mels=96`. Loaded once, by the
-CLI; each function receives the part it needs. Credentials are not here: they belong to the storage SDK's own
-environment.
+Order of precedence: the defaults here < a YAML file that holds only what differs < `--set audio.n_mels=96`. Loaded
+once, by the CLI; each function receives the part it needs. Credentials are not here: they belong to the storage SDK's
+own environment.
 """
 
 from itertools import pairwise
@@ -24,7 +24,7 @@ from gatefold.section import Section as Section
 
 
 class AudioSettings(Section):
-    """The ears: from bytes to log-mel windows. A model bundle carries these, so training and serving hear alike."""
+    """From bytes of a song to log-mel windows. A model bundle carries these, so training and serving use the same."""
 
     sample_rate: int = Field(16_000, ge=8_000, le=192_000)
     """hertz, after resampling to mono"""
@@ -137,7 +137,7 @@ class EncoderSettings(Section):
     freeze_backbones: bool = True
     """whether only the projection behind a backbone learns"""
     loss: Literal["infonce", "triplet", "sigmoid"] = "infonce"
-    """symmetric InfoNCE, the paper's triplet loss with semi-hard strangers of the batch, or SigLIP's sigmoid loss"""
+    """symmetric InfoNCE, the paper's triplet loss with semi-hard negatives of the batch, or SigLIP's sigmoid loss"""
     temperature: float = Field(0.1, gt=0)
     """initial temperature of InfoNCE and of the sigmoid loss; learned"""
     margin: float = Field(0.2, gt=0)
@@ -266,7 +266,8 @@ class ServeSettings(Section):
     decode_memory_bytes: int = Field(1 << 30, ge=1 << 28)
     """bytes of memory that decoding an uploaded song may take"""
     uploads_max_bytes: int = Field(64_000_000, gt=0)
-    """bytes of all bodies in hand, by what they declare; more are refused with 429 before they are read"""
+    """bytes of all bodies being received or handled, by what they declare; more are refused with 429 before they are
+    read"""
     bodies_max: int = Field(2000, ge=1)
     """bodies being received at a time, small ones included"""
     body_timeout_s: float = Field(10.0, gt=0)

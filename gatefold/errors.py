@@ -1,4 +1,4 @@
-"""Every error the house can raise, in three families that decide what happens next.
+"""Every error that gatefold raises, in three families that decide what happens next.
 
 `InputError` and `NotFound` are the caller's: in batch they become a row in the rejects table, online a 4xx.
 `Unavailable` is the world's and passes: it is retried. `Corrupt` is ours and does not pass: it stops the job, online it
@@ -121,7 +121,7 @@ class Unauthorized(InputError):
 
 
 class IdempotencyConflict(InputError):
-    """A key that stands for one request came back with another."""
+    """An Idempotency-Key was sent again with another request."""
 
     code = "idempotency_conflict"
     status = 409

@@ -1,9 +1,9 @@
-"""Work that may hang or crash, in a child process that may be lost: a bad item costs itself and no other.
+"""Isolation of work that may hang or crash, in a child process: a bad item costs itself and no other.
 
 A decoder written in C can spin for ever, segfault, or ask for memory until the machine kills it. No `except` outlives
 that; another process does. The child runs a few items at a time on one core: while one waits for the store, another
-computes. When it is lost, the items it had in hand are run again one at a time, so that only the guilty are blamed.
-This module knows nothing of songs, of stores, or of Ray.
+computes. When it is lost, the items it was given are run again one at a time, so that only those that crash it are
+rejected. This module knows nothing of songs, of stores, or of Ray.
 """
 
 import fcntl
@@ -36,7 +36,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 Core: TypeAlias = threading.Lock
-"""The one core of a child. Whoever holds it may compute."""
+"""The lock of a child's one core: its holder may compute."""
 
 Work: TypeAlias = Callable[[Item, Core], Result]
 """Called with the core held; holds it again when it returns or raises. A GatefoldError is an outcome, others are bugs;
@@ -75,7 +75,7 @@ class Isolated(Generic[Item, Result]):
     def __init__(self, make_work: Callable[[], Work[Item, Result]], *, timeout_s: float, in_flight: int = 4) -> None:
         """`make_work`: picklable by name (a `partial` of functions of modules), called once in each child, which starts
         with the first item and stays for the next `map`. `timeout_s`: how long an item may take, its waits included.
-        `in_flight`: how many items a child has in hand at a time.
+        `in_flight`: how many items a child is given at a time.
         """
         self._start = partial(_Child, make_work, in_flight, timeout_s)
         self._timeout_s, self._in_flight = timeout_s, in_flight
@@ -107,7 +107,7 @@ class Isolated(Generic[Item, Result]):
 
     def once(self, item: Item) -> Result | GatefoldError:
         """The outcome of one item that has the child for itself, and is handed to one child only: for items that a
-        stranger sent, who may have meant to kill it.
+        caller uploaded, who may have meant to kill it.
 
         Raises: as `map`.
         """
@@ -136,7 +136,7 @@ class Isolated(Generic[Item, Result]):
     def _together(
         self, waiting: deque[tuple[int, Item]]
     ) -> Generator[tuple[int, Result | GatefoldError], None, list[tuple[int, Item]]]:
-        """Outcomes until none is left, or until the child is lost; returns the items that it had in hand then."""
+        """Outcomes until none is left, or until the child is lost; returns the items that it was given then."""
         running: dict[int, tuple[Item, float]] = {}  # the oldest first
         caller_s = 0.0  # the caller's own time between two outcomes is not the items'
         child = self._ready()
@@ -240,7 +240,7 @@ class _Bug:
 
 
 class _Child:
-    """The process and the wire to it. Whoever holds one knows that its work is made."""
+    """The process and the socket to it; its work has been constructed."""
 
     def __init__(self, make_work: Callable[[], Work[Any, Any]], in_flight: int, patience_s: float) -> None:
         ours, theirs = socket.socketpair()

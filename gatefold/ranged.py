@@ -1,7 +1,7 @@
-"""A file that is read where it is needed and nowhere else: seekable, over any source of byte ranges.
+"""A seekable file over a source of byte ranges, which fetches only the ranges that are read.
 
-Decoders read in small steps; stores are paid by the request. Between them stand segments: what was fetched is kept, as
-far as it is little, and whoever knows how much will be wanted next says so first. Knows no store and no format.
+Decoders read in small steps; stores are paid by the request. Between them are segments: what was fetched is kept, as
+far as it is little, and a caller that knows how much it will read next says so first. Knows no store and no format.
 """
 
 import io
@@ -94,7 +94,7 @@ class RangedFile(SourceFile):
     """A source as a file for decoders, which read in small steps.
 
     A decoder cannot pass on what goes wrong here, be it written in C or in the habit of making every error its own: it
-    is shown the end of the file instead, and whoever called the decoder asks `check` before believing that.
+    is shown the end of the file instead, and the caller of the decoder calls `check` before believing that.
     """
 
     def __init__(self, source: Source, max_bytes: int, name: str = "") -> None:
@@ -104,7 +104,7 @@ class RangedFile(SourceFile):
         self.fetched = 0
         self.max_bytes = max_bytes
         self._expected = 0
-        self._segments: list[tuple[int, bytes | memoryview]] = []  # the last read stands last
+        self._segments: list[tuple[int, bytes | memoryview]] = []  # the last read comes last
         self._failure: Exception | None = None
 
     def expect(self, length: int) -> None:
@@ -152,7 +152,7 @@ class RangedFile(SourceFile):
                 view[filled : filled + len(there)] = there
                 filled += len(there)
                 self._position += len(there)
-        except Exception as failure:  # noqa: BLE001 - told by `check`
+        except Exception as failure:  # noqa: BLE001 - raised by `check`
             self._failure = failure
             return 0
         finally:  # what failed remembers this frame, and the buffer is not ours to keep

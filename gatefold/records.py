@@ -1,4 +1,4 @@
-"""The nouns: what a track is, what a match is, and the schema of every table in a workspace.
+"""Track, match, log-mel windows, and the schema of every table in a workspace.
 
 Shape legend: W = windows, M = mel bands, F = frames, S = pixels a side, D = width of the joint space, K = neighbours.
 """
@@ -91,8 +91,8 @@ def neighbour_schema(embed_dim: int, count: int) -> pa.Schema:
 
 
 @dataclass(frozen=True)
-class Song:
-    """What was heard of a song."""
+class LogMelWindows:
+    """A song's windows as log-mel spectrograms."""
 
     duration_s: float
     starts_s: npt.NDArray[np.float32]
@@ -126,7 +126,7 @@ class Match(BaseModel):
 def split_of(shares: SplitSettings, *, artist: str | None, album: str | None, song_id: str) -> Split:
     """The side of the split that this song is on, for ever: a stable hash of its artist (else album, else id).
 
-    Adding songs to a catalogue never moves one from one side to another, and no artist stands on two sides, which would
+    Adding songs to a catalogue never moves one from one side to another, and no artist is on two sides, which would
     let the encoder recognise artists instead of music. Names are compared by `names.normal_name`.
     """
     names = (("artist", artist), ("album", album), ("song", song_id))

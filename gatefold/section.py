@@ -1,4 +1,4 @@
-"""What every section of the settings is, whichever module its fields stand in."""
+"""The base class of every section of the settings, whichever module its fields are in."""
 
 import hashlib
 import json

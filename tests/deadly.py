@@ -10,7 +10,7 @@ import numpy as np
 
 from gatefold.config import AudioSettings
 from gatefold.isolation import Core, Work
-from gatefold.records import Song
+from gatefold.records import LogMelWindows
 from serve.deployments.song_decoder import UploadedSong, make_decoder
 
 
@@ -19,12 +19,12 @@ def deadly(deed: str, marker: Path) -> bytes:
     return f"{deed} {marker}".encode()
 
 
-def make_deadly_decoder(audio: AudioSettings, memory_bytes: int) -> Work[UploadedSong, Song]:
+def make_deadly_decoder(audio: AudioSettings, memory_bytes: int) -> Work[UploadedSong, LogMelWindows]:
     """As `song_decoder.make_decoder`, for the same songs and for deadly ones."""
     return partial(_decode_or_die, make_decoder(audio, memory_bytes))
 
 
-def _decode_or_die(decode: Work[UploadedSong, Song], song: UploadedSong, core: Core) -> Song:
+def _decode_or_die(decode: Work[UploadedSong, LogMelWindows], song: UploadedSong, core: Core) -> LogMelWindows:
     deed, _, marker = song.data[:300].partition(b" ")
     if deed not in (b"exit", b"segfault", b"kill", b"spin", b"fill"):
         return decode(song, core)

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from gatefold.config import AudioSettings, BatchSettings, Settings
 from gatefold.ranged import Source
-from gatefold.records import Song
+from gatefold.records import LogMelWindows
 from gatefold.storage import objects, tables
 from gatefold.storage.local import TEMPORARY
 from gatefold.workspace import Workspace
@@ -76,7 +76,7 @@ class Repertoire:
         return dict(_songs())
 
     @functools.cached_property
-    def expected(self) -> dict[str, Song | str]:
+    def expected(self) -> dict[str, LogMelWindows | str]:
         """By song_id, what was heard, or the code of the reject."""
         return dict(_outcomes())
 
@@ -214,7 +214,7 @@ class Repertoire:
         columns = (rows["song_id"].to_pylist(), rows["window"].to_pylist(), tables.tensors(rows["log_mel"]))
         for song_id, window, log_mel in zip(*columns, strict=True):
             wanted = self.expected[song_id]
-            assert isinstance(wanted, Song)
+            assert isinstance(wanted, LogMelWindows)
             np.testing.assert_allclose(log_mel, wanted.log_mel[window], atol=0.02, err_msg=f"{song_id} {window}")
 
 
@@ -234,12 +234,16 @@ def _songs() -> dict[str, bytes]:
 
 
 @functools.cache
-def _outcomes() -> dict[str, Song | str]:
-    """By song_id what listening to it in this process gives, or the code of its reject."""
-    from gatefold.audio.spectrograms import listen  # only here: the drivers that tests start must not wait for torch
+def _outcomes() -> dict[str, LogMelWindows | str]:
+    """By song_id what extraction in this process gives, or the code of its reject."""
+    # only here: the drivers that tests start must not wait for torch
+    from gatefold.audio.spectrograms import extract_log_mel
 
     numbered = enumerate(_songs().items())
-    return {song_id: _unusable(number) or listen(data, AUDIO, name=song_id) for number, (song_id, data) in numbered}
+    return {
+        song_id: _unusable(number) or extract_log_mel(data, AUDIO, name=song_id)
+        for number, (song_id, data) in numbered
+    }
 
 
 def _unusable(number: int) -> str | None:
@@ -269,20 +273,26 @@ def _make_mapper(notes: Path, pace_s: float, audio: AudioSettings, batch: BatchS
 
 
 def _make_listener(notes: Path, pace_s: float, *rest: Any) -> Callable[..., object]:
-    from gatefold.audio import spectrograms  # in this child, as in production: nobody else here hears anything
+    from gatefold.audio import spectrograms  # in this child, as in production: nothing else here decodes anything
 
-    spectrograms.listen = partial(_listen, spectrograms.listen, notes, pace_s)
+    spectrograms.extract_log_mel = partial(_listen, spectrograms.extract_log_mel, notes, pace_s)
     return extract_partition._make_listener(*rest)
 
 
 def _listen(
-    listen: Callable[..., Song], notes: Path, pace_s: float, source: Source, audio: AudioSettings, *, name: str
-) -> Song:
+    extract_log_mel: Callable[..., LogMelWindows],
+    notes: Path,
+    pace_s: float,
+    source: Source,
+    audio: AudioSettings,
+    *,
+    name: str,
+) -> LogMelWindows:
     song_id = name.split("'")[1]
     (notes / f"{song_id}!{os.getpid()}!{os.getppid()}!{uuid.uuid4().hex}").touch()
     time.sleep(pace_s)
     deed = _DEEDS.get(song_id.partition(".")[0])
-    return listen(_Stumbling(source, deed) if deed else source, audio, name=name)
+    return extract_log_mel(_Stumbling(source, deed) if deed else source, audio, name=name)
 
 
 class _Stumbling:

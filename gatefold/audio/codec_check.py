@@ -1,4 +1,4 @@
-"""Do this machine's codecs work? A tone in every format we claim to hear, written here and listened to."""
+"""Check of this machine's codecs: a tone is encoded in every format that is read, and decoded again."""
 
 import io
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from gatefold.audio.spectrograms import listen
+from gatefold.audio.spectrograms import extract_log_mel
 from gatefold.config import AudioSettings
 from gatefold.errors import GatefoldError
 
@@ -16,14 +16,14 @@ _RATE = 44_100
 _TONE_S = 2.0
 
 
-def soundcheck() -> dict[str, str | None]:
-    """By format what is wrong with it, or None when it was heard."""
+def check_codecs() -> dict[str, str | None]:
+    """By format what is wrong with it, or None where the tone was decoded."""
     return {name: _fault_of(write) for name, write in WRITERS.items()}
 
 
 def _fault_of(write: Callable[[], bytes]) -> str | None:
     try:
-        listen(write(), AudioSettings(), name="the tone")
+        extract_log_mel(write(), AudioSettings(), name="the tone")
     except (GatefoldError, soundfile.SoundFileError, av.FFmpegError, ValueError) as error:
         return str(error)
     return None

@@ -1,6 +1,6 @@
-"""What kind of sound file something is, by its content: asked by the decoder, and by whoever reads tags.
+"""The container format of a sound file, by its content; used by the decoders and by the reader of tags.
 
-A name is never believed. What stands in front of the sound (tags, zeros, text of a radio station, half a frame) is
+A file's name is not used. What comes before the sound (tags, zeros, text of a radio station, half a frame) is
 passed over.
 """
 
@@ -15,7 +15,7 @@ FORMATS = "wav, flac, mp3, ogg (vorbis, opus), m4a, aac or aiff"
 _REACH = 1 << 16  # bytes of junk in front that are looked through
 _HEAD = 64
 _ATOMS = (b"free", b"skip", b"wide", b"pnot", b"mdat", b"uuid")
-"""that may stand before `ftyp` or `moov`"""
+"""that may come before `ftyp` or `moov`"""
 _MARKS: tuple[bytes, ...] = (b"fLaC", b"OggS", b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM", b"ftyp", b"ID3")
 _MOST_TAGS = 8
 
@@ -28,7 +28,7 @@ class Container:
     start: int
 
     def of(self, source: Source) -> Source:
-        """The file without what stands before it."""
+        """The file without the bytes before it."""
         return PrefixedRange(b"", source, self.start, source.size - self.start) if self.start else source
 
 
@@ -73,7 +73,7 @@ def _beyond_junk(file: RangedFile, at: int) -> Container | None:
 
 
 def _kind_of(file: RangedFile, head: bytes, at: int) -> Kind | None:
-    """What begins with these bytes, which stand at byte `at`."""
+    """What begins with these bytes, which begin at byte `at`."""
     kind = _by_mark(head)
     if kind is not None:
         return kind

@@ -1,4 +1,5 @@
-"""How a child process decodes songs: on one thread, within so many bytes, and with an end to the song that needs more.
+"""Set-up of a child process that decodes songs: one thread, a limit of memory, and an error for the song that needs
+more.
 
 Used by the child of a batch worker and by that of the endpoint (gatefold.isolation). Knows nothing of where the bytes
 come from.
@@ -30,12 +31,12 @@ def prepare(memory_bytes: int) -> None:
 
 @contextmanager
 def bounded(memory_bytes: int) -> Iterator[None]:
-    """For decoding inside: a want of memory, whoever of the decoders met it, becomes a MemoryError.
+    """For decoding inside: a lack of memory in any of the decoders becomes a MemoryError.
 
     A song that asked for too much at once, while most of the memory is left, keeps its own error.
 
     Args:
-        memory_bytes: as `prepare` was told.
+        memory_bytes: as for `prepare`.
     """
     try:
         yield

@@ -26,7 +26,7 @@ from gatefold.ranged import RangedFile, Source
 
 BLOCK = 1 << 17  # samples of all channels read at a time where the decoder lets us choose
 _LEAD_S = 0.25  # decoded before a window and dropped; of flac nothing is
-_LEAD_FRAMES = 9.5  # an mp3 frame leans on up to nine before it
+_LEAD_FRAMES = 9.5  # bit reservoir: an mp3 frame may refer to up to nine before it
 _JUMP_S = 0.02  # by which the place of a frame may differ from the samples counted, in the first page of an ogg
 _FIRST_PAGE_S = 6.0
 _FAR = 1 << 60  # a place behind the end of everything
@@ -267,7 +267,7 @@ class FFmpegDecoder:
         span[1:] = [(at, byte)]
 
     def _shift(self, packet: Any, start: int) -> int:
-        """Ticks to be added to the places that FFmpeg tells after a jump to `start`."""
+        """Ticks to be added to the timestamps that FFmpeg gives after a seek to `start`."""
         if self._grid is None or start == 0 or packet.pos is None or packet.pts is None or not packet.duration:
             return 0
         number = self._grid.number(packet.pos)

@@ -1,6 +1,6 @@
 """A few windows of the waveform of an encoded song, and no more of it read or decoded than they need.
 
-What a file is, `containers` says by its content. Places that headers tell are believed as long as nothing that is met
+What a file is, `containers` says by its content. Positions in headers are believed as long as nothing that is decoded
 contradicts them; else the song is decoded from its beginning. Knows nothing of spectrograms, URIs or Ray.
 
 Shape legend: W = windows, N = samples.
@@ -150,7 +150,7 @@ class _Song:
     def _is_cut_short(self, decoder: WholeDecoder, misplaced: Misplaced) -> bool:
         if self.kind == "mp3":
             file = self.file()
-            return mpeg.ends_within_a_frame(file) or mpeg.layout(file).tells_of_more(file.size, decoder.samples)
+            return mpeg.ends_within_a_frame(file) or mpeg.layout(file).is_longer_than(file.size, decoder.samples)
         if self.kind == "flac":
             return not flac.is_whole(decoder.last_packet)
         return misplaced.cut_short or self.samples is not None

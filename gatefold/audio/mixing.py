@@ -30,7 +30,7 @@ class Mixer:
         return not self._first_alone and self._of_mean < _CANCELLED * self._of_all
 
     def take_first(self) -> None:
-        """From now on the first channel alone is what is heard of a song."""
+        """From now on the first channel alone is used."""
         self._first_alone = True
 
     def mono(self, block: Waveform, gain: float = 1.0) -> Waveform:

@@ -153,7 +153,7 @@ class Layout:
         found = sum(data.count(mark) for _, data in file.segments() for mark in (b"Xing", b"Info"))
         return found <= inner
 
-    def tells_of_more(self, size: int, samples: int) -> bool:
+    def is_longer_than(self, size: int, samples: int) -> bool:
         """Whether both promises agree, by the bytes a second, that these bytes and samples are a part of it all."""
         if not self.bytes or not self.samples or self.bytes <= size:
             return False

@@ -32,7 +32,7 @@ class Page(NamedTuple):
 
 
 def pages(data: bytes, start: int = 0) -> list[Page]:
-    """All pages that begin in these bytes, which stand at byte `start` of the file."""
+    """All pages that begin in these bytes, which begin at byte `start` of the file."""
     found = []
     at = data.find(_MARK)
     while at >= 0:
@@ -74,7 +74,7 @@ def is_one_stream(file: RangedFile) -> bool:
 
 
 class _Row(NamedTuple):
-    """Pages that follow one another, numbered so: the first and the last tell of all."""
+    """Pages that follow one another, numbered so; of each row the first and the last are kept."""
 
     first: Page
     last: Page

@@ -1,4 +1,4 @@
-"""Ears: a song in, a few log-mel windows out. Batch and serving both hear through `listen`, so hear alike.
+"""Log-mel windows of a song. Batch and serving both use `extract_log_mel`, so they agree bit for bit.
 
 Knows nothing of file formats, of where the bytes come from, of models, or of Ray.
 
@@ -18,7 +18,7 @@ from gatefold.audio.decoding import Waveform, decode_windows
 from gatefold.config import AudioSettings
 from gatefold.errors import AudioTooShort, SilentAudio, UndecodableAudio
 from gatefold.ranged import Source
-from gatefold.records import Song
+from gatefold.records import LogMelWindows
 
 _LOG_FLOOR = 1e-6  # mel power below this is inaudible; it also keeps the logarithm finite
 SILENT = math.log(_LOG_FLOOR)
@@ -32,33 +32,33 @@ _FRAMES = 250  # of a spectrogram, worked on at once
 _FINEST_RATIO = 1_000  # terms of the resampling ratio; its kernel takes memory by their product
 
 
-def listen(source: Source | bytes, audio: AudioSettings, *, name: str = "song") -> Song:
+def extract_log_mel(source: Source | bytes, audio: AudioSettings, *, name: str = "song") -> LogMelWindows:
     """The log-mel windows of an encoded song; the same bytes give the same bits on every machine of one kind.
 
     Only what the windows need is read of the source and decoded, where the format allows.
 
     Args:
         source: the file, in one of `decoding.FORMATS`.
-        audio: the ears.
+        audio: of the spectrogram, and limits of the song.
         name: what error messages call the song.
 
     Raises: EmptyFile, TooLarge, UndecodableAudio, TruncatedAudio, AudioTooShort, AudioTooLong, SilentAudio; and what
         the source raises.
     """
-    heard = decode_windows(source, audio, name=name)
-    if heard.duration_s < audio.min_duration_s:
-        raise AudioTooShort(f"{name}: {heard.duration_s:.2f} s of audio, {audio.min_duration_s:g} s are the least")
-    least, most = torch.aminmax(torch.from_numpy(heard.waveform))
+    decoded = decode_windows(source, audio, name=name)
+    if decoded.duration_s < audio.min_duration_s:
+        raise AudioTooShort(f"{name}: {decoded.duration_s:.2f} s of audio, {audio.min_duration_s:g} s are the least")
+    least, most = torch.aminmax(torch.from_numpy(decoded.waveform))
     peak = max(float(most), -float(least))
     if not peak <= _LOUDEST:  # nor may it be NaN
         raise UndecodableAudio(f"{name}: holds samples of {peak:g} times full scale, no sound; encode it again")
-    loudest = _loudest(heard.waveform[:, : round(heard.duration_s * heard.rate)])
+    loudest = _loudest(decoded.waveform[:, : round(decoded.duration_s * decoded.rate)])
     if loudest < 10 ** (audio.silence_dbfs / 20):
         raise SilentAudio(
-            f"{name}: the loudest sample of its {len(heard.waveform)} windows is {_dbfs(loudest)}, it must exceed "
+            f"{name}: the loudest sample of its {len(decoded.waveform)} windows is {_dbfs(loudest)}, it must exceed "
             f"{audio.silence_dbfs:g} dBFS"
         )
-    return Song(heard.duration_s, heard.starts_s, log_mel(heard.waveform, heard.rate, audio))
+    return LogMelWindows(decoded.duration_s, decoded.starts_s, log_mel(decoded.waveform, decoded.rate, audio))
 
 
 def log_mel(windows: Waveform, rate: int, audio: AudioSettings) -> npt.NDArray[np.float16]:
@@ -66,7 +66,7 @@ def log_mel(windows: Waveform, rate: int, audio: AudioSettings) -> npt.NDArray[n
 
     The power of a Hann-windowed, centred short-time Fourier transform in mel bands of Slaney's scale and norm.
     """
-    taper, slices = _taper_and_bands(audio)
+    hann, slices = _window_and_bands(audio)
     with torch.inference_mode():
         mel = torch.empty(len(windows), audio.frames, audio.n_mels)
         for window, samples in zip(mel, torch.from_numpy(windows), strict=True):  # a window, since the cache holds one
@@ -74,7 +74,7 @@ def log_mel(windows: Waveform, rate: int, audio: AudioSettings) -> npt.NDArray[n
             centred = _centred(waveform, audio.window_length, audio.n_fft // 2)
             frames = centred[0].unfold(-1, audio.n_fft, audio.hop_length)[: audio.frames]  # [F, n_fft], a view
             for first in range(0, audio.frames, _FRAMES):
-                squares = torch.view_as_real(torch.fft.rfft(frames[first : first + _FRAMES] * taper)).square_()
+                squares = torch.view_as_real(torch.fft.rfft(frames[first : first + _FRAMES] * hann)).square_()
                 power = squares[..., 0] + squares[..., 1]
                 here = window[first : first + _FRAMES]
                 for band, low, triangles in slices:
@@ -90,8 +90,8 @@ def mel_power(log_mel: torch.Tensor) -> torch.Tensor:
     return (log_mel.exp() - _SILENCE).clamp(min=0)
 
 
-def amplified(log_mel: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
-    """What would be heard of the same windows with `gain` times the power, which broadcasts to [..., M, F]."""
+def apply_gain(log_mel: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+    """Log-mel of the same windows with `gain` times the power, which broadcasts to [..., M, F]."""
     return (mel_power(log_mel) * gain + _LOG_FLOOR).log()
 
 
@@ -109,8 +109,9 @@ def mel_bands(audio: AudioSettings) -> torch.Tensor:
     return bands
 
 
-def spectrogram_picture(song: Song) -> npt.NDArray[np.uint8]:
-    """What was heard, as a picture uint8 [M, W * F, 3]: windows side by side, low notes below, black, ember, white."""
+def spectrogram_picture(song: LogMelWindows) -> npt.NDArray[np.uint8]:
+    """The log-mel windows as a picture uint8 [M, W * F, 3]: windows side by side, low frequencies below, from black
+    over red to white."""
     level = np.concatenate(list(song.log_mel.astype(np.float32)), axis=1)[::-1]
     low, high = np.quantile(level, [0.05, 0.999])
     level = np.clip((level - low) / max(high - low, 1e-6), 0, 1)
@@ -121,14 +122,14 @@ def spectrogram_picture(song: Song) -> npt.NDArray[np.uint8]:
 
 
 @lru_cache(maxsize=8)
-def _taper_and_bands(audio: AudioSettings) -> tuple[torch.Tensor, list[tuple[int, int, torch.Tensor]]]:
+def _window_and_bands(audio: AudioSettings) -> tuple[torch.Tensor, list[tuple[int, int, torch.Tensor]]]:
     """The window of a frame [n_fft]; and the mel bands in slices of neighbours, which reach over few frequencies: first
     band, first frequency, triangles [frequencies, bands].
     """
     around = audio.n_fft - audio.win_length
-    taper = torch.nn.functional.pad(torch.hann_window(audio.win_length), (around // 2, around - around // 2))
+    hann = torch.nn.functional.pad(torch.hann_window(audio.win_length), (around // 2, around - around // 2))
     bands = mel_bands(audio)
-    return taper, [(band, *_without_zeros(bands[:, band : band + _SLICE])) for band in range(0, audio.n_mels, _SLICE)]
+    return hann, [(band, *_without_zeros(bands[:, band : band + _SLICE])) for band in range(0, audio.n_mels, _SLICE)]
 
 
 def _without_zeros(columns: torch.Tensor) -> tuple[int, torch.Tensor]:

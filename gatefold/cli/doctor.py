@@ -120,9 +120,9 @@ def check_torch() -> list[Finding]:
 
 
 def check_codecs() -> list[Finding]:
-    from gatefold.audio.codec_check import soundcheck
+    from gatefold.audio.codec_check import check_codecs
 
-    faults = soundcheck()
+    faults = check_codecs()
     deaf = [f"{name}: {fault}" for name, fault in faults.items() if fault is not None]
     if deaf:
         remedy = "pip install --force-reinstall av soundfile; their wheels bring their codecs, a system's may lack some"

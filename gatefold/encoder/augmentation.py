@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as fn
 
-from gatefold.audio.spectrograms import SILENT, amplified
+from gatefold.audio.spectrograms import SILENT, apply_gain
 
 _MEL_MASK, _FRAME_MASK = 0.1, 0.1  # share of a window that SpecAugment hides on each axis
 _GAIN = (-3.5, 1.0)  # nepers of power: 15 dB softer to 4 dB louder
@@ -23,7 +23,7 @@ def augment_song(log_mel: Tensor, generator: torch.Generator) -> Tensor:
     """
     bands, frames = log_mel.shape[1:]
     gain = torch.empty(len(log_mel), 1, 1).uniform_(*_GAIN, generator=generator).exp()
-    turned = amplified(log_mel, gain.to(log_mel)).roll(int(torch.randint(frames, (), generator=generator)), dims=2)
+    turned = apply_gain(log_mel, gain.to(log_mel)).roll(int(torch.randint(frames, (), generator=generator)), dims=2)
     turned = turned.masked_fill(_pause(len(turned), frames, generator)[:, None, :].to(turned.device), SILENT)
     mean = turned.mean((1, 2), keepdim=True)
     hidden = _stretch(len(turned), bands, _MEL_MASK, generator)[:, :, None]

@@ -82,8 +82,8 @@ def _texture(pixels: Tensor) -> Tensor:
     """[B, 108], logarithms of the energy of waves of brightness, by scale and angle."""
     grey = pixels.mean(1)
     side = grey.shape[-1]
-    taper = torch.hann_window(side, device=grey.device)
-    waves = torch.fft.rfft2((grey - grey.mean((1, 2), keepdim=True)) * taper * taper[:, None])
+    hann = torch.hann_window(side, device=grey.device)
+    waves = torch.fft.rfft2((grey - grey.mean((1, 2), keepdim=True)) * hann * hann[:, None])
     energy = waves.abs().square().flatten(1) / side**2
     texture: Tensor = energy @ _texture_weights(side).to(grey.device).T
     return (texture + _FAINT / 10).log()

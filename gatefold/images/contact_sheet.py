@@ -1,4 +1,4 @@
-"""A picture to judge by eye: each row a song, the covers nearest to it, and the new ones generated for it."""
+"""Contact sheet: each row a song, the covers nearest to it, and the new ones generated for it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

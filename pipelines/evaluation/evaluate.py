@@ -24,7 +24,7 @@ from gatefold.evaluation.scorecard import BY_COVER, ROUNDS, Measure, as_markdown
 from gatefold.images.contact_sheet import Row, draw_contact_sheet
 from gatefold.images.likeness import IndependentFeatures, available, nearest_likeness
 from gatefold.index.interface import Filters, Index
-from gatefold.records import Song
+from gatefold.records import LogMelWindows
 from gatefold.storage import leases, objects
 from gatefold.storage.leases import Lease
 from gatefold.storage.models.encoders import load_encoder
@@ -168,7 +168,7 @@ def _draw_sheet(
         )[0]
         nearest = read_covers(settings, workspace, [match.track.song_id for match in matches])
         again = [asked + turn * len(song_ids) + number for turn in range(_NEW - 1)]
-        heard = Song(0.0, np.zeros(0, np.float32), windows[song_id][:1])
+        heard = LogMelWindows(0.0, np.zeros(0, np.float32), windows[song_id][:1])
         rows.append(
             Row(
                 title=track.title or song_id,

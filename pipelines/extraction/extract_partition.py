@@ -16,7 +16,7 @@ from gatefold.audio.decoder_process import MEMORY_BYTES, bounded, prepare
 from gatefold.config import AudioSettings, BatchSettings
 from gatefold.errors import GatefoldError, InputError, NotFound, StorageUnavailable, Unavailable
 from gatefold.isolation import Core, Isolated, released
-from gatefold.records import Song, spectrogram_schema
+from gatefold.records import LogMelWindows, spectrogram_schema
 from gatefold.storage import objects
 from gatefold.storage.tables import tensor_column
 from pipelines.extraction.blocks import BlockMapper, Made
@@ -34,7 +34,7 @@ def make_mapper(audio: AudioSettings, batch: BatchSettings) -> BlockMapper:
 def _listen_to_block(listeners: "Isolated[_Request, _Heard]", audio: AudioSettings, tracks: pa.Table) -> Made:
     columns = (tracks[name].to_pylist() for name in ("song_id", "audio_uri"))
     requests = [_Request(song_id, uri) for song_id, uri in zip(*columns, strict=True)]
-    songs: list[tuple[str, Song]] = []
+    songs: list[tuple[str, LogMelWindows]] = []
     rejects: list[Reject] = []
     postponed: dict[str, str] = {}
     bytes_read = 0
@@ -43,7 +43,7 @@ def _listen_to_block(listeners: "Isolated[_Request, _Heard]", audio: AudioSettin
         # else its process was lost over it, which could not say what it was at
         heard = outcome if isinstance(outcome, _Heard) else _Heard(type(outcome)(f"{request.name}: {outcome.message}"))
         bytes_read += heard.bytes_read
-        if isinstance(heard.outcome, Song):
+        if isinstance(heard.outcome, LogMelWindows):
             songs.append((request.song_id, heard.outcome))
         elif isinstance(heard.outcome, InputError | NotFound):
             reject = reject_of(heard.outcome, request.song_id, request.uri, SPECTROGRAMS, size_bytes=heard.size_bytes)
@@ -72,7 +72,7 @@ class _Request:
 class _Heard:
     """What became of a song, and what was read of it; both numbers are bytes."""
 
-    outcome: Song | GatefoldError
+    outcome: LogMelWindows | GatefoldError
     size_bytes: int | None = None
     bytes_read: int = 0
 
@@ -106,20 +106,24 @@ class _YieldingSource:
 
 
 def _make_listener(audio: AudioSettings, patience_s: float) -> "partial[_Heard]":
-    from gatefold.audio.spectrograms import listen
+    from gatefold.audio.spectrograms import extract_log_mel
 
     prepare(MEMORY_BYTES)
-    return partial(_listen_to, listen, audio, patience_s)
+    return partial(_listen_to, extract_log_mel, audio, patience_s)
 
 
 def _listen_to(
-    listen: Callable[..., Song], audio: AudioSettings, patience_s: float, request: _Request, core: Core
+    extract_log_mel: Callable[..., LogMelWindows],
+    audio: AudioSettings,
+    patience_s: float,
+    request: _Request,
+    core: Core,
 ) -> _Heard:
     source = None
     try:
         with bounded(MEMORY_BYTES):
             source = _YieldingSource(request.uri, core, patience_s)
-            outcome: Song | GatefoldError = listen(source, audio, name=request.name)
+            outcome: LogMelWindows | GatefoldError = extract_log_mel(source, audio, name=request.name)
     except GatefoldError as error:
         outcome = error
     return _Heard(outcome) if source is None else _Heard(outcome, source.size, source.bytes_read)
@@ -128,7 +132,7 @@ def _listen_to(
 # ---- the rows -------------------------------------------------------------------------------------------------------
 
 
-def spectrogram_rows(songs: list[tuple[str, Song]], audio: AudioSettings) -> pa.Table:
+def spectrogram_rows(songs: list[tuple[str, LogMelWindows]], audio: AudioSettings) -> pa.Table:
     """The rows of `spectrogram_schema`, but for its last column, of songs by their song_id."""
     schema = spectrogram_schema(audio)
     windows = [(song_id, w, start_s) for song_id, song in songs for w, start_s in enumerate(song.starts_s)]

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from gatefold.audio.spectrograms import listen
+from gatefold.audio.spectrograms import extract_log_mel
 from gatefold.config import AudioSettings, Settings
 from gatefold.errors import DecoderCrashed, DecodingTimeout, GatefoldError, InputError, NotFound
 from gatefold.isolation import Core, Isolated
-from gatefold.records import Song
+from gatefold.records import LogMelWindows
 from gatefold.storage import objects, tables
 from pipelines.catalogue.manifests import is_manifest, read_manifest
 from pipelines.catalogue.scanning import list_songs
@@ -140,7 +140,7 @@ class _Heard:
     """What became of a song, and what that took."""
 
     song_id: str
-    outcome: Song | GatefoldError
+    outcome: LogMelWindows | GatefoldError
     cpu_s: float
     wall_s: float
     wait_s: float = 0.0
@@ -160,7 +160,7 @@ def _hear(base: str, audio: AudioSettings, track: tuple[str, str], _: Core) -> _
     wall, cpu = time.perf_counter(), time.thread_time()
     try:
         source = _Metered(objects.resolve(uri, base))
-        outcome: Song | GatefoldError = listen(source, audio, name=f"song '{song_id}'")
+        outcome: LogMelWindows | GatefoldError = extract_log_mel(source, audio, name=f"song '{song_id}'")
     except (InputError, NotFound) as error:
         outcome = error
     cpu_s, wall_s = time.thread_time() - cpu, time.perf_counter() - wall
@@ -177,10 +177,10 @@ def _lost(error: GatefoldError, seconds: float) -> _Heard:
 def _with_encoding(block: Sequence[_Heard], audio: AudioSettings) -> list[SongCost]:
     """The costs of a block's songs, each with its windows' share of what encoding the block takes and gives."""
     wall, cpu = time.perf_counter(), time.thread_time()
-    songs = [(heard.song_id, heard.outcome) for heard in block if isinstance(heard.outcome, Song)]
+    songs = [(heard.song_id, heard.outcome) for heard in block if isinstance(heard.outcome, LogMelWindows)]
     written = len(tables.encode_part(spectrogram_rows(songs, audio))) if songs else 0
     wall_s, cpu_s = time.perf_counter() - wall, time.thread_time() - cpu
-    windows = [len(heard.outcome.starts_s) if isinstance(heard.outcome, Song) else 0 for heard in block]
+    windows = [len(heard.outcome.starts_s) if isinstance(heard.outcome, LogMelWindows) else 0 for heard in block]
     shares = [count / max(1, sum(windows)) for count in windows]
     return [
         SongCost(
@@ -191,7 +191,7 @@ def _with_encoding(block: Sequence[_Heard], audio: AudioSettings) -> list[SongCo
             read_bytes=heard.read_bytes,
             object_bytes=heard.object_bytes,
             written_bytes=share * written,
-            reject=None if isinstance(heard.outcome, Song) else heard.outcome.code,
+            reject=None if isinstance(heard.outcome, LogMelWindows) else heard.outcome.code,
         )
         for heard, share in zip(block, shares, strict=True)
     ]

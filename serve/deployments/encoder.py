@@ -10,7 +10,7 @@ from PIL import Image
 
 from gatefold.audio.spectrograms import spectrogram_picture
 from gatefold.config import ServeSettings, UploadAudioSettings
-from gatefold.records import Song
+from gatefold.records import LogMelWindows
 from gatefold.storage.models.encoders import load_encoder
 from serve.deployments import replica
 from serve.deployments.song_decoder import SongDecoder, UploadedSong
@@ -76,7 +76,7 @@ class SongEncoder:
         )
 
 
-def _png(song: Song) -> bytes:
+def _png(song: LogMelWindows) -> bytes:
     sink = io.BytesIO()
     Image.fromarray(spectrogram_picture(song)).save(sink, "PNG")
     return sink.getvalue()

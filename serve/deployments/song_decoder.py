@@ -11,17 +11,17 @@ from functools import partial
 from typing import TypeAlias
 
 from gatefold.audio.decoder_process import bounded, prepare
-from gatefold.audio.spectrograms import listen
+from gatefold.audio.spectrograms import extract_log_mel
 from gatefold.config import AudioSettings
 from gatefold.errors import DecoderCrashed, DecodingTimeout, GatefoldError
 from gatefold.isolation import START_LIMIT_S, Core, Isolated, Work
-from gatefold.records import Song
+from gatefold.records import LogMelWindows
 
 _STUCK = 3.0
 """times the limit after which a decoder that should have been ended long ago counts as stuck"""
 
 
-Make: TypeAlias = Callable[[AudioSettings, int], Work["UploadedSong", Song]]
+Make: TypeAlias = Callable[[AudioSettings, int], Work["UploadedSong", LogMelWindows]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class SongDecoder:
         made = partial(make or make_decoder, audio, memory_bytes)
         self._children = [Isolated(made, timeout_s=timeout_s, in_flight=1) for _ in range(children)]
         self._closed = False
-        self._idle: queue.SimpleQueue[Isolated[UploadedSong, Song]] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[Isolated[UploadedSong, LogMelWindows]] = queue.SimpleQueue()
         self._due: dict[int, float] = {}  # by thread: when what it waits for must have ended
         for child in self._children:
             self._idle.put(child)
@@ -64,7 +64,7 @@ class SongDecoder:
         for _ in self._children:
             self._replace(self._idle.get())
 
-    def decode(self, song: UploadedSong) -> Song:
+    def decode(self, song: UploadedSong) -> LogMelWindows:
         """The song's windows. It is handed to one decoder once, whatever becomes of that.
 
         Raises: InputError where it cannot be decoded, DecodingTimeout and DecoderCrashed among them; Unavailable where
@@ -103,7 +103,7 @@ class SongDecoder:
         for child in self._children:
             child.close()
 
-    def _replace(self, child: "Isolated[UploadedSong, Song]") -> None:
+    def _replace(self, child: "Isolated[UploadedSong, LogMelWindows]") -> None:
         """Has the child ready before it gets another song, without keeping anybody waiting for it."""
 
         def start() -> None:
@@ -128,12 +128,12 @@ class SongDecoder:
             del self._due[thread]
 
 
-def make_decoder(audio: AudioSettings, memory_bytes: int) -> Work[UploadedSong, Song]:
+def make_decoder(audio: AudioSettings, memory_bytes: int) -> Work[UploadedSong, LogMelWindows]:
     """In the child: what decodes a song. Args: as SongDecoder."""
     prepare(memory_bytes)
     return partial(_decode, audio, memory_bytes)
 
 
-def _decode(audio: AudioSettings, memory_bytes: int, song: UploadedSong, _: Core) -> Song:
+def _decode(audio: AudioSettings, memory_bytes: int, song: UploadedSong, _: Core) -> LogMelWindows:
     with bounded(memory_bytes):
-        return listen(song.data, audio, name=song.name)
+        return extract_log_mel(song.data, audio, name=song.name)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gatefold.audio.spectrograms import listen
+from gatefold.audio.spectrograms import extract_log_mel
 from gatefold.config import Settings, load
 from gatefold.encoder.backbones import Backbone
 from gatefold.errors import InvalidSettings
@@ -87,7 +87,7 @@ def test_two_workers_train_on_frozen_backbones_and_what_they_publish_needs_no_ch
         assert all(torch.equal(value, weights[name]) for name, value in before.network.state_dict().items())
         assert not torch.equal(before.project[2].weight, after.project[2].weight)
     song = next(info.uri for info in objects.list_objects(f"{songs}/audio"))
-    embedding = encoder.embed_song(listen(objects.read(song), encoder.audio).log_mel)
+    embedding = encoder.embed_song(extract_log_mel(objects.read(song), encoder.audio).log_mel)
     index = load_index(f"{workspace.indexes}/{versions.index}")
     matches = index.search(embedding[None], 10, encoder_fingerprint=encoder.fingerprint)[0]
     assert len(matches) == 10

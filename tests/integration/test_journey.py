@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from gatefold.audio.spectrograms import listen
+from gatefold.audio.spectrograms import extract_log_mel
 from gatefold.errors import BundleNotFound, StageMissing, TooManyRejects, UnknownTrack
 from gatefold.storage import objects, tables
 from gatefold.storage.bundles import open_bundle
@@ -112,7 +112,7 @@ def test_a_spectrogram_of_the_batch_is_the_served_one_bit_for_bit(workspace: Wor
         batch = read_windows(SETTINGS, workspace, [song_id])[song_id]
         for threads in (1, 2):  # a replica may use more than a batch worker does
             torch.set_num_threads(threads)
-            served = listen(objects.read(song.uri), SETTINGS.audio).log_mel
+            served = extract_log_mel(objects.read(song.uri), SETTINGS.audio).log_mel
             assert served.tobytes() == batch.tobytes()
     torch.set_num_threads(before)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gatefold.audio.spectrograms import listen
+from gatefold.audio.spectrograms import extract_log_mel
 from gatefold.config import BatchSettings, Settings
 from gatefold.errors import (
     Corrupt,
@@ -98,7 +98,7 @@ def test_every_clip_costs_time_and_bytes_and_writes_its_windows(
 
 def test_written_bytes_are_those_of_compressed_parts(workspace: Workspace, costs: list[SongCost]) -> None:
     drawn = draw_sample(str(MUSIC), 100)
-    songs = [(song_id, listen(objects.open_source(uri), AUDIO)) for song_id, uri in drawn.tracks]
+    songs = [(song_id, extract_log_mel(objects.open_source(uri), AUDIO)) for song_id, uri in drawn.tracks]
     uris = [
         tables.write_part(f"{workspace.uri}/parts", str(start), spectrogram_rows(songs[start : start + 8], AUDIO))
         for start in range(0, len(songs), SETTINGS.batch.rows_per_block)

@@ -16,7 +16,7 @@ import pytest
 import ray
 from PIL import Image
 
-from gatefold.audio.spectrograms import listen
+from gatefold.audio.spectrograms import extract_log_mel
 from gatefold.config import (
     ServeSettings,
     Settings,
@@ -286,7 +286,7 @@ def test_the_served_encoder_hears_what_the_ground_floor_hears(endpoint: Endpoint
     release = releases.current(endpoint.workspace)
     encoder = load_encoder(f"{endpoint.workspace.uri}/{release.encoder.uri}")
     served = endpoint.http.post("/v1/embeddings", files=song()).json()["embedding"]
-    heard = listen(song()["song"][1], encoder.audio)
+    heard = extract_log_mel(song()["song"][1], encoder.audio)
     np.testing.assert_allclose(served, encoder.embed_song(heard.log_mel), atol=1e-6)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gatefold.audio.decoding import decode_windows
-from gatefold.audio.spectrograms import listen
+from gatefold.audio.spectrograms import extract_log_mel
 from gatefold.config import AudioSettings, CoverSettings
 from gatefold.errors import SilentAudio
 from gatefold.images.pixels import decode_cover
@@ -79,4 +79,4 @@ def test_texts_and_profiles_of_a_picture_cost_nothing(name: str) -> None:
 
 def test_a_constant_is_silent() -> None:
     with pytest.raises(SilentAudio):
-        listen((HARD / "odd__dc_only.wav").read_bytes(), WINDOWS)
+        extract_log_mel((HARD / "odd__dc_only.wav").read_bytes(), WINDOWS)

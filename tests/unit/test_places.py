@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gatefold.audio.decoding import decode_windows
-from gatefold.audio.spectrograms import listen
+from gatefold.audio.spectrograms import extract_log_mel
 from gatefold.config import AudioSettings
 from gatefold.errors import SilentAudio, TruncatedAudio, UndecodableAudio
 from tests.joins import FILES, PARTS, UNLIKE, misplaced, whole
@@ -80,8 +80,8 @@ def test_channels_that_are_merely_wide_are_mixed() -> None:
 def test_a_constant_is_no_sound(level: float, duration_s: float) -> None:
     ears = AudioSettings(min_duration_s=0.5)
     with pytest.raises(SilentAudio, match="digital silence"):
-        listen(encoded(np.full(round(duration_s * 16_000), level, np.float32)), ears)
-    assert listen(encoded(0.2 * tone(duration_s) + 0.5), ears).duration_s == pytest.approx(duration_s)
+        extract_log_mel(encoded(np.full(round(duration_s * 16_000), level, np.float32)), ears)
+    assert extract_log_mel(encoded(0.2 * tone(duration_s) + 0.5), ears).duration_s == pytest.approx(duration_s)
 
 
 def test_an_m4a_cut_behind_its_index_is_refused_as_truncated(tmp_path: Path) -> None:

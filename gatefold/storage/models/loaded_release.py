@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gatefold.audio.spectrograms import listen
+from gatefold.audio.spectrograms import extract_log_mel
 from gatefold.config import GeneratorSettings, OriginalitySettings
 from gatefold.encoder.towers import DualEncoder
 from gatefold.errors import NotFound, UnknownTrack
@@ -21,7 +21,7 @@ from gatefold.generator.records import cover_record
 from gatefold.generator.sources import SourceRule, chosen
 from gatefold.index.interface import ALL, Filters
 from gatefold.index.retrieval import CoverIndex
-from gatefold.records import Match, Song
+from gatefold.records import LogMelWindows, Match
 from gatefold.storage import objects
 from gatefold.storage.contents import optouts, releases
 from gatefold.storage.contents.releases import Release
@@ -42,7 +42,7 @@ class Heard:
     """of the file without its ending, or the song_id"""
     embedding: npt.NDArray[np.float32]
     """[D], unit length"""
-    song: Song | None = None
+    song: LogMelWindows | None = None
     song_id: str | None = None
     artist: str | None = None
 
@@ -98,7 +98,7 @@ class Ensemble:
         if not objects.exists(uri):
             return self._recall(song, uri)
         name = objects.name(uri)
-        heard = listen(objects.open_source(uri), self.encoder.audio, name=f"song '{name}'")
+        heard = extract_log_mel(objects.open_source(uri), self.encoder.audio, name=f"song '{name}'")
         return Heard(PurePosixPath(name).stem, self.encoder.embed_song(heard.log_mel), song=heard)
 
     def search(self, heard: Heard, k: int, filters: Filters = ALL) -> list[Match]:

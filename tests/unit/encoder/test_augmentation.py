@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gatefold.audio.spectrograms import SILENT, amplified, mel_power
+from gatefold.audio.spectrograms import SILENT, apply_gain, mel_power
 from gatefold.encoder.augmentation import augment_cover, augment_song
 
 
@@ -39,9 +39,9 @@ def test_some_windows_begin_with_silence_and_none_is_silent() -> None:
 
 def test_a_gain_multiplies_power_and_leaves_silence_silent() -> None:
     log_mel = torch.tensor([[[-2.0, 1.0, SILENT]]])
-    softer = mel_power(amplified(log_mel, torch.tensor(0.25)))
+    softer = mel_power(apply_gain(log_mel, torch.tensor(0.25)))
     assert torch.allclose(softer[..., :2], log_mel[..., :2].exp() / 4, rtol=1e-3)
-    assert torch.allclose(amplified(log_mel, torch.tensor(9.0))[..., 2], log_mel[..., 2], atol=0.02)
+    assert torch.allclose(apply_gain(log_mel, torch.tensor(9.0))[..., 2], log_mel[..., 2], atol=0.02)
 
 
 def test_a_cover_keeps_its_colours_and_moves_a_little() -> None:

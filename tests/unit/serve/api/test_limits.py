@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from ray.serve.exceptions import BackPressureError
 
-from gatefold.audio.spectrograms import listen
+from gatefold.audio.spectrograms import extract_log_mel
 from gatefold.config import AudioSettings, ServeSettings, UploadAudioSettings
 from gatefold.errors import AudioTooLong, Overloaded
 from gatefold.workspace import Workspace
@@ -146,10 +146,10 @@ def test_a_song_that_lasts_too_long_is_refused_by_the_endpoints_setting() -> Non
     sink = io.BytesIO()
     soundfile.write(sink, np.tile([0.1, -0.1], 24_000), 16_000, format="WAV")
     settings = UploadAudioSettings.of(AudioSettings(max_duration_s=2), ServeSettings(upload_max_duration_s=3))
-    assert listen(sink.getvalue(), settings).duration_s == 3
+    assert extract_log_mel(sink.getvalue(), settings).duration_s == 3
     settings = UploadAudioSettings.of(AudioSettings(), ServeSettings(upload_max_duration_s=2))
     with pytest.raises(AudioTooLong, match=r"limit 2 s; trim it or raise serve\.upload_max_duration_s"):
-        listen(sink.getvalue(), settings)
+        extract_log_mel(sink.getvalue(), settings)
 
 
 def test_the_queue_of_the_encoder_is_as_long_as_its_setting(tmp_path: Path) -> None:
