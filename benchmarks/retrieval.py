@@ -5,7 +5,7 @@ The vectors are synthetic: unit vectors around directions drawn at random, the q
 ways take turns; what is told are medians over the turns, of the rates and of their ratios to plain FAISS in the same
 turn, since the machine's own speed changes between turns; recall is that of the answers timed. Ours is timed twice: as
 far as numbers of covers, which is all that the others give, and with the metadata of each match. hnswlib and LanceDB
-spend the least effort that reaches the recall asked of ours. Writes results/retrieval.md beside this file.
+have the cheapest search parameters that reach the recall asked of ours. Writes results/retrieval.md beside this file.
 `make bench-retrieval`.
 """
 
@@ -33,8 +33,8 @@ from rich.console import Console
 from benchmarks.searching import served
 from gatefold.config import EncoderSettings, IndexSettings
 from gatefold.index.retrieval import CoverIndex
-from gatefold.index.tuning import DEPTH, Built, build_tuned, exact, recall_of
-from gatefold.index.vectors import CONSTRUCTION, LINKS, Ids, Vectors, cells_of
+from gatefold.index.tuning import DEPTH, TunedIndex, build_tuned, exact, recall_of
+from gatefold.index.vectors import CONSTRUCTION, LINKS, Ids, Vectors, nlist_for
 
 RESULTS = Path(__file__).parent / "results" / "retrieval.md"
 WIDTH = EncoderSettings().embed_dim
@@ -95,11 +95,11 @@ def by_hnswlib(graph: hnswlib.Index, queries: Vectors, truth: Ids, recall: float
 
 
 def build_lancedb(covers: Vectors, folder: str) -> lancedb.table.Table:
-    """As many cells as ours would have, whole vectors in them."""
+    """As many partitions as ours would have, whole vectors in them."""
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(covers.ravel()), WIDTH)
     rows = pa.table({"number": np.arange(len(covers)), "vector": vectors})
     table = lancedb.connect(folder).create_table("covers", rows)
-    table.create_index(metric="dot", index_type="IVF_FLAT", num_partitions=cells_of(len(covers)))
+    table.create_index(metric="dot", index_type="IVF_FLAT", num_partitions=nlist_for(len(covers)))
     return table
 
 
@@ -107,7 +107,7 @@ def by_lancedb(table: lancedb.table.Table, queries: Vectors, truth: Ids, recall:
     def one(query: Vectors) -> Ids:
         asked = table.search(query).distance_type("dot").nprobes(nprobes).limit(DEPTH).select(["number", "_distance"])
         numbers: Ids = asked.to_arrow()["number"].to_numpy()
-        return np.pad(numbers, (0, DEPTH - len(numbers)), constant_values=-1)  # few cells may hold fewer
+        return np.pad(numbers, (0, DEPTH - len(numbers)), constant_values=-1)  # few partitions may hold fewer
 
     def way(asked: Vectors) -> Ids:
         return np.stack([one(query) for query in asked])
@@ -119,7 +119,7 @@ def by_lancedb(table: lancedb.table.Table, queries: Vectors, truth: Ids, recall:
     return f"LanceDB, IVF_FLAT, nprobes {nprobes}", way
 
 
-def ours(built: Built, table: pa.Table) -> dict[str, Way]:
+def ours(built: TunedIndex, table: pa.Table) -> dict[str, Way]:
     index = CoverIndex(table, "bench", built.vectors)
 
     def plain(asked: Vectors) -> Ids:
@@ -168,7 +168,7 @@ def bare(ways: dict[str, Way], queries: Vectors, truth: Ids) -> list[str]:
     return lines
 
 
-def compared(covers: Vectors, queries: Vectors, settings: IndexSettings) -> tuple[Built, list[str]]:
+def compared(covers: Vectors, queries: Vectors, settings: IndexSettings) -> tuple[TunedIndex, list[str]]:
     """Our index, and the table; the others are built at the same time, and gone when it returns."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
@@ -200,7 +200,7 @@ def main() -> None:
     lines = [
         f"`make bench-retrieval`, {date.today().isoformat()}, {platform.machine()}, {os.cpu_count()} cores, no GPU.",
         f"{asked.count:,} synthetic vectors of width {WIDTH} around {CLUSTERS:,} directions, seeded.",
-        f"Ours states: {built.figures.model_dump_json()}",
+        f"Ours states: {built.stats.model_dump_json()}",
         "",
         f"In one process, on one thread; medians of {TURNS} interleaved turns, {asked.queries:,} queries for {DEPTH}:",
         "",

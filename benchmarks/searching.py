@@ -21,7 +21,7 @@ from gatefold.config import AudioSettings, CoverSettings, EncoderSettings, Trans
 from gatefold.encoder.towers import DualEncoder
 from gatefold.generator.transformer import build_pipeline, build_transformer
 from gatefold.index.retrieval import CoverIndex
-from gatefold.index.tuning import Built
+from gatefold.index.tuning import TunedIndex
 from gatefold.index.vectors import Vectors
 from gatefold.storage import objects
 from gatefold.storage.bundles import Bundle
@@ -51,13 +51,13 @@ class Load:
     matches: int
 
 
-def publish_release(workspace: Workspace, built: Built, table: pa.Table) -> Release:
+def publish_release(workspace: Workspace, built: TunedIndex, table: pa.Table) -> Release:
     """The index over the table, between an untrained encoder and an untrained generator; active."""
     settings, cover, transformer = EncoderSettings(), CoverSettings(), TransformerSettings()
     encoder = DualEncoder(settings, AudioSettings(), cover).eval()
     ears = publish_encoder(f"{workspace.encoders}/e1", encoder, version="e1", lineage={}, details={})
     index = CoverIndex(table, ears.fingerprint, built.vectors)
-    eyes = publish_index(f"{workspace.indexes}/i1", index, table, built.figures, version="i1", lineage={})
+    eyes = publish_index(f"{workspace.indexes}/i1", index, table, built.stats, version="i1", lineage={})
     pipeline = build_pipeline(
         build_transformer(transformer, cover, settings.embed_dim),
         neighbours=transformer.neighbours,
@@ -122,7 +122,7 @@ async def latencies(url: str, load: Load) -> list[float]:
     return took
 
 
-def served(built: Built, table: pa.Table, queries: Vectors, say: Callable[[str], None]) -> list[str]:
+def served(built: TunedIndex, table: pa.Table, queries: Vectors, say: Callable[[str], None]) -> list[str]:
     """The tables of the endpoint: as it comes, and as infra/throughput.env makes it."""
     lines = []
     with tempfile.TemporaryDirectory() as folder:

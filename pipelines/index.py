@@ -1,7 +1,7 @@
 """The index of the catalogue's covers, as a bundle that also knows what each match is called.
 
 A large catalogue is cut into shards by the ids of its songs. Each is a task of its own: it reads its songs, builds and
-tunes their vectors and stores both; only figures come back, and the whole is published last.
+tunes their vectors and stores both; only stats come back, and the whole is published last.
 """
 
 import time
@@ -15,7 +15,15 @@ import ray
 from gatefold.config import IndexSettings, Settings
 from gatefold.errors import StageMissing
 from gatefold.index.retrieval import METADATA, CoverIndex, unit_columns
-from gatefold.index.tuning import QUERIES, Answers, Questions, build_for, build_tuned, of_shards, questions_of
+from gatefold.index.tuning import (
+    QUERIES,
+    EvalQueries,
+    SearchResults,
+    build_for,
+    build_tuned,
+    eval_queries_of,
+    merge_shard_stats,
+)
 from gatefold.index.vectors import SEED
 from gatefold.records import TRACKS
 from gatefold.storage import leases, objects, tables
@@ -25,10 +33,10 @@ from gatefold.storage.contents.catalogues import read_tracks
 from gatefold.storage.leases import Lease
 from gatefold.storage.models.indexes import (
     StoredShard,
-    figures_of,
     publish_index,
     publish_shards,
     shards_of,
+    stats_of,
     store_shard,
 )
 from gatefold.storage.tables import EVERYTHING, Span
@@ -68,7 +76,7 @@ def build_index(settings: Settings, workspace: Workspace, on_progress: OnProgres
             "fingerprint": bundle.fingerprint,
             "covers": int(str(bundle.details["covers"])),
             "shards": len(shards_of(bundle)),
-            **figures_of(bundle).model_dump(),
+            **stats_of(bundle).model_dump(),
         },
     )
     write_report(workspace, report)
@@ -117,7 +125,7 @@ def _build_whole(
     built = build_tuned(covers, songs, settings)
     index = CoverIndex(tracks, encoder.fingerprint, built.vectors)
     lineage = {"encoder": encoder.fingerprint}
-    return partial(publish_index, uri, index, tracks, built.figures, version=versions.index, lineage=lineage)
+    return partial(publish_index, uri, index, tracks, built.stats, version=versions.index, lineage=lineage)
 
 
 def spans_of(present: pa.Array, songs_per_shard: int) -> list[Span]:
@@ -141,13 +149,13 @@ def _build_shards(
     versions: Versions,
     spans: list[Span],
     on_progress: OnProgress,
-) -> list[tuple[StoredShard, Answers]]:
-    """All shards, side by side on as many cores, measured with the same questions."""
-    questions = _questions(workspace, versions.encoder)
+) -> list[tuple[StoredShard, SearchResults]]:
+    """All shards, side by side on as many cores, measured with the same eval_queries."""
+    eval_queries = _eval_queries(workspace, versions.encoder)
     task = ray.remote(_build_shard)
     with own_errors():
         shards = [
-            task.remote(uri, settings, workspace, versions.encoder, (number, len(spans)), span, questions)
+            task.remote(uri, settings, workspace, versions.encoder, (number, len(spans)), span, eval_queries)
             for number, span in enumerate(spans)
         ]
         waiting = shards
@@ -165,20 +173,20 @@ def _build_shard(
     encoder_version: str,
     which: tuple[int, int],
     span: Span,
-    questions: Questions,
-) -> tuple[StoredShard, Answers]:
+    eval_queries: EvalQueries,
+) -> tuple[StoredShard, SearchResults]:
     tracks = indexed_tracks(workspace, encoder_version, span)
-    built = build_for(unit_columns(tracks)[0], questions, settings)
-    return store_shard(uri, *which, span[0], tracks, built), built.answers
+    built = build_for(unit_columns(tracks)[0], eval_queries, settings)
+    return store_shard(uri, *which, span[0], tracks, built), built.results
 
 
-def _questions(workspace: Workspace, encoder_version: str) -> Questions:
+def _eval_queries(workspace: Workspace, encoder_version: str) -> EvalQueries:
     """Made of a few of the songs, which any shard may hold."""
     present = embedded_ids(workspace, encoder_version)
     chosen = np.random.default_rng(SEED).choice(len(present), min(4 * QUERIES, len(present)), replace=False)
     song_ids = present.take(pa.array(chosen)).to_pylist()
     rows = tables.read_rows(workspace.embeddings(encoder_version), song_ids, ["song_id", *_SIDES])
-    return questions_of(*unit_columns(rows.sort_by("song_id")))
+    return eval_queries_of(*unit_columns(rows.sort_by("song_id")))
 
 
 def _publish(
@@ -186,17 +194,17 @@ def _publish(
     settings: IndexSettings,
     workspace: Workspace,
     versions: Versions,
-    stored: list[tuple[StoredShard, Answers]],
+    stored: list[tuple[StoredShard, SearchResults]],
 ) -> Bundle:
     """Raises: RecallTooLow where the shards find too little together."""
-    shards = [(part.shard.figures, answers) for part, answers in stored]
-    if not any(figures.vectors for figures, _ in shards):
+    shards = [(part.shard.stats, results) for part, results in stored]
+    if not any(stats.vectors for stats, _ in shards):
         raise StageMissing(_NO_COVER)
     encoder = open_bundle(objects.join(workspace.encoders, versions.encoder), "encoder").fingerprint
     return publish_shards(
         uri,
         [part for part, _ in stored],
-        of_shards(shards, settings.recall),
+        merge_shard_stats(shards, settings.recall),
         encoder_fingerprint=encoder,
         version=versions.index,
         lineage={"encoder": encoder},

@@ -116,7 +116,7 @@ def publish_small_release(workspace: Workspace, tracks: int = 12, number: int = 
     table = table.set_column(table.column_names.index("cover_uri"), "cover_uri", pa.array(uris))
     built = build_tuned(*unit_columns(table), IndexSettings())
     index = CoverIndex(table, ears.fingerprint, built.vectors)
-    eyes = publish_index(f"{workspace.indexes}/{i}", index, table, built.figures, version=i, lineage={})
+    eyes = publish_index(f"{workspace.indexes}/{i}", index, table, built.stats, version=i, lineage={})
     pipeline = build_pipeline(
         build_transformer(GENERATOR, COVER, ENCODER.embed_dim),
         neighbours=GENERATOR.neighbours,

@@ -61,7 +61,7 @@ def publish_release(workspace: Workspace) -> None:
     )
     built = build_tuned(*unit_columns(tracks), IndexSettings())
     index = CoverIndex(tracks, ears.fingerprint, built.vectors)
-    covers = publish_index(f"{workspace.indexes}/i1", index, tracks, built.figures, version="i1", lineage={})
+    covers = publish_index(f"{workspace.indexes}/i1", index, tracks, built.stats, version="i1", lineage={})
     generator = TransformerSettings(hidden=64, layers=2, heads=2, neighbours=4)
     pipeline = build_pipeline(
         build_transformer(generator, COVER, 16),

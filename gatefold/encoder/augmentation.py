@@ -1,4 +1,4 @@
-"""What a song or a cover may undergo in training without becoming another: mild, random, repeatable from a generator.
+"""Augmentation of songs (SpecAugment, gain, shift) and covers (crop, mirror) in training, repeatable from a generator.
 
 Shape legend: B = batch, M = mel bands, F = frames, S = pixels a side.
 """
@@ -11,24 +11,27 @@ from gatefold.audio.spectrograms import SILENT, apply_gain
 
 _MEL_MASK, _FRAME_MASK = 0.1, 0.1  # share of a window that SpecAugment hides on each axis
 _GAIN = (-3.5, 1.0)  # nepers of power: 15 dB softer to 4 dB louder
-_PAUSES, _PAUSE = 0.3, 0.3  # share of windows that begin with silence, and the longest of it as a share of a window
+_SILENT_SHARE, _SILENCE_MAX = (
+    0.3,
+    0.3,
+)  # share of windows that begin with silence, and the longest of it as a share of a window
 _SHIFT = 1 / 16  # of a cover's side
 
 
 def augment_song(log_mel: Tensor, generator: torch.Generator) -> Tensor:
-    """Recorded at another level, turned in time, some after a pause, with one band of mels and one stretch of frames
-    hidden: [B, M, F] -> [B, M, F].
+    """Random gain, random shift in time, some with leading silence, with one band of mels and one stretch of frames
+masked: [B, M, F] -> [B, M, F].
 
     Source: Park et al. 2019, "SpecAugment", section 2 (masks of the mean value).
     """
     bands, frames = log_mel.shape[1:]
     gain = torch.empty(len(log_mel), 1, 1).uniform_(*_GAIN, generator=generator).exp()
-    turned = apply_gain(log_mel, gain.to(log_mel)).roll(int(torch.randint(frames, (), generator=generator)), dims=2)
-    turned = turned.masked_fill(_pause(len(turned), frames, generator)[:, None, :].to(turned.device), SILENT)
-    mean = turned.mean((1, 2), keepdim=True)
-    hidden = _stretch(len(turned), bands, _MEL_MASK, generator)[:, :, None]
-    hidden = hidden | _stretch(len(turned), frames, _FRAME_MASK, generator)[:, None, :]
-    return torch.where(hidden.to(turned.device), mean, turned)
+    shifted = apply_gain(log_mel, gain.to(log_mel)).roll(int(torch.randint(frames, (), generator=generator)), dims=2)
+    shifted = shifted.masked_fill(_silence_mask(len(shifted), frames, generator)[:, None, :].to(shifted.device), SILENT)
+    mean = shifted.mean((1, 2), keepdim=True)
+    hidden = _stretch(len(shifted), bands, _MEL_MASK, generator)[:, :, None]
+    hidden = hidden | _stretch(len(shifted), frames, _FRAME_MASK, generator)[:, None, :]
+    return torch.where(hidden.to(shifted.device), mean, shifted)
 
 
 def augment_cover(pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -46,10 +49,10 @@ def mirror(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(mirrored[:, None, None, None].to(pixels.device), pixels.flip(3), pixels)
 
 
-def _pause(size: int, frames: int, generator: torch.Generator) -> Tensor:
+def _silence_mask(size: int, frames: int, generator: torch.Generator) -> Tensor:
     """bool [size, frames], true over the beginning of some rows."""
-    some = torch.rand(size, generator=generator) < _PAUSES
-    ends = torch.rand(size, generator=generator) * _PAUSE * frames * some
+    some = torch.rand(size, generator=generator) < _SILENT_SHARE
+    ends = torch.rand(size, generator=generator) * _SILENCE_MAX * frames * some
     return torch.arange(frames)[None] < ends[:, None].floor()
 
 

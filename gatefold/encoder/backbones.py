@@ -1,8 +1,9 @@
 """Backbones: networks that others have trained, each behind the interface of one of our towers.
 
-What our ears and eyes give is first made into what the network was trained on; its pooled features are then projected
-into the joint space, and that projection is learned. Knows torch and transformers. It reads a folder on this machine's
-disk, safetensors only, and refuses to download, to run code that comes with a checkpoint, or to know of other storage.
+Our log-mel windows and pixels are first converted to what the network was trained on; its pooled features are then
+projected into the joint space, and that projection is learned. Knows torch and transformers. It reads a folder on this
+machine's disk, safetensors only, and refuses to download, to run code that comes with a checkpoint, or to know of other
+storage.
 
 Shape legend: B = batch, M = mel bands, F = frames, S = pixels a side, D = width of the joint space.
 """
@@ -27,11 +28,11 @@ CONFIG, INPUTS = "config.json", "preprocessor_config.json"
 """The files in which a checkpoint says what its network is, and what it was trained to be given."""
 WEIGHTS = (".safetensors", ".safetensors.index.json")
 """How the names of the others end."""
-Knob = Literal["song_backbone", "cover_backbone"]
+BackboneSetting = Literal["song_backbone", "cover_backbone"]
 
 _AST = "audio-spectrogram-transformer"
 _CLAP = "ClapAudioModelWithProjection"  # which finds its weights in a checkpoint of both of CLAP's towers too
-_NETWORKS: dict[Knob, dict[str, str]] = {
+_NETWORKS: dict[BackboneSetting, dict[str, str]] = {
     "song_backbone": {"clap": _CLAP, "clap_audio_model": _CLAP, _AST: "ASTModel"},
     "cover_backbone": {
         "clip": "CLIPVisionModel",
@@ -40,7 +41,7 @@ _NETWORKS: dict[Knob, dict[str, str]] = {
         "convnextv2": "ConvNextV2Model",
     },
 }
-"""Model types that may stand at each place, with their class in transformers."""
+"""Model types that are allowed for each setting, with their class in transformers."""
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, torch's names
 _DECIBEL_FLOOR = 1e-10  # mel power, of CLAP's logarithm
 _KALDI_FLOOR = torch.finfo(torch.float32).eps
@@ -75,28 +76,33 @@ Network = tuple[Checkpoint, nn.Module]
 
 
 class Backbone(nn.Module):
-    """A pre-trained network as a tower: what our ears or eyes give -> features [B, D], not normalised.
+    """A pre-trained network as a tower: log-mel windows or pixels -> features [B, D], not normalised.
 
     Frozen, it takes no gradient and stays as it is in training, without dropout; only the projection learns. Otherwise
     all of it learns, but for the statistics of batch norms, which would make a song depend on its batch.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, network: nn.Module, senses: nn.Module, example: Tensor, settings: EncoderSettings
+        self,
+        checkpoint: Checkpoint,
+        network: nn.Module,
+        preprocess: nn.Module,
+        example: Tensor,
+        settings: EncoderSettings,
     ) -> None:
-        """`senses` makes the tower's input into the network's; `example` is such an input, of one song or cover.
+        """`preprocess` makes the tower's input into the network's; `example` is such an input, of one song or cover.
 
         Raises: InvalidSettings when the network does not take what its checkpoint says it does.
         """
         super().__init__()
-        self.checkpoint, self.network, self.senses = checkpoint, network, senses
+        self.checkpoint, self.network, self.preprocess = checkpoint, network, preprocess
         self.frozen = settings.freeze_backbones
         for name, parameter in network.named_parameters():
             # a parameter that never has a gradient would make the workers of a distributed run wait
             parameter.requires_grad_(not self.frozen and not name.endswith("mask_token"))
         try:
             with torch.no_grad():
-                width = network.eval()(senses(example)).pooler_output.shape[-1]
+                width = network.eval()(preprocess(example)).pooler_output.shape[-1]
         except (RuntimeError, ValueError) as error:
             raise InvalidSettings(f"backbone '{checkpoint.kind}' does not take what its {INPUTS} describes ({error}); "
                                   f"its {CONFIG} must fit it") from error
@@ -110,7 +116,7 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            given = self.senses(x.float())
+            given = self.preprocess(x.float())
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             pooled = self.network(given).pooler_output
         features: Tensor = self.project(pooled)
@@ -124,11 +130,11 @@ class Backbone(nn.Module):
         return self
 
 
-def read_checkpoint(folder: Path, knob: Knob, name: str) -> Checkpoint:
+def read_checkpoint(folder: Path, setting: BackboneSetting, name: str) -> Checkpoint:
     """What the folder of a checkpoint says of itself; its weights are not read.
 
     Args:
-        knob: the setting that names it, which says what kinds of networks may stand there.
+        setting: the setting that names it, which says what kinds of networks are allowed.
         name: what error messages call it.
 
     Raises: InvalidSettings when it is no checkpoint, or one of a network that is not allowed.
@@ -136,26 +142,30 @@ def read_checkpoint(folder: Path, knob: Knob, name: str) -> Checkpoint:
     try:
         network, inputs = (json.loads((folder / file).read_bytes()) for file in (CONFIG, INPUTS))
     except (OSError, ValueError) as error:
-        raise InvalidSettings(f"encoder.{knob} '{name}' must be a folder with {CONFIG}, {INPUTS} and safetensors, as "
-                              f"save_pretrained writes them ({error})") from error
+        raise InvalidSettings(
+            f"encoder.{setting} '{name}' must be a folder with {CONFIG}, {INPUTS} and safetensors, as "
+            f"save_pretrained writes them ({error})"
+        ) from error
     checkpoint = Checkpoint(network=network, inputs=inputs)
-    _check_kind(checkpoint, knob, f"'{name}'")
+    _check_kind(checkpoint, setting, f"'{name}'")
     return checkpoint
 
 
-def load_pretrained(folder: Path, knob: Knob, name: str) -> Network:
+def load_pretrained(folder: Path, setting: BackboneSetting, name: str) -> Network:
     """The checkpoint of a folder, with its weights, float32.
 
     Args and errors are those of `read_checkpoint`; moreover, InvalidSettings without safetensors, or when they do not
     hold every weight.
     """
-    checkpoint = read_checkpoint(folder, knob, name)
+    checkpoint = read_checkpoint(folder, setting, name)
     if not any(folder.glob("*.safetensors")):
-        raise InvalidSettings(f"encoder.{knob} '{name}' has no safetensors, and nothing else is read, pickles least of "
-                              "all; load the checkpoint where you trust it, and save it with save_pretrained")
+        raise InvalidSettings(
+            f"encoder.{setting} '{name}' has no safetensors, and nothing else is read, pickles least of "
+            "all; load the checkpoint where you trust it, and save it with save_pretrained"
+        )
     try:
         with _quiet_transformers():
-            whole, told = _class_of(checkpoint, knob).from_pretrained(
+            whole, loading = _class_of(checkpoint, setting).from_pretrained(
                 folder,
                 local_files_only=True,
                 use_safetensors=True,
@@ -164,54 +174,60 @@ def load_pretrained(folder: Path, knob: Knob, name: str) -> Network:
                 output_loading_info=True,
             )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise InvalidSettings(f"encoder.{knob} '{name}' cannot be loaded ({error}); save it anew") from error
-    if missing := sorted(told["missing_keys"]):
-        raise InvalidSettings(f"encoder.{knob} '{name}' lacks {len(missing)} weights of a {type(whole).__name__}, as "
-                              f"'{missing[0]}'; save all of it")
+        raise InvalidSettings(f"encoder.{setting} '{name}' cannot be loaded ({error}); save it anew") from error
+    if missing := sorted(loading["missing_keys"]):
+        raise InvalidSettings(
+            f"encoder.{setting} '{name}' lacks {len(missing)} weights of a {type(whole).__name__}, as "
+            f"'{missing[0]}'; save all of it"
+        )
     own = json.loads(whole.config.to_json_string(use_diff=False))
     return checkpoint.model_copy(update={"network": own}), _tower_of(whole)
 
 
-def rebuild(checkpoint: Checkpoint, knob: Knob) -> Network:
+def rebuild(checkpoint: Checkpoint, setting: BackboneSetting) -> Network:
     """A checkpoint that was loaded before, with random weights. Raises: InvalidSettings for one that is not allowed."""
-    _check_kind(checkpoint, knob, "of a bundle")
-    network = _class_of(checkpoint, knob)
+    _check_kind(checkpoint, setting, "of a bundle")
+    network = _class_of(checkpoint, setting)
     return checkpoint, _tower_of(network(network.config_class.from_dict(checkpoint.network)))
 
 
 def build_song_backbone(
     checkpoint: Checkpoint, network: nn.Module, settings: EncoderSettings, audio: AudioSettings
 ) -> Backbone:
-    """log_mel [B, M, F] -> features [B, D]. Raises: InvalidSettings when it was trained with other ears."""
-    check_ears(checkpoint, audio)
-    ears = _KaldiEars(checkpoint, audio) if checkpoint.kind == _AST else _ClapEars()
-    return Backbone(checkpoint, network, ears, torch.zeros(1, audio.n_mels, audio.frames), settings)
+    """log_mel [B, M, F] -> features [B, D]. Raises: InvalidSettings when it was trained on other spectrograms."""
+    check_audio_settings(checkpoint, audio)
+    adapter = KaldiFbankAdapter(checkpoint, audio) if checkpoint.kind == _AST else ClapSpectrogramAdapter()
+    return Backbone(checkpoint, network, adapter, torch.zeros(1, audio.n_mels, audio.frames), settings)
 
 
 def build_cover_backbone(
     checkpoint: Checkpoint, network: nn.Module, settings: EncoderSettings, cover: CoverSettings
 ) -> Backbone:
     """pixels [B, 3, S, S] in [-1, 1] -> features [B, D]."""
-    return Backbone(checkpoint, network, _Eyes(checkpoint), torch.zeros(1, 3, cover.size, cover.size), settings)
+    return Backbone(
+        checkpoint, network, ImagePreprocessor(checkpoint), torch.zeros(1, 3, cover.size, cover.size), settings
+    )
 
 
-def check_ears(checkpoint: Checkpoint, audio: AudioSettings) -> None:
+def check_audio_settings(checkpoint: Checkpoint, audio: AudioSettings) -> None:
     """Raises: InvalidSettings when spectrograms of these settings are not of the kind that a network was trained on."""
     if checkpoint.kind == _AST:
         needed = _kaldi_settings(checkpoint)
     elif checkpoint.asks("truncation") != "rand_trunc":
-        raise InvalidSettings("a CLAP with fusion hears a song of any length at once, on another scale of mels; use "
+        raise InvalidSettings("a CLAP with fusion encodes a song of any length at once, on another scale of mels; use "
                               f"one without, whose {INPUTS} has truncation rand_trunc, as clap-htsat-unfused")
     else:
         needed = _clap_settings(checkpoint)
-    wrong = {knob: value for knob, value in needed.items() if not math.isclose(getattr(audio, knob), value)}
+    wrong = {setting: value for setting, value in needed.items() if not math.isclose(getattr(audio, setting), value)}
     if wrong:
-        found = ", ".join(f"audio.{knob} {getattr(audio, knob):g} should be {value:g}" for knob, value in wrong.items())
-        remedy = " ".join(f"--set audio.{knob}={value:g}" for knob, value in wrong.items())
+        found = ", ".join(
+            f"audio.{setting} {getattr(audio, setting):g} should be {value:g}" for setting, value in wrong.items()
+        )
+        remedy = " ".join(f"--set audio.{setting}={value:g}" for setting, value in wrong.items())
         raise InvalidSettings(f"song backbone '{checkpoint.kind}' was trained on other spectrograms: {found}; {remedy}")
 
 
-class _ClapEars(nn.Module):
+class ClapSpectrogramAdapter(nn.Module):
     """log_mel [B, M, F] -> decibels [B, 1, F + 1, M], as ClapFeatureExtractor of "rand_trunc" gives them.
 
     An exact change of scale, but for two things: the 16 bits of a log_mel are right to 0.05 dB above -60 dB, and leave
@@ -224,7 +240,7 @@ class _ClapEars(nn.Module):
         return fn.pad(decibels, (0, 1), mode="replicate").transpose(1, 2)[:, None]
 
 
-class _KaldiEars(nn.Module):
+class KaldiFbankAdapter(nn.Module):
     """log_mel [B, M, F] -> standardised log filter banks [B, F, M], nearly those of ASTFeatureExtractor.
 
     Kaldi's bands lie on another scale of mels, narrower below 500 Hz and above 2.8 kHz, have unit height, and follow a
@@ -240,20 +256,20 @@ class _KaldiEars(nn.Module):
         super().__init__()
         self.register_buffer("bands", _to_kaldi_bands(audio), persistent=False)
         self._frames = audio.frames
-        self._heard = 1 + (audio.window_length - audio.win_length) // audio.hop_length
+        self._filled_frames = 1 + (audio.window_length - audio.win_length) // audio.hop_length
         standardised = checkpoint.inputs.get("do_normalize", True)
         self._mean: float = checkpoint.asks("mean") if standardised else 0.0
         self._spread: float = 2 * checkpoint.asks("std") if standardised else 1.0
 
     def forward(self, log_mel: Tensor) -> Tensor:
         # our frames are centred on their hop, Kaldi's begin there: half of 400 samples later is 1.25 of our frames
-        power = mel_power(log_mel)[:, :, 1 : 1 + self._heard].transpose(1, 2)
+        power = mel_power(log_mel)[:, :, 1 : 1 + self._filled_frames].transpose(1, 2)
         banks = (power @ self.bands).clamp(min=_KALDI_FLOOR).log()
-        padded = fn.pad(banks, (0, 0, 0, self._frames - self._heard))
+        padded = fn.pad(banks, (0, 0, 0, self._frames - self._filled_frames))
         return (padded - self._mean) / self._spread
 
 
-class _Eyes(nn.Module):
+class ImagePreprocessor(nn.Module):
     """pixels [B, 3, S, S] in [-1, 1] -> [B, 3, side, side], as the checkpoint's image processor makes them.
 
     Resized with antialiasing, cut to the middle where the processor does so, standardised. The processor rounds to 256
@@ -346,16 +362,16 @@ def _edge(size: int | dict[str, int]) -> int:
     return size if isinstance(size, int) else size.get("shortest_edge") or size["height"]
 
 
-def _check_kind(checkpoint: Checkpoint, knob: Knob, name: str) -> None:
-    if checkpoint.kind not in _NETWORKS[knob]:
-        allowed = ", ".join(_NETWORKS[knob])
-        raise InvalidSettings(f"encoder.{knob} {name} is a network of type '{checkpoint.kind}'; allowed: {allowed}")
+def _check_kind(checkpoint: Checkpoint, setting: BackboneSetting, name: str) -> None:
+    if checkpoint.kind not in _NETWORKS[setting]:
+        allowed = ", ".join(_NETWORKS[setting])
+        raise InvalidSettings(f"encoder.{setting} {name} is a network of type '{checkpoint.kind}'; allowed: {allowed}")
 
 
-def _class_of(checkpoint: Checkpoint, knob: Knob) -> Any:
+def _class_of(checkpoint: Checkpoint, setting: BackboneSetting) -> Any:
     import transformers  # here, because it costs seconds that towers of our own need not pay
 
-    return getattr(transformers, _NETWORKS[knob][checkpoint.kind])
+    return getattr(transformers, _NETWORKS[setting][checkpoint.kind])
 
 
 def _tower_of(network: nn.Module) -> nn.Module:

@@ -1,5 +1,5 @@
-"""What can be said of a window or a cover without having learned anything: classic descriptors, which our towers take
-beside what they learn to see. A thousand songs teach a network little of tempo, timbre or texture that it is not told.
+"""Hand-made descriptors of a window or a cover (timbre, tempo, colour, texture), which our towers take
+beside what they learn. From a thousand songs a network learns little of tempo, timbre or texture by itself.
 
 Strengths are logarithms, over scales that grow by ratios: so that twice as fast, or twice as fine, is as far anywhere.
 

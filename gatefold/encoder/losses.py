@@ -1,5 +1,5 @@
-"""The losses that pull a song and its own cover together and push the others away, over the batch of all workers; and
-one that does so for a whole genre.
+"""Contrastive losses of songs and covers (InfoNCE, triplet, sigmoid) over the batch of all workers; and
+a supervised one by genre.
 
 Every worker computes the loss of the joined batch, so that the mean of their gradients, which is what a distributed run
 descends, is what one worker would have with all the pairs.
@@ -49,25 +49,25 @@ def info_nce(song: Tensor, cover: Tensor, logit_scale: Tensor) -> Tensor:
 
 
 def triplet(song: Tensor, cover: Tensor, margin: float) -> Tensor:
-    """Triplet loss with one stranger each, mined in the batch, in both directions; `margin` is in cosine.
+    """Triplet loss with one negative each, mined in the batch, in both directions; `margin` is in cosine.
 
-    The stranger is the hardest that is still farther than one's own, or the hardest of all where none is. With simply
-    the hardest, towers that know nothing yet soon say one thing for all, which costs the margin and stays so.
+    The negative is the hardest that is still farther than the positive, or the hardest of all where none is. With
+    simply the hardest, untrained towers collapse to one embedding for all, which costs the margin and stays so.
 
     Source: Apolo & Mendoza 2023 (the loss); Schroff et al. 2015, "FaceNet", section 3.2 (semi-hard negatives).
     """
     cosine = gathered(song) @ gathered(cover).T
     own = cosine.diagonal()
-    by_song, by_cover = (fn.relu(margin + _stranger(side) - own) for side in (cosine, cosine.T))
+    by_song, by_cover = (fn.relu(margin + _hardest_negative(side) - own) for side in (cosine, cosine.T))
     return (by_song + by_cover).mean() / 2
 
 
-def _stranger(cosine: Tensor) -> Tensor:
-    """Cosine [N] of the semi-hard stranger in each row of [N, N]."""
+def _hardest_negative(cosine: Tensor) -> Tensor:
+    """Cosine [N] of the semi-hard negative in each row of [N, N]."""
     own = cosine.diagonal()[:, None]
-    strangers = cosine.masked_fill(torch.eye(len(cosine), dtype=torch.bool, device=cosine.device), -torch.inf)
-    farther = strangers.masked_fill(strangers >= own, -torch.inf).amax(1)
-    return torch.where(farther.isinf(), strangers.amax(1), farther)
+    negatives = cosine.masked_fill(torch.eye(len(cosine), dtype=torch.bool, device=cosine.device), -torch.inf)
+    farther = negatives.masked_fill(negatives >= own, -torch.inf).amax(1)
+    return torch.where(farther.isinf(), negatives.amax(1), farther)
 
 
 def sigmoid(song: Tensor, cover: Tensor, logit_scale: Tensor, logit_bias: Tensor) -> Tensor:

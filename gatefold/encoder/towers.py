@@ -1,8 +1,8 @@
-"""Two towers into one space: a song's log-mel windows and a cover's pixels become unit vectors that can be compared.
+"""Dual encoder: a song tower on log-mel windows and a cover tower on pixels, into one space of unit vectors.
 
 Knows tensors and settings; nothing of files, losses or Ray. The paper's networks are not published in detail (Apolo &
 Mendoza, HCII 2023); these are ours: small residual convolutional towers that train on a laptop. In the place
-of either a backbone may stand.
+of either a backbone may be used.
 
 Shape legend: B = batch, W = windows, M = mel bands, F = frames, S = pixels a side, C = channels, D = width of the joint
 space.
@@ -45,8 +45,8 @@ class ResidualBlock(nn.Module):
         return x + refined
 
 
-class Standardise(nn.Module):
-    """[B, N] -> [B, N]: how far each number lies from what is usual, in standard deviations; as it is before `fit`.
+class FeatureNorm(nn.Module):
+    """[B, N] -> [B, N]: descriptors standardised by mean and deviation of the training data; unchanged before `fit`.
 
     So what differs between songs counts for more than what is large in all of them.
     """
@@ -58,10 +58,10 @@ class Standardise(nn.Module):
         self.register_buffer("mean", torch.zeros(numbers))
         self.register_buffer("spread", torch.ones(numbers))
 
-    def fit(self, usual: Tensor) -> None:
-        """Takes these [B, N] for what is usual."""
-        self.mean.copy_(usual.mean(0))
-        self.spread.copy_(usual.std(0, correction=0) + _LEAST_SPREAD)
+    def fit(self, described: Tensor) -> None:
+        """Takes mean and deviation of these descriptors [B, N]."""
+        self.mean.copy_(described.mean(0))
+        self.spread.copy_(described.std(0, correction=0) + _LEAST_SPREAD)
 
     def forward(self, described: Tensor) -> Tensor:
         return ((described - self.mean) / self.spread).clamp(-_OUTLIER, _OUTLIER)
@@ -84,7 +84,7 @@ class Tower(nn.Module):
         self.stem = nn.Conv2d(channels, settings.width // 2, stem, stride=2, padding=stem // 2)
         pairs = zip([settings.width // 2, *widths], widths, strict=False)
         self.blocks = nn.Sequential(*[ResidualBlock(a, b) for a, b in pairs])
-        self.usual = Standardise(described)
+        self.usual = FeatureNorm(described)  # named as in published bundles
         self.describe = nn.Sequential(nn.Dropout(settings.dropout), nn.Linear(described, last), nn.SiLU())
         self.project = nn.Sequential(
             nn.LayerNorm(last * (2 * rows + 1)),
@@ -107,7 +107,8 @@ class Tower(nn.Module):
 class SongTower(Tower):
     """log_mel [B, M, F] -> features [B, D], not normalised. How loud a song was recorded does not count.
 
-    Where in pitch something lies does: each place is told its band, and what is left of the bands is not mixed.
+    Where in pitch something lies does: each place has the number of its band as a channel, and the remaining bands are
+    not pooled.
     """
 
     _HALVINGS = 5
@@ -139,7 +140,8 @@ class CoverTower(Tower):
 
 
 class DualEncoder(nn.Module):
-    """Both towers, the temperature (for the sigmoid loss also a bias), and the ears and eyes they were trained with.
+    """Both towers, the temperature (for the sigmoid loss also a bias), and the audio and cover settings they were
+    trained with.
 
     `fingerprint` names the published weights; it is empty until they are loaded from a bundle.
     """
@@ -163,8 +165,8 @@ class DualEncoder(nn.Module):
         self.cover_tower = cover_backbone or CoverTower(settings, cover)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / settings.temperature)))
         # only where it is learned: a parameter without a gradient would make the workers of a distributed run wait
-        odds_of_a_stranger = math.log(settings.batch_size - 1)
-        self.logit_bias = nn.Parameter(torch.tensor(-odds_of_a_stranger)) if settings.loss == "sigmoid" else None
+        odds_of_a_negative = math.log(settings.batch_size - 1)
+        self.logit_bias = nn.Parameter(torch.tensor(-odds_of_a_negative)) if settings.loss == "sigmoid" else None
 
     def encode_song(self, log_mel: Tensor, *, normalize: bool = True) -> Tensor:
         """[B, M, F] -> [B, D], one vector a window."""
@@ -183,8 +185,8 @@ class DualEncoder(nn.Module):
         return self.encode_song(log_mel), self.encode_cover(pixels), scale, bias
 
     @torch.no_grad()
-    def standardise(self, log_mel: Tensor, pixels: Tensor) -> None:
-        """Shows our own towers what songs [B, M, F] and covers [B, 3, S, S] are usually like, before they learn."""
+    def fit_feature_norm(self, log_mel: Tensor, pixels: Tensor) -> None:
+        """Fits the descriptor norms of our own towers to songs [B, M, F] and covers [B, 3, S, S], before training."""
         if isinstance(self.song_tower, SongTower):
             self.song_tower.usual.fit(describe_song(levels(log_mel)))
         if isinstance(self.cover_tower, CoverTower):
@@ -207,7 +209,7 @@ class DualEncoder(nn.Module):
         mels, frames = self.audio.n_mels, self.audio.frames
         for log_mel in log_mels:
             if log_mel.ndim != 3 or not len(log_mel) or log_mel.shape[1:] != (mels, frames):
-                raise WrongModel(f"log_mel of shape {log_mel.shape}, this encoder hears [windows, {mels}, {frames}]")
+                raise WrongModel(f"log_mel of shape {log_mel.shape}, this encoder takes [windows, {mels}, {frames}]")
         if not log_mels:
             return np.zeros((0, self.settings.embed_dim), np.float32)
         windows = torch.from_numpy(np.concatenate(log_mels))

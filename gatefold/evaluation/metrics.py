@@ -1,5 +1,6 @@
-"""How good: arrays in, numbers out. Retrieval by rank and by genre, with what guessing would give and how far chance
-may have moved a figure; generation by distance between sets of features.
+"""Metrics of retrieval and of generated covers: arrays in, numbers out. Retrieval by rank and by genre, with the
+expectation of a random ranking and how far chance may have moved a figure; generation by distance between sets of
+features.
 
 Shape legend: Q = those who ask, songs or covers; T = what they are asked among, their own on the diagonal (T = Q);
 R = resamplings; N = pictures; C = feature width.
@@ -28,19 +29,19 @@ def ranks_of_own(similarity: Floats) -> Ranks:
 
 
 def expected_recall(sizes: Ranks, k: int) -> float:
-    """Recall@k of one who guesses among `sizes` [Q], the own one with them: all of them, or those of its genre."""
+    """Expected recall@k of a random ranking of `sizes` [Q] items, the own one with them."""
     return float((np.minimum(sizes, k) / sizes).mean())
 
 
 def expected_median_rank(sizes: Ranks) -> float:
-    """Median of the rank of one who guesses among `sizes` [Q]: of all the ranks that may come, by their probability."""
+    """Median rank of the own one in a random ranking of `sizes` [Q] items, over all ranks by their probability."""
     ranks = np.arange(1, sizes.max() + 1)
     probability = ((ranks[:, None] <= sizes) / sizes).mean(1)
     return float(median(ranks.astype(np.float64), probability[None])[0])
 
 
 def expected_reciprocal_rank(sizes: Ranks) -> float:
-    """Mean reciprocal rank of one who guesses among `sizes` [Q]."""
+    """Expected mean reciprocal rank of a random ranking of `sizes` [Q] items."""
     return float((harmonic(sizes) / sizes).mean())
 
 
@@ -82,7 +83,7 @@ def average_precision(relevant: npt.NDArray[np.bool_]) -> Doubles:
 
 
 def expected_average_precision(count: Ranks, others: int) -> Doubles:
-    """[Q]: average precision in an order that is a guess, `count` [Q] of the `others` being right; NaN where none is.
+    """[Q]: average precision of a random ranking, `count` [Q] of the `others` being right; NaN where none is.
 
     A place n holds a right one with probability count / others, and then 1 + (n - 1)(count - 1) / (others - 1) of the
     first n are right.

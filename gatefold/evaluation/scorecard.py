@@ -1,5 +1,5 @@
-"""Figures that can be believed: each with the interval that chance may have moved it in, and beside it what one who
-guesses, an encoder that learned nothing and one that knows only genres would get. Arrays in, rows of a table out; where
+"""Measures of retrieval and generation, each with a bootstrap interval and the values of baselines: random ranking,
+random ranking within the genre, an untrained encoder. Arrays in, rows of a table out; where
 the embeddings come from is not known here.
 
 Shape legend: Q = held-out songs, each with its own cover.
@@ -18,7 +18,7 @@ from gatefold.evaluation.metrics import Doubles, Floats, Statistic
 
 ROUNDS = 1_000
 BY_COVER = ", by cover"
-"""Ends the name of a measure for which covers ask among songs; otherwise songs ask among covers."""
+"""Ends the name of a measure for which covers are queries among songs; otherwise songs are queries among covers."""
 _FOUND, _LISTED = (1, 5, 10), (10, 100)
 
 
@@ -31,8 +31,8 @@ class Measure:
     low: float | None = None
     """of the 95 % interval; None where nothing was resampled"""
     high: float | None = None
-    beside: dict[str, float] = field(default_factory=dict)
-    """what the same measure gives for something better or worse, by its name"""
+    baseline_values: dict[str, float] = field(default_factory=dict)
+    """the same measure of something better or worse, by its name"""
 
     def row(self) -> dict[str, Any]:
         """As reports keep it."""
@@ -40,13 +40,13 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked of a ranking: one value for each who asks [Q], and the statistic that makes them a figure."""
+class Metric:
+    """A metric of a ranking: one value for each query [Q], and the statistic that aggregates them."""
 
     values: Doubles
     statistic: Statistic = metrics.mean
 
-    def figure(self) -> float:
+    def value(self) -> float:
         return float(self.statistic(self.values, np.ones((1, len(self.values))))[0])
 
 
@@ -55,29 +55,29 @@ def measure_retrieval(
     genres: npt.NDArray[np.str_],
     artists: Sequence[str],
     *,
-    rivals: Mapping[str, Floats],
+    baselines: Mapping[str, Floats],
     seed: int,
 ) -> list[Measure]:
-    """Recall, ranks and genres, songs asking first, then covers.
+    """Recall, ranks and genres, with songs as queries first, then covers.
 
     Args:
         similarity: [Q, Q], songs against covers, own covers on the diagonal.
         genres: [Q]; "" is unknown.
-        artists: [Q]; resampled as wholes, so their songs never stand for each other.
-        rivals: name to similarity [Q, Q] of other rankers, to be held beside.
+        artists: [Q]; resampled as wholes, so their songs are never drawn apart.
+        baselines: name to similarity [Q, Q] of other rankers, measured likewise.
     """
     weights = metrics.resampled(artists, ROUNDS, seed)
     sure = len(set(artists)) > 1
     measures = []
     for ending, turned in (("", False), (BY_COVER, True)):
-        asked = _questions(_turned(similarity, turned), genres)
-        others = {name: _questions(_turned(rival, turned), genres) for name, rival in rivals.items()}
-        guesses = _guesses(genres)
-        for name, question in asked.items():
-            low, high = metrics.interval(question.values, question.statistic, weights) if sure else (None, None)
-            beside = {guess: figures[name] for guess, figures in guesses.items()}
-            beside |= {rival: questions[name].figure() for rival, questions in others.items()}
-            measures.append(Measure(name + ending, question.figure(), low, high, beside))
+        measured = _metrics_of(_turned(similarity, turned), genres)
+        others = {name: _metrics_of(_turned(baseline, turned), genres) for name, baseline in baselines.items()}
+        random = _random_baselines(genres)
+        for name, metric in measured.items():
+            low, high = metrics.interval(metric.values, metric.statistic, weights) if sure else (None, None)
+            values = {baseline: expected[name] for baseline, expected in random.items()}
+            values |= {baseline: found[name].value() for baseline, found in others.items()}
+            measures.append(Measure(name + ending, metric.value(), low, high, values))
     return measures
 
 
@@ -98,46 +98,46 @@ def _turned(similarity: Floats, turned: bool) -> Floats:
     return similarity.T if turned else similarity
 
 
-def _questions(similarity: Floats, genres: npt.NDArray[np.str_]) -> dict[str, Question]:
+def _metrics_of(similarity: Floats, genres: npt.NDArray[np.str_]) -> dict[str, Metric]:
     ranks = metrics.ranks_of_own(similarity)
-    found = {f"recall@{k}": Question((ranks <= k).astype(np.float64)) for k in _FOUND}
-    found["median rank"] = Question(ranks.astype(np.float64), metrics.median)
-    found["MRR"] = Question(1 / ranks)
-    if _tell_apart(genres):
+    found = {f"recall@{k}": Metric((ranks <= k).astype(np.float64)) for k in _FOUND}
+    found["median rank"] = Metric(ranks.astype(np.float64), metrics.median)
+    found["MRR"] = Metric(1 / ranks)
+    if _are_comparable(genres):
         relevant = metrics.relevance(similarity, genres)
-        found |= {f"genre precision@{k}": Question(metrics.precision_at_k(relevant, k)) for k in _LISTED}
-        found["genre mAP"] = Question(metrics.average_precision(relevant), metrics.mean_over(genres))
+        found |= {f"genre precision@{k}": Metric(metrics.precision_at_k(relevant, k)) for k in _LISTED}
+        found["genre mAP"] = Metric(metrics.average_precision(relevant), metrics.mean_over(genres))
     return found
 
 
-def _tell_apart(genres: npt.NDArray[np.str_]) -> bool:
+def _are_comparable(genres: npt.NDArray[np.str_]) -> bool:
     """Whether there is more than one genre, and a song with another of its own."""
     names, counts = np.unique(genres[genres != ""], return_counts=True)
     return len(names) > 1 and bool((counts > 1).any())
 
 
-def _guesses(genres: npt.NDArray[np.str_]) -> dict[str, dict[str, float]]:
-    """The exact expectation of every measure for one who guesses among all, and for one who knows the genre of each and
-    guesses among those of the right one.
+def _random_baselines(genres: npt.NDArray[np.str_]) -> dict[str, dict[str, float]]:
+    """The exact expectation of every measure for a random ranking, and for one that knows the genre of each and
+    ranks those of the right genre first, at random.
     """
     _, places, counts = np.unique(genres, return_inverse=True, return_counts=True)
     size, alike = np.full(len(genres), len(genres)), counts[places]
-    chance, by_genre = _guessed(size), _guessed(alike)
-    if not _tell_apart(genres):
+    chance, by_genre = _expected(size), _expected(alike)
+    if not _are_comparable(genres):
         return {"chance": chance}
     like = np.where(genres == "", 0, alike - 1)
     statistic = partial(metrics.mean, weights=np.ones((1, len(genres))))
     for k in _LISTED:
         k_or_all = min(k, len(genres) - 1)
         shares = (like / (len(genres) - 1), np.minimum(like, k_or_all) / k_or_all)
-        for guess, share in zip((chance, by_genre), shares, strict=True):
-            guess[f"genre precision@{k}"] = float(statistic(np.where(like > 0, share, np.nan))[0])
-    blind = Question(metrics.expected_average_precision(like, len(genres) - 1), metrics.mean_over(genres))
-    chance["genre mAP"], by_genre["genre mAP"] = blind.figure(), 1.0
+        for expected, share in zip((chance, by_genre), shares, strict=True):
+            expected[f"genre precision@{k}"] = float(statistic(np.where(like > 0, share, np.nan))[0])
+    blind = Metric(metrics.expected_average_precision(like, len(genres) - 1), metrics.mean_over(genres))
+    chance["genre mAP"], by_genre["genre mAP"] = blind.value(), 1.0
     return {"chance": chance, "by genre": by_genre}
 
 
-def _guessed(sizes: npt.NDArray[np.int64]) -> dict[str, float]:
+def _expected(sizes: npt.NDArray[np.int64]) -> dict[str, float]:
     return {
         **{f"recall@{k}": metrics.expected_recall(sizes, k) for k in _FOUND},
         "median rank": metrics.expected_median_rank(sizes),
@@ -145,25 +145,24 @@ def _guessed(sizes: npt.NDArray[np.int64]) -> dict[str, float]:
     }
 
 
-# ---- to be read --------------------------------------------------------------------------------------------------
+# ---- as tables --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Section:
-    """Rows that can stand in one table, ready to be shown; all columns but the first are numbers, or "" for none."""
+    """Rows of one table, ready to be shown; all columns but the first are numbers, or "" for none."""
 
     columns: list[str]
     rows: list[list[str]]
 
 
 def sections(rows: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """The rows of `Measure.row` as tables of at most 100 characters a line: those that have the same others beside them
-    stand together."""
+    """The rows of `Measure.row` as tables of at most 100 characters a line: those that have baselines in common
+    are put in one table."""
     groups: list[list[Mapping[str, Any]]] = []
     for row in rows:
-        alike = (
-            group for group in groups if _beside(group) & set(row["beside"]) or not (_beside(group) or row["beside"])
-        )
+        names = set(row["baseline_values"])
+        alike = (one for one in groups if _baseline_names(one) & names or not (_baseline_names(one) or names))
         group = next(alike, None)
         if group is None:
             groups.append([row])
@@ -172,19 +171,19 @@ def sections(rows: Sequence[Mapping[str, Any]]) -> list[Section]:
     return [_section(group) for group in groups]
 
 
-def _beside(rows: Sequence[Mapping[str, Any]]) -> set[str]:
-    return {name for row in rows for name in row["beside"]}
+def _baseline_names(rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    return {name for row in rows for name in row["baseline_values"]}
 
 
 def _section(rows: Sequence[Mapping[str, Any]]) -> Section:
-    beside = list(dict.fromkeys(name for row in rows for name in row["beside"]))
+    baselines = list(dict.fromkeys(name for row in rows for name in row["baseline_values"]))
     resampled = any(row["low"] is not None for row in rows)
     cells = []
     for row in rows:
         span = "" if row["low"] is None else f"{_shown(row['low'])}–{_shown(row['high'])}"
-        others = [_shown(row["beside"][name]) if name in row["beside"] else "" for name in beside]
+        others = [_shown(row["baseline_values"][name]) if name in row["baseline_values"] else "" for name in baselines]
         cells.append([row["measure"], _shown(row["value"]), *([span] if resampled else []), *others])
-    return Section(["measure", "value", *(["95 %"] if resampled else []), *beside], cells)
+    return Section(["measure", "value", *(["95 %"] if resampled else []), *baselines], cells)
 
 
 def side_by_side(names: Sequence[str], tables: Sequence[Sequence[Mapping[str, Any]]]) -> Section:
@@ -192,15 +191,15 @@ def side_by_side(names: Sequence[str], tables: Sequence[Sequence[Mapping[str, An
 
     A measure that a table lacks is left empty there; chance and ceiling come last, where the first table has them.
     """
-    beside = [name for name in ("chance", "ceiling") if name in tables[0][0]["beside"]]
+    baselines = [name for name in ("chance", "ceiling") if name in tables[0][0]["baseline_values"]]
     by_name = [{row["measure"]: row for row in rows} for rows in tables]
     measures = list(dict.fromkeys(name for rows in by_name for name in rows))
     cells = []
     for measure in measures:
         found = [_with_span(rows[measure]) if measure in rows else "" for rows in by_name]
-        first = next(rows[measure] for rows in by_name if measure in rows)["beside"]
-        cells.append([measure, *found, *(_shown(first[name]) if name in first else "" for name in beside)])
-    return Section(["measure", *names, *beside], cells)
+        first = next(rows[measure] for rows in by_name if measure in rows)["baseline_values"]
+        cells.append([measure, *found, *(_shown(first[name]) if name in first else "" for name in baselines)])
+    return Section(["measure", *names, *baselines], cells)
 
 
 def _with_span(row: Mapping[str, Any]) -> str:

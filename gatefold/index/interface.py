@@ -19,7 +19,7 @@ class Filters:
     exclude_artists: frozenset[str] = frozenset()
     """compared, as all names of `names.NAMED`, by `names.normal_name`"""
     where: tuple[tuple[str, frozenset[str]], ...] = ()
-    """columns of the index, and the values of which one must stand there"""
+    """columns of the index, and the values of which one must be there"""
 
     def excludes_artist(self, artist: str | None) -> bool:
         """Whether covers of this artist are left out."""
@@ -41,7 +41,7 @@ class IndexedTrack:
 
 
 class Index(Protocol):
-    """What may be asked of an index wherever it is held; each method answers as `CoverIndex` does."""
+    """The methods of an index wherever it is held; each method answers as `CoverIndex` does."""
 
     encoder_fingerprint: str
 

@@ -1,11 +1,11 @@
-"""The index: which covers lie nearest to a song, by inner products of unit vectors (so scores are cosines).
+"""Search for the covers nearest to an embedding, by inner products of unit vectors (so scores are cosines).
 
 The vectors may lie in shards, which are searched apart; the answer is that of the whole. Where they are searched
 approximately (vectors.py), it still answers with k covers wherever the filters leave k. The scores are true cosines,
 the same bits alone or among other queries, in one shard or several: the table of tracks has every vector.
 
 An index knows which encoder made its vectors and refuses another's: vectors of two encoders are both unit length and
-both meaningless to each other, and the wrong answers would look like answers. Knows nothing of files or of Ray.
+both meaningless to each other, and the wrong answers would look like results. Knows nothing of files or of Ray.
 
 Shape legend: B = queries, T = tracks, D = width of the joint space.
 """
@@ -43,10 +43,10 @@ from gatefold.row_lookup import RowLookup, in_chunks
 
 METADATA = ("song_id", "title", "artist", "album", "genre", "cover_uri")
 _NO_LABELS = ("song_id", "title", "cover_uri", "song_embedding", "cover_embedding")
-"""columns that hardly say the same of two covers"""
-FEW = 20_000
+"""columns whose values are nearly unique"""
+BRUTE_FORCE_MAX = 20_000
 """allowed vectors up to which comparing with each is faster than searching for them"""
-_SPARE = 32
+TIE_MARGIN = 32
 """neighbours beyond k that an exact search looks at: those as near as the last, as songs of one album are"""
 _ROUNDING = 1e-5
 """more than FAISS and `cosines` may differ by"""
@@ -64,7 +64,8 @@ class _Shard:
     stored: Vectors | None
 
     def search(self, queries: Vectors, k: int, allowed: Mask | None, scale: float) -> Ids:
-        """On the GPU where there is one; but no filter works there, and no other effort than the index's own."""
+        """On the GPU where there is one; but no filter works there, and no other search parameters than the index's
+        own."""
         if allowed is None and scale == 1:
             return cast(Ids, (self.gpu or self.vectors).search(queries, k)[1])
         return search(self.vectors, queries, k, allowed=allowed, scale=scale)[1]
@@ -176,10 +177,10 @@ class CoverIndex:
         k = min(k, left)
         if k == 0:
             return np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)
-        if shard.kind != "flat" and within is not None and left <= FEW:
+        if shard.kind != "flat" and within is not None and left <= BRUTE_FORCE_MAX:
             return self._compare(queries, k, shard.start + np.flatnonzero(within))
         if shard.kind == "flat":
-            found = shard.search(queries, min(k + _SPARE, left), within, 1.0)
+            found = shard.search(queries, min(k + TIE_MARGIN, left), within, 1.0)
         else:  # tuned for DEPTH among all: more answers, or rarer ones, lie deeper
             scale = max(1.0, k / DEPTH) * total / left
             found = shard.search(queries, k, within, scale)
@@ -243,10 +244,10 @@ class CoverIndex:
         rows = self._rows[among][None]
         nearest, found = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         for place in range(len(queries)):
-            told = cosines(queries[place : place + 1], self._covers, rows)[0]
-            as_near = np.flatnonzero(told >= np.partition(told, len(told) - k)[len(told) - k])
-            best = as_near[np.lexsort((as_near, -told[as_near]))[:k]]
-            nearest[place], found[place] = told[best], among[best]
+            scores = cosines(queries[place : place + 1], self._covers, rows)[0]
+            as_near = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k])
+            best = as_near[np.lexsort((as_near, -scores[as_near]))[:k]]
+            nearest[place], found[place] = scores[best], among[best]
         return nearest, found
 
     def _check(self, embeddings: Vectors, encoder_fingerprint: str) -> None:

@@ -1,6 +1,6 @@
-"""Building an index to a recall: its search effort is raised until the recall asked for is measured against exact
+"""Building an index to a recall: its search parameters are raised until the recall asked for is measured against exact
 search, on queries the index was not made of; and what was measured is stated. Below it there is no index. Of shards
-that are built apart, it tells what they are worth together.
+that are built apart, the joint recall is computed.
 
 Shape legend: Q = queries measured with, T = vectors kept, D = their width.
 """
@@ -24,15 +24,15 @@ from gatefold.index.vectors import (
     Kind,
     Vectors,
     build,
-    cells_in,
     choose,
     cosines,
-    effort_of,
+    ivf_of,
     merge,
     one_thread,
     saved_bytes,
     search,
-    set_effort,
+    search_params_of,
+    set_search_params,
     subquantizers_of,
 )
 
@@ -45,8 +45,8 @@ _NOISE = 0.3
 """length of what is added to a cover to make a query of it"""
 
 
-class Figures(BaseModel):
-    """What an index says of itself."""
+class IndexStats(BaseModel):
+    """Statistics of an index, as its bundle states them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,43 +66,43 @@ class Figures(BaseModel):
 
 
 @dataclass(frozen=True)
-class Questions:
-    """What indexes are measured with."""
+class EvalQueries:
+    """Queries that indexes are measured with."""
 
     queries: Vectors
     """float32 [Q, D]"""
-    told: str
+    description: str
     """what they are"""
 
 
 @dataclass(frozen=True)
-class Answers:
-    """To the questions: scores and ids [Q, at most DEPTH] that an index finds (-1 for none), and the true ones."""
+class SearchResults:
+    """To the eval_queries: scores and ids [Q, at most DEPTH] that an index finds (-1 for none), and the true ones."""
 
     found: tuple[Vectors, Ids]
     truth: tuple[Vectors, Ids]
 
 
 @dataclass(frozen=True)
-class Built:
-    """An index, ready to be searched, what it says of itself, and how it answered."""
+class TunedIndex:
+    """An index tuned to a recall, its statistics, and the search results that they were measured on."""
 
     vectors: faiss.Index
-    figures: Figures
-    answers: Answers
+    stats: IndexStats
+    results: SearchResults
 
 
-def build_tuned(covers: Vectors, songs: Vectors, settings: IndexSettings) -> Built:
-    """`build_for` the questions that these covers and songs make."""
-    return build_for(covers, questions_of(covers, songs), settings)
+def build_tuned(covers: Vectors, songs: Vectors, settings: IndexSettings) -> TunedIndex:
+    """`build_for` with evaluation queries made of these covers and songs."""
+    return build_for(covers, eval_queries_of(covers, songs), settings)
 
 
-def build_for(covers: Vectors, questions: Questions, settings: IndexSettings) -> Built:
+def build_for(covers: Vectors, eval_queries: EvalQueries, settings: IndexSettings) -> TunedIndex:
     """The index of covers [T, D] that reaches `settings.recall`.
 
     Raises: RecallTooLow naming kind, recall reached and recall asked for; InvalidSettings.
     """
-    (count, width), queries = covers.shape, questions.queries
+    (count, width), queries = covers.shape, eval_queries.queries
     kind = choose(count, width, settings)
     index = build(covers, kind)
     found = truth = _exact(covers, queries)
@@ -110,53 +110,55 @@ def build_for(covers: Vectors, questions: Questions, settings: IndexSettings) ->
     if kind != "flat" and len(queries):
         recall = _tune(index, queries, truth[1], settings.recall)
         found = _found(index, covers, queries)
-    figures = Figures(
+    stats = IndexStats(
         kind=kind,
-        parameters=_made_with(index, width) | effort_of(index),
+        parameters=_made_with(index, width) | search_params_of(index),
         vectors=count,
         width=width,
         recall_at_100=round(recall, 4),
         bytes=saved_bytes(index),
         latency_ms=round(_latency_ms(index, queries), 4),
-        measured_with=questions.told,
+        measured_with=eval_queries.description,
     )
-    return Built(index, figures, Answers(found, truth))
+    return TunedIndex(index, stats, SearchResults(found, truth))
 
 
-def of_shards(shards: Sequence[tuple[Figures, Answers]], asked: float) -> Figures:
-    """What shards say of themselves together, that were measured with the same questions.
+def merge_shard_stats(shards: Sequence[tuple[IndexStats, SearchResults]], asked: float) -> IndexStats:
+    """What shards say of themselves together, that were measured with the same eval_queries.
 
     Raises: RecallTooLow where together they find less than is asked for, though each alone finds enough.
     """
-    figures = [shard for shard, _ in shards]
-    if len(figures) == 1:
-        return figures[0]
-    starts = np.cumsum([0, *(shard.vectors for shard in figures)])
-    found = _together([answers.found for _, answers in shards], starts[:-1])
-    recall = recall_of(found, _together([answers.truth for _, answers in shards], starts[:-1]))
-    largest = max(figures, key=lambda shard: shard.vectors)
+    stats = [shard for shard, _ in shards]
+    if len(stats) == 1:
+        return stats[0]
+    starts = np.cumsum([0, *(shard.vectors for shard in stats)])
+    found = _together([results.found for _, results in shards], starts[:-1])
+    recall = recall_of(found, _together([results.truth for _, results in shards], starts[:-1]))
+    largest = max(stats, key=lambda shard: shard.vectors)
     if recall < asked:
         raise RecallTooLow(
-            f"{len(figures)} shards of kind '{largest.kind}' together reach recall@{DEPTH} {recall:.4f}, asked for is "
+            f"{len(stats)} shards of kind '{largest.kind}' together reach recall@{DEPTH} {recall:.4f}, asked for is "
             f"{asked}; lower index.recall, or raise index.covers_per_shard"
         )
-    known = {name: [shard.parameters.get(name, 0) for shard in figures] for name in largest.parameters}
-    return Figures(
+    known = {name: [shard.parameters.get(name, 0) for shard in stats] for name in largest.parameters}
+    return IndexStats(
         kind=largest.kind,
         parameters={name: max(values) for name, values in known.items()},
         vectors=int(starts[-1]),
         width=largest.width,
         recall_at_100=round(recall, 4),
-        bytes=sum(shard.bytes for shard in figures),
-        latency_ms=round(sum(shard.latency_ms for shard in figures), 4),
+        bytes=sum(shard.bytes for shard in stats),
+        latency_ms=round(sum(shard.latency_ms for shard in stats), 4),
         measured_with=largest.measured_with,
     )
 
 
 def _together(pieces: Sequence[tuple[Vectors, Ids]], starts: Ids) -> Ids:
-    """What shards answer as one, each with the number of its first cover."""
-    told = [(scores, np.where(ids < 0, -1, ids + start)) for (scores, ids), start in zip(pieces, starts, strict=True)]
-    return merge(told, DEPTH)[1]
+    """The shards' results merged; `starts` has the number of each one's first cover."""
+    numbered = [
+        (scores, np.where(ids < 0, -1, ids + start)) for (scores, ids), start in zip(pieces, starts, strict=True)
+    ]
+    return merge(numbered, DEPTH)[1]
 
 
 def exact(covers: Vectors, queries: Vectors) -> Ids:
@@ -182,30 +184,32 @@ def _found(index: faiss.Index, covers: Vectors, queries: Vectors) -> tuple[Vecto
 
 
 def recall_of(found: Ids, truth: Ids) -> float:
-    """Share of `truth` [Q, K] that stands in the same row of `found`."""
+    """Share of `truth` [Q, K] that is in the same row of `found`."""
     return float(np.mean([np.isin(wanted, got).mean() for got, wanted in zip(found, truth, strict=True)]))
 
 
 def _tune(index: faiss.Index, queries: Vectors, truth: Ids, asked: float) -> float:
-    """Sets the least effort that reaches the recall; the recall."""
+    """Sets the cheapest search parameters that reach the recall; the recall."""
     best = 0.0
-    for effort in _efforts(index):
-        set_effort(index, effort)
+    for params in _search_params_to_try(index):
+        set_search_params(index, params)
         best = recall_of(search(index, queries, truth.shape[1])[1], truth)
         if best >= asked:
             return best
-    built = ", ".join(f"{name} {value}" for name, value in effort_of(index).items())
-    kind = "ivfpq" if "k_factor" in effort_of(index) else "hnsw" if "efSearch" in effort_of(index) else "ivf"
+    built = ", ".join(f"{name} {value}" for name, value in search_params_of(index).items())
+    kind = (
+        "ivfpq" if "k_factor" in search_params_of(index) else "hnsw" if "efSearch" in search_params_of(index) else "ivf"
+    )
     raise RecallTooLow(
         f"an index of kind '{kind}' over {index.ntotal:,} vectors reaches recall@{DEPTH} {best:.4f} with all its "
-        f"effort ({built}), asked for is {asked}; lower index.recall, or raise index.max_bytes for a larger kind"
+        f"search effort ({built}), asked for is {asked}; lower index.recall, or raise index.max_bytes for a larger kind"
     )
 
 
-def _efforts(index: faiss.Index) -> Iterator[dict[str, int]]:
-    """From little to all."""
-    known = effort_of(index)
-    most = min(8192, index.ntotal) if "efSearch" in known else cells_in(index).nlist
+def _search_params_to_try(index: faiss.Index) -> Iterator[dict[str, int]]:
+    """From the cheapest to the most thorough."""
+    known = search_params_of(index)
+    most = min(8192, index.ntotal) if "efSearch" in known else ivf_of(index).nlist
     name, least = ("efSearch", DEPTH) if "efSearch" in known else ("nprobe", 1)
     steps = max(1, math.ceil(4 * math.log2(max(1, most / least))))  # four steps to the double
     values = sorted({min(most, round(least * 2 ** (step / 4))) for step in range(steps + 1)} | {most})
@@ -215,28 +219,28 @@ def _efforts(index: faiss.Index) -> Iterator[dict[str, int]]:
         yield {name: most, "k_factor": 64}
 
 
-def questions_of(covers: Vectors, songs: Vectors) -> Questions:
+def eval_queries_of(covers: Vectors, songs: Vectors) -> EvalQueries:
     """Up to QUERIES of these songs [S, D]; where they are too few, of the covers [T, D], disturbed."""
     rng = np.random.default_rng(SEED)
     few = min(QUERIES, len(covers)) > len(songs)
     source = covers if few else songs
     chosen = source[np.sort(rng.choice(len(source), min(QUERIES, len(source)), replace=False))]
     if not few:
-        return Questions(np.ascontiguousarray(chosen), f"{len(chosen)} songs of the catalogue")
+        return EvalQueries(np.ascontiguousarray(chosen), f"{len(chosen)} songs of the catalogue")
     noise = rng.standard_normal(chosen.shape).astype(np.float32) * (_NOISE / math.sqrt(chosen.shape[1]))
     disturbed = chosen + noise
     disturbed /= np.linalg.norm(disturbed, axis=1, keepdims=True)
-    told = f"{len(chosen)} covers of the catalogue, disturbed by {_NOISE} of a length"
-    return Questions(np.ascontiguousarray(disturbed), told)
+    description = f"{len(chosen)} covers of the catalogue, disturbed by {_NOISE} of a length"
+    return EvalQueries(np.ascontiguousarray(disturbed), description)
 
 
 def _made_with(index: faiss.Index, width: int) -> dict[str, int]:
-    known = effort_of(index)
+    known = search_params_of(index)
     if "efSearch" in known:
         return {"M": LINKS, "efConstruction": CONSTRUCTION}
     if "nprobe" in known:
         codes = {"m": subquantizers_of(width)} if "k_factor" in known else {}
-        return {"nlist": int(cells_in(index).nlist)} | codes
+        return {"nlist": int(ivf_of(index).nlist)} | codes
     return {}
 
 

@@ -1,4 +1,4 @@
-"""Vectors, kept so that the nearest are found fast: flat, a graph (HNSW), cells (IVF), or codes in cells (IVF-PQ), each
+"""FAISS indexes of vectors: flat, a graph (HNSW), inverted lists (IVF), or codes in inverted lists (IVF-PQ), each
 made by FAISS. Which kind follows from size and memory. Inner products of unit vectors, so scores are cosines.
 
 The same vectors and settings make the same index. Knows nothing of tracks, files or recall (tuning.py).
@@ -34,8 +34,8 @@ CONSTRUCTION = 100
 """efConstruction of HNSW"""
 CODES = 256
 """centroids of a sub-quantizer: one byte each"""
-SAMPLE_PER_CELL = 64
-"""vectors that a cell is trained on"""
+SAMPLE_PER_CENTROID = 64
+"""vectors that a centroid is trained on"""
 SEED = 1234
 
 
@@ -62,17 +62,17 @@ def choose(count: int, width: int, settings: IndexSettings) -> Kind:
 
 def bytes_of(kind: Kind, count: int, width: int) -> int:
     """What an index of this kind will take in memory, to a few percent."""
-    cells = cells_of(count) * width * 4
+    centroids = nlist_for(count) * width * 4
     if kind == "flat":
         return count * width * 4
     if kind == "hnsw":
         return count * (width * 4 + LINKS * 2 * 4 + 20)  # twice the links on the lowest level, few above it
     if kind == "ivf":
-        return count * (width * 4 + 8) + cells
-    return count * (subquantizers_of(width) + 8 + width) + cells + CODES * width * 4
+        return count * (width * 4 + 8) + centroids
+    return count * (subquantizers_of(width) + 8 + width) + centroids + CODES * width * 4
 
 
-def cells_of(count: int) -> int:
+def nlist_for(count: int) -> int:
     """nlist: about four times the root of the count, and enough vectors for each to be trained on."""
     return max(1, min(round(4 * math.sqrt(count)), count // 39))
 
@@ -83,7 +83,8 @@ def subquantizers_of(width: int) -> int:
 
 
 def build(vectors: Vectors, kind: Kind) -> faiss.Index:
-    """An index over float32 [T, D], its search effort not yet tuned. Raises: InvalidSettings for too few vectors."""
+    """An index over float32 [T, D], its search parameters not yet tuned. Raises: InvalidSettings for too few
+    vectors."""
     count, width = vectors.shape
     vectors = np.ascontiguousarray(vectors)
     if kind == "ivfpq" and count < CODES:
@@ -94,7 +95,7 @@ def build(vectors: Vectors, kind: Kind) -> faiss.Index:
             index.add(vectors)
         return index
     if kind != "flat":
-        index.train(_sample(vectors, max(cells_of(count), CODES) * SAMPLE_PER_CELL))
+        index.train(_sample(vectors, max(nlist_for(count), CODES) * SAMPLE_PER_CENTROID))
     index.add(vectors)
     return index
 
@@ -108,9 +109,9 @@ def _empty(kind: Kind, count: int, width: int) -> faiss.Index:
         return graph
     # "np": no polysemous training, which takes most of the time and serves only another kind of search
     codes = f",PQ{subquantizers_of(width)}np,Refine(SQ8)" if kind == "ivfpq" else ",Flat"
-    index = faiss.index_factory(width, f"IVF{cells_of(count)}{codes}", faiss.METRIC_INNER_PRODUCT)
-    cells = cells_in(index)
-    for clustering in (cells.cp, cells.pq.cp) if kind == "ivfpq" else (cells.cp,):
+    index = faiss.index_factory(width, f"IVF{nlist_for(count)}{codes}", faiss.METRIC_INNER_PRODUCT)
+    ivf = ivf_of(index)
+    for clustering in (ivf.cp, ivf.pq.cp) if kind == "ivfpq" else (ivf.cp,):
         clustering.seed, clustering.min_points_per_centroid = SEED, 1
     return index
 
@@ -125,30 +126,30 @@ def kind_of(index: faiss.Index) -> Kind:
     return cast(Kind, made[name])
 
 
-def cells_in(index: faiss.Index) -> faiss.IndexIVF:
+def ivf_of(index: faiss.Index) -> faiss.IndexIVF:
     """The inverted lists of an index of kind "ivf" or "ivfpq"."""
     return faiss.downcast_index(index.base_index) if isinstance(index, faiss.IndexRefine) else index
 
 
-def effort_of(index: faiss.Index) -> dict[str, int]:
-    """What the index spends on a search: efSearch, nprobe, k_factor. Empty for flat."""
+def search_params_of(index: faiss.Index) -> dict[str, int]:
+    """Search parameters of the index: efSearch, nprobe, k_factor. Empty for flat."""
     kind = kind_of(index)
     if kind == "flat":
         return {}
     if kind == "hnsw":
         return {"efSearch": int(index.hnsw.efSearch)}
-    effort = {"nprobe": int(cells_in(index).nprobe)}
-    return effort if kind == "ivf" else effort | {"k_factor": int(index.k_factor)}
+    params = {"nprobe": int(ivf_of(index).nprobe)}
+    return params if kind == "ivf" else params | {"k_factor": int(index.k_factor)}
 
 
-def set_effort(index: faiss.Index, effort: dict[str, int]) -> None:
+def set_search_params(index: faiss.Index, params: dict[str, int]) -> None:
     """Kept in the index, also when it is saved."""
-    if "efSearch" in effort:
-        index.hnsw.efSearch = effort["efSearch"]
-    if "nprobe" in effort:
-        cells_in(index).nprobe = effort["nprobe"]
-    if "k_factor" in effort:
-        index.k_factor = effort["k_factor"]
+    if "efSearch" in params:
+        index.hnsw.efSearch = params["efSearch"]
+    if "nprobe" in params:
+        ivf_of(index).nprobe = params["nprobe"]
+    if "k_factor" in params:
+        index.k_factor = params["k_factor"]
 
 
 def search(
@@ -159,41 +160,42 @@ def search(
     Args:
         queries: float32 [B, D], contiguous.
         allowed: bool [T], what may be found; None for all.
-        scale: how many times the index's own effort to spend.
+        scale: factor by which the index's own search parameters are raised.
     """
     if allowed is None and scale == 1:
         return cast(tuple[Vectors, Ids], index.search(queries, k))
     bits = None if allowed is None else np.packbits(allowed, bitorder="little")
     selector = {} if bits is None else {"sel": faiss.IDSelectorBitmap(bits)}
-    effort, kind = effort_of(index), kind_of(index)
+    params, kind = search_params_of(index), kind_of(index)
     if kind == "flat":
         parameters = faiss.SearchParameters(**selector)
     elif kind == "hnsw":
-        ef = min(math.ceil(effort["efSearch"] * scale), index.ntotal)
+        ef = min(math.ceil(params["efSearch"] * scale), index.ntotal)
         parameters = faiss.SearchParametersHNSW(efSearch=ef, **selector)
     else:
-        nprobe = min(math.ceil(effort["nprobe"] * scale), cells_in(index).nlist)
+        nprobe = min(math.ceil(params["nprobe"] * scale), ivf_of(index).nlist)
         parameters = faiss.SearchParametersIVF(nprobe=nprobe, **selector)
     if kind == "ivfpq":
-        parameters = faiss.IndexRefineSearchParameters(k_factor=effort["k_factor"], base_index_params=parameters)
+        parameters = faiss.IndexRefineSearchParameters(k_factor=params["k_factor"], base_index_params=parameters)
     return cast(tuple[Vectors, Ids], index.search(queries, k, params=parameters))
 
 
 class GpuCopy:
-    """A flat or IVF index, copied to a GPU. It finds what the index finds, without filters and with its own effort.
+    """A flat or IVF index, copied to a GPU. It finds what the index finds, without filters and with its own search
+    parameters.
 
-    One search at a time, since FAISS shares the memory of a device between none; a search of many queries is what fills
+    One search at a time, since StandardGpuResources is not thread-safe; a search of many queries is what fills
     it.
     """
 
     def __init__(self, index: faiss.Index, number: int = 0) -> None:
         self._resources = faiss.StandardGpuResources()
         self._index = faiss.index_cpu_to_gpu(self._resources, number, index)
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     def search(self, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
         """As `search` of this module."""
-        with self._turn:
+        with self._lock:
             return cast(tuple[Vectors, Ids], self._index.search(queries, k))
 
 
@@ -211,7 +213,7 @@ def on_gpu(index: faiss.Index, device: str) -> GpuCopy | None:
 
 def stored(index: faiss.Index) -> Vectors | None:
     """The vectors [T, D] as an index holds them, not copied, which lasts as long as the index; None where it keeps them
-    in cells or as codes."""
+    in inverted lists or as codes."""
     kind = kind_of(index)
     if kind not in ("flat", "hnsw"):
         return None
@@ -227,8 +229,8 @@ def cosines(queries: Vectors, vectors: Vectors, ids: Ids) -> Vectors:
     vectors may come out unequal. No vector is copied, wherever it lies.
     """
     scores = np.empty(ids.shape, np.float32)
-    told, asked, kept, named = (faiss.swig_ptr(array) for array in (scores, queries, vectors, ids))
-    faiss.fvec_inner_products_by_idx(told, asked, kept, named, vectors.shape[1], *ids.shape)
+    out, queries_ptr, vectors_ptr, ids_ptr = (faiss.swig_ptr(array) for array in (scores, queries, vectors, ids))
+    faiss.fvec_inner_products_by_idx(out, queries_ptr, vectors_ptr, ids_ptr, vectors.shape[1], *ids.shape)
     return scores
 
 
@@ -244,7 +246,7 @@ def merge(pieces: Sequence[tuple[Vectors, Ids]], k: int) -> tuple[Vectors, Ids]:
 
 
 def save(index: faiss.Index, path: str) -> None:
-    """Into a local file, effort included, and not through memory."""
+    """Into a local file, search parameters included, and not through memory."""
     faiss.write_index(index, path)
 
 

@@ -76,8 +76,8 @@ def _with_ears_of(encoder: DualEncoder, settings: Settings) -> Settings:
 
 def _measured(settings: Settings, workspace: Workspace, held_out: HeldOut) -> list[Measure]:
     ceiling = ceiling_of(workspace, held_out)
-    rivals = {} if ceiling is None else {"ceiling": ceiling}
+    baselines = {} if ceiling is None else {"ceiling": ceiling}
     similarity = np.asarray(held_out.songs @ held_out.covers.T)
     return measure_retrieval(
-        similarity, held_out.genres, held_out.artists, rivals=rivals, seed=settings.evaluation.seed
+        similarity, held_out.genres, held_out.artists, baselines=baselines, seed=settings.evaluation.seed
     )

@@ -104,13 +104,13 @@ def _measure(
 
 def _retrieval(settings: Settings, workspace: Workspace, held_out: HeldOut, encoder_uri: str) -> list[Measure]:
     songs, covers = embed_pairs(settings, workspace, encoder_uri, held_out.ids, as_begun=True)
-    rivals: dict[str, metrics.Floats] = {"untrained": songs @ covers.T}
+    baselines: dict[str, metrics.Floats] = {"untrained": songs @ covers.T}
     ceiling = ceiling_of(workspace, held_out)
     if ceiling is not None:
-        rivals["ceiling"] = ceiling
+        baselines["ceiling"] = ceiling
     similarity = held_out.songs @ held_out.covers.T
     seed = settings.evaluation.seed
-    return measure_retrieval(similarity, held_out.genres, held_out.artists, rivals=rivals, seed=seed)
+    return measure_retrieval(similarity, held_out.genres, held_out.artists, baselines=baselines, seed=seed)
 
 
 def _generation(

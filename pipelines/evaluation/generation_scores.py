@@ -165,17 +165,21 @@ def distance_measures(
     Args:
         features: [A, C].
         reference: [B, C].
-        real: [A, C] of the songs' own covers; held beside where given.
+        real: [A, C] of the songs' own covers; measured as a baseline where given.
     """
     songs = halves.held_out.songs
     asked, others = songs[halves.asked], songs[halves.reference]
     shuffled = np.roll(features, len(features) // 2, axis=0)  # every cover to another song
-    beside: dict[str, Floats] = {} if real is None else {"real": real}
+    baseline_values: dict[str, Floats] = {} if real is None else {"real": real}
     rows = []
     for name, distances, rounds in _DISTANCES:
-        sets = (features * space.scale, reference * space.scale, {key: x * space.scale for key, x in beside.items()})
+        sets = (
+            features * space.scale,
+            reference * space.scale,
+            {key: x * space.scale for key, x in baseline_values.items()},
+        )
         rows.append(_distance(halves, f"{name}, covers alone{space.ending}", distances, rounds, *sets))
-        joint = {key: _joint(asked, x) for key, x in {**beside, SHUFFLED: shuffled}.items()}
+        joint = {key: _joint(asked, x) for key, x in {**baseline_values, SHUFFLED: shuffled}.items()}
         sets = (_joint(asked, features), _joint(others, reference), joint)
         rows.append(_distance(halves, f"{name}, songs with covers{space.ending}", distances, rounds, *sets))
     return rows
@@ -192,13 +196,13 @@ def _distance(
     rounds: int,
     features: Floats,
     reference: Floats,
-    beside: dict[str, Floats],
+    baseline_values: dict[str, Floats],
 ) -> Measure:
     every = np.ones((1, len(features))), np.ones((1, len(reference)))
     value = float(distances(features, reference, *every)[0])
-    others = {key: float(distances(x, reference, *every)[0]) for key, x in beside.items()}
+    others = {key: float(distances(x, reference, *every)[0]) for key, x in baseline_values.items()}
     if not halves.sure:
-        return Measure(name, value, beside=others)
+        return Measure(name, value, baseline_values=others)
     drawn = halves.weights[:rounds, halves.asked], halves.weights[:rounds, halves.reference]
     return Measure(name, value, *metrics.interval_around(value, distances(features, reference, *drawn)), others)
 
@@ -208,14 +212,14 @@ def rank_measure(halves: Halves, features: Floats, real: Floats | None = None) -
 
     Args:
         features: [A, D] in the encoder's space.
-        real: [A, D] of the songs' own covers; held beside where given.
+        real: [A, D] of the songs' own covers; measured as a baseline where given.
     """
     shuffled = np.roll(features, len(features) // 2, axis=0)
     among = min(halves.settings.ranking, len(halves.held_out.ids))
     name = f"median rank of the song among {among}"
-    beside = {} if real is None else {"real": float(np.median(_ranks(halves, real)))}
-    beside[SHUFFLED] = float(np.median(_ranks(halves, shuffled)))
-    return median_measure(halves, name, _ranks(halves, features), beside)
+    baseline_values = {} if real is None else {"real": float(np.median(_ranks(halves, real)))}
+    baseline_values[SHUFFLED] = float(np.median(_ranks(halves, shuffled)))
+    return median_measure(halves, name, _ranks(halves, features), baseline_values)
 
 
 def _ranks(halves: Halves, features: Floats) -> Doubles:
@@ -229,7 +233,11 @@ def _ranks(halves: Halves, features: Floats) -> Doubles:
 
 
 def median_measure(
-    halves: Halves, name: str, values: Doubles, beside: dict[str, float] | None = None, songs: Places | None = None
+    halves: Halves,
+    name: str,
+    values: Doubles,
+    baseline_values: dict[str, float] | None = None,
+    songs: Places | None = None,
 ) -> Measure:
     """The median of one value for each song.
 
@@ -239,11 +247,11 @@ def median_measure(
     """
     value = float(metrics.median(values, np.ones((1, len(values))))[0])
     if not halves.sure:
-        return Measure(name, value, beside=beside or {})
+        return Measure(name, value, baseline_values=baseline_values or {})
     weights = halves.weights[:, halves.asked if songs is None else songs]
     weights = weights[weights.sum(1) > 0]  # where few artists are asked for, a resampling may have none of them
     low, high = metrics.interval(values, metrics.median, weights) if len(weights) else (None, None)
-    return Measure(name, value, low, high, beside or {})
+    return Measure(name, value, low, high, baseline_values or {})
 
 
 def largest_share(cover: Generated) -> float | None:

@@ -242,8 +242,8 @@ def _measured(known: Known, candidate: Candidate, pictures: Pictures) -> tuple[d
 def _apart(row: Measure) -> list[Measure]:
     """A row, and what shuffled songs score as a row of its own: beside a value there stands another generator's."""
     rows = [Measure(row.measure, row.value, row.low, row.high)]
-    if SHUFFLED in row.beside:
-        rows.append(Measure(f"{row.measure}, {SHUFFLED}", row.beside[SHUFFLED]))
+    if SHUFFLED in row.baseline_values:
+        rows.append(Measure(f"{row.measure}, {SHUFFLED}", row.baseline_values[SHUFFLED]))
     return rows
 
 

@@ -67,11 +67,11 @@ class Learner:
         self._recalls: list[tuple[int, float]] = []
         self._best: dict[str, Any] | None = None
 
-    def standardise(self, usual: Block) -> None:
+    def fit_feature_norm(self, usual: Block) -> None:
         """Shows the towers some rows of `read_pairs`, the same on every worker, before the first step."""
         log_mel, pixels = (torch.from_numpy(usual[side]).to(self._device) for side in ("log_mel", "pixels"))
         for encoder in (self._module, self.average):
-            encoder.standardise(log_mel.flatten(0, 1).float(), to_model(pixels))
+            encoder.fit_feature_norm(log_mel.flatten(0, 1).float(), to_model(pixels))
 
     def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, float]:
         """Step number `step`, from 0, on rows of `stream_pairs`; its figures."""

@@ -101,7 +101,7 @@ def _train_loop(config: dict[str, Any]) -> None:
         settings, steps=steps, rank=rank, device=ray.train.torch.get_device(), prepare=ray.train.torch.prepare_model
     )
     workspace = Workspace(config["workspace"])
-    learner.standardise(read_pairs(settings, workspace, without_genre(config["usual"])))
+    learner.fit_feature_norm(read_pairs(settings, workspace, without_genre(config["usual"])))
     validation = Validation(settings, workspace, config["validation"], rank, workers)
     progress = Progress(config, settings.train, steps)
     first = 0

@@ -80,7 +80,7 @@ class CoverRetriever:
     def __init__(self, bundle_uri: str, endpoint_url: str | None, shards: Sequence[DeploymentHandle] = ()) -> None:
         replica.set_up(endpoint_url)
         described = shards_of(open_bundle(bundle_uri, "index"))
-        self._facts = IndexFacts(sum(shard.covers for shard in described), described[0].figures.width)
+        self._facts = IndexFacts(sum(shard.covers for shard in described), described[0].stats.width)
         self._index: _Searching = Shards(described, shards) if shards else CoverShard(bundle_uri, None, endpoint_url)
 
     def reconfigure(self, tuning: dict[str, float]) -> None:
@@ -125,7 +125,7 @@ class Shards:
 
     def __init__(self, described: Sequence[Shard], handles: Sequence[DeploymentHandle]) -> None:
         self._firsts = [shard.first_song_id for shard in described]
-        self._width = described[0].figures.width
+        self._width = described[0].stats.width
         self._handles = handles
 
     async def search(self, queries: list[Query]) -> list[Answer]:

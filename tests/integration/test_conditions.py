@@ -26,7 +26,7 @@ def test_workers_store_in_parts_what_one_process_finds_and_name_what_is_missing(
     built = build_tuned(*unit_columns(table), IndexSettings())
     workspace = Workspace(f"{ray_cluster}/conditions")
     index, uri = CoverIndex(table, "e1", built.vectors), f"{workspace.indexes}/i1"
-    publish_index(uri, index, table, built.figures, version="i1", lineage={})
+    publish_index(uri, index, table, built.stats, version="i1", lineage={})
     folder = workspace.neighbours("g1")
     store_conditions(folder, uri, IDS, NEAREST)
     assert len(tables.parts(folder)) == 4

@@ -67,12 +67,12 @@ def test_the_evaluation_says_how_it_would_be_by_chance_and_at_best(demo: Demo) -
     measures = table_of(demo)
     assert {"recall@1", "recall@10", "median rank", "genre precision@10", "recall@10, by cover"} <= set(measures)
     (held_out,) = [report["done"] for report in demo.printed["stages"] if report["stage"] == "evaluate"]
-    beside = measures["recall@1"]["beside"]
+    beside = measures["recall@1"]["baseline_values"]
     assert beside["chance"] == pytest.approx(1 / held_out)
     assert list(beside) == ["chance", "by genre", "untrained", "ceiling"]
     assert 0 <= measures["MRR"]["low"] <= measures["MRR"]["value"] <= measures["MRR"]["high"] <= 1
-    assert measures["MRR"]["value"] < measures["MRR"]["beside"]["ceiling"] < 1
-    assert set(measures["KID, songs with covers"]["beside"]) == {"real", "shuffled songs"}
+    assert measures["MRR"]["value"] < measures["MRR"]["baseline_values"]["ceiling"] < 1
+    assert set(measures["KID, songs with covers"]["baseline_values"]) == {"real", "shuffled songs"}
 
 
 def test_encoders_are_compared_on_the_same_songs_each_as_its_release_was_measured(
@@ -85,9 +85,11 @@ def test_encoders_are_compared_on_the_same_songs_each_as_its_release_was_measure
     details: Any = compare_encoders(SETTINGS, workspace, [version, "random"]).details
     trained, untrained_too = ({row["measure"]: row for row in encoder["table"]} for encoder in details["encoders"])
     for row in table_of(demo).values():
-        if "untrained" in row["beside"]:
+        if "untrained" in row["baseline_values"]:
             assert trained[row["measure"]]["value"] == pytest.approx(row["value"], abs=1e-6)
-            assert untrained_too[row["measure"]]["value"] == pytest.approx(row["beside"]["untrained"], abs=1e-6)
+            assert untrained_too[row["measure"]]["value"] == pytest.approx(
+                row["baseline_values"]["untrained"], abs=1e-6
+            )
     with pytest.raises(BundleNotFound, match=f"no encoder 'other' in .* it has {version}, random"):
         compare_encoders(SETTINGS, workspace, ["other"])
 

@@ -23,7 +23,7 @@ from gatefold.storage.contents import catalogues, releases
 from gatefold.storage.contents.catalogues import Catalogue
 from gatefold.storage.contents.releases import Part, Release
 from gatefold.storage.models.encoders import load_encoder, publish_encoder
-from gatefold.storage.models.indexes import figures_of, load_index, shards_of
+from gatefold.storage.models.indexes import load_index, shards_of, stats_of
 from gatefold.workspace import Workspace
 from pipelines import index, index_access
 from pipelines.index import build_index
@@ -82,7 +82,7 @@ def test_shards_hold_every_track_once_in_the_order_of_their_ids(sharded: Bundle,
     shards = shards_of(sharded)
     assert sorted(shard.tracks for shard in shards) == [13, 14, 14]
     assert shards[0].first_song_id == ""
-    assert (figures_of(sharded).vectors, figures_of(sharded).recall_at_100) == (whole.ntotal, 1.0)
+    assert (stats_of(sharded).vectors, stats_of(sharded).recall_at_100) == (whole.ntotal, 1.0)
     parts = [tables.read_part(sharded.uri_of(f"{shard.folder}tracks.parquet")) for shard in shards]
     assert [part["song_id"][0].as_py() for part in parts[1:]] == [shard.first_song_id for shard in shards[1:]]
     assert pa.concat_tables(parts)["song_id"].to_pylist() == sorted(f"s{row}" for row in range(COUNT))

@@ -11,7 +11,7 @@ from gatefold.config import IndexSettings
 from gatefold.errors import BundleCorrupt, InvalidSettings, RecallTooLow
 from gatefold.index.interface import Filters, Hits
 from gatefold.index.retrieval import CoverIndex
-from gatefold.index.tuning import Built, build_tuned, exact, recall_of
+from gatefold.index.tuning import TunedIndex, build_tuned, exact, recall_of
 from gatefold.index.vectors import (
     KINDS,
     Kind,
@@ -42,11 +42,11 @@ def clustered(count: int, seed: int) -> Vectors:
 
 
 COVERS, QUERIES = clustered(COUNT, 1), clustered(40, 2)
-BUILT: dict[Kind, Built] = {}
+BUILT: dict[Kind, TunedIndex] = {}
 
 
 @pytest.fixture(params=KINDS)
-def built(request: pytest.FixtureRequest) -> Built:
+def built(request: pytest.FixtureRequest) -> TunedIndex:
     kind: Kind = request.param
     if kind not in BUILT:
         BUILT[kind] = build_tuned(COVERS, NO_SONGS, IndexSettings(kind=kind, recall=ASKED))
@@ -54,8 +54,8 @@ def built(request: pytest.FixtureRequest) -> Built:
 
 
 @pytest.fixture
-def index(built: Built, monkeypatch: pytest.MonkeyPatch) -> CoverIndex:
-    monkeypatch.setattr("gatefold.index.retrieval.FEW", 20)  # so that filters reach the approximate search
+def index(built: TunedIndex, monkeypatch: pytest.MonkeyPatch) -> CoverIndex:
+    monkeypatch.setattr("gatefold.index.retrieval.BRUTE_FORCE_MAX", 20)  # so that filters reach the approximate search
     return CoverIndex(indexed_tracks(COVERS), "ears", built.vectors)
 
 
@@ -86,22 +86,22 @@ def test_a_kind_that_is_asked_for_is_taken_or_refused(kind: Kind) -> None:
         choose(1_000_000, 128, IndexSettings(kind=kind, max_bytes=1_000))
 
 
-def test_it_takes_the_bytes_that_it_is_chosen_by(built: Built) -> None:
-    assert built.figures.bytes == len(serialize(built.vectors))
-    assert bytes_of(built.figures.kind, COUNT, WIDTH) == pytest.approx(built.figures.bytes, rel=0.25)
+def test_it_takes_the_bytes_that_it_is_chosen_by(built: TunedIndex) -> None:
+    assert built.stats.bytes == len(serialize(built.vectors))
+    assert bytes_of(built.stats.kind, COUNT, WIDTH) == pytest.approx(built.stats.bytes, rel=0.25)
 
 
-def test_what_it_states_of_its_recall_is_so_for_other_queries(built: Built) -> None:
-    figures = built.figures
-    assert (figures.vectors, figures.width) == (COUNT, WIDTH)
-    assert figures.recall_at_100 >= ASKED
+def test_what_it_states_of_its_recall_is_so_for_other_queries(built: TunedIndex) -> None:
+    stats = built.stats
+    assert (stats.vectors, stats.width) == (COUNT, WIDTH)
+    assert stats.recall_at_100 >= ASKED
     found = search(built.vectors, QUERIES, 100)[1]
-    assert recall_of(found, exact(COVERS, QUERIES)) == pytest.approx(figures.recall_at_100, abs=0.04)
+    assert recall_of(found, exact(COVERS, QUERIES)) == pytest.approx(stats.recall_at_100, abs=0.04)
 
 
 def test_songs_are_measured_with_where_there_are_enough() -> None:
     for songs, words in ((clustered(600, 3), "512 songs"), (NO_SONGS, "512 covers of the catalogue, disturbed")):
-        assert words in build_tuned(COVERS, songs, IndexSettings(kind="ivf")).figures.measured_with
+        assert words in build_tuned(COVERS, songs, IndexSettings(kind="ivf")).stats.measured_with
 
 
 def test_an_index_below_the_recall_asked_for_is_none() -> None:
@@ -167,12 +167,12 @@ def test_as_many_are_found_as_there_are(index: CoverIndex) -> None:
 
 
 def test_eight_threads_find_in_ten_thousand_queries_what_one_finds(
-    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    built: TunedIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gatefold.index.retrieval.FEW", 20)
+    monkeypatch.setattr("gatefold.index.retrieval.BRUTE_FORCE_MAX", 20)
     tracks = indexed_tracks(COVERS)
     made = CoverIndex(tracks, "ears", built.vectors)
-    index = load_index(publish_index(tmp_path.as_uri(), made, tracks, built.figures, version="i1", lineage={}).uri)
+    index = load_index(publish_index(tmp_path.as_uri(), made, tracks, built.stats, version="i1", lineage={}).uri)
     jazz = Filters(where=(("genre", frozenset({"jazz"})),))
     filters = (Filters(), jazz, Filters(exclude_artists=frozenset({"artist 7"})), Filters(frozenset({"s1", "s2"})))
     queries = [(row % len(QUERIES), filters[row % 4]) for row in range(10_000)]
@@ -187,7 +187,7 @@ def test_eight_threads_find_in_ten_thousand_queries_what_one_finds(
     assert together == alone * (len(queries) // len(alone))
 
 
-def test_a_mapped_index_finds_what_a_read_one_finds(built: Built, tmp_path: Path) -> None:
+def test_a_mapped_index_finds_what_a_read_one_finds(built: TunedIndex, tmp_path: Path) -> None:
     data = serialize(built.vectors)
     (tmp_path / "covers.faiss").write_bytes(data)
     answers = [search(x, QUERIES, 50)[1] for x in (open_mapped(str(tmp_path / "covers.faiss")), deserialize(data))]
@@ -196,7 +196,7 @@ def test_a_mapped_index_finds_what_a_read_one_finds(built: Built, tmp_path: Path
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
-def test_an_index_cut_short_is_corrupt(built: Built, tmp_path: Path, share: float) -> None:
+def test_an_index_cut_short_is_corrupt(built: TunedIndex, tmp_path: Path, share: float) -> None:
     data = serialize(built.vectors)
     short = data[: round(len(data) * share)]
     (tmp_path / "covers.faiss").write_bytes(short)

@@ -9,8 +9,8 @@ from safetensors.torch import load, save
 from gatefold.config import AudioSettings, CoverSettings, EncoderSettings, Section
 from gatefold.encoder.backbones import (
     Backbone,
+    BackboneSetting,
     Checkpoint,
-    Knob,
     Network,
     build_cover_backbone,
     build_song_backbone,
@@ -75,12 +75,12 @@ def load_encoder(uri: str, device: str = "cpu") -> DualEncoder:
     return model.eval().requires_grad_(False).to(device)
 
 
-def _pretrained(settings: EncoderSettings, knob: Knob) -> Network | None:
-    location: str | None = getattr(settings, knob)
+def _pretrained(settings: EncoderSettings, setting: BackboneSetting) -> Network | None:
+    location: str | None = getattr(settings, setting)
     if location is None:
         return None
     with checkpoint_on_disk(location, weights=True) as folder:
-        return load_pretrained(folder, knob, location)
+        return load_pretrained(folder, setting, location)
 
 
 def _assembled(

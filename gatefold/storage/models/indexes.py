@@ -10,21 +10,23 @@ from pathlib import Path
 import faiss
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from gatefold.errors import BundleCorrupt
 from gatefold.index.retrieval import CoverIndex
-from gatefold.index.tuning import Built, Figures
+from gatefold.index.tuning import IndexStats, TunedIndex
 from gatefold.index.vectors import kind_of, open_mapped, save
 from gatefold.storage.bundles import Bundle, FileEntry, open_bundle, publish, put_file
 
 _VECTORS, _TRACKS = "covers.faiss", "tracks.parquet"
+_STATS = "figures"
+"""name of the statistics in a bundle"""
 
 
 class Shard(BaseModel):
-    """A slice of an index, as its bundle tells of it."""
+    """A slice of an index, as its bundle describes it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     folder: str
     """of its two files in the bundle, with a slash at the end; empty for the only shard"""
@@ -32,7 +34,7 @@ class Shard(BaseModel):
     """songs before it are in the shards before; empty in the first"""
     covers: int
     tracks: int
-    figures: Figures
+    stats: IndexStats = Field(alias=_STATS)
 
 
 _SHARDS = TypeAdapter(list[Shard])
@@ -46,7 +48,7 @@ class StoredShard:
     files: Mapping[str, FileEntry]
 
 
-def store_shard(uri: str, number: int, of: int, first_song_id: str, tracks: pa.Table, built: Built) -> StoredShard:
+def store_shard(uri: str, number: int, of: int, first_song_id: str, tracks: pa.Table, built: TunedIndex) -> StoredShard:
     """Puts the files of one shard where the bundle is to be published.
 
     Args:
@@ -58,9 +60,9 @@ def store_shard(uri: str, number: int, of: int, first_song_id: str, tracks: pa.T
     shard = Shard(
         folder=folder,
         first_song_id=first_song_id,
-        covers=built.figures.vectors,
+        covers=built.stats.vectors,
         tracks=tracks.num_rows,
-        figures=built.figures,
+        stats=built.stats,
     )
     with _written(built.vectors, tracks) as files:
         return StoredShard(shard, {folder + name: put_file(uri, folder + name, path) for name, path in files.items()})
@@ -69,32 +71,33 @@ def store_shard(uri: str, number: int, of: int, first_song_id: str, tracks: pa.T
 def publish_shards(
     uri: str,
     stored: Sequence[StoredShard],
-    figures: Figures,
+    stats: IndexStats,
     *,
     encoder_fingerprint: str,
     version: str,
     lineage: Mapping[str, str],
 ) -> Bundle:
-    """A bundle of kind "index", of all its shards in the order of their songs, that states the figures of the whole."""
+    """A bundle of kind "index", of all its shards in the order of their songs, that states the statistics of the
+    whole."""
     shards = [part.shard for part in stored]
     files = {name: entry for part in stored for name, entry in part.files.items()}
-    details = _details(encoder_fingerprint, sum(s.covers for s in shards), sum(s.tracks for s in shards), figures)
+    details = _details(encoder_fingerprint, sum(s.covers for s in shards), sum(s.tracks for s in shards), stats)
     if len(shards) > 1:
-        details["shards"] = [shard.model_dump() for shard in shards]
+        details["shards"] = [shard.model_dump(by_alias=True) for shard in shards]
     return publish(uri, files, kind="index", version=version, lineage=lineage, details=details)
 
 
 def publish_index(
-    uri: str, index: CoverIndex, tracks: pa.Table, figures: Figures, *, version: str, lineage: Mapping[str, str]
+    uri: str, index: CoverIndex, tracks: pa.Table, stats: IndexStats, *, version: str, lineage: Mapping[str, str]
 ) -> Bundle:
-    """A bundle of kind "index", of a single shard, that states its figures.
+    """A bundle of kind "index", of a single shard, that states its statistics.
 
     Args:
         tracks: the table the index was made of.
-        figures: what was measured of its vectors.
+        stats: what was measured of its vectors.
     """
     (vectors,) = index.shards
-    details = _details(index.encoder_fingerprint, index.ntotal, tracks.num_rows, figures)
+    details = _details(index.encoder_fingerprint, index.ntotal, tracks.num_rows, stats)
     with _written(vectors, tracks) as files:
         return publish(uri, files, kind="index", version=version, lineage=lineage, details=details)
 
@@ -123,24 +126,24 @@ def load_index(uri: str, shard: int | None = None, *, device: str = "cpu") -> Co
 
 def shards_of(bundle: Bundle) -> list[Shard]:
     """The shards of an index bundle, in the order of their songs. Raises: BundleCorrupt."""
-    figures = figures_of(bundle)
+    stats = stats_of(bundle)
     details = bundle.details
-    told = details.get("shards") or [
-        {"folder": "", "first_song_id": "", "covers": figures.vectors, "tracks": details.get("tracks"),
-         "figures": figures}
+    described = details.get("shards") or [
+        {"folder": "", "first_song_id": "", "covers": stats.vectors, "tracks": details.get("tracks"),
+         _STATS: stats}
     ]
     try:
-        return _SHARDS.validate_python(told)
+        return _SHARDS.validate_python(described)
     except ValueError as error:
         raise BundleCorrupt(
             f"index '{bundle.uri}' does not say what shards it has ({error}); build it anew: `gatefold index`"
         ) from error
 
 
-def figures_of(bundle: Bundle) -> Figures:
+def stats_of(bundle: Bundle) -> IndexStats:
     """What an index bundle states. Raises: BundleCorrupt for one of an older release."""
     try:
-        return Figures.model_validate(bundle.details.get("figures"))
+        return IndexStats.model_validate(bundle.details.get(_STATS))
     except ValueError as error:
         raise BundleCorrupt(
             f"index '{bundle.uri}' does not state its kind and recall; build it anew: `gatefold index`"
@@ -158,19 +161,19 @@ def _tracks(bundle: Bundle, shard: Shard, folder: Path) -> pa.Table:
 
 def _vectors(bundle: Bundle, shard: Shard, folder: Path) -> faiss.Index:
     vectors = open_mapped(str(_on_disk(bundle, shard.folder + _VECTORS, folder)))
-    if kind_of(vectors) != shard.figures.kind:
+    if kind_of(vectors) != shard.stats.kind:
         raise BundleCorrupt(
-            f"index '{bundle.uri}' is of kind '{kind_of(vectors)}' and says '{shard.figures.kind}'; build it again"
+            f"index '{bundle.uri}' is of kind '{kind_of(vectors)}' and says '{shard.stats.kind}'; build it again"
         )
     return vectors
 
 
-def _details(encoder_fingerprint: str, covers: int, tracks: int, figures: Figures) -> dict[str, object]:
+def _details(encoder_fingerprint: str, covers: int, tracks: int, stats: IndexStats) -> dict[str, object]:
     return {
         "encoder_fingerprint": encoder_fingerprint,
         "covers": covers,
         "tracks": tracks,
-        "figures": figures.model_dump(),
+        _STATS: stats.model_dump(),
     }
 
 

@@ -22,10 +22,10 @@ def check_song_backbone(settings: EncoderSettings, audio: AudioSettings) -> None
     """
     if settings.song_backbone is None:
         return
-    from gatefold.encoder.backbones import check_ears, read_checkpoint
+    from gatefold.encoder.backbones import check_audio_settings, read_checkpoint
 
     with checkpoint_on_disk(settings.song_backbone, weights=False) as folder:
-        check_ears(read_checkpoint(folder, "song_backbone", settings.song_backbone), audio)
+        check_audio_settings(read_checkpoint(folder, "song_backbone", settings.song_backbone), audio)
 
 
 def by_content(settings: EncoderSettings) -> EncoderSettings:
@@ -33,8 +33,10 @@ def by_content(settings: EncoderSettings) -> EncoderSettings:
 
     Raises: InvalidSettings when there are none.
     """
-    places = {knob: getattr(settings, knob) for knob in ("song_backbone", "cover_backbone")}
-    return settings.model_copy(update={knob: _digest(place) for knob, place in places.items() if place is not None})
+    places = {setting: getattr(settings, setting) for setting in ("song_backbone", "cover_backbone")}
+    return settings.model_copy(
+        update={setting: _digest(place) for setting, place in places.items() if place is not None}
+    )
 
 
 @contextmanager

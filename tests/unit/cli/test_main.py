@@ -120,7 +120,7 @@ def test_generators_are_compared_in_tables_with_what_they_are_of(
 ) -> None:
     def compare(_: Settings, __: Workspace, on_progress: OnProgress) -> Report:
         on_progress(2, 2)
-        row = {"measure": "KID, covers alone", "value": 0.5, "low": 0.4, "high": 0.6, "beside": {}}
+        row = {"measure": "KID, covers alone", "value": 0.5, "low": 0.4, "high": 0.6, "baseline_values": {}}
         candidates = [{"name": name, "size": 64, "table": [row]} for name in ("real covers", "transformer")]
         distances = {"real covers": {"": 12.5}, "transformer": {"": 30.0}}
         genres = [{"genre": "jazz", "pictures": 20, "nearest": distances, "held_out": distances}]
@@ -145,7 +145,7 @@ def test_encoders_that_are_compared_stand_side_by_side_in_the_order_asked_for(
 ) -> None:
     def compare(_: Settings, __: Workspace, versions: list[str], on_progress: OnProgress) -> Report:
         on_progress(2, 2)
-        row = {"measure": "recall@10", "value": 0.5, "low": 0.4, "high": 0.6, "beside": {"chance": 0.1}}
+        row = {"measure": "recall@10", "value": 0.5, "low": 0.4, "high": 0.6, "baseline_values": {"chance": 0.1}}
         encoders = [{"version": version, "loss": f"loss of {version}", "table": [row]} for version in versions]
         return report_of("compare", details={"held_out": 20, "artists": 5, "encoders": encoders})
 

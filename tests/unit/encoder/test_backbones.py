@@ -16,12 +16,12 @@ from gatefold.audio.spectrograms import log_mel
 from gatefold.config import AudioSettings
 from gatefold.encoder.backbones import (
     Backbone,
+    BackboneSetting,
     Checkpoint,
-    Knob,
-    _Eyes,
+    ImagePreprocessor,
     build_cover_backbone,
     build_song_backbone,
-    check_ears,
+    check_audio_settings,
     load_pretrained,
     read_checkpoint,
 )
@@ -33,11 +33,11 @@ from tests.sounds import AUDIO, MUSIC
 
 KINDS = (*SONG_KINDS, *COVER_KINDS)
 FINE_TUNED = ENCODER.model_copy(update={"freeze_backbones": False})
-CLAP_EARS = AudioSettings(
+CLAP_AUDIO = AudioSettings(
     sample_rate=48_000, n_fft=1024, hop_length=480, n_mels=64, f_min=50, f_max=14_000, window_s=10, windows=1
 )
 """Those of laion/clap-htsat-unfused."""
-AST_EARS = AudioSettings(n_fft=512, win_length=400, hop_length=160, n_mels=128, f_min=20, window_s=10.24, windows=1)
+AST_AUDIO = AudioSettings(n_fft=512, win_length=400, hop_length=160, n_mels=128, f_min=20, window_s=10.24, windows=1)
 """Those of MIT/ast-finetuned-audioset-10-10-0.4593."""
 
 
@@ -48,7 +48,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: write_checkpoint(root / kind, kind) for kind in KINDS}
 
 
-def knob_of(kind: str) -> Knob:
+def knob_of(kind: str) -> BackboneSetting:
     return "song_backbone" if kind in SONG_KINDS else "cover_backbone"
 
 
@@ -146,13 +146,13 @@ def test_training_leaves_the_statistics_of_batch_norms_alone(folders: dict[str, 
 
 
 def test_our_log_mel_on_claps_scale_is_what_its_extractor_makes_of_a_real_clip(tmp_path: Path) -> None:
-    heard = decode_windows((MUSIC / "10_house_cc0_cover.m4a").read_bytes(), CLAP_EARS, name="clip")
-    folder = write_checkpoint(tmp_path / "clap", "clap", audio=CLAP_EARS)
+    heard = decode_windows((MUSIC / "10_house_cc0_cover.m4a").read_bytes(), CLAP_AUDIO, name="clip")
+    folder = write_checkpoint(tmp_path / "clap", "clap", audio=CLAP_AUDIO)
     extractor = transformers.ClapFeatureExtractor.from_pretrained(folder)
     theirs = torch.from_numpy(extractor(heard.waveform[0], sampling_rate=heard.rate)["input_features"][0])
     network = load_pretrained(folder, "song_backbone", "clap")
-    log_power = torch.from_numpy(log_mel(heard.waveform, heard.rate, CLAP_EARS)).float()
-    ours = build_song_backbone(*network, ENCODER, CLAP_EARS).senses(log_power)[0]
+    log_power = torch.from_numpy(log_mel(heard.waveform, heard.rate, CLAP_AUDIO)).float()
+    ours = build_song_backbone(*network, ENCODER, CLAP_AUDIO).preprocess(log_power)[0]
     assert ours.shape == theirs.shape == (1, 1001, 64)
     error = (ours - theirs)[:, :-1].abs()  # of decibels; the last frame is not ours to hear
     audible = theirs[:, :-1] > -60
@@ -163,13 +163,13 @@ def test_our_log_mel_on_claps_scale_is_what_its_extractor_makes_of_a_real_clip(t
 
 def test_our_log_mel_on_kaldis_bands_is_near_to_what_asts_extractor_makes_of_a_real_clip(tmp_path: Path) -> None:
     kind = "audio-spectrogram-transformer"
-    heard = decode_windows((MUSIC / "15_synth_cc0.wav").read_bytes(), AST_EARS, name="clip")
-    folder = write_checkpoint(tmp_path / "ast", kind, audio=AST_EARS)
+    heard = decode_windows((MUSIC / "15_synth_cc0.wav").read_bytes(), AST_AUDIO, name="clip")
+    folder = write_checkpoint(tmp_path / "ast", kind, audio=AST_AUDIO)
     extractor = transformers.ASTFeatureExtractor.from_pretrained(folder)
     theirs = torch.from_numpy(extractor(heard.waveform[0], sampling_rate=heard.rate)["input_values"][0])
     network = load_pretrained(folder, "song_backbone", kind)
-    log_power = torch.from_numpy(log_mel(heard.waveform, heard.rate, AST_EARS)).float()
-    ours = build_song_backbone(*network, ENCODER, AST_EARS).senses(log_power)[0]
+    log_power = torch.from_numpy(log_mel(heard.waveform, heard.rate, AST_AUDIO)).float()
+    ours = build_song_backbone(*network, ENCODER, AST_AUDIO).preprocess(log_power)[0]
     assert ours.shape == theirs.shape == (1024, 128)
     frames = (heard.waveform.shape[1] - 400) // 160
     rising = theirs[:frames].std(0) > 0.01  # a band of Kaldi's that no frequency falls into is always as silent
@@ -200,7 +200,7 @@ def test_a_cover_is_prepared_as_the_checkpoints_image_processor_does_it(
     pixels = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)
     picture = Image.fromarray(pixels).resize((48, 48), Image.Resampling.BICUBIC)
     theirs = torch.tensor(np.array(processor()(picture)["pixel_values"]))
-    eyes = _Eyes(read_checkpoint(folder, "cover_backbone", kind))
+    eyes = ImagePreprocessor(read_checkpoint(folder, "cover_backbone", kind))
     ours = eyes(to_model(torch.tensor(np.array(picture)).permute(2, 0, 1))[None])
     assert ours.shape == theirs.shape
     assert (ours - theirs).abs().max() < 0.03  # the processor rounds to 256 levels twice, at worst
@@ -214,21 +214,24 @@ def test_other_ears_are_refused_with_every_knob_and_how_to_set_it(folders: dict[
     needed = {"sample_rate": 8000, "n_fft": 256, "win_length": 256, "hop_length": 80, "n_mels": 16, "f_min": 30}
     needed |= {"f_max": 4000, "window_s": 0.64}
     with pytest.raises(InvalidSettings) as refusal:
-        check_ears(checkpoint, AudioSettings(f_min=50))
-    for knob, value in needed.items():
-        assert f"audio.{knob} {getattr(AudioSettings(f_min=50), knob):g} should be {value:g}" in refusal.value.message
-        assert f"--set audio.{knob}={value:g}" in refusal.value.message
+        check_audio_settings(checkpoint, AudioSettings(f_min=50))
+    for setting, value in needed.items():
+        assert (
+            f"audio.{setting} {getattr(AudioSettings(f_min=50), setting):g} should be {value:g}"
+            in refusal.value.message
+        )
+        assert f"--set audio.{setting}={value:g}" in refusal.value.message
     with pytest.raises(InvalidSettings) as refusal:
-        check_ears(checkpoint, AUDIO.model_copy(update={"hop_length": 40}))
+        check_audio_settings(checkpoint, AUDIO.model_copy(update={"hop_length": 40}))
     assert refusal.value.message.endswith(": audio.hop_length 40 should be 80; --set audio.hop_length=80")
 
 
 def test_asts_ears_are_kaldis() -> None:
     inputs = json.loads(transformers.ASTFeatureExtractor().to_json_string())
     checkpoint = Checkpoint(network={"model_type": "audio-spectrogram-transformer"}, inputs=inputs)
-    check_ears(checkpoint, AST_EARS)
+    check_audio_settings(checkpoint, AST_AUDIO)
     with pytest.raises(InvalidSettings, match=r"audio.win_length 1024 should be 400.*--set audio.window_s=10.24"):
-        check_ears(checkpoint, AudioSettings())
+        check_audio_settings(checkpoint, AudioSettings())
 
 
 def test_a_network_of_another_type_is_refused_with_those_that_are_allowed(folders: dict[str, Path]) -> None:

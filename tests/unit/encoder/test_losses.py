@@ -33,9 +33,9 @@ def naive_triplet(song: Tensor, cover: Tensor, margin: float) -> Tensor:
     for i in range(count):
         own = song[i] @ cover[i]
         others = [j for j in range(count) if j != i]
-        for strangers in ([song[i] @ cover[j] for j in others], [song[j] @ cover[i] for j in others]):
-            farther = [cosine for cosine in strangers if cosine < own]
-            stranger = max(farther or strangers, key=Tensor.item)
+        for negatives in ([song[i] @ cover[j] for j in others], [song[j] @ cover[i] for j in others]):
+            farther = [cosine for cosine in negatives if cosine < own]
+            stranger = max(farther or negatives, key=Tensor.item)
             total = total + torch.clamp(margin - own + stranger, min=0)
     return total / (2 * count)
 
@@ -140,7 +140,7 @@ def test_triplet_takes_the_hardest_stranger_that_is_farther_and_the_hardest_of_a
     cosine = torch.tensor([[0.5, 0.9, 0.4], [0.8, 0.1, 0.7], [0.0, 0.2, 0.3]], dtype=torch.float64)
     cover = torch.eye(3, dtype=torch.float64)  # so that a song's row is its cosines
     by_song = [0.2 + 0.4 - 0.5, 0.2 + 0.8 - 0.1, 0.2 + 0.2 - 0.3]
-    by_cover = [0.2 + 0.0 - 0.5, 0.2 + 0.9 - 0.1, 0.2 + 0.7 - 0.3]  # strangers 0.8 0.0, then 0.9 0.2, then 0.4 0.7
+    by_cover = [0.2 + 0.0 - 0.5, 0.2 + 0.9 - 0.1, 0.2 + 0.7 - 0.3]  # negatives 0.8 0.0, then 0.9 0.2, then 0.4 0.7
     expected = sum(max(cost, 0) for cost in by_song + by_cover) / 6
     assert triplet(cosine, cover, 0.2).item() == pytest.approx(expected)
 

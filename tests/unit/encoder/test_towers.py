@@ -7,7 +7,7 @@ import torch
 
 from gatefold.config import AudioSettings, CoverSettings, EncoderSettings
 from gatefold.encoder import towers
-from gatefold.encoder.towers import DualEncoder, Standardise
+from gatefold.encoder.towers import DualEncoder, FeatureNorm
 from gatefold.errors import WrongModel
 from gatefold.images.pixels import resized
 from tests.factories import COVER, ENCODER
@@ -79,7 +79,7 @@ def test_songs_embedded_together_are_those_embedded_alone(
 
 @pytest.mark.parametrize("shape", [(3, 16, 63), (3, 17, 64), (16, 64), (1, 3, 16, 64)])
 def test_spectrograms_of_other_ears_are_refused(encoder: DualEncoder, shape: tuple[int, ...]) -> None:
-    with pytest.raises(WrongModel, match=r"this encoder hears \[windows, 16, 64\]"):
+    with pytest.raises(WrongModel, match=r"this encoder takes \[windows, 16, 64\]"):
         encoder.embed_song(np.zeros(shape, np.float16))
 
 
@@ -140,7 +140,7 @@ def test_an_encoder_built_from_defaults_takes_what_the_default_ears_and_eyes_giv
 
 
 def test_what_all_songs_have_in_common_no_longer_counts_once_the_usual_is_known() -> None:
-    standardise = Standardise(3)
+    standardise = FeatureNorm(3)
     same = torch.tensor([[5.0, 1.0, 0.0]])
     assert torch.equal(standardise(same.clamp(max=4)), same.clamp(max=4))  # as it is, before
     usual = torch.tensor([[100.0, 1.0, 7.0], [102.0, 1.0, 9.0]])
@@ -152,7 +152,7 @@ def test_what_all_songs_have_in_common_no_longer_counts_once_the_usual_is_known(
 def test_the_usual_is_shown_to_both_towers_and_travels_with_the_weights() -> None:
     one, other = (DualEncoder(ENCODER, AUDIO, COVER).eval() for _ in range(2))
     before = one.embed_covers(pixels(2))
-    one.standardise(torch.from_numpy(windows(8)).float(), torch.rand(8, 3, COVER.size, COVER.size))
+    one.fit_feature_norm(torch.from_numpy(windows(8)).float(), torch.rand(8, 3, COVER.size, COVER.size))
     assert not np.allclose(one.embed_covers(pixels(2)), before, atol=1e-3)
     other.load_state_dict(one.state_dict())
     assert np.array_equal(other.embed_song(windows(3)), one.embed_song(windows(3)))

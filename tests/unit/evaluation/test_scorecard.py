@@ -26,7 +26,7 @@ def similar(seed: int = 0, own: float = 1.5) -> npt.NDArray[np.float64]:
 
 
 def measured(similarity: npt.NDArray[np.float64], genres: npt.NDArray[np.str_] = GENRES) -> dict[str, Measure]:
-    measures = measure_retrieval(similarity, genres, ARTISTS, rivals={"rival": similar(9)}, seed=0)
+    measures = measure_retrieval(similarity, genres, ARTISTS, baselines={"rival": similar(9)}, seed=0)
     return {measure.measure: measure for measure in measures}
 
 
@@ -61,14 +61,16 @@ def test_one_who_guesses_and_one_who_knows_the_genres_score_what_is_said_of_them
             values = [one[name].value for one in played]
             slack = 4 * np.std(values) / np.sqrt(len(values)) + 1e-9
             # a median of few ranks is not quite the median of all that may come
-            assert said[name].beside[whose] == pytest.approx(np.mean(values), abs=slack + ("median" in name)), name
+            assert said[name].baseline_values[whose] == pytest.approx(
+                np.mean(values), abs=slack + ("median" in name)
+            ), name
 
 
 def test_without_genres_nothing_is_said_of_them() -> None:
     for genres in (np.full(60, ""), np.full(60, "folk"), np.arange(60).astype(str)):
         found = measured(similar(), genres)
         assert not any("genre" in name for name in found)
-        assert set(found["recall@1"].beside) == {"chance", "rival"}
+        assert set(found["recall@1"].baseline_values) == {"chance", "rival"}
 
 
 def test_every_genre_is_named_and_the_table_has_their_mean() -> None:
@@ -80,7 +82,7 @@ def test_every_genre_is_named_and_the_table_has_their_mean() -> None:
 
 
 def test_one_artist_alone_gives_no_interval() -> None:
-    measures = measure_retrieval(similar(), GENRES, ["one"] * 60, rivals={}, seed=0)
+    measures = measure_retrieval(similar(), GENRES, ["one"] * 60, baselines={}, seed=0)
     assert all(measure.low is None and measure.high is None for measure in measures)
 
 
@@ -95,18 +97,18 @@ def test_the_best_ranker_of_a_synthetic_catalogue_beats_genres_and_is_not_perfec
     best = log_odds_of_own(latent, seen, genres, sigma)
     artists = [track.artist for track in tracks]
     nearest = np.where(np.isfinite(best), -(((latent[:, None] - seen) / sigma) ** 2).sum(-1), -np.inf)
-    for measure in measure_retrieval(best, genres, artists, rivals={"nearest": nearest}, seed=0):
+    for measure in measure_retrieval(best, genres, artists, baselines={"nearest": nearest}, seed=0):
         if measure.measure.startswith("recall"):
-            assert measure.beside["by genre"] < measure.value < 1
-            assert measure.value >= measure.beside["nearest"] - 0.02
+            assert measure.baseline_values["by genre"] < measure.value < 1
+            assert measure.value >= measure.baseline_values["nearest"] - 0.02
     without = log_odds_of_own(latent, latent, genres, np.zeros(5))
     assert (ranks_of_own(without) == 1).all()
 
 
 def test_the_table_is_no_wider_than_a_terminal_and_leaves_blank_what_is_not_known() -> None:
     rows = [measure.row() for measure in measured(similar()).values()]
-    rows += [Measure("KID, covers alone", 12.5, beside={"real": 0.1}).row()]
-    rows += [Measure("KID, songs with covers", 0.25, beside={"real": 0.1, "shuffled songs": 2}).row()]
+    rows += [Measure("KID, covers alone", 12.5, baseline_values={"real": 0.1}).row()]
+    rows += [Measure("KID, songs with covers", 0.25, baseline_values={"real": 0.1, "shuffled songs": 2}).row()]
     first, second = sections(rows)
     assert first.columns == ["measure", "value", "95 %", "chance", "by genre", "rival"]
     assert second.columns == ["measure", "value", "real", "shuffled songs"]

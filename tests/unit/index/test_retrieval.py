@@ -110,11 +110,11 @@ def test_shards_find_what_a_sort_of_the_whole_finds_bit_for_bit(cuts: tuple[int,
         for k in (1, 30, 240):
             scores, found = index.nearest(queries, k, allowed)
             for row, query in enumerate(queries):
-                told = cosines(query[None], TWINS, np.arange(240)[None])[0]
+                cosine_of = cosines(query[None], TWINS, np.arange(240)[None])[0]
                 among = np.arange(240) if allowed is None else np.flatnonzero(allowed)
-                best = among[np.lexsort((among, -told[among]))[:k]]
+                best = among[np.lexsort((among, -cosine_of[among]))[:k]]
                 assert np.array_equal(found[row], best)
-                assert np.array_equal(scores[row], told[best])
+                assert np.array_equal(scores[row], cosine_of[best])
 
 
 def test_hits_in_columns_are_the_matches(index: CoverIndex) -> None:

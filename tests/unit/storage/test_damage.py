@@ -7,7 +7,7 @@ import pytest
 from gatefold.config import IndexSettings
 from gatefold.errors import BundleCorrupt, BundleNotFound
 from gatefold.index.retrieval import unit_columns
-from gatefold.index.tuning import build_for, of_shards, questions_of
+from gatefold.index.tuning import build_for, eval_queries_of, merge_shard_stats
 from gatefold.storage import objects
 from gatefold.storage.bundles import Bundle, open_bundle
 from gatefold.storage.models.encoders import load_encoder
@@ -61,15 +61,15 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 
 def two_shards(uri: str) -> Bundle:
     tracks = indexed_tracks(unit_vectors(40, 8))
-    questions = questions_of(*unit_columns(tracks))
+    eval_queries = eval_queries_of(*unit_columns(tracks))
     parts = {"": tracks.slice(0, 20), "s27": tracks.slice(20)}
-    built = [build_for(unit_columns(part)[0], questions, IndexSettings()) for part in parts.values()]
+    built = [build_for(unit_columns(part)[0], eval_queries, IndexSettings()) for part in parts.values()]
     stored = [
         store_shard(uri, number, 2, first, parts[first], made)
         for number, (first, made) in enumerate(zip(parts, built, strict=True))
     ]
-    figures = of_shards([(made.figures, made.answers) for made in built], 0.9)
-    return publish_shards(uri, stored, figures, encoder_fingerprint="ears", version="i2", lineage={})
+    stats = merge_shard_stats([(made.stats, made.results) for made in built], 0.9)
+    return publish_shards(uri, stored, stats, encoder_fingerprint="ears", version="i2", lineage={})
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -74,7 +74,7 @@ def test_real_covers_are_near_and_noise_is_far_and_the_interval_holds_the_figure
         assert measure.low is not None
         assert measure.high is not None
         assert measure.low < measure.value < measure.high
-        assert measure.value == measure.beside["real"] == bad[name].beside["real"]
+        assert measure.value == measure.baseline_values["real"] == bad[name].baseline_values["real"]
         assert measure.value < bad[name].value
     assert good["KID, covers alone, here"].value == pytest.approx(0, abs=0.1)
 
@@ -87,8 +87,8 @@ def test_covers_that_fit_other_songs_are_as_good_alone_and_worse_with_their_song
     assert moved["KID, covers alone, here"].value == pytest.approx(fitting["KID, covers alone, here"].value)
     joint = fitting["KID, songs with covers, here"]
     assert joint.high is not None
-    assert moved["KID, songs with covers, here"].value == pytest.approx(joint.beside["shuffled songs"])
-    assert joint.beside["shuffled songs"] > joint.high
+    assert moved["KID, songs with covers, here"].value == pytest.approx(joint.baseline_values["shuffled songs"])
+    assert joint.baseline_values["shuffled songs"] > joint.high
 
 
 def test_songs_of_one_artist_have_no_interval() -> None:
@@ -103,8 +103,8 @@ def test_a_cover_like_its_song_ranks_first_and_one_of_another_song_does_not() ->
     exact = question.held_out.songs[question.asked]
     rank = rank_measure(question, exact, question.held_out.covers[question.asked])
     assert (rank.measure, rank.value) == ("median rank of the song among 100", 1)
-    assert rank.beside["real"] < 5
-    assert rank.beside["shuffled songs"] > 20
+    assert rank.baseline_values["real"] < 5
+    assert rank.baseline_values["shuffled songs"] > 20
 
 
 def test_a_median_over_few_songs_leaves_out_resamplings_without_any_of_their_artists() -> None:
@@ -159,4 +159,4 @@ def test_both_spaces_are_measured_where_the_features_are_installed() -> None:
         "median largest share of one source",
     ]
     measured = by_name(both)["KID, covers alone, independent"]
-    assert measured.value == measured.beside["real"]
+    assert measured.value == measured.baseline_values["real"]

@@ -36,7 +36,7 @@ def index() -> CoverIndex:
 def index_uri(tmp_path: Path) -> str:
     uri = objects.resolve(str(tmp_path / "indexes" / "i1"))
     built = build_tuned(*unit_columns(tracks()), IndexSettings())
-    publish_index(uri, CoverIndex(tracks(), "e1", built.vectors), tracks(), built.figures, version="i1", lineage={})
+    publish_index(uri, CoverIndex(tracks(), "e1", built.vectors), tracks(), built.stats, version="i1", lineage={})
     return uri
 
 

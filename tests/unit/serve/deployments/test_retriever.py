@@ -84,7 +84,7 @@ def shards(table: pa.Table) -> Shards:
             first_song_id=part["song_id"][0].as_py() if number else "",
             covers=part.num_rows,
             tracks=part.num_rows,
-            figures=build_tuned(*unit_columns(part), IndexSettings()).figures,
+            stats=build_tuned(*unit_columns(part), IndexSettings()).stats,
         )
         for number, part in enumerate(parts)
     ]

@@ -8,15 +8,15 @@ import pytest
 from gatefold.config import IndexSettings
 from gatefold.errors import BundleCorrupt, RecallTooLow
 from gatefold.index.retrieval import CoverIndex, unit_columns
-from gatefold.index.tuning import build_for, build_tuned, exact, of_shards, questions_of, recall_of
+from gatefold.index.tuning import build_for, build_tuned, eval_queries_of, exact, merge_shard_stats, recall_of
 from gatefold.index.vectors import KINDS, Kind, kind_of
 from gatefold.storage.bundles import Bundle, open_bundle, publish
 from gatefold.storage.models.indexes import (
-    figures_of,
     load_index,
     publish_index,
     publish_shards,
     shards_of,
+    stats_of,
     store_shard,
 )
 from tests.factories import indexed_tracks, unit_vectors
@@ -28,7 +28,7 @@ QUERIES = unit_vectors(5, 8, seed=1)
 def published(folder: Path, kind: Kind) -> tuple[Bundle, CoverIndex]:
     built = build_tuned(*unit_columns(TRACKS), IndexSettings(kind=kind, recall=0.8))
     index = CoverIndex(TRACKS, "ears", built.vectors)
-    return publish_index((folder / kind).as_uri(), index, TRACKS, built.figures, version="i1", lineage={}), index
+    return publish_index((folder / kind).as_uri(), index, TRACKS, built.stats, version="i1", lineage={}), index
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -37,11 +37,11 @@ def test_it_is_searched_as_before_and_says_what_it_is(tmp_path: Path, kind: Kind
     loaded = load_index(bundle.uri)
     for given, expected in zip(loaded.nearest(QUERIES, 30), index.nearest(QUERIES, 30), strict=True):
         assert np.array_equal(given, expected)
-    figures = figures_of(open_bundle(bundle.uri, "index"))
-    assert (figures.kind, figures.vectors, figures.width) == (kind_of(loaded.shards[0]), 398, 8)
-    assert figures.bytes == bundle.files["covers.faiss"].size_bytes
-    assert figures.recall_at_100 >= 0.8
-    assert figures.latency_ms > 0
+    stats = stats_of(open_bundle(bundle.uri, "index"))
+    assert (stats.kind, stats.vectors, stats.width) == (kind_of(loaded.shards[0]), 398, 8)
+    assert stats.bytes == bundle.files["covers.faiss"].size_bytes
+    assert stats.recall_at_100 >= 0.8
+    assert stats.latency_ms > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,15 +76,15 @@ def sharded(folder: Path, kind: Kind, recall: float = 0.8) -> Bundle:
     """Three shards, the second of which has no cover."""
     settings, uri = IndexSettings(kind=kind, recall=recall), (folder / "shards").as_uri()
     tracks = indexed_tracks(unit_vectors(600, 8), without_cover=range(290, 310))
-    questions = questions_of(*unit_columns(tracks))
+    eval_queries = eval_queries_of(*unit_columns(tracks))
     parts = [tracks.slice(0, 290), tracks.slice(290, 20), tracks.slice(310)]
-    built = [build_for(unit_columns(part)[0], questions, settings) for part in parts]
+    built = [build_for(unit_columns(part)[0], eval_queries, settings) for part in parts]
     stored = [
         store_shard(uri, number, 3, first, part, made)
         for number, (first, part, made) in enumerate(zip(("", "s290", "s310"), parts, built, strict=True))
     ]
-    figures = of_shards([(made.figures, made.answers) for made in built], settings.recall)
-    return publish_shards(uri, stored, figures, encoder_fingerprint="ears", version="i1", lineage={})
+    stats = merge_shard_stats([(made.stats, made.results) for made in built], settings.recall)
+    return publish_shards(uri, stored, stats, encoder_fingerprint="ears", version="i1", lineage={})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -96,27 +96,27 @@ def test_shards_are_one_index_and_each_is_an_index_in_itself(tmp_path: Path, kin
     assert whole.get("s295").cover_embedding is None
     truth = exact(unit_columns(indexed_tracks(unit_vectors(600, 8), without_cover=range(290, 310)))[0], QUERIES)
     assert recall_of(whole.nearest(QUERIES, 100)[1], truth) >= (1 if kind == "flat" else 0.8)
-    figures = figures_of(bundle)
-    assert (figures.kind, figures.vectors, figures.recall_at_100 >= 0.8) == (kind, 580, True)
-    assert figures.bytes == sum(entry.size_bytes for name, entry in bundle.files.items() if name.endswith(".faiss"))
-    assert figures.latency_ms == pytest.approx(sum(shard.figures.latency_ms for shard in shards), abs=1e-3)
+    stats = stats_of(bundle)
+    assert (stats.kind, stats.vectors, stats.recall_at_100 >= 0.8) == (kind, 580, True)
+    assert stats.bytes == sum(entry.size_bytes for name, entry in bundle.files.items() if name.endswith(".faiss"))
+    assert stats.latency_ms == pytest.approx(sum(shard.stats.latency_ms for shard in shards), abs=1e-3)
 
 
 def test_what_shards_measure_together_is_what_the_whole_would_be_measured(tmp_path: Path) -> None:
     bundle = sharded(tmp_path, "ivf")
     tracks = indexed_tracks(unit_vectors(600, 8), without_cover=range(290, 310))
     covers, songs = unit_columns(tracks)
-    questions = questions_of(covers, songs).queries
-    found = load_index(bundle.uri).nearest(questions, 100)[1]
-    assert figures_of(bundle).recall_at_100 == pytest.approx(recall_of(found, exact(covers, questions)), abs=1e-3)
+    eval_queries = eval_queries_of(covers, songs).queries
+    found = load_index(bundle.uri).nearest(eval_queries, 100)[1]
+    assert stats_of(bundle).recall_at_100 == pytest.approx(recall_of(found, exact(covers, eval_queries)), abs=1e-3)
 
 
 def test_shards_that_find_too_little_together_are_no_index() -> None:
     built = build_tuned(*unit_columns(TRACKS), IndexSettings(kind="ivf", recall=0.5))
-    shards = [(built.figures, built.answers)] * 2
-    assert of_shards(shards, built.figures.recall_at_100 - 0.01).vectors == 2 * 398
+    shards = [(built.stats, built.results)] * 2
+    assert merge_shard_stats(shards, built.stats.recall_at_100 - 0.01).vectors == 2 * 398
     with pytest.raises(RecallTooLow, match=r"2 shards of kind 'ivf' together reach recall@100 0\.\d+, asked for is 1"):
-        of_shards(shards, 1)
+        merge_shard_stats(shards, 1)
 
 
 def test_a_bundle_whose_shards_are_not_told_right_is_refused(tmp_path: Path) -> None:
