@@ -212,8 +212,8 @@ def _publish(
 
 
 def indexed_tracks(workspace: Workspace, encoder_version: str, within: Span = EVERYTHING) -> pa.Table:
-    """METADATA, what the manifest carried that can be told as text, song_embedding and cover_embedding of the present
-    catalogue's tracks that have either, by song_id.
+    """METADATA, what the manifest carried that can be written as text, song_embedding and cover_embedding of the
+    present catalogue's tracks that have either, by song_id.
 
     Songs that were withdrawn are left out.
     """

@@ -30,7 +30,7 @@ _FAINT = 1e-2  # energy below which a wave hardly counts; of texture and grain a
 def levels(log_mel: Tensor) -> Tensor:
     """[B, M, F] natural logarithm of mel power -> the same from -2 (silent) to 2 (the loudest place of the window).
 
-    So the loudness of a recording does not count, nor what is too soft to be heard beside the rest of it.
+    So the loudness of a recording does not count, nor what is too soft beside the rest of it.
     """
     below = (log_mel - log_mel.amax((1, 2), keepdim=True)).clamp(min=-_RANGE)
     return 2 + below / (_RANGE / 4)

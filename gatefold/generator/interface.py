@@ -1,4 +1,4 @@
-"""What every kind of generator takes and what it returns, whichever model is behind it.
+"""Interface of every kind of generator: request, sources, generated covers.
 
 Shape legend: N = source covers, n = generated covers, S = pixels a side of a source, G = pixels a side of a generated
 cover, D = width of the joint space.
@@ -41,7 +41,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """What is asked of a generator beside sources and seeds; None is the generator's own default."""
+    """A request to a generator beside sources and seeds; None is the generator's own default."""
 
     size: int | None = None
     """pixels a side"""

@@ -1,6 +1,6 @@
 """How close a new cover comes to a single existing one, and what happens when it is too close.
 
-Measured before it is handed out, each with a limit: the largest share of one source, the largest connected region of
+Measured before it is returned, each with a limit: the largest share of one source, the largest connected region of
 one source, and the likeness to the most similar of all catalogue covers by features that the generator does not know.
 Sources that are nearly the same picture, as reissues are, count as one. Over a limit the picture is generated again,
 from the next seed of its own sequence and with more novelty; at last it is refused.
@@ -111,7 +111,7 @@ def generate_original(
         )
         for place, one, likeness in zip(open_places, generated, measure_likeness(generated), strict=True):
             known = replace(one, seed=seeds[place])
-            found[place] = _judged(known, likeness, attempt, limits, same)
+            found[place] = _check_originality(known, likeness, attempt, limits, same)
     return [found[place] for place in range(len(seeds))]
 
 
@@ -159,7 +159,7 @@ def _largest(attribution: Attribution, same: Mapping[str, str]) -> tuple[tuple[f
     return max(shares), max(regions)
 
 
-def _judged(
+def _check_originality(
     generated: Generated,
     likeness: Likeness | None,
     attempt: int,

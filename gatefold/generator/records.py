@@ -1,4 +1,4 @@
-"""What is written down of a generated cover beside its pixels: in manifests, in JSON and in PNG text."""
+"""Records of a generated cover: in manifests, in JSON and in PNG text."""
 
 import json
 from collections.abc import Sequence

@@ -17,7 +17,7 @@ from gatefold.index.interface import Filters, Index
 from gatefold.records import MAY_BE_SOURCE, Match
 
 _SONGS_PER_SEARCH = 512
-_SPARE = 32  # matches beyond those wanted that are searched for: some are of the song itself or its artist
+_EXTRA_MATCHES = 32  # matches beyond those wanted that are searched for: some are of the song itself or its artist
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,14 @@ def sources_of(index: Index, song_ids: Sequence[str], count: int, rule: SourceRu
     for start in range(0, len(song_ids), _SONGS_PER_SEARCH):
         some = song_ids[start : start + _SONGS_PER_SEARCH]
         embeddings = index.song_embeddings(some)
-        shared = _search(index, embeddings, count + _SPARE, rule.filters())
+        shared = _search(index, embeddings, count + _EXTRA_MATCHES, rule.filters())
         for song_id, embedding, matches in zip(some, embeddings, shared, strict=True):
             artist = index.get(song_id).track.artist
             own = rule.filters(song_id, artist)
             kept = [m for m in matches if m.track.song_id != song_id and not own.excludes_artist(m.track.artist)]
-            if len(kept) < count and len(matches) == count + _SPARE:  # too many were of the artist: search for this one
+            if (
+                len(kept) < count and len(matches) == count + _EXTRA_MATCHES
+            ):  # too many were of the artist: search for this one
                 kept = _search(index, embedding[None], count, own)[0]
             found.append([match.model_copy(update={"rank": rank}) for rank, match in enumerate(kept[:count], start=1)])
     return found

@@ -78,13 +78,13 @@ def flow_loss(
 ) -> Tensor:
     """Mean squared error of the velocity, [] for pictures [B, 3, S, S] in [-1, 1].
 
-    Noise levels are drawn from a logit-normal that leans towards noise; with probability `dropout` a picture's
+    Noise levels are drawn from a logit-normal that is shifted towards noise; with probability `dropout` a picture's
     condition is dropped, which is what guidance needs.
 
     Source: Lipman et al. 2023, equation 23 (flow matching); Ho & Salimans 2022, algorithm 1 (dropping the condition).
     """
     size = len(pixels)
-    pixels = pixels.roll(_turn(transformer, generator), dims=(2, 3))
+    pixels = pixels.roll(_random_shift(transformer, generator), dims=(2, 3))
     sigma = torch.sigmoid(torch.randn(size, generator=generator) * 0.8 + 0.6).to(pixels)
     noise = torch.randn(pixels.shape, generator=generator).to(pixels)
     keep = (torch.rand(size, generator=generator) >= dropout).to(pixels)
@@ -94,7 +94,7 @@ def flow_loss(
     return ((clean - pixels).square() / level.clamp(min=_SIGMA_FLOOR)).mean()
 
 
-def _turn(transformer: torch.nn.Module, generator: torch.Generator) -> tuple[int, int]:
+def _random_shift(transformer: torch.nn.Module, generator: torch.Generator) -> tuple[int, int]:
     """Pixels down and right, at most half a patch: the grid of patches lies elsewhere every time, and leaves no seams.
 
     Source: Coifman & Donoho 1995, "Translation-Invariant De-Noising" (cycle spinning).
@@ -177,7 +177,7 @@ class CoverPipeline(DiffusionPipeline):
             seeds: one for each picture; its noise is drawn on the CPU, so it depends on no device and no batch.
             num_inference_steps: the pipeline's own when None.
             guidance_scale: the pipeline's own when None; 1 is no guidance and costs half.
-            on_step: told (steps done, steps in all); raises to stop.
+            on_step: called with (steps done, steps in all); raises to stop.
         """
         steps = num_inference_steps or self.num_inference_steps
         guidance = self.guidance_scale if guidance_scale is None else guidance_scale
@@ -189,7 +189,7 @@ class CoverPipeline(DiffusionPipeline):
         turns = torch.Generator().manual_seed(0)  # the same at every call, so a picture depends on its own seed alone
         for done, timestep in enumerate(scheduler.timesteps, start=1):
             sigma = (timestep / 1000).expand(len(pictures))
-            down, right = _turn(self.transformer, turns)
+            down, right = _random_shift(self.transformer, turns)
             turned = pictures.roll((down, right), dims=(2, 3))
             clean = self._guided(turned, sigma, song, neighbours, guidance).roll((-down, -right), dims=(2, 3))
             clean = clean.clamp(-1, 1)

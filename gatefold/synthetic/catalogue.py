@@ -1,9 +1,8 @@
-"""The demo's catalogue: artists, songs and covers that exist nowhere but in numbers, yet share something that can
-be found.
+"""The demo's synthetic catalogue: artists, songs and covers with latent traits in common, which an encoder can find.
 
-Every song has five traits. The composer makes all of them heard; the illustrator sees them only through noise of a
-known size, and draws what it saw. So a cover says something true about its song, never everything, and how well the
-best possible reader could match the two can be computed. This chapter decides who plays what, and how it is called.
+Every song has five traits. The audio renders them exactly; the cover is drawn from them with noise of a known size. So
+a cover has some information about its song, never all, and how well the best possible ranker could match the two can be
+computed. This module draws artists, traits and names.
 It makes no sound and draws no picture: `composition` and `drawing` do, each from a `SyntheticTrack` alone.
 """
 
@@ -94,7 +93,7 @@ class SyntheticTrack:
     album: str
     genre: str
     latent: Traits
-    """what is heard"""
+    """of the audio"""
     seen: Traits
     """what is drawn: the latent traits plus Gaussian noise"""
     signature: Signature
@@ -131,7 +130,7 @@ def log_odds_of_own(
 ) -> NDArray[np.float64]:
     """[Q, Q]: how much likelier cover j was drawn for song i than for some song of its genre; -inf across genres.
 
-    The best any ranker can do: it hears the true traits and the genre, and reads in a cover the genre and all that the
+    The best any ranker can do: it knows the true traits and the genre, and has of a cover the genre and all that the
     noise left of the traits. Songs that rank covers by it find their own as often as can be, and so do covers songs.
 
     Args:
@@ -141,8 +140,8 @@ def log_odds_of_own(
         sigma: standard deviation [5] of the noise between the two.
     """
     sigma = np.maximum(sigma, 1e-6)
-    heard, read = latent / sigma, seen / sigma
-    own = heard @ read.T - (heard**2).sum(1)[:, None] / 2 - (read**2).sum(1)[None] / 2 - np.log(sigma).sum()
+    scaled, read = latent / sigma, seen / sigma
+    own = scaled @ read.T - (scaled**2).sum(1)[:, None] / 2 - (read**2).sum(1)[None] / 2 - np.log(sigma).sum()
     named = {genre.name: genre for genre in GENRES}
     any_song = np.array([_log_density(one, named[name], sigma) for one, name in zip(seen, genres, strict=True)])
     return np.where(genres[:, None] == genres[None, :], own - any_song[None], -np.inf)

@@ -1,9 +1,9 @@
-"""From a synthetic track to its sound: chords, bass, a melody with phrases, drums, a little room.
+"""Synthesis of a track's audio: chords, bass, a melody with phrases, drums, a little room.
 
 Each trait has its place in the music. Tempo is the beat, and everything that lasts, lasts a share of it. Energy is
 drive, attack, and how loud the drums are beside the rest; never plain loudness, for songs are levelled. Brightness
 is the filter and the register of the melody. Mode is the scale. Density is notes a bar and voices a chord. The
-genre is the instruments, the rhythm and the room. This chapter knows nothing of covers and of files.
+genre is the instruments, the rhythm and the room. It knows nothing of covers and of files.
 
 Shape legend: N = samples.
 """

@@ -1,10 +1,10 @@
-"""From a synthetic track to its cover: a flat, printed-looking picture, drawn from the traits as seen, never from
-the true ones.
+"""Drawing of a track's cover: a flat picture in few colours, from the noisy traits, never
+from the true ones.
 
 Each trait has its place in the picture. Tempo is how often the motif repeats; energy is contrast, colour and sharp
 corners; brightness is the lightness of the paper; mode turns the palette from cool to warm; density is how many
 small shapes lie on top. The genre is the motif itself, the shapes and whether ink is lighter or darker than paper.
-The rest no song can know: where things lie, how the light falls, a stray accent, grain. This chapter knows nothing
+The rest no song can know: where things lie, how the light falls, a stray accent, grain. It knows nothing
 of sound and of files.
 
 Shape legend: S = pixels a side, P = points of an outline. Lengths are shares of the picture's side.
@@ -27,7 +27,7 @@ def draw_cover(track: SyntheticTrack, size: int) -> NDArray[np.uint8]:
     """The cover, uint8 [S, S, 3], RGB, S = size. The same track and size give the same pixels in every process."""
     rng = np.random.default_rng(track.cover_seed)
     seen, look = track.seen, LOOKS[track.genre]
-    energy, density = _held(seen.energy), _held(seen.density)
+    energy, density = _clipped(seen.energy), _clipped(seen.density)
     palette = _palette(track, look)
     side = size * _SUPERSAMPLING
     image = Image.new("RGB", (side, side), palette.shade(0.0))
@@ -49,18 +49,18 @@ def draw_cover(track: SyntheticTrack, size: int) -> NDArray[np.uint8]:
     return _print(image.reduce(_SUPERSAMPLING), rng)
 
 
-def _held(trait: float) -> float:
-    """What was seen, kept within what can be drawn."""
+def _clipped(trait: float) -> float:
+    """A noisy trait, clipped to what can be drawn."""
     return min(max(trait, 0.0), 1.0)
 
 
 def _palette(track: SyntheticTrack, look: Look) -> Palette:
     seen = track.seen
-    contrast = 0.16 + 0.32 * _held(seen.energy)
+    contrast = 0.16 + 0.32 * _clipped(seen.energy)
     light = min(max(seen.brightness, -0.2), 1.2)
     paper = 0.20 + 0.38 * light if look.light_ink else 0.52 + 0.38 * light
     hue = 248 + 135 * min(max(seen.mode, -0.3), 1.3) + look.hue + track.signature.hue
-    return Palette(paper, paper + contrast * (1 if look.light_ink else -1), 0.06 + 0.11 * _held(seen.energy), hue)
+    return Palette(paper, paper + contrast * (1 if look.light_ink else -1), 0.06 + 0.11 * _clipped(seen.energy), hue)
 
 
 def _scatter(s: Sketch, corners: int, count: int) -> None:

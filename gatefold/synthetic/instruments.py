@@ -1,4 +1,4 @@
-"""What songs are played on: tuned voices from tables of overtones, and drums from falling tones and noise.
+"""Instruments of the synthetic songs: tuned voices from tables of overtones, and drums from falling tones and noise.
 
 Every sound is made here once and used many times. It knows nothing of songs.
 """

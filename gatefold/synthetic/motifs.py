@@ -1,4 +1,4 @@
-"""What the illustrator's covers are made of: colours that are even to the eye, and a motif for every genre.
+"""Parts of the synthetic covers: colours that are of even lightness (OKLCH), and a motif for every genre.
 
 A motif is drawn on a sketch, which holds what it may depend on: how often to repeat, how sharp to be, a palette, and
 chance for all that is free. It knows nothing of songs.

@@ -1,4 +1,4 @@
-"""Colours of one picture for others: the linear map that takes the colours of each source to those of a leading one.
+"""Colour transfer: the linear map that takes the colours of each source to those of a leading one.
 
 Shape legend: N = sources.
 """

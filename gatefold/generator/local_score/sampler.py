@@ -108,7 +108,7 @@ class Sampler:
     """Samples pictures from N sources.
 
     Args:
-        read: hands out sources at a level's size.
+        read: returns sources at a level's size.
         cosines: float32 [N], of song and source.
         mirrored: whether mirror images are sources too.
         device: where to compute.

@@ -176,7 +176,7 @@ def _config(settings: LoraSettings) -> LoraConfig:
 
 
 def _shift(config: Any) -> float:
-    """How far the noise levels of a flow-matching scheduler lean towards noise; 1 where that depends on the size."""
+    """The shift of the noise levels of a flow-matching scheduler towards noise; 1 where that depends on the size."""
     return 1.0 if config.get("use_dynamic_shifting") else float(config.get("shift", 1.0))
 
 

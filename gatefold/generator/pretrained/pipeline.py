@@ -158,7 +158,7 @@ class PretrainedGenerator:
                 self._loras.use(call.adapter)
                 for batch in _cut(pictures, self._batch_size):
                     step = _Steps(on_step, made, call.steps * len(batch), total)
-                    for picture, pixels in zip(batch, self._go_over(batch, call, step), strict=True):
+                    for picture, pixels in zip(batch, self._refine(batch, call, step), strict=True):
                         done[picture.job].append(_finished(picture, pixels))
                     made += call.steps * len(batch)
         return done
@@ -193,7 +193,7 @@ class PretrainedGenerator:
         for begun in made:
             yield _Picture(number, begun, job.request.size or self.size, prompts)
 
-    def _go_over(self, batch: Sequence[_Picture], call: _Call, on_step: "_Steps") -> list[Pixels]:
+    def _refine(self, batch: Sequence[_Picture], call: _Call, on_step: "_Steps") -> list[Pixels]:
         """uint8 [3, size, size] of each picture."""
         ours = self._settings
         prompts = [picture.prompts for picture in batch if picture.prompts is not None]

@@ -55,7 +55,7 @@ def test_searched_together_each_song_has_the_neighbours_it_has_alone(
 ) -> None:
     """Without spare matches, a song that finds itself or its artist is searched for again, alone."""
     monkeypatch.setattr(sources, "_SONGS_PER_SEARCH", at_once)
-    monkeypatch.setattr(sources, "_SPARE", spare)
+    monkeypatch.setattr(sources, "_EXTRA_MATCHES", spare)
     found = conditions_of(index, IDS, NEAREST)
     for row, song_id in enumerate(IDS):
         song, ids = one_by_one(index, song_id)
