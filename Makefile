@@ -1,11 +1,11 @@
-# The habits of this house. Each makes what it needs, .venv included, out of nothing but Python.
+# Commands. Each makes what it needs, .venv included, out of nothing but Python.
 
 SHELL := bash
 .DEFAULT_GOAL := help
 
 # The first interpreter here that gatefold runs on; make PYTHON=/path/to/python names another.
-FITS := import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))
-PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c '$(FITS)' 2> /dev/null && echo $$p && break; done)
 INSTALLED := .venv/.installed
 
@@ -52,10 +52,10 @@ clean: ## take away .venv and caches; workspaces stay
 	@touch $@
 
 $(INSTALLED): pyproject.toml requirements.lock
-	@test -n "$(PYTHON)" || { echo "gatefold needs Python 3.10, 3.11 or 3.12, and python3 is" \
+	@test -n "$(PYTHON)" || { echo "gatefold needs Python 3.11 or 3.12, and python3 is" \
 		"$$(python3 --version 2>&1 || echo missing); install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c '$(FITS)' || { \
-		echo "gatefold needs Python 3.10, 3.11 or 3.12, not $$($(PYTHON) --version)" >&2; exit 1; }
+		echo "gatefold needs Python 3.11 or 3.12, not $$($(PYTHON) --version)" >&2; exit 1; }
 	@echo "Making .venv with $$($(PYTHON) --version), as requirements.lock says; the first time takes minutes"
 	@$(PYTHON) -m venv .venv
 	@set -o pipefail; .venv/bin/pip install --no-compile --disable-pip-version-check -c requirements.lock -e '.[cpu,eval,dev]' | \

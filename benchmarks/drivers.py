@@ -17,7 +17,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from io import StringIO
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -161,7 +161,7 @@ def _write_rejects(workspace: Workspace, count: int) -> None:
         "code": names("code ", row % 7),
         "message": names("song 'gone' cannot be decoded: its header says what its samples do not, at byte ", row),
         "attempt": pa.repeat(1, count),
-        "at": pa.repeat(pa.scalar(datetime.now(timezone.utc), REJECTS.field("at").type), count),
+        "at": pa.repeat(pa.scalar(datetime.now(UTC), REJECTS.field("at").type), count),
         "etag": pa.nulls(count, pa.string()),
         "size_bytes": pa.nulls(count, pa.int64()),
     }

@@ -1,7 +1,7 @@
 """Bind the encoder, the index and the generator that belong together, and make them what serves."""
 
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from gatefold.config import Settings
 from gatefold.errors import BundleNotFound, WrongModel
@@ -77,7 +77,7 @@ def _publish(workspace: Workspace, version: str, encoder: Bundle, index: Bundle,
         encoder_part, index_part, generator_part = (_part(workspace, bundle) for bundle in (encoder, index, generator))
         release = Release(
             version=version,
-            created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             encoder=encoder_part,
             index=index_part,
             generator=generator_part,

@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from gatefold.errors import Corrupt, GatefoldError, LeaseLost, NotFound, RunInProgress, Unavailable
@@ -189,7 +189,7 @@ def _wait_for_end(folder: str, number: int, holder: _Holder) -> None:
 
 
 def _in_progress(folder: str, holder: _Holder) -> RunInProgress:
-    since = datetime.fromtimestamp(holder.since, timezone.utc)
+    since = datetime.fromtimestamp(holder.since, UTC)
     return RunInProgress(
         f"'{objects.parent(folder)}': process {holder.pid} on {holder.host} works on it since "
         f"{since:%Y-%m-%d %H:%M:%S} UTC; wait for it or stop it"

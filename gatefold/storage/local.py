@@ -10,7 +10,7 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
@@ -212,7 +212,7 @@ def _path(uri: str) -> Path:
 
 
 def _info(uri: str, status: os.stat_result) -> ObjectInfo:
-    modified = datetime.fromtimestamp(status.st_mtime, timezone.utc)
+    modified = datetime.fromtimestamp(status.st_mtime, UTC)
     return ObjectInfo(uri, status.st_size, modified, _etag(status))
 
 

@@ -9,7 +9,7 @@ import hashlib
 import io
 import time
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -302,7 +302,7 @@ def _write_faults(workspace: Workspace, song_ids: pa.ChunkedArray, faults: pa.Ta
         "code": faults["code"],
         "message": pc.binary_join_element_wise(where, faults["message"], ""),
         "attempt": pc.add(_tried(workspace, song_ids), 1),
-        "at": pa.repeat(pa.scalar(datetime.now(timezone.utc), REJECTS.field("at").type), count),
+        "at": pa.repeat(pa.scalar(datetime.now(UTC), REJECTS.field("at").type), count),
         "etag": pa.nulls(count, pa.string()),
         "size_bytes": pa.nulls(count, pa.int64()),
     }

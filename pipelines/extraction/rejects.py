@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -52,7 +52,7 @@ def reject_of(
     size_bytes: int | None = None,
 ) -> Reject:
     """The row that tells of this error."""
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     return Reject(song_id, uri, stage, error.code, error.message, attempt, now, size_bytes=size_bytes)
 
 

@@ -4,7 +4,7 @@ A plan is kept beside the reports of the stages, so that a real run can be held 
 """
 
 import os
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from gatefold.config import Settings
@@ -91,7 +91,7 @@ def make_plan(
     planned = songs or drawn.songs_there
     cores = os.cpu_count() or 1
     plan = Plan(
-        made_at=datetime.now(timezone.utc),
+        made_at=datetime.now(UTC),
         source=drawn.source,
         audio=settings.audio.fingerprint(),
         songs_in_source=drawn.songs_there,

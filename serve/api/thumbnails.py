@@ -60,7 +60,7 @@ class Thumbnails:
             return None
         try:
             return await asyncio.wait_for(self._from_table(song_id, size, generator), TABLE_WITHIN_S)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             logger.warning("the covers table takes more than %g s; originals are read for now", TABLE_WITHIN_S)
             if self._table is not None:
                 self._table.pause()

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Literal, Protocol
 
 from gatefold.errors import GatefoldError, IdempotencyConflict, Overloaded, UnknownJob
@@ -163,7 +163,7 @@ class InProcessJobs:
             return known, False
         await self.admit()
         queued = sum(history[-1].state == "queued" for history in self._histories.values())
-        job = Job(secrets.token_hex(16), spec, datetime.now(timezone.utc), position=queued)
+        job = Job(secrets.token_hex(16), spec, datetime.now(UTC), position=queued)
         self._histories[job.job_id] = [job]
         if idempotency is not None:
             self._by_key[idempotency.key] = (idempotency.digest, job.job_id)
@@ -223,7 +223,7 @@ class InProcessJobs:
         job = self._history(job_id)[-1]
         if job.ended:
             return job
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         progress = 1.0 if state == "succeeded" else job.progress
         self._finished.append(job_id)
         outcome = replace(job, state=state, position=None, progress=progress, finished_at=now)

@@ -12,7 +12,7 @@ import json
 import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -188,7 +188,7 @@ def _mosaic(seed: int, names: tuple[str, ...], novelty: float, palette: str | No
 
 
 def _now() -> str:
-    return datetime.now(timezone.utc).isoformat()
+    return datetime.now(UTC).isoformat()
 
 
 def create_app(examples: Path, step_s: float = 0.05, key: str | None = None, kind: Kind = "local-score") -> FastAPI:

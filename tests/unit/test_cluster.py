@@ -32,7 +32,7 @@ def test_every_node_type_has_an_image_a_role_and_a_disk_of_its_own(cluster: dict
     node = cluster["available_node_types"][kind]["node_config"]
     assert node["ImageId"].startswith("resolve:ssm:/aws/service/")
     assert "ubuntu" in node["ImageId"]
-    assert "22.04" in node["ImageId"]
+    assert "24.04" in node["ImageId"]
     assert node["IamInstanceProfile"] == {"Name": "gatefold-head" if kind == "head" else "gatefold-worker"}
     (disk,) = node["BlockDeviceMappings"]
     assert disk["DeviceName"] == "/dev/sda1"

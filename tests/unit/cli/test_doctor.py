@@ -9,7 +9,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -179,7 +179,7 @@ def test_nothing_is_left_in_a_store_whatever_happens(tmp_path: Path, monkeypatch
     [(0, "ok", "as the store's"), (-20, "ok", "as"), (90, "warning", "behind"), (-4_000, "fault", "ahead of")],
 )
 def test_clocks_far_apart_are_told(monkeypatch: pytest.MonkeyPatch, ahead_s: int, state: str, says: str) -> None:
-    now = datetime(2026, 1, 1, 12, 0, 0, 600_000, timezone.utc)
+    now = datetime(2026, 1, 1, 12, 0, 0, 600_000, UTC)
     modified = (now + timedelta(seconds=ahead_s)).replace(microsecond=0)
     monkeypatch.setattr(objects, "stat", lambda uri: ObjectInfo(uri, 1, modified, "e"))
     (found,) = doctor.check_clock("s3://bucket/key", (now.timestamp(), now.timestamp() + 0.1))
