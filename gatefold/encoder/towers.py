@@ -9,7 +9,8 @@ space.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -202,7 +203,9 @@ class DualEncoder(nn.Module):
     def embed_songs(self, log_mels: Sequence[npt.NDArray[np.float16]]) -> npt.NDArray[np.float32]:
         """`embed_song` of several songs, float16 [W, M, F] each, W its own -> float32 [B, D].
 
-        Windows are encoded together whichever song they are of: on a GPU, one song is too little to fill it.
+        Windows are encoded together whichever song they are of: on a GPU, one song is too little to fill it. On a CPU
+        one thread encodes them: a sum that is split over others may round otherwise, and a song has the same embedding
+        in every process, so that a seed gives the same pictures by command line and endpoint.
 
         Raises: WrongModel for windows of another shape.
         """
@@ -214,7 +217,8 @@ class DualEncoder(nn.Module):
             return np.zeros((0, self.settings.embed_dim), np.float32)
         windows = torch.from_numpy(np.concatenate(log_mels))
         at_once = _WINDOWS_ON_CPU if self._device.type == "cpu" else _WINDOWS_ON_GPU
-        parts = [self.encode_song(some.to(self._device, torch.float32)) for some in torch.split(windows, at_once)]
+        with _one_thread():
+            parts = [self.encode_song(some.to(self._device, torch.float32)) for some in torch.split(windows, at_once)]
         of_songs = torch.split(torch.cat(parts), [len(log_mel) for log_mel in log_mels])
         return torch.stack([fn.normalize(own.mean(0), dim=-1) for own in of_songs]).cpu().numpy()
 
@@ -233,3 +237,14 @@ class DualEncoder(nn.Module):
     @property
     def _device(self) -> torch.device:
         return self.logit_scale.device
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """What is computed inside runs on one thread of the CPU."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

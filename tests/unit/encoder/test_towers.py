@@ -48,6 +48,19 @@ def test_an_embedding_does_not_depend_on_its_batch(encoder: DualEncoder) -> None
     assert encoder.embed_covers(pixels(4)) == pytest.approx(alone, abs=1e-6)
 
 
+def test_a_song_has_the_same_bits_on_any_number_of_threads() -> None:
+    torch.manual_seed(0)
+    encoder = DualEncoder(EncoderSettings(), AudioSettings(), CoverSettings()).eval()
+    windows = np.random.default_rng(0).normal(size=(3, 80, 256)).astype(np.float16)
+    embeddings = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        embeddings.append(encoder.embed_song(windows))
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(1)
+    np.testing.assert_array_equal(*embeddings)
+
+
 def test_loudness_does_not_count(encoder: DualEncoder) -> None:
     quiet, loud = windows(2), windows(2) + np.float16(4)
     assert encoder.embed_song(loud) == pytest.approx(encoder.embed_song(quiet), abs=2e-2)
