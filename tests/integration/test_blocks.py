@@ -64,6 +64,7 @@ def wait_for_parts(words: Words, count: int, process: "subprocess.Popen[bytes]")
         time.sleep(0.02)
 
 
+@pytest.mark.chaos
 def test_a_killed_driver_is_followed_by_one_that_does_the_rest_and_nothing_twice(words: Words) -> None:
     texts = {**songs(24), **{f"t{number:03}": SLOW for number in range(96)}, "bad": BAD}
     words.write(texts)

@@ -47,7 +47,8 @@ def test_a_driver_that_is_killed_is_followed_by_one_that_does_the_rest(
     songs.audit()
 
 
-@pytest.mark.parametrize("lives", [4, pytest.param(8, marks=MINUTES)])
+@MINUTES
+@pytest.mark.parametrize("lives", [4, 8])
 def test_a_driver_killed_again_and_again_gets_on(songs: Repertoire, lives: int) -> None:
     draw = random.Random(14)
     for _ in range(lives):

@@ -80,7 +80,7 @@ def shell_with_songs(folder: Path) -> Shell:
     ("way", "number", "code"),
     [
         ("a script's background", signal.SIGINT, 130),
-        ("nohup in a script's background", signal.SIGTERM, 143),
+        pytest.param("nohup in a script's background", signal.SIGTERM, 143, marks=pytest.mark.chaos),
         ("the foreground", signal.SIGTERM, 143),
     ],
 )
@@ -146,6 +146,7 @@ def test_what_the_raylet_says_of_killed_workers_while_ray_ends_does_not_cover_th
     assert (done.stdout, done.stderr) == ("the last word\n", "")
 
 
+@pytest.mark.chaos
 def test_sigterm_for_the_demo_and_all_of_rays_processes_keeps_the_checkpoint_of_its_training(tmp_path: Path) -> None:
     """As systemd does it, and a container."""
     shell = Shell(tmp_path)
