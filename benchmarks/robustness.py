@@ -20,7 +20,7 @@ from gatefold.audio.decoding import decode_windows
 from gatefold.audio.spectrograms import extract_log_mel
 from gatefold.config import AudioSettings
 from gatefold.storage import objects
-from gatefold.storage.models.loaded_release import Ensemble, load_ensemble
+from gatefold.storage.models.loaded_release import LoadedRelease, load_active_release
 from gatefold.workspace import Workspace
 from tests.sounds import CLIPS, Samples, muxed, written
 
@@ -48,28 +48,28 @@ CHANGES: dict[str, Callable[[Samples, int], bytes]] = {
 
 def whole(clip: Path) -> tuple[Samples, int]:
     """All of a clip, both channels its mean: [N, 2], and its rate."""
-    heard = decode_windows(clip.read_bytes(), WHOLE)
-    samples = heard.waveform[0][: round(heard.duration_s * heard.rate)]
-    return np.stack([samples, samples], axis=1), heard.rate
+    encoded = decode_windows(clip.read_bytes(), WHOLE)
+    samples = encoded.waveform[0][: round(encoded.duration_s * encoded.rate)]
+    return np.stack([samples, samples], axis=1), encoded.rate
 
 
-def embedded(ensemble: Ensemble, data: bytes) -> Samples:
-    encoder = ensemble.encoder
+def embedded(loaded: LoadedRelease, data: bytes) -> Samples:
+    encoder = loaded.encoder
     return encoder.embed_song(extract_log_mel(data, encoder.audio).log_mel)
 
 
-def report(ensemble: Ensemble, source: str) -> str:
+def report(loaded: LoadedRelease, source: str) -> str:
     clips = [whole(clip) for clip in CLIPS]
-    own = np.stack([embedded(ensemble, written(samples, "WAV", "PCM_16", rate)) for samples, rate in clips])
+    own = np.stack([embedded(loaded, written(samples, "WAV", "PCM_16", rate)) for samples, rate in clips])
     lines = [
         f"`make bench-robustness BENCH_ARGS={source}`, {date.today()}, {platform.machine()}; {len(clips)} real clips, "
-        f"encoder {ensemble.encoder.fingerprint[:12]}.",
+        f"encoder {loaded.encoder.fingerprint[:12]}.",
         "",
         "| cosine of a clip with | worst | median |",
         "|---|---:|---:|",
     ]
     for name, change in CHANGES.items():
-        changed = np.stack([embedded(ensemble, change(samples, rate)) for samples, rate in clips])
+        changed = np.stack([embedded(loaded, change(samples, rate)) for samples, rate in clips])
         cosines = (own * changed).sum(1)
         lines.append(f"| itself, {name} | {cosines.min():.3f} | {np.median(cosines):.3f} |")
     strangers = (own @ own.T)[np.triu_indices(len(own), 1)]
@@ -81,8 +81,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workspace", help="with an active release, such as workspace")
     arguments = parser.parse_args()
-    ensemble = load_ensemble(Workspace(objects.resolve(arguments.workspace)))
-    made = report(ensemble, arguments.workspace)
+    loaded = load_active_release(Workspace(objects.resolve(arguments.workspace)))
+    made = report(loaded, arguments.workspace)
     RESULTS.write_text(made)
     Console().print(made, markup=False)
 

@@ -26,7 +26,7 @@ from gatefold.index.vectors import Vectors
 from gatefold.storage import objects
 from gatefold.storage.bundles import Bundle
 from gatefold.storage.contents import releases
-from gatefold.storage.contents.releases import Part, Release
+from gatefold.storage.contents.releases import Release, ReleasePart
 from gatefold.storage.models.encoders import publish_encoder
 from gatefold.storage.models.generators import publish_generator
 from gatefold.storage.models.indexes import publish_index
@@ -69,9 +69,9 @@ def publish_release(workspace: Workspace, built: TunedIndex, table: pa.Table) ->
         f"{workspace.generators}/g1", pipeline, version="g1", lineage={}, details={}, cover=cover, sources={}
     )
 
-    def part(bundle: Bundle) -> Part:
+    def part(bundle: Bundle) -> ReleasePart:
         uri = objects.relative(bundle.uri, workspace.uri)
-        return Part(uri=uri, version=bundle.version, fingerprint=bundle.fingerprint)
+        return ReleasePart(uri=uri, version=bundle.version, fingerprint=bundle.fingerprint)
 
     release = Release(
         version="r1",

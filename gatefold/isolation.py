@@ -145,7 +145,7 @@ class Isolated(Generic[Item, Result]):
                 while waiting and len(running) < self._in_flight:
                     index, item = waiting.popleft()
                     running[index] = item, time.monotonic() - caller_s
-                    child.hand(index, item)
+                    child.send(index, item)
                 _, started = next(iter(running.values()))
                 outcome: Result | GatefoldError
                 index, outcome = child.outcome(started + self._timeout_s - (time.monotonic() - caller_s))
@@ -169,7 +169,7 @@ class Isolated(Generic[Item, Result]):
         for pardon in pardons:
             child = self._ready()
             try:
-                child.hand(index, item)
+                child.send(index, item)
                 outcome: Result | GatefoldError
                 _, outcome = child.outcome(self._timeout_s)
             except _LostError as lost:
@@ -264,8 +264,8 @@ class _Child:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def hand(self, index: int, item: object) -> None:
-        """To be called only while fewer than `in_flight` items are in the child's hands, so that it begins at once."""
+    def send(self, index: int, item: object) -> None:
+        """To be called only while the child has fewer than `in_flight` items, so that it begins at once."""
         self._send((index, item))
 
     def outcome(self, limit_s: float) -> tuple[int, Any]:

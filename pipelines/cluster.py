@@ -80,7 +80,7 @@ def choose(environment: Mapping[str, str]) -> Place:
     if not there:
         return Place(LOCAL, "no cluster runs on this machine")
     try:
-        knock(there)
+        check_reachable(there)
     except OSError:
         return Place(LOCAL, f"the cluster that was started on this machine, {there}, does not answer")
     return Place(there, "it runs on this machine; RAY_ADDRESS=local starts another")
@@ -114,8 +114,8 @@ def connect(endpoint_url: str | None = None, *, verbose: bool = False) -> Place 
     address = place.address
     _joined.set()  # a Ray that is stopped while it starts is ended too
     try:
-        knock(address)
-        with nullcontext() if verbose else _core_muted(), _sigterm_kept():
+        check_reachable(address)
+        with nullcontext() if verbose else silence_ray_stderr(), _sigterm_kept():
             ray.init(
                 address=address,
                 runtime_env=_runtime_env(address, endpoint_url),
@@ -161,7 +161,7 @@ def _setting(variables: dict[str, str]) -> Callable[[], None]:
     return set_variables
 
 
-def knock(address: str) -> None:
+def check_reachable(address: str) -> None:
     """Raises: OSError where nobody listens, which Ray itself takes minutes to say."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit() and "/" not in host:
@@ -182,7 +182,7 @@ def disconnect(*, verbose: bool = False) -> None:
             ray.shutdown()
             return
         # what the raylet says of workers that end with it is printed on stdout by a thread
-        with _core_muted(), redirect_stdout(io.StringIO()):
+        with silence_ray_stderr(), redirect_stdout(io.StringIO()):
             ray.shutdown()
 
 
@@ -211,7 +211,7 @@ def _sigterm_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _core_muted() -> Iterator[None]:
+def silence_ray_stderr() -> Iterator[None]:
     """Drops what Ray's compiled core writes to stderr (that it was told to be quiet); Python's stderr goes on."""
     python_stderr = sys.stderr
     try:

@@ -43,7 +43,7 @@ from gatefold.storage.tables import EVERYTHING, Span
 from gatefold.workspace import Workspace
 from pipelines.index_access import SONGS_IN_PROCESS
 from pipelines.report import OnProgress, Report, silent, while_held, write_report
-from pipelines.row_mapper import own_errors
+from pipelines.row_mapper import reraise_domain_errors
 from pipelines.versions import Versions, check_unchanged, versions_of
 
 STAGE = "index"
@@ -86,7 +86,7 @@ def build_index(settings: Settings, workspace: Workspace, on_progress: OnProgres
 def _find(settings: Settings, workspace: Workspace) -> Bundle | None:
     """The index of what is embedded and withdrawn by now, where it was the last one that was built."""
     withdrawn = optouts.digests(workspace)
-    if withdrawn != optouts.settled(workspace):
+    if withdrawn != optouts.indexed_digests(workspace):
         return None
     versions = versions_of(settings, workspace, withdrawn)
     return find_bundle(objects.join(workspace.indexes, versions.index), "index")
@@ -96,7 +96,7 @@ def _build(
     settings: Settings, workspace: Workspace, lease: Lease, on_progress: OnProgress
 ) -> tuple[Bundle, bool]:
     """The bundle, and whether it was made here."""
-    optouts.settle(workspace)
+    optouts.record_indexed(workspace)
     versions = versions_of(settings, workspace)
     uri = objects.join(workspace.indexes, versions.index)
     if (bundle := find_bundle(uri, "index")) is not None:
@@ -153,7 +153,7 @@ def _build_shards(
     """All shards, side by side on as many cores, measured with the same eval_queries."""
     eval_queries = _eval_queries(workspace, versions.encoder)
     task = ray.remote(_build_shard)
-    with own_errors():
+    with reraise_domain_errors():
         shards = [
             task.remote(uri, settings, workspace, versions.encoder, (number, len(spans)), span, eval_queries)
             for number, span in enumerate(spans)

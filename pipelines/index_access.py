@@ -14,7 +14,7 @@ from gatefold.index.vectors import Vectors
 from gatefold.records import Match
 from gatefold.storage.bundles import open_bundle
 from gatefold.storage.models.indexes import load_index, shards_of
-from pipelines.row_mapper import own_errors
+from pipelines.row_mapper import reraise_domain_errors
 
 SONGS_IN_PROCESS = 100_000
 """of which vectors and metadata take about a hundred megabytes at the default width"""
@@ -62,7 +62,7 @@ class RemoteIndex:
         return vectors
 
     def _ask(self, method: str, *arguments: Any) -> Any:
-        with own_errors():
+        with reraise_domain_errors():
             return ray.get(getattr(self._actor, method).remote(*arguments))
 
 

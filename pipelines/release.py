@@ -8,7 +8,7 @@ from gatefold.errors import BundleNotFound, WrongModel
 from gatefold.storage import leases, objects
 from gatefold.storage.bundles import Bundle, open_bundle
 from gatefold.storage.contents import releases
-from gatefold.storage.contents.releases import Part, Release
+from gatefold.storage.contents.releases import Release, ReleasePart
 from gatefold.workspace import Workspace
 from pipelines.report import OnProgress, Report, silent, write_report
 from pipelines.versions import versions_of
@@ -87,6 +87,6 @@ def _publish(workspace: Workspace, version: str, encoder: Bundle, index: Bundle,
     return False
 
 
-def _part(workspace: Workspace, bundle: Bundle) -> Part:
+def _part(workspace: Workspace, bundle: Bundle) -> ReleasePart:
     uri = objects.relative(bundle.uri, workspace.uri)
-    return Part(uri=uri, version=bundle.version, fingerprint=bundle.fingerprint)
+    return ReleasePart(uri=uri, version=bundle.version, fingerprint=bundle.fingerprint)

@@ -38,7 +38,7 @@ def map_rows(
         return rows
     blocks = [table.slice(start, rows_per_task) for start in range(0, table.num_rows, rows_per_task)]
     made: list[pa.Table] = []
-    with own_errors():
+    with reraise_domain_errors():
         mapped = ray.data.from_arrow(blocks).map_batches(
             mapper, batch_size=None, batch_format="pyarrow", num_cpus=1, num_gpus=num_gpus
         )
@@ -49,7 +49,7 @@ def map_rows(
 
 
 @contextmanager
-def own_errors() -> Iterator[None]:
+def reraise_domain_errors() -> Iterator[None]:
     """Around a Ray Data job: an error of ours in one of its tasks arrives as itself, not wrapped in Ray's."""
     context = ray.data.DataContext.get_current()
     before = context.raise_original_map_exception

@@ -46,7 +46,7 @@ def versions_of(settings: Settings, workspace: Workspace, withdrawn: Sequence[st
     kept = _kept(settings, workspace) if settings.train.keep_models else None
     encoder = kept.encoder.version if kept else _encoder_of(settings, catalogue)
     embedded = [objects.name(part) for part in tables.parts(workspace.embeddings(encoder))]  # more, after a retry
-    left_out = optouts.settled(workspace) if withdrawn is None else withdrawn
+    left_out = optouts.indexed_digests(workspace) if withdrawn is None else withdrawn
     index = _digest(catalogue.fingerprint, encoder, settings.index.fingerprint(), *embedded, *left_out)
     generator = kept.generator.version if kept else _digest(index, *_generator_of(settings))
     return Versions(catalogue.fingerprint, encoder, index, generator, _digest(encoder, index, generator))

@@ -80,7 +80,7 @@ def build_release(args: ReleaseArgs) -> Application:
     workspace = Workspace(objects.resolve(args.workspace))
     release = releases.current(workspace) if args.release is None else releases.get(workspace, args.release)
 
-    def uri(part: releases.Part) -> str:
+    def uri(part: releases.ReleasePart) -> str:
         return objects.join(workspace.uri, part.uri)
 
     encoder = _deployment(SongEncoder).options(max_queued_requests=args.limits.songs_queued_max)

@@ -17,7 +17,7 @@ from gatefold.records import cover_schema, embedding_schema, spectrogram_schema
 from gatefold.storage import objects, tables
 from gatefold.storage.bundles import Bundle
 from gatefold.storage.contents import releases
-from gatefold.storage.contents.releases import Part, Release
+from gatefold.storage.contents.releases import Release, ReleasePart
 from gatefold.storage.models.encoders import publish_encoder
 from gatefold.storage.models.generators import publish_generator
 from gatefold.storage.models.indexes import publish_index
@@ -139,6 +139,6 @@ def publish_small_release(workspace: Workspace, tracks: int = 12, number: int = 
     return releases.activate(workspace, release.version)
 
 
-def _part(workspace: Workspace, bundle: Bundle) -> Part:
+def _part(workspace: Workspace, bundle: Bundle) -> ReleasePart:
     uri = objects.relative(bundle.uri, workspace.uri)
-    return Part(uri=uri, version=bundle.version, fingerprint=bundle.fingerprint)
+    return ReleasePart(uri=uri, version=bundle.version, fingerprint=bundle.fingerprint)

@@ -77,7 +77,9 @@ def publish_release(workspace: Workspace) -> None:
         f"{workspace.generators}/g1", pipeline, version="g1", lineage={}, details={}, cover=COVER, sources={}
     )
     parts = {
-        kind: releases.Part(uri=f"{kind}s/{bundle.version}", version=bundle.version, fingerprint=bundle.fingerprint)
+        kind: releases.ReleasePart(
+            uri=f"{kind}s/{bundle.version}", version=bundle.version, fingerprint=bundle.fingerprint
+        )
         for kind, bundle in (("encoder", ears), ("indexe", covers), ("generator", hand))
     }
     release = releases.Release(

@@ -1,4 +1,4 @@
-"""Where the demo works: in the workspace that all verbs share, unless that holds songs of the user's own.
+"""The demo's workspace: in the workspace that all verbs share, unless that holds songs of the user's own.
 """
 
 import shlex

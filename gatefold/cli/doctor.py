@@ -1,8 +1,8 @@
-"""What could go wrong on this machine with this workspace, looked at before it does: findings, each with a remedy.
+"""Checks of this machine and of this workspace, each with findings and remedies.
 
 A check that breaks is a fault like any other and hides none of the
 others, so what may be broken is imported inside the check that needs it. Nothing is left behind in the store, Ray is
-not started, no secret is told.
+not started, no secret is shown.
 """
 
 import json
@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 
 from gatefold.errors import GatefoldError, InvalidSettings, NotFound, StorageDenied, Unavailable
 from gatefold.storage import objects
-from gatefold.storage.leases import FORSAKEN_AFTER_S
+from gatefold.storage.leases import LEASE_TTL_S
 from gatefold.workspace import Workspace
 
 State = Literal["ok", "warning", "fault"]
@@ -76,7 +76,7 @@ def attempt(name: str, check: Check) -> list[Finding]:
         return check()
     except Exception as error:  # noqa: BLE001 - whatever it is, the other checks are to be seen
         detail = f"this check broke: {type(error).__name__}: {error}"
-        return [Finding(name, "fault", detail, f"mend what the message names; for a broken package, {_INSTALL}")]
+        return [Finding(name, "fault", detail, f"fix what the message names; for a broken package, {_INSTALL}")]
 
 
 # ---- what is installed ----------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def check_codecs() -> list[Finding]:
     if deaf:
         remedy = "pip install --force-reinstall av soundfile; their wheels bring their codecs, a system's may lack some"
         return [Finding("codecs", "fault", "; ".join(deaf), remedy)]
-    return [Finding("codecs", "ok", f"{', '.join(faults)} can be heard")]
+    return [Finding("codecs", "ok", f"{', '.join(faults)} can be decoded")]
 
 
 def check_gpus() -> list[Finding]:
@@ -195,7 +195,7 @@ class _Trial:
         won = [objects.put_if_absent(self.once, data) for data in (b"first", b"second")]
         if won == [True, False] and objects.read(self.once) == b"first":
             return None
-        return "it overwrites what is there (If-None-Match is ignored), so two runs could not be told apart"
+        return "it overwrites what is there (If-None-Match is ignored), so two runs could not be distinguished"
 
     def _put_if_unchanged(self) -> str | None:
         etag = objects.stat(self.whole).etag or ""
@@ -253,7 +253,7 @@ def check_clock(uri: str, put_at: tuple[float, float]) -> list[Finding]:
     if objects.local_path(uri) is not None or modified is None:
         return [Finding("clock", "ok", "the workspace has no other clock than this machine")]
     there, (before, after) = modified.timestamp(), put_at
-    ahead_s = max(0.0, there - after) + min(0.0, there + 1 - before)  # stores tell whole seconds
+    ahead_s = max(0.0, there - after) + min(0.0, there + 1 - before)  # stores give whole seconds
     state = _graded(-abs(ahead_s), (-_SKEW_S[0], -_SKEW_S[1]))
     if state == "ok":
         return [Finding("clock", "ok", "as the store's")]
@@ -281,9 +281,9 @@ def _judge_holder(name: str, holder: dict[str, Any]) -> Finding:
     if silent_s < -_SKEW_S[0]:
         detail = f"{who}, whose clock is {-silent_s:,.0f} s ahead of this machine's"
         return Finding("leases", "warning", detail, "let both clocks be set: timedatectl set-ntp true")
-    if silent_s > FORSAKEN_AFTER_S:
+    if silent_s > LEASE_TTL_S:
         detail = f"{who}, which has not renewed it for {silent_s:,.0f} s: it was killed, or its clock is behind"
-        remedy = f"a run takes over what is not renewed for {FORSAKEN_AFTER_S:g} s; check the clock of that host"
+        remedy = f"a run takes over what is not renewed for {LEASE_TTL_S:g} s; check the clock of that host"
         return Finding("leases", "warning", detail, remedy)
     return Finding("leases", "ok", f"{who}, which renewed it {max(0.0, silent_s):,.0f} s ago")
 
@@ -326,7 +326,7 @@ def check_disks(uri: str) -> list[Finding]:
 
 
 def check_memory(source: Path = Path("/proc/meminfo")) -> list[Finding]:
-    """Nothing where the system does not tell."""
+    """Nothing where the system does not say."""
     if not source.exists():
         return []
     lines = dict(line.split(":", 1) for line in source.read_text().splitlines())
@@ -355,12 +355,12 @@ def _graded(value: float, limits: tuple[float, float]) -> State:
 
 def check_ray(environment: Mapping[str, str]) -> list[Finding]:
     """Which Ray commands use, and whether it answers."""
-    from pipelines.cluster import choose, knock
+    from pipelines.cluster import check_reachable, choose
 
     remedy = "start that cluster (ray up cluster.yaml, ray start --head), or unset RAY_ADDRESS to start Ray here"
     try:
         place = choose(environment)
-        knock(place.address)
+        check_reachable(place.address)
     except Unavailable as error:
         return [Finding("ray", "fault", error.message, remedy)]
     except OSError as error:
@@ -378,8 +378,8 @@ def check_keys(environment: Mapping[str, str]) -> list[Finding]:
         return [Finding("api keys", "fault", error.message, f"put SHA-256 sums into {VARIABLE}, separated by commas")]
     if not keys.required:
         return [_judge_open_endpoint(environment)]
-    told = f"{VARIABLE} can be read: an endpoint deployed from here gets its {len(keys.hashes)} hashes"
-    return [Finding("api keys", "ok", f"{told}, and every call needs a key; one that runs already keeps its own")]
+    found = f"{VARIABLE} can be read: an endpoint deployed from here gets its {len(keys.hashes)} hashes"
+    return [Finding("api keys", "ok", f"{found}, and every call needs a key; one that runs already keeps its own")]
 
 
 def _judge_open_endpoint(environment: Mapping[str, str]) -> Finding:
@@ -391,7 +391,7 @@ def _judge_open_endpoint(environment: Mapping[str, str]) -> Finding:
     detail = f"{unset}; other hosts than loopback need --open"
     try:
         place = choose(environment)
-    except Unavailable:  # which the check of Ray tells
+    except Unavailable:  # which the check of Ray reports
         return Finding("api keys", "ok", detail)
     if place.address == LOCAL:
         return Finding("api keys", "ok", detail)

@@ -1,4 +1,4 @@
-"""The verbs that make new covers, and adapt a pre-trained model to a song. `gatefold.cli.main` puts them on the
+"""Verbs for new covers, and for a LoRA of a song's nearest covers. `gatefold.cli.main` puts them on the
 command line."""
 
 from functools import partial
@@ -10,17 +10,17 @@ import typer
 from gatefold.cli.session import Session
 
 if TYPE_CHECKING:
-    from gatefold.storage.models.loaded_release import Ensemble
+    from gatefold.storage.models.loaded_release import LoadedRelease
 
 SONG = "A sound file, its s3:// URI, or a song_id of the catalogue."
 
 
-def load_release(session: Session) -> "Ensemble":
+def load_release(session: Session) -> "LoadedRelease":
     """The models of the release that serves. Raises: BundleNotFound where there is none."""
-    from gatefold.storage.models.loaded_release import load_ensemble
+    from gatefold.storage.models.loaded_release import load_active_release
 
     settings = session.settings
-    return load_ensemble(session.workspace, settings.generator, settings.originality, device=settings.device)
+    return load_active_release(session.workspace, settings.generator, settings.originality, device=settings.device)
 
 
 def generate(
@@ -60,16 +60,16 @@ def generate(
     """
     session: Session = context.obj.open()
     with session.terminal.waiting("loading the models"):
-        ensemble = load_release(session)
+        loaded = load_release(session)
     from gatefold.generator.interface import GenerationRequest
     from gatefold.generator.records import write_covers
 
-    heard = ensemble.hear(song)
+    encoded = loaded.encode_song(song)
     request = GenerationRequest(size, novelty, palette_from, steps, guidance, strength, adapter)
     seeds = range(seed, seed + n)
     with session.terminal.progress("generating") as on_step:
-        made = ensemble.generate(heard, seeds=seeds, request=request, source_song_ids=sources, on_step=on_step)
-    record = write_covers(folder, heard.name, made.covers, made.record)
+        made = loaded.generate(encoded, seeds=seeds, request=request, source_song_ids=sources, on_step=on_step)
+    record = write_covers(folder, encoded.name, made.covers, made.record)
     shown = [str(folder / name) for name in record["pictures"]]
     refused = [f"seed {one['seed']}: none, since {one['detail']}" for one in record["covers"] if "refused" in one]
     session.terminal.result({**record, "folder": str(folder.resolve())}, *shown, *refused)

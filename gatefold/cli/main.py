@@ -1,4 +1,4 @@
-"""The verbs: each parses its arguments, calls one function and says what came of it.
+"""The command line's verbs: each parses its arguments, calls one function and prints the result.
 
 A verb imports what it needs when it runs, so `gatefold --help` is instant. Nothing is decided here that another program
 could want to know; nothing imports this module.
@@ -37,8 +37,8 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 failed, 2 misused, 3 done with rejects above the limit, 130 and 143 stopped. "
     "--workspace, --config, --set, --json and --verbose may stand before or after the verb.",
 )
-_OPEN = "Let whoever reaches the address in, where no API key is configured and it is not of this machine alone."
-_STAGES, _USE, _KEEP = "Stages, in their order", "Use", "Keep house"
+_OPEN = "Serve without API keys on an address that other machines reach."
+_STAGES, _USE, _MAINTAIN = "Stages, in their order", "Use", "Maintain"
 
 
 @app.callback()
@@ -101,12 +101,12 @@ def demo(
     run_all(settings, str(composed.details["manifest"]), workspace, session.watch)
     session.watch("examples", partial(make_examples, packaged("gatefold", "examples"), workspace))
     endpoint = _deploy(session, host, port, is_open) if serve else None
-    _tell_of_demo(session, endpoint.url if endpoint else None)
+    _show_demo(session, endpoint.url if endpoint else None)
     if endpoint:
         _keep_serving(session, endpoint)
 
 
-def _tell_of_demo(session: Session, url: str | None) -> None:
+def _show_demo(session: Session, url: str | None) -> None:
     from gatefold.cli.demo_workspace import workspace_option
 
     details = {report.stage: report.details for report in session.reports}
@@ -131,9 +131,9 @@ def _tell_of_demo(session: Session, url: str | None) -> None:
 
 
 def _tables(measures: Any) -> "list[Table]":
-    from gatefold.evaluation.scorecard import sections
+    from gatefold.evaluation.scorecard import measure_tables
 
-    return [table(section.columns, section.rows, right=section.columns[1:]) for section in sections(measures)]
+    return [table(one.columns, one.rows, right=one.columns[1:]) for one in measure_tables(measures)]
 
 
 @app.command(rich_help_panel=_STAGES)
@@ -284,15 +284,15 @@ def search(
     """
     session: Session = context.obj.open()
     with session.terminal.waiting("loading the encoder and the index"):
-        ensemble = load_release(session)
-    heard = ensemble.hear(song)
-    matches = ensemble.search(heard, k)
+        loaded = load_release(session)
+    encoded = loaded.encode_song(song)
+    matches = loaded.search(encoded, k)
     rows = [(m.rank, f"{m.score:.3f}", m.track.title, m.track.artist, m.track.genre, m.track.song_id) for m in matches]
     session.terminal.result(
         {
             "song": song,
-            "release": ensemble.release.version,
-            "encoder": ensemble.encoder.fingerprint,
+            "release": loaded.release.version,
+            "encoder": loaded.encoder.fingerprint,
             "matches": [match.model_dump() for match in matches],
         },
         table(("rank", "score", "title", "artist", "genre", "song_id"), rows, right=("rank", "score")),
@@ -376,11 +376,11 @@ def _keep_serving(session: Session, endpoint: "Endpoint") -> None:
 
 app.command(rich_help_panel=_USE)(generate)
 app.command(rich_help_panel=_USE)(adapt)
-app.command(rich_help_panel=_KEEP)(status)
-app.command(rich_help_panel=_KEEP)(plan)
-app.command(rich_help_panel=_KEEP)(doctor)
-app.add_typer(rejects_app, name="rejects", rich_help_panel=_KEEP)
-app.command("opt-out", rich_help_panel=_KEEP)(opt_out)
+app.command(rich_help_panel=_MAINTAIN)(status)
+app.command(rich_help_panel=_MAINTAIN)(plan)
+app.command(rich_help_panel=_MAINTAIN)(doctor)
+app.add_typer(rejects_app, name="rejects", rich_help_panel=_MAINTAIN)
+app.command("opt-out", rich_help_panel=_MAINTAIN)(opt_out)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The verbs that look ahead: what a catalogue would take, and what could go wrong.
+"""Verbs before a run: `plan` and `doctor`.
 
 `gatefold.cli.main` puts them on the command line. Neither needs Ray.
 """

@@ -1,4 +1,4 @@
-"""What every verb of the command line shares: global options, settings, workspace, Ray when asked for, exit codes.
+"""A verb's session: global options, settings, workspace, Ray where it is needed, exit codes.
 
 It may import pipelines and serve; nothing outside this folder imports it.
 """
@@ -160,7 +160,7 @@ class Session:
             self.terminal.note(f"on {place}")
 
     def watch(self, verb: str, job: "Job") -> "Report":
-        """Runs a job under the eyes of the terminal. Raises: TooManyRejects, its report kept all the same."""
+        """Runs a job with its progress on the terminal. Raises: TooManyRejects, its report kept all the same."""
         from pipelines.report import read_report
 
         report: Report | None

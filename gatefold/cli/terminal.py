@@ -1,7 +1,7 @@
-"""How a command speaks: its result to stdout, everything else to stderr, and progress as suits who is looking.
+"""Terminal output: a command's result on stdout, everything else on stderr, and progress as a bar or as lines.
 
-On a terminal a running stage is a bar with a line of facts under it, and a finished one a line that stays. Where nobody
-looks, in a log, it is a plain line every few seconds. It knows numbers and names, not what they mean.
+On a terminal a running stage is a bar with a line of facts under it, and a finished one a line that stays. Without
+a terminal, in a log, it is a plain line every few seconds. It knows numbers and names, not what they mean.
 """
 
 import io
@@ -39,7 +39,7 @@ class OnProgress(Protocol):
 
 
 class Outcome(Protocol):
-    """What can be told of a finished stage."""
+    """Numbers of a finished stage."""
 
     @property
     def done(self) -> int: ...
@@ -114,7 +114,7 @@ class Terminal:
             yield
 
     def watch(self, name: str, job: Callable[[OnProgress], AnyOutcome]) -> AnyOutcome:
-        """What the job returns; it may tell its progress from any thread. What it raises passes through."""
+        """What the job returns; it may report its progress from any thread. What it raises passes through."""
         with self.progress(name) as on_progress:
             outcome = job(on_progress)
         self._errors.print(_finished(name, outcome))
@@ -122,13 +122,13 @@ class Terminal:
 
     @contextmanager
     def progress(self, name: str) -> Iterator[OnProgress]:
-        """A bar, for as long as it lasts; it may be told from any thread."""
+        """A bar, for as long as it lasts; it may be updated from any thread."""
         if not self._errors.is_terminal:
             self.note(f"{name} …")
             yield _Lines(name, self.note)
             return
         with _View(name, self._errors) as view:
-            yield view.tell
+            yield view.show
 
 
 class _Others(io.TextIOBase):
@@ -154,7 +154,7 @@ class _Others(io.TextIOBase):
 
 
 class _View(Progress):
-    """The bar of one stage, and under it the facts last told; gone when it ends."""
+    """The bar of one stage, and under it the facts last reported; gone when it ends."""
 
     def __init__(self, name: str, console: Console) -> None:
         columns: list[ProgressColumn] = [
@@ -168,7 +168,7 @@ class _View(Progress):
         super().__init__(*columns, console=console, transient=True, speed_estimate_period=60)
         self._task = self.add_task(name, total=None)
 
-    def tell(self, done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:
+    def show(self, done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:
         self._facts = _Facts(facts)
         self.update(self._task, completed=done, total=total)
 

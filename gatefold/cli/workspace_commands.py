@@ -1,4 +1,4 @@
-"""The verbs that keep a workspace in order: how far it is, what was rejected, which release serves.
+"""Verbs for a workspace: status, rejects, releases, opt-outs.
 
 `gatefold.cli.main` puts them on the command line. None but a retry needs Ray.
 """
@@ -69,7 +69,7 @@ def activate(
     from gatefold.storage.contents import releases
 
     session: Session = context.obj.open()
-    _tell_of_release(session, releases.activate(session.workspace, version))
+    _show_release(session, releases.activate(session.workspace, version))
 
 
 @release_app.command()
@@ -78,10 +78,10 @@ def rollback(context: typer.Context) -> None:
     from gatefold.storage.contents import releases
 
     session: Session = context.obj.open()
-    _tell_of_release(session, releases.rollback(session.workspace))
+    _show_release(session, releases.rollback(session.workspace))
 
 
-def _tell_of_release(session: Session, active: "Release") -> None:
+def _show_release(session: Session, active: "Release") -> None:
     session.terminal.result(
         active.model_dump(), f"release {active.version} serves now; an endpoint that runs goes over to it by itself"
     )
@@ -116,12 +116,12 @@ def opt_out(
     except StageMissing:
         catalogued = pa.chunked_array([], pa.string())
     named = pa.array([one.song_id for one in made], pa.string())
-    strangers = named.filter(pc.invert(pc.is_in(named, value_set=catalogued.combine_chunks()))).to_pylist()
+    unknown = named.filter(pc.invert(pc.is_in(named, value_set=catalogued.combine_chunks()))).to_pylist()
     session.terminal.result(
-        {"optouts": [one.model_dump() for one in shown], "not_in_catalogue": strangers},
+        {"optouts": [one.model_dump() for one in shown], "not_in_catalogue": unknown},
         table(("withdrawn", "song_id"), [(one.at, one.song_id) for one in shown]) if shown else "no opt-outs",
     )
-    for song_id in strangers:
+    for song_id in unknown:
         session.terminal.note(f"'{song_id}' is withdrawn, but not in the catalogue; is it spelt so?")
 
 

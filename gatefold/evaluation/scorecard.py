@@ -149,14 +149,14 @@ def _expected(sizes: npt.NDArray[np.int64]) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Section:
+class MeasureTable:
     """Rows of one table, ready to be shown; all columns but the first are numbers, or "" for none."""
 
     columns: list[str]
     rows: list[list[str]]
 
 
-def sections(rows: Sequence[Mapping[str, Any]]) -> list[Section]:
+def measure_tables(rows: Sequence[Mapping[str, Any]]) -> list[MeasureTable]:
     """The rows of `Measure.row` as tables of at most 100 characters a line: those that have baselines in common
     are put in one table."""
     groups: list[list[Mapping[str, Any]]] = []
@@ -168,14 +168,14 @@ def sections(rows: Sequence[Mapping[str, Any]]) -> list[Section]:
             groups.append([row])
         else:
             group.append(row)
-    return [_section(group) for group in groups]
+    return [_measure_table(group) for group in groups]
 
 
 def _baseline_names(rows: Sequence[Mapping[str, Any]]) -> set[str]:
     return {name for row in rows for name in row["baseline_values"]}
 
 
-def _section(rows: Sequence[Mapping[str, Any]]) -> Section:
+def _measure_table(rows: Sequence[Mapping[str, Any]]) -> MeasureTable:
     baselines = list(dict.fromkeys(name for row in rows for name in row["baseline_values"]))
     resampled = any(row["low"] is not None for row in rows)
     cells = []
@@ -183,10 +183,10 @@ def _section(rows: Sequence[Mapping[str, Any]]) -> Section:
         span = "" if row["low"] is None else f"{_shown(row['low'])}–{_shown(row['high'])}"
         others = [_shown(row["baseline_values"][name]) if name in row["baseline_values"] else "" for name in baselines]
         cells.append([row["measure"], _shown(row["value"]), *([span] if resampled else []), *others])
-    return Section(["measure", "value", *(["95 %"] if resampled else []), *baselines], cells)
+    return MeasureTable(["measure", "value", *(["95 %"] if resampled else []), *baselines], cells)
 
 
-def side_by_side(names: Sequence[str], tables: Sequence[Sequence[Mapping[str, Any]]]) -> Section:
+def side_by_side(names: Sequence[str], tables: Sequence[Sequence[Mapping[str, Any]]]) -> MeasureTable:
     """Tables of measures, one column each, headed by `names`: value and half the width of its interval.
 
     A measure that a table lacks is left empty there; chance and ceiling come last, where the first table has them.
@@ -199,7 +199,7 @@ def side_by_side(names: Sequence[str], tables: Sequence[Sequence[Mapping[str, An
         found = [_with_span(rows[measure]) if measure in rows else "" for rows in by_name]
         first = next(rows[measure] for rows in by_name if measure in rows)["baseline_values"]
         cells.append([measure, *found, *(_shown(first[name]) if name in first else "" for name in baselines)])
-    return Section(["measure", *names, *baselines], cells)
+    return MeasureTable(["measure", *names, *baselines], cells)
 
 
 def _with_span(row: Mapping[str, Any]) -> str:
@@ -212,9 +212,9 @@ def _shown(value: float) -> str:
 
 
 def as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The sections, one below the other."""
+    """The tables, one below the other."""
     lines = []
-    for section in sections(rows):
-        lines += ["", f"| {' | '.join(section.columns)} |", f"|---|{'---:|' * (len(section.columns) - 1)}"]
-        lines += [f"| {' | '.join(row)} |" for row in section.rows]
+    for one in measure_tables(rows):
+        lines += ["", f"| {' | '.join(one.columns)} |", f"|---|{'---:|' * (len(one.columns) - 1)}"]
+        lines += [f"| {' | '.join(row)} |" for row in one.rows]
     return "\n".join(lines) + "\n"

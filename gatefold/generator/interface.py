@@ -102,7 +102,7 @@ def check_request(kind: str, accepts: frozenset[str], request: GenerationRequest
             raise InputError(f"{name} = {value!r}: a generator of kind '{kind}' has no {name}; it takes {known}")
 
 
-class CoverGenerator(Protocol):
+class GeneratorModel(Protocol):
     """A loaded generator bundle."""
 
     kind: str

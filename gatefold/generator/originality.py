@@ -17,9 +17,9 @@ from gatefold.config import OriginalitySettings
 from gatefold.generator.attribution import largest_region
 from gatefold.generator.interface import (
     Attribution,
-    CoverGenerator,
     Generated,
     GenerationRequest,
+    GeneratorModel,
     OnStep,
     Sources,
     Vectors,
@@ -78,7 +78,7 @@ class Refused:
 
 
 def generate_original(
-    generator: CoverGenerator,
+    generator: GeneratorModel,
     song_embedding: Vectors,
     sources: Sources,
     *,
@@ -122,7 +122,7 @@ def seed_of(seed: int, attempt: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{attempt}".encode()).digest()[:8], "big") >> 1
 
 
-def _more_novel(generator: CoverGenerator, request: GenerationRequest, part: float) -> GenerationRequest:
+def _more_novel(generator: GeneratorModel, request: GenerationRequest, part: float) -> GenerationRequest:
     """The request, this part of the way from its novelty to 1; as it is for a generator without novelty."""
     novelty = request.novelty if request.novelty is not None else generator.novelty
     if novelty is None or part == 0:

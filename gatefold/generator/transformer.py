@@ -109,7 +109,7 @@ class CoverPipeline(DiffusionPipeline):
     """What a generator bundle holds: transformer, scheduler and the defaults it was published with.
 
     `save_pretrained` and `from_pretrained` carry it whole. The same arguments and seeds give the same picture. It is an
-    `interface.CoverGenerator`.
+    `interface.GeneratorModel`.
     """
 
     kind: str = "transformer"

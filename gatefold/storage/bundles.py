@@ -1,4 +1,4 @@
-"""A folder that is whole or absent: its files first, its `manifest.json` last.
+"""Bundles: folders that are complete or absent, with their files put first and their `manifest.json` last.
 
 The manifest names every file with size and SHA-256, so a bundle that is cut short, altered or of another kind is
 refused and never used by mistake. A file lies under its SHA-256, so two processes that publish at once never write over
@@ -138,7 +138,7 @@ def publish(
     Args:
         files: content by name, or a local file that has it, or what `put_file` said of it; a name may hold subfolders
             ("unet/config.json").
-        kind: what it is ("encoder"); whoever opens it must ask for the same.
+        kind: what it is ("encoder"), which `open_bundle` compares.
         lineage: the fingerprints of what it was made from.
         details: anything that JSON can hold.
 
@@ -148,7 +148,7 @@ def publish(
         _check_name(name)
     entries = {name: data if isinstance(data, FileEntry) else _entry(data) for name, data in sorted(files.items())}
     bundle = Bundle(uri, kind, version, _fingerprint(kind, entries), dict(lineage), dict(details), entries)
-    standing = _standing(uri)
+    standing = _find(uri)
     if standing is None:
         for name, data in files.items():
             if not isinstance(data, FileEntry):
@@ -156,7 +156,7 @@ def publish(
         if objects.put_if_absent(objects.join(uri, _MANIFEST), _to_json(bundle)):
             _remove_others(bundle)
             return bundle
-        standing = _standing(uri)
+        standing = _find(uri)
     if standing is None or (standing.kind, standing.fingerprint) != (kind, bundle.fingerprint):
         raise InputError(f"another bundle stands at '{uri}'; bundles never change: publish under another version")
     return standing
@@ -167,7 +167,7 @@ def open_bundle(uri: str, kind: str) -> Bundle:
 
     Raises: BundleNotFound; BundleCorrupt for another kind, another format, or a file that is missing or cut short.
     """
-    bundle = _standing(uri)
+    bundle = _find(uri)
     if bundle is None:
         raise BundleNotFound(f"there is no {kind} bundle at '{uri}'")
     if bundle.kind != kind:
@@ -194,7 +194,7 @@ def list_bundles(folder_uri: str) -> list[Bundle]:
         if objects.name(uri) != _MANIFEST or objects.parent(folder) != folder_uri:
             continue
         try:
-            bundle = _standing(folder)
+            bundle = _find(folder)
             if bundle is not None:
                 _check_files(bundle, sizes)
                 bundles.append(bundle)
@@ -211,8 +211,8 @@ def _check_files(bundle: Bundle, sizes: Mapping[str, int]) -> None:
             raise BundleCorrupt(f"bundle '{bundle.uri}': file '{name}' {found}; publish it anew")
 
 
-def _standing(uri: str) -> Bundle | None:
-    """The bundle that the manifest at `uri` tells of, its files unchecked; None without a manifest."""
+def _find(uri: str) -> Bundle | None:
+    """The bundle that the manifest at `uri` describes, its files unchecked; None without a manifest."""
     try:
         text = objects.read(objects.join(uri, _MANIFEST))
     except ObjectNotFound:
@@ -225,8 +225,8 @@ def _standing(uri: str) -> Bundle | None:
         files = {name: FileEntry(entry["size_bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
         bundle = Bundle(uri, manifest["kind"], manifest["version"], _fingerprint(manifest["kind"], files),
                         manifest["lineage"], manifest["details"], files, manifest["format"])
-        told = manifest.pop("checksum", None)  # bundles of earlier releases have none
-        if bundle.fingerprint != manifest["fingerprint"] or told not in (None, _checksum(manifest)):
+        checksum = manifest.pop("checksum", None)  # bundles of earlier releases have none
+        if bundle.fingerprint != manifest["fingerprint"] or checksum not in (None, _checksum(manifest)):
             raise BundleCorrupt(f"bundle '{uri}': its manifest was altered; publish it anew")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleCorrupt(f"bundle '{uri}': its manifest cannot be read ({error!r}); publish it anew") from error

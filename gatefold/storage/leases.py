@@ -1,14 +1,14 @@
-"""Who may write: one process at a time holds a lease on a folder, by numbered objects of which the highest counts.
+"""Leases: one process at a time may write in a folder, by numbered objects of which the highest counts.
 
 Putting the next number if it is absent is a compare-and-swap, so that of many who try one alone succeeds. The holder
-renews its object; who has let go, or is gone from this very machine, is followed by the next number at once. Of one on
-another machine it is watched whether it renews, for as long as a lease lasts by the watcher's own clock: clocks of two
+renews its object. A lease is free when it is released, when its process on this host has ended, or when it was not
+renewed for LEASE_TTL_S by the watcher's own clock, where its process is on another machine: clocks of two
 machines are never compared. A lease can be sent to other processes, which `check` it right before they write: what a
 killed holder left running then writes nothing. It does not know what is written.
 
     holder    renews        renews        renews   (gone)
     watcher         looks . . . refused         looks . . . . . . . . . . . . . . . . follows
-                    |<- at most RENEWED_EVERY_S  |<------- FORSAKEN_AFTER_S -------->|
+                    |<- at most RENEW_EVERY_S   |<---------- LEASE_TTL_S ---------->|
 """
 
 import json
@@ -26,17 +26,17 @@ from pathlib import Path
 from gatefold.errors import Corrupt, GatefoldError, LeaseLost, NotFound, RunInProgress, Unavailable
 from gatefold.storage import objects
 
-RENEWED_EVERY_S = 10.0
-FORSAKEN_AFTER_S = 45.0
+RENEW_EVERY_S = 10.0
+LEASE_TTL_S = 45.0
 """A holder on another machine that is seen not to renew for so long counts as gone."""
-LOOK_EVERY_S = 2.0
+POLL_EVERY_S = 2.0
 _SUFFIX = ".json"
 
 
 @dataclass(frozen=True)
 class _Holder:
-    """What a numbered object says. `process` tells a process from one of the same pid; `renewals` counts on with each
-    renewal. The times are seconds since 1970 by the holder's clock, for people to read."""
+    """Content of a numbered object. `process` distinguishes a process from one of the same pid; `renewals` counts on
+    with each renewal. The times are seconds since 1970 by the holder's clock, for people to read."""
 
     owner: str
     host: str
@@ -67,7 +67,7 @@ class Lease:
         if holder is None or max(_numbers(self.folder), default=0) != self.number:
             why = self._renewal.failure if self._renewal else None
             raise LeaseLost(
-                f"'{self.folder}' was taken over while this run did not renew it for {FORSAKEN_AFTER_S:g} s or more"
+                f"'{self.folder}' was taken over while this run did not renew it for {LEASE_TTL_S:g} s or more"
                 f"{f' ({why})' if why else ''}; the other run goes on, this one stops"
             )
         if holder.released:
@@ -89,7 +89,7 @@ class Lease:
 def hold(folder: str) -> Iterator[Lease]:
     """The lease on a folder, renewed by a thread until the block ends.
 
-    Where it is held on another machine this takes until that holder is seen to renew, or `FORSAKEN_AFTER_S`.
+    Where it is held on another machine this takes until that holder is seen to renew, or `LEASE_TTL_S`.
 
     Raises: RunInProgress when another process holds it.
     """
@@ -103,7 +103,7 @@ def hold(folder: str) -> Iterator[Lease]:
         yield renewal.lease
     finally:
         renewal.stop()
-        # where it is lost there is nothing to let go of, and where the store is away or refuses it lapses by itself
+        # where it is lost there is nothing to release, and where the store is away or refuses it lapses by itself
         with suppress(GatefoldError):
             renewal.lease.check()
             _put(lease, replace(us, renewed_at=time.time(), released=True))
@@ -129,7 +129,7 @@ class _Renewal(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        while self.lost is None and not self._done.wait(RENEWED_EVERY_S):
+        while self.lost is None and not self._done.wait(RENEW_EVERY_S):
             began = time.monotonic()
             try:
                 self.lease.check()
@@ -138,12 +138,12 @@ class _Renewal(threading.Thread):
             except LeaseLost as error:
                 self.lost = error
             except Unavailable as error:
-                # nothing can be written either while the store is away; once it is back, the next check tells
+                # nothing can be written either while the store is away; once it is back, the next check shows it
                 self.failure = error
             except Exception as error:  # noqa: BLE001 - whatever it is, the work must not go on for long without a lease
                 self.failure = error
                 silent_s = time.monotonic() - self._renewed_at
-                if silent_s > FORSAKEN_AFTER_S:
+                if silent_s > LEASE_TTL_S:
                     self.lost = LeaseLost(
                         f"'{self.lease.folder}' could not be renewed for {silent_s:.0f} s, so this run stops and "
                         f"another may follow: {error}"
@@ -163,12 +163,12 @@ def _acquire(folder: str, us: _Holder) -> Lease:
             continue
         for number in numbers:
             objects.delete(_uri(folder, number))
-        if max(_numbers(folder)) == lease.number:  # else this very number was let go of, and deleted, while we looked
+        if max(_numbers(folder)) == lease.number:  # else this very number was released, and deleted, meanwhile
             return lease
 
 
 def _wait_for_end(folder: str, number: int, holder: _Holder) -> None:
-    """Until the holder has let go or is gone; at once where it already is, or where it runs on this machine.
+    """Until the holder has released it or is gone; at once where it already is, or where it runs on this machine.
 
     Raises: RunInProgress when it is there.
     """
@@ -179,8 +179,8 @@ def _wait_for_end(folder: str, number: int, holder: _Holder) -> None:
             raise _in_progress(folder, holder)
         return
     began = time.monotonic()
-    while time.monotonic() - began < FORSAKEN_AFTER_S:
-        time.sleep(LOOK_EVERY_S)
+    while time.monotonic() - began < LEASE_TTL_S:
+        time.sleep(POLL_EVERY_S)
         now = _read(folder, number)
         if now is None or now.released:
             return
@@ -234,7 +234,7 @@ def _machine() -> str:
 
 
 def _process(pid: int) -> str | None:
-    """What tells this process from a later one of the same pid: when it was started; None when it is gone."""
+    """Distinguishes this process from a later one of the same pid: when it was started; None when it is gone."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

@@ -1,6 +1,6 @@
 """Objects on a disk. A reader sees a whole file or none: bytes go to a temporary file, which is moved in place.
 
-Knows paths and the operating system's errors; the door to all storage is `objects`, nothing else imports this.
+Knows paths and the operating system's errors; all storage is reached through `objects`, nothing else imports this.
 """
 
 import errno
@@ -134,7 +134,7 @@ def delete_tree(uri: str) -> None:
 
 @contextmanager
 def translated(uri: str) -> Iterator[None]:
-    """Turns the operating system's errors into the house's, naming the uri."""
+    """Translates the operating system's errors to gatefold's, naming the uri."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:

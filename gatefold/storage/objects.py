@@ -1,4 +1,4 @@
-"""The one door to bytes in storage, on a local disk or in S3: read, list, put, delete. It knows no format and no table.
+"""Object storage on a local disk or in S3: read, list, put, delete. It knows no format and no table.
 
 Every function may be called from any thread and any process. A put is atomic: no reader ever sees half of an object.
 Errors are the same for both kinds of storage and name the uri: `ObjectNotFound`; `StorageDenied`, when the account may
@@ -70,7 +70,7 @@ class ObjectSource:
         self.size = first.size_bytes
         """bytes"""
         self.etag = first.etag
-        """of the content that is read, as listings tell it; None for an empty object"""
+        """of the content that is read, as listings have it; None for an empty object"""
         self.bytes_read = len(first.data)
         """bytes fetched from the store so far"""
 
@@ -129,7 +129,7 @@ def fetch(uri: str, path: Path) -> None:
 def put_if_absent(uri: str, data: bytes) -> bool:
     """Writes an object unless there is one. True when this call wrote it: of many callers, one alone gets True.
 
-    A write whose answer was lost is known again by its bytes: callers that must tell each other apart write different
+    A write whose answer was lost is recognised by its bytes: callers that must be distinguished write different
     ones.
     """
     return _store(uri).put_if_absent(uri, data)

@@ -3,7 +3,7 @@
 Large ones go up and come down in parts, several at a time, each tried again by itself; no more than those parts are in
 memory beside the object.
 
-Knows the SDK and its errors; the door to all storage is `objects`, nothing else imports this. Endpoint, region and
+Knows the SDK and its errors; all storage is reached through `objects`, nothing else imports this. Endpoint, region and
 credentials come from the SDK's own environment.
 """
 
@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from botocore.exceptions import ClientError
 
 from gatefold.errors import InputError, ObjectChanged, ObjectNotFound, StorageDenied, StorageUnavailable, TooLarge
-from gatefold.storage.s3_client import REMEDY, client, code, patiently, target, translated
+from gatefold.storage.s3_client import REMEDY, client, code, target, translated, with_retries
 from gatefold.storage.uris import ObjectInfo, Piece, bucket_and_key
 
 _BODY_S = 15.0
@@ -43,7 +43,7 @@ _T = TypeVar("_T")
 
 
 def stat(uri: str) -> ObjectInfo:
-    found = patiently(uri, lambda: client().head_object(**target(uri)))
+    found = with_retries(uri, lambda: client().head_object(**target(uri)))
     return ObjectInfo(uri, found["ContentLength"], found["LastModified"], found["ETag"].strip('"'))
 
 
@@ -57,16 +57,18 @@ def read(uri: str, max_bytes: int | None) -> bytes:
             found["Body"].close()
             return _read_parts(uri, found["ContentLength"], found["ETag"].strip('"'))
         data = _body(uri, found)
-        told = found.get("ChecksumCRC32", "-")
-        if "-" not in told and base64.b64decode(told) != zlib.crc32(data).to_bytes(4, "big"):  # "-": that of its parts
+        checksum = found.get("ChecksumCRC32", "-")
+        if "-" not in checksum and base64.b64decode(checksum) != zlib.crc32(data).to_bytes(
+            4, "big"
+        ):  # "-": that of its parts
             raise StorageUnavailable(f"'{uri}' was altered on its way; try again")
         return data
 
-    return patiently(uri, whole)
+    return with_retries(uri, whole)
 
 
 def _read_parts(uri: str, size: int, etag: str) -> bytes:
-    sink = io.BytesIO()  # which hands its bytes over uncopied
+    sink = io.BytesIO()  # whose bytes are passed on uncopied
     sink.seek(size - 1)
     sink.write(b"\0")
     writing = threading.Lock()
@@ -116,14 +118,14 @@ def read_piece(uri: str, offset: int, length: int, etag: str | None) -> Piece:
         tag, data = found["ETag"].strip('"'), _body(uri, found)
         if etag not in (None, tag):  # in a store that does not know If-Match
             raise ObjectChanged(f"'{uri}' changed while it was read; read it again")
-        told = _CONTENT_RANGE.fullmatch(found.get("ContentRange", ""))
-        first, last, size = map(int, told.groups()) if told else (0, -1, 0)
+        sent = _CONTENT_RANGE.fullmatch(found.get("ContentRange", ""))
+        first, last, size = map(int, sent.groups()) if sent else (0, -1, 0)
         if (first, last + 1, len(data)) != (offset, min(offset + length, size), last + 1 - first):
             raise StorageUnavailable(f"'{uri}': asked for {length:,} bytes from {offset:,} on, the store sent "
                                      f"{len(data):,} as '{found.get('ContentRange')}'; try again")
         return Piece(data, size, tag)
 
-    return patiently(uri, piece)
+    return with_retries(uri, piece)
 
 
 def list_objects(uri: str) -> Iterator[ObjectInfo]:
@@ -138,7 +140,7 @@ def _listed(uri: str, **options: str) -> Iterator[ObjectInfo]:
     bucket, key = bucket_and_key(uri)
     wanted = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", **options}
     while True:
-        page = patiently(uri, lambda: client().list_objects_v2(**wanted))
+        page = with_retries(uri, lambda: client().list_objects_v2(**wanted))
         for found in page.get("Contents", ()):
             if not found["Key"].endswith("/"):  # consoles mark an empty folder with such a key
                 etag = found["ETag"].strip('"')
@@ -153,7 +155,7 @@ def put(uri: str, data: bytes) -> None:
         view = memoryview(data)
         _put_parts(uri, len(data), lambda offset, length: bytes(view[offset : offset + length]))
     else:
-        patiently(uri, lambda: client().put_object(**target(uri), Body=data))
+        with_retries(uri, lambda: client().put_object(**target(uri), Body=data))
 
 
 def put_file(uri: str, path: Path) -> None:
@@ -169,12 +171,12 @@ def _put_parts(uri: str, size: int, read_at: Callable[[int, int], bytes]) -> Non
     """An upload of several parts, which nobody sees before the last. One that fails leaves no parts behind."""
     part_bytes = max(_PART_BYTES, -(-size // _MOST_PARTS))
     offsets = range(0, size, part_bytes)
-    begun = patiently(uri, lambda: client().create_multipart_upload(**target(uri)))
+    begun = with_retries(uri, lambda: client().create_multipart_upload(**target(uri)))
     upload = {**target(uri), "UploadId": begun["UploadId"]}
 
     def put_part(offset: int) -> dict[str, Any]:
         number, data = offset // part_bytes + 1, read_at(offset, min(part_bytes, size - offset))
-        put = patiently(uri, lambda: client().upload_part(**upload, PartNumber=number, Body=data))
+        put = with_retries(uri, lambda: client().upload_part(**upload, PartNumber=number, Body=data))
         return {"PartNumber": number, "ETag": put["ETag"]}
 
     try:
@@ -194,7 +196,7 @@ def _put_parts(uri: str, size: int, read_at: Callable[[int, int], bytes]) -> Non
             if "ETag" not in answer:
                 raise StorageUnavailable(f"'{uri}': the store did not put its parts together; try again")
 
-        patiently(uri, complete)
+        with_retries(uri, complete)
     except BaseException:
         _abort(uri, upload)
         raise
@@ -235,7 +237,7 @@ def _put_if(uri: str, data: bytes, **condition: str) -> bool:
             return repeated and _holds(uri, data)
         return True
 
-    return patiently(uri, once)
+    return with_retries(uri, once)
 
 
 def _holds(uri: str, data: bytes) -> bool:
@@ -246,7 +248,7 @@ def _holds(uri: str, data: bytes) -> bool:
 
 
 def delete(uri: str) -> None:
-    patiently(uri, lambda: client().delete_object(**target(uri)))
+    with_retries(uri, lambda: client().delete_object(**target(uri)))
 
 
 def delete_tree(uri: str) -> None:
@@ -255,7 +257,7 @@ def delete_tree(uri: str) -> None:
         raise InputError(f"'{uri}' is a whole bucket and will not be emptied")
     objects = list_objects(uri)
     while batch := list(islice(objects, 1000)):  # as many as one call may name
-        patiently(uri, lambda: _delete_all(bucket, [bucket_and_key(info.uri)[1] for info in batch]))
+        with_retries(uri, lambda: _delete_all(bucket, [bucket_and_key(info.uri)[1] for info in batch]))
 
 
 def _delete_all(bucket: str, keys: list[str]) -> None:
@@ -270,7 +272,7 @@ def _body(uri: str, found: dict[str, Any]) -> bytes:
     wanted: int = found["ContentLength"]
     allowed_s = _BODY_S + wanted / _BODY_BYTES_PER_S
     begun = time.monotonic()
-    data = io.BytesIO()  # which hands its bytes over uncopied
+    data = io.BytesIO()  # whose bytes are passed on uncopied
     with found["Body"] as stream:  # urllib3's own, as the SDK's `read` would wait for whole chunks however they crawl
         while chunk := stream.read1(_CHUNK_BYTES):
             data.write(chunk)

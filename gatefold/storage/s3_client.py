@@ -1,4 +1,4 @@
-"""The way to S3: the SDK's client with its settings, patience with a store that is busy, and errors as ours.
+"""S3 client: the SDK's client with its settings, retries while a store is busy, and translated errors.
 
 Endpoint, region and credentials come from the SDK's own environment. Which operations there are is not known here.
 """
@@ -41,7 +41,7 @@ _SILENCE_S = 20.0
 """A connection that gives no byte for so long is given up."""
 _DENIED_CODES = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId",
                  "AuthorizationHeaderMalformed", "PermanentRedirect", "301",
-                 "400"}  # all that an answer without a body, to HEAD, tells of a token that has expired
+                 "400"}  # all that an answer without a body, to HEAD, has of a token that has expired
 _DENIED_ERRORS = (NoCredentialsError, PartialCredentialsError, TokenRetrievalError)
 REMEDY = ("check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN (renew them if they have expired), "
            "AWS_REGION, and the account's rights on this bucket")
@@ -58,7 +58,7 @@ def client() -> Any:
 
 @contextmanager
 def translated(uri: str) -> Iterator[None]:
-    """Turns the SDK's errors into the house's, naming the uri."""
+    """Translates the SDK's errors to gatefold's, naming the uri."""
     try:
         yield
     except ClientError as error:
@@ -81,8 +81,9 @@ def translated(uri: str) -> Iterator[None]:
         raise StorageUnavailable(f"'{uri}': {error}; try again") from error
 
 
-def patiently(uri: str, operation: Callable[[], _T]) -> _T:
-    """What `operation` returns once the store lets it; it must bear being repeated. Raises: the house's errors."""
+def with_retries(uri: str, operation: Callable[[], _T]) -> _T:
+    """What `operation` returns after retries while the store is busy; it must be idempotent. Raises: as
+    `translated`."""
     begun, tries = time.monotonic(), 0
     while True:
         try:
@@ -99,9 +100,9 @@ def patiently(uri: str, operation: Callable[[], _T]) -> _T:
 
 def _refuse_short(response_dict: dict[str, Any], operation_model: Any, **_: object) -> None:
     """Before the SDK parses an answer, whose length it does not check: cut to nothing, a listing would be empty."""
-    body, told = response_dict["body"], response_dict["headers"].get("content-length")
-    if isinstance(body, bytes) and told and operation_model.http["method"] != "HEAD" and len(body) < int(told):
-        raise IncompleteReadError(actual_bytes=len(body), expected_bytes=int(told))
+    body, declared = response_dict["body"], response_dict["headers"].get("content-length")
+    if isinstance(body, bytes) and declared and operation_model.http["method"] != "HEAD" and len(body) < int(declared):
+        raise IncompleteReadError(actual_bytes=len(body), expected_bytes=int(declared))
 
 
 def target(uri: str) -> dict[str, str]:

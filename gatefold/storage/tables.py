@@ -2,7 +2,7 @@
 
 Of a folder that is finished, `_parts.json` names the parts with the first and last song_id of each, so that a reader of
 few songs opens the parts that it needs, without a listing and without the footers of the others. What the columns mean
-is not known here; the schemas stand in `records`.
+is not known here; the schemas are in `records`.
 """
 
 import json
@@ -56,7 +56,7 @@ def encode_part(table: pa.Table) -> bytes:
     pixels = any(_holds(field.type, pa.types.is_uint8) for field in table.schema)
     group_bytes = _PIXEL_GROUP_BYTES if pixels else _GROUP_BYTES
     others = [name for name in table.column_names if name not in floats]
-    sink = BytesIO()  # hands its bytes over uncopied
+    sink = BytesIO()  # its bytes are passed on uncopied
     pq.write_table(
         table,
         sink,
@@ -219,11 +219,12 @@ def _overlapping(uris: list[str], within: Span, known: Mapping[str, Range]) -> l
 
 
 def record(folder: str, ranges: Mapping[str, Range]) -> None:
-    """Notes all parts of a folder that is finished, each by its name. Whoever writes there again calls `forget`."""
+    """Notes all parts of a folder that is finished, each by its name. A writer that goes on there calls
+    `invalidate`."""
     objects.put(objects.join(folder, _RECORD), json.dumps(ranges, ensure_ascii=False).encode())
 
 
-def forget(folder: str) -> None:
+def invalidate(folder: str) -> None:
     """Takes the note away: parts are about to change, and readers look at what is there."""
     objects.delete(objects.join(folder, _RECORD))
 
@@ -263,7 +264,7 @@ def _id_range(uri: str) -> Range:
 
 
 def _opened(uri: str) -> pa.PythonFile:
-    """A part through the house's own door: Arrow's reader of S3 knows less of what a store may do."""
+    """A part through `objects`, since Arrow's reader of S3 handles fewer faults of a store."""
     return pa.PythonFile(SourceFile(objects.open_source(uri)), mode="r")
 
 

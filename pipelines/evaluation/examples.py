@@ -17,7 +17,7 @@ from gatefold.storage.contents import releases
 from gatefold.storage.contents.embedded_pictures import read_cover
 from gatefold.storage.contents.releases import Release
 from gatefold.storage.leases import Lease
-from gatefold.storage.models.loaded_release import Ensemble, GeneratedForSong, Heard
+from gatefold.storage.models.loaded_release import EncodedSong, GeneratedForSong, LoadedRelease
 from gatefold.workspace import Workspace
 from pipelines.report import OnProgress, Report, read_report, silent, write_report
 
@@ -50,12 +50,12 @@ def make_examples(songs: Path, workspace: Workspace, on_progress: OnProgress = s
 def _make(paths: list[Path], workspace: Workspace, release: Release, lease: Lease, on_progress: OnProgress) -> Report:
     began = time.monotonic()
     folder = objects.join(workspace.uri, STAGE)
-    ensemble = Ensemble(workspace, release)
+    loaded = LoadedRelease(workspace, release)
     rows = []
     on_progress(0, len(paths))
     for done, path in enumerate(paths, start=1):
         lease.check()
-        rows.append(_make_one(ensemble, str(path), folder))
+        rows.append(_make_one(loaded, str(path), folder))
         on_progress(done, len(paths))
     png = io.BytesIO()
     draw_contact_sheet(rows).save(png, "PNG")
@@ -69,34 +69,34 @@ def _make(paths: list[Path], workspace: Workspace, release: Release, lease: Leas
     return report
 
 
-def _make_one(ensemble: Ensemble, path: str, folder: str) -> Row:
-    heard = ensemble.hear(path)
-    matches = ensemble.search(heard, _MATCHES)
-    generated = ensemble.generate(heard, seeds=[SEED], request=GenerationRequest(size=_SIZE))
+def _make_one(loaded: LoadedRelease, path: str, folder: str) -> Row:
+    encoded = loaded.encode_song(path)
+    matches = loaded.search(encoded, _MATCHES)
+    generated = loaded.generate(encoded, seeds=[SEED], request=GenerationRequest(size=_SIZE))
     for cover in generated.new:
         texts = {"gatefold:sources": sources_text(cover.generated)}
         png = encode_picture(cover.generated.pixels, _SIZE, "png", texts)
-        objects.put(objects.join(folder, f"{heard.name}.png"), png)
+        objects.put(objects.join(folder, f"{encoded.name}.png"), png)
     record = {**generated.record, "matches": [match.model_dump() for match in matches]}
-    objects.put(objects.join(folder, f"{heard.name}.json"), json.dumps(record, ensure_ascii=False, indent=1).encode())
-    return _row(ensemble, heard, matches[:_NEAREST], generated)
+    objects.put(objects.join(folder, f"{encoded.name}.json"), json.dumps(record, ensure_ascii=False, indent=1).encode())
+    return _row(loaded, encoded, matches[:_NEAREST], generated)
 
 
-def _row(ensemble: Ensemble, heard: Heard, matches: list[Match], generated: GeneratedForSong) -> Row:
-    assert heard.song is not None  # it came from a file
+def _row(loaded: LoadedRelease, encoded: EncodedSong, matches: list[Match], generated: GeneratedForSong) -> Row:
+    assert encoded.song is not None  # it came from a file
     genres = [match.track.genre for match in matches if match.track.genre]
     nearest = max(set(genres), key=genres.count) if genres else ""
     return Row(
-        title=heard.name.replace("_", " "),
+        title=encoded.name.replace("_", " "),
         subtitle=f"mostly near {nearest}" if nearest else "",
-        spectrogram=spectrogram_picture(heard.song),
-        nearest=[_picture(ensemble, match) for match in matches],
+        spectrogram=spectrogram_picture(encoded.song),
+        nearest=[_picture(loaded, match) for match in matches],
         new=[cover.generated.pixels for cover in generated.new],
     )
 
 
-def _picture(ensemble: Ensemble, match: Match) -> Pixels:
-    cover, uri = ensemble.encoder.cover, ensemble.index.get(match.track.song_id).cover_uri
+def _picture(loaded: LoadedRelease, match: Match) -> Pixels:
+    cover, uri = loaded.encoder.cover, loaded.index.get(match.track.song_id).cover_uri
     if uri is None:
         raise NotFound(f"track '{match.track.song_id}' has an embedded cover, but no cover_uri; build the index anew")
     return decode_cover(read_cover(uri, cover.max_bytes), cover)

@@ -31,7 +31,7 @@ from gatefold.storage.contents.cover_pixels import pixels_in_process
 from gatefold.storage.models.generators import load_generator
 from gatefold.workspace import Workspace
 from pipelines.report import OnProgress, silent
-from pipelines.row_mapper import own_errors
+from pipelines.row_mapper import reraise_domain_errors
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ def generate_covers(
     jobs = _jobs(index, song_ids, seeds, load_generator(uri).model.num_sources, rule)
     workers = max(1, min(len(jobs), int(ray.cluster_resources().get("CPU", 1))))
     use_gpu = settings.train.use_gpu
-    with own_errors():
+    with reraise_domain_errors():
         generated = ray.data.from_arrow(jobs).map_batches(
             _Generator,
             fn_constructor_args=(settings, workspace, uri, "cuda" if use_gpu else "cpu"),

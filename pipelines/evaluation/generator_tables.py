@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gatefold.evaluation.scorecard import ROUNDS, Section, side_by_side
+from gatefold.evaluation.scorecard import ROUNDS, MeasureTable, side_by_side
 from gatefold.images.likeness import NAME
 from pipelines.evaluation.generation_scores import FRECHET_ROUNDS, INDEPENDENT
 from pipelines.evaluation.generator_genres import POOL, WHY_NOT_THE_SAME
@@ -11,21 +11,21 @@ from pipelines.evaluation.generator_genres import POOL, WHY_NOT_THE_SAME
 _SETS = {"nearest": f"to the {POOL} nearest", "held_out": "to real covers of the genre"}
 
 
-def readable_sections(details: Mapping[str, Any]) -> dict[str, Section]:
+def readable_sections(details: Mapping[str, Any]) -> dict[str, MeasureTable]:
     """All tables by what stands above them, in words."""
     sections = {explanation(details): generators_section(details), **genre_sections(details)}
     return {f"{WHY_NOT_THE_SAME}\n\n{title}" if n == 1 else title: s for n, (title, s) in enumerate(sections.items())}
 
 
-def generators_section(details: Mapping[str, Any]) -> Section:
+def generators_section(details: Mapping[str, Any]) -> MeasureTable:
     """Measures down, candidates across, each value with half its interval; "" where a measure does not apply."""
     candidates = details["candidates"]
     compared = side_by_side([candidate["name"] for candidate in candidates], [one["table"] for one in candidates])
     sizes = ["pixels a side", *(str(candidate["size"]) for candidate in candidates)]
-    return Section(compared.columns, [sizes, *compared.rows])
+    return MeasureTable(compared.columns, [sizes, *compared.rows])
 
 
-def genre_sections(details: Mapping[str, Any]) -> dict[str, Section]:
+def genre_sections(details: Mapping[str, Any]) -> dict[str, MeasureTable]:
     """By a title: Fréchet distances of each genre (down) and candidate (across), in each space and to each set."""
     rows = details["genres"]
     sections = {}
@@ -38,7 +38,7 @@ def genre_sections(details: Mapping[str, Any]) -> dict[str, Section]:
             ]
             mean = [f"{sum(row[name][one][ending] for row in rows) / len(rows):.1f}" for one in candidates]
             space = NAME if ending == INDEPENDENT else "the encoder's space"
-            sections[f"Fréchet distance {title}, in {space}"] = Section(
+            sections[f"Fréchet distance {title}, in {space}"] = MeasureTable(
                 ["genre", "pictures", *candidates], [*cells, ["mean", "", *mean]]
             )
     return sections
@@ -74,6 +74,6 @@ def as_markdown(details: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _lines(section: Section) -> list[str]:
+def _lines(section: MeasureTable) -> list[str]:
     head = [f"| {' | '.join(section.columns)} |", f"|---|{'---:|' * (len(section.columns) - 1)}"]
     return head + [f"| {' | '.join(row)} |" for row in section.rows]

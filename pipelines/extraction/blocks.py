@@ -41,7 +41,7 @@ from pipelines.extraction.rejects import (
 from pipelines.extraction.stages import Stage
 from pipelines.extraction.telemetry import block_done
 from pipelines.report import OnProgress, Report, while_held, write_report
-from pipelines.row_mapper import own_errors
+from pipelines.row_mapper import reraise_domain_errors
 
 _LEAST_SONGS = 8
 """songs a task, of a small catalogue; and so many of one task that cannot be read mean that the store is away"""
@@ -177,7 +177,7 @@ class _Run:
         tried = read_attempts(self.stage.workspace, self.stage.name)
         mapper = (self.make_mapper, self.stage, self.lease, tried, give_up)
         postponed: dict[str, str] = {}
-        with own_errors(), closing(_map(blocks, mapper, self.num_gpus)) as finished:
+        with reraise_domain_errors(), closing(_map(blocks, mapper, self.num_gpus)) as finished:
             for block in finished:
                 tally.add(block)
                 tally.workers = min(_workers(self.num_gpus), len(blocks))

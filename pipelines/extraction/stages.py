@@ -65,7 +65,7 @@ class Stage:
     def begin(self) -> str:
         """A name for this run of the stage; from here on no note but that of this run counts, of whatever target."""
         run = uuid.uuid4().hex
-        tables.forget(self.target)
+        tables.invalidate(self.target)
         objects.put(_run_uri(self.workspace, self.name), json.dumps({"run": run}).encode())
         return run
 

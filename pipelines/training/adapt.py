@@ -18,7 +18,7 @@ from gatefold.storage import leases, objects
 from gatefold.storage.bundles import Bundle, find_bundle
 from gatefold.storage.contents import optouts
 from gatefold.storage.leases import Lease
-from gatefold.storage.models.loaded_release import load_ensemble
+from gatefold.storage.models.loaded_release import load_active_release
 from gatefold.storage.models.pretrained_generators import ADAPTER, digest_of, model_of, on_disk, publish_adapter
 from gatefold.workspace import Workspace
 from pipelines.evaluation.generator_candidates import read_covers
@@ -125,8 +125,8 @@ def _reported(workspace: Workspace, bundle: Bundle, done: int, seconds: float) -
 
 def _find_nearest(song: str, settings: Settings, workspace: Workspace) -> _Nearest:
     """The covers nearest to a song that may be sources of its new covers. Raises: NoSources."""
-    release = load_ensemble(workspace)
-    query = release.hear(song)
+    release = load_active_release(workspace)
+    query = release.encode_song(song)
     rule = SourceRule(settings.generator.sources, optouts.song_ids(workspace))
     filters = rule.filters(query.song_id, query.artist)
     matches = chosen(release.search(query, settings.generator.diffusers.lora.covers, filters), None)

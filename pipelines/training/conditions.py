@@ -70,7 +70,7 @@ def store_conditions(
     Raises: StageMissing as `conditions_of` does.
     """
     store = partial(_store_part, folder, index_uri, neighbours, rule)
-    tables.forget(folder)
+    tables.invalidate(folder)
     made = map_rows(pa.table({"song_id": song_ids}), store, _SONGS_PER_PART, silent)
     tables.record(folder, {part["name"]: (part["first"], part["last"]) for part in made.to_pylist()})
 

@@ -12,7 +12,7 @@ from gatefold.images.pixels import decode_cover
 from gatefold.storage import objects, tables
 from gatefold.storage.contents import catalogues
 from gatefold.storage.contents.embedded_pictures import read_cover
-from gatefold.storage.models.loaded_release import load_ensemble
+from gatefold.storage.models.loaded_release import load_active_release
 from gatefold.workspace import Workspace
 from pipelines.catalogue.catalogue import build_catalogue
 from pipelines.extraction.rejects import read_rejects
@@ -60,7 +60,7 @@ def test_every_hard_file_becomes_what_its_table_says(tmp_path: Path) -> None:
         assert away < 0.35, (row["song_id"], row["start_s"], away)  # AAC fills bands of noise by chance
 
     publish_small_release(workspace)
-    ensemble = load_ensemble(workspace)
+    loaded = load_active_release(workspace)
     for song_id in set(tracks) - {SILENT}:
-        heard = ensemble.hear(str(music / song_id))
-        assert len(ensemble.search(heard, 5)) == 5, song_id
+        encoded = loaded.encode_song(str(music / song_id))
+        assert len(loaded.search(encoded, 5)) == 5, song_id

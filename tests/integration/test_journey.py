@@ -19,7 +19,7 @@ from gatefold.storage.bundles import open_bundle
 from gatefold.storage.contents import releases
 from gatefold.storage.contents.catalogues import read_tracks
 from gatefold.storage.models.encoders import load_encoder, publish_encoder
-from gatefold.storage.models.loaded_release import load_ensemble
+from gatefold.storage.models.loaded_release import load_active_release
 from gatefold.workspace import Workspace
 from pipelines.catalogue.catalogue import build_catalogue
 from pipelines.catalogue.synthesize import MANIFEST
@@ -95,13 +95,13 @@ def test_encoders_are_compared_on_the_same_songs_each_as_its_release_was_measure
 
 
 def test_a_real_song_finds_covers_and_gets_the_same_new_ones_twice(workspace: Workspace) -> None:
-    ensemble = load_ensemble(workspace, SETTINGS.generator, SETTINGS.originality)
+    loaded = load_active_release(workspace, SETTINGS.generator, SETTINGS.originality)
     for clip in (CLIPS[0], CLIPS[4]):
-        heard = ensemble.hear(objects.resolve(str(clip)))
-        matches = ensemble.search(heard, 48)
+        encoded = loaded.encode_song(objects.resolve(str(clip)))
+        matches = loaded.search(encoded, 48)
         assert [match.rank for match in matches] == list(range(1, 49))
         first, second = (
-            [cover.generated.pixels for cover in ensemble.generate(heard, seeds=[7, 8]).new] for _ in range(2)
+            [cover.generated.pixels for cover in loaded.generate(encoded, seeds=[7, 8]).new] for _ in range(2)
         )
         assert np.array_equal(first, second)
         assert not np.array_equal(first[0], first[1])
@@ -168,13 +168,13 @@ def test_songs_come_and_go_under_the_models_that_serve(workspace: Workspace, tmp
         done = {report.stage: report.done for report in watched}
         assert (done["spectrograms"], done["embed"], done["index"], done["release"]) == (work,) * 4
         assert (done["train-encoder"], done["train-generator"]) == (0, 0)
-    after, ensemble = releases.current(grown), load_ensemble(grown, SETTINGS.generator, SETTINGS.originality)
+    after, loaded = releases.current(grown), load_active_release(grown, SETTINGS.generator, SETTINGS.originality)
     assert (after.encoder, after.generator) == (before.encoder, before.generator)
-    assert ensemble.index.get("new").track.artist == "nobody"
-    assert ensemble.index.get(renamed).track.title == "Another Title"
+    assert loaded.index.get("new").track.artist == "nobody"
+    assert loaded.index.get(renamed).track.title == "Another Title"
     with pytest.raises(UnknownTrack):
-        ensemble.index.get(gone)
-    assert len(ensemble.generate(ensemble.hear("new"), seeds=[7]).new) == 1
+        loaded.index.get(gone)
+    assert len(loaded.generate(loaded.encode_song("new"), seeds=[7]).new) == 1
 
 
 def test_a_hostile_folder_costs_one_true_reject_each_and_nothing_else(ray_cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
@@ -195,8 +195,8 @@ def test_a_hostile_folder_costs_one_true_reject_each_and_nothing_else(ray_cluste
     }
     assert len(read_rejects(workspace)) == 7
     assert "0.30 s" in rejects["short.wav"][1]
-    heard = tables.read_table(workspace.spectrograms(SETTINGS.audio), ["song_id"])["song_id"].to_pylist()
-    assert set(heard) == good
+    encoded = tables.read_table(workspace.spectrograms(SETTINGS.audio), ["song_id"])["song_id"].to_pylist()
+    assert set(encoded) == good
 
 
 def test_too_many_rejects_stop_with_the_most_frequent_reasons(ray_cluster: str, tmp_path: Path) -> None:  # noqa: ARG001

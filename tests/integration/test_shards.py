@@ -21,7 +21,7 @@ from gatefold.storage import bundles, objects, tables
 from gatefold.storage.bundles import Bundle
 from gatefold.storage.contents import catalogues, releases
 from gatefold.storage.contents.catalogues import Catalogue
-from gatefold.storage.contents.releases import Part, Release
+from gatefold.storage.contents.releases import Release, ReleasePart
 from gatefold.storage.models.encoders import load_encoder, publish_encoder
 from gatefold.storage.models.indexes import load_index, shards_of, stats_of
 from gatefold.workspace import Workspace
@@ -134,7 +134,7 @@ def test_a_large_index_is_built_and_searched_elsewhere_than_in_the_driver(
 def endpoint(workspace: Workspace, sharded: Bundle) -> Iterator[httpx.Client]:
     first = releases.get(workspace, "r1")
     uri = objects.relative(sharded.uri, workspace.uri)
-    part = Part(uri=uri, version=sharded.version, fingerprint=sharded.fingerprint)
+    part = ReleasePart(uri=uri, version=sharded.version, fingerprint=sharded.fingerprint)
     second = Release(
         version="r2", created_at=first.created_at, encoder=first.encoder, index=part, generator=first.generator
     )

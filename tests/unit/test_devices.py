@@ -10,7 +10,7 @@ import torch
 
 from gatefold.config import PretrainedSettings
 from gatefold.encoder.towers import DualEncoder
-from gatefold.generator.interface import CoverGenerator, Generated, GenerationRequest, Sources
+from gatefold.generator.interface import Generated, GenerationRequest, GeneratorModel, Sources
 from gatefold.generator.local_score.denoiser import Parameters
 from gatefold.generator.local_score.pipeline import CurvePoint, build_local_pipeline
 from gatefold.generator.transformer import build_pipeline, build_transformer
@@ -31,7 +31,7 @@ WIDTH, COUNT = ENCODER.embed_dim, 12
 SONG = unit_vectors(1, WIDTH)[0]
 
 
-def generate(model: CoverGenerator, asked: Sources, **request: Any) -> list[Generated]:
+def generate(model: GeneratorModel, asked: Sources, **request: Any) -> list[Generated]:
     return model.generate(
         SONG, asked, seeds=[1, 2], request=GenerationRequest(**request), on_step=lambda _done, _steps: None
     )

@@ -13,7 +13,7 @@ from gatefold.errors import Unavailable
 from gatefold.records import TRACKS
 from gatefold.storage.contents import catalogues, releases
 from gatefold.storage.contents.nearby_workspaces import is_workspace, workspaces_near
-from gatefold.storage.contents.releases import Part, Release
+from gatefold.storage.contents.releases import Release, ReleasePart
 from gatefold.workspace import Workspace
 
 
@@ -52,7 +52,7 @@ def make_catalogue(folder: Path, source: str) -> Workspace:
 
 def make_release(folder: Path) -> Workspace:
     workspace = Workspace(folder.as_uri())
-    part = Part(uri="encoders/e", version="e", fingerprint="e")
+    part = ReleasePart(uri="encoders/e", version="e", fingerprint="e")
     release = Release(version="r", created_at="2026-01-01T00:00:00Z", encoder=part, index=part, generator=part)
     releases.publish(workspace, release)
     releases.activate(workspace, "r")

@@ -109,7 +109,7 @@ class LocalScorePipeline(DiffusionPipeline):
         request: GenerationRequest,
         on_step: OnStep,
     ) -> list[Generated]:
-        """See `CoverGenerator.generate`; sources need cosines and pixels.
+        """See `GeneratorModel.generate`; sources need cosines and pixels.
 
         Raises: InputError for a request of another kind of generator, a size out of range, a larger size than the
             sources' where originals cannot be read, and `palette_from` that is no source.

@@ -24,9 +24,9 @@ from PIL import Image
 from gatefold.errors import InputError, InvalidSettings
 from gatefold.generator.interface import (
     Attribution,
-    CoverGenerator,
     Generated,
     GenerationRequest,
+    GeneratorModel,
     OnStep,
     Pixels,
     Sources,
@@ -45,8 +45,8 @@ _ADAPTERS_KEPT = 4  # LoRAs in memory beside the model; each takes a few megabyt
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is asked of a generator in one request, as the arguments of `CoverGenerator.generate`."""
+class PictureJob:
+    """One request to a generator, as the arguments of `GeneratorModel.generate`."""
 
     song_embedding: Vectors
     sources: Sources
@@ -81,7 +81,7 @@ class _Picture:
 
 
 class PretrainedGenerator:
-    """A `CoverGenerator` whose first stage is another one.
+    """A `GeneratorModel` whose first stage is another one.
 
     The attribution of a picture is that of the picture it started from: it says where the composition comes from, and
     not what the model has added. On a CPU pictures are computed one at a time, since the size of a batch changes the
@@ -98,7 +98,7 @@ class PretrainedGenerator:
         self,
         pipeline: Any,
         settings: PretrainedSettings,
-        base: CoverGenerator,
+        base: GeneratorModel,
         *,
         image_prompts: ImagePrompts | None = None,
         open_adapter: OpenAdapter | None = None,
@@ -130,14 +130,14 @@ class PretrainedGenerator:
         request: GenerationRequest,
         on_step: OnStep,
     ) -> list[Generated]:
-        """As `CoverGenerator.generate`.
+        """As `GeneratorModel.generate`.
 
         Raises: InputError for a request that leaves no denoising step, for a LoRA of another checkpoint, and for a
         picture that the checkpoint's safety checker refuses; NotFound for an unknown LoRA; what the first stage raises.
         """
-        return self.generate_jobs([Job(song_embedding, sources, seeds, request)], on_step)[0]
+        return self.generate_jobs([PictureJob(song_embedding, sources, seeds, request)], on_step)[0]
 
-    def generate_jobs(self, jobs: Sequence[Job], on_step: OnStep) -> list[list[Generated]]:
+    def generate_jobs(self, jobs: Sequence[PictureJob], on_step: OnStep) -> list[list[Generated]]:
         """The covers of several requests, computed together where they ask for the same steps; each picture has the
         image prompts of its own request.
 
@@ -163,7 +163,7 @@ class PretrainedGenerator:
                     made += call.steps * len(batch)
         return done
 
-    def _call(self, job: Job) -> _Call:
+    def _call(self, job: PictureJob) -> _Call:
         ours, asked = self._settings, job.request
         call = _Call(
             num_inference_steps=ours.num_inference_steps if (n := asked.num_inference_steps) is None else n,
@@ -179,7 +179,7 @@ class PretrainedGenerator:
             )
         return call
 
-    def _begin(self, number: int, job: Job, on_step: OnStep) -> Iterator[_Picture]:
+    def _begin(self, number: int, job: PictureJob, on_step: OnStep) -> Iterator[_Picture]:
         """The pictures of a job as the first stage makes them. What is asked of the model is no concern of that."""
         request = replace(
             job.request, size=self.size, num_inference_steps=None, guidance_scale=None, strength=None, adapter=None

@@ -1,4 +1,4 @@
-"""The catalogue as it stands in a workspace: parts under a fingerprint, and `current.json`, which names one.
+"""The catalogue in a workspace: parts under a fingerprint, and `current.json`, which names one.
 
 Readers follow `current.json`, so they see the catalogue before a change or after it. How one is made is not known here.
 """

@@ -1,8 +1,8 @@
 """Opt-outs: songs that their artists withdrew, each an object of its own, in the store before the call returns.
 
 `optouts/<SHA-256 of the song_id>.json` never changes; deleting it takes the opt-out back. `optouts/indexed.json` names
-those that the last index was built without, so that one withdrawn in the midst of a run is left to the next one.
-Who leaves withdrawn songs out, and where, is not known here.
+those that the last index was built without, so that one withdrawn during a run is left to the next one.
+Where withdrawn songs are left out is not known here.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ NONE: Mapping[str, OptOut] = MappingProxyType({})
 
 
 def withdraw(workspace: Workspace, song_id: str) -> OptOut:
-    """The opt-out of this song, which is in the store by now; one that stood there already keeps its time."""
+    """The opt-out of this song, which is in the store by now; one that is there already keeps its time."""
     uri = _uri(workspace, hashlib.sha256(song_id.encode()).hexdigest())
     made = OptOut(song_id=song_id, at=datetime.now(UTC).isoformat(timespec="seconds"))
     return made if objects.put_if_absent(uri, made.model_dump_json().encode()) else _read(uri)
@@ -70,19 +70,19 @@ def song_ids(workspace: Workspace) -> frozenset[str]:
 
 
 def digests(workspace: Workspace) -> list[str]:
-    """SHA-256 of the song_id of each, sorted: all that a listing tells."""
+    """SHA-256 of the song_id of each, sorted, from a listing alone."""
     names = (objects.name(info.uri) for info in objects.list_folder(workspace.optouts))
     return [match[1] for name in names if (match := _OBJECT.fullmatch(name))]
 
 
-def settle(workspace: Workspace) -> None:
-    """Notes that the index which is built next leaves out all that are withdrawn by now."""
+def record_indexed(workspace: Workspace) -> None:
+    """Records the songs that the index which is built next leaves out: all that are withdrawn by now."""
     present = digests(workspace)
-    if present != settled(workspace):
+    if present != indexed_digests(workspace):
         objects.put(objects.join(workspace.optouts, _INDEXED), json.dumps(present, indent=1).encode())
 
 
-def settled(workspace: Workspace) -> list[str]:
+def indexed_digests(workspace: Workspace) -> list[str]:
     """`digests`, as they were when an index was last built. Raises: Corrupt."""
     uri = objects.join(workspace.optouts, _INDEXED)
     try:

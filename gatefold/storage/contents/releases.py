@@ -20,7 +20,7 @@ _SUFFIX = ".json"
 _CURRENT = "current"
 
 
-class Part(BaseModel):
+class ReleasePart(BaseModel):
     """A bundle that a release is made of; `uri` is relative to the workspace, so that one can be moved or copied."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,9 +37,9 @@ class Release(BaseModel):
 
     version: str
     created_at: str
-    encoder: Part
-    index: Part
-    generator: Part
+    encoder: ReleasePart
+    index: ReleasePart
+    generator: ReleasePart
 
 
 def publish(workspace: Workspace, release: Release) -> None:

@@ -26,7 +26,7 @@ _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
 
 class _EncoderConfig(Section):
-    """What rebuilds an encoder: its towers, and the ears and eyes they were trained with."""
+    """What rebuilds an encoder: its towers, and the audio and cover settings they were trained with."""
 
     encoder: EncoderSettings
     audio: AudioSettings
@@ -38,7 +38,7 @@ class _EncoderConfig(Section):
 def build_encoder(settings: EncoderSettings, audio: AudioSettings, cover: CoverSettings) -> DualEncoder:
     """An encoder before its first step: our own towers at random, backbones with the weights of their checkpoints.
 
-    Raises: InvalidSettings for a checkpoint that cannot stand where it should, or that wants other ears.
+    Raises: InvalidSettings for a checkpoint of a network that is not allowed there, or that needs other audio settings.
     """
     song, picture = _pretrained(settings, "song_backbone"), _pretrained(settings, "cover_backbone")
     return _assembled(settings, audio, cover, song, picture)

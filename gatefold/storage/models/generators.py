@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from gatefold.config import CoverSettings, PretrainedSettings
 from gatefold.errors import BundleCorrupt
-from gatefold.generator.interface import CoverGenerator
+from gatefold.generator.interface import GeneratorModel
 from gatefold.generator.local_score.pipeline import LocalScorePipeline
 from gatefold.generator.transformer import CoverPipeline
 from gatefold.storage import objects
@@ -75,7 +75,7 @@ class LoadedGenerator:
         cover: how the covers of the workspace were stored.
     """
 
-    model: CoverGenerator
+    model: GeneratorModel
     sources: dict[str, list[str]]
     cover: CoverSettings
 
@@ -98,7 +98,7 @@ def load_generator(uri: str, device: str = "cpu") -> LoadedGenerator:
     else:
         pipeline.transformer.eval().requires_grad_(False)
         pipeline.to(torch.device(device))
-    model: CoverGenerator = pipeline
+    model: GeneratorModel = pipeline
     if kind == _PRETRAINED:
         from gatefold.storage.models.pretrained_generators import load_pretrained
 

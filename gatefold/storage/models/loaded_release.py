@@ -1,4 +1,4 @@
-"""The models of a release, loaded to work together in one process: a song in, its nearest covers and new ones out.
+"""A loaded release: its encoder, index and generator in one process, for search and generation.
 
 This is what the command line and the examples use; the endpoint spreads the same models over replicas.
 """
@@ -35,8 +35,8 @@ if TYPE_CHECKING:  # takes seconds to import, and a search does without
 
 
 @dataclass(frozen=True)
-class Heard:
-    """A song as the encoder understands it; `song` is None, and `song_id` is not, for one of the catalogue."""
+class EncodedSong:
+    """A song and its embedding; `song` is None, and `song_id` is not, for one of the catalogue."""
 
     name: str
     """of the file without its ending, or the song_id"""
@@ -61,7 +61,7 @@ class GeneratedForSong:
         return [cover for cover in self.covers if isinstance(cover, NewCover)]
 
 
-class Ensemble:
+class LoadedRelease:
     """Encoder, index and, once it is needed, generator of a release.
 
     Args:
@@ -88,27 +88,27 @@ class Ensemble:
         self._withdrawn = optouts.song_ids(workspace)
         self._loaded: tuple[LoadedGenerator, NewCovers] | None = None
 
-    def hear(self, song: str) -> Heard:
+    def encode_song(self, song: str) -> EncodedSong:
         """Args:
             song: a path, a `file://` or `s3://` URI, or a song_id of the catalogue; a file comes first.
 
-        Raises: NotFound when it is none of these; InputError for a file that cannot be heard.
+        Raises: NotFound when it is none of these; InputError for a file that cannot be decoded.
         """
         uri = objects.resolve(song)
         if not objects.exists(uri):
-            return self._recall(song, uri)
+            return self._from_catalogue(song, uri)
         name = objects.name(uri)
-        heard = extract_log_mel(objects.open_source(uri), self.encoder.audio, name=f"song '{name}'")
-        return Heard(PurePosixPath(name).stem, self.encoder.embed_song(heard.log_mel), song=heard)
+        encoded = extract_log_mel(objects.open_source(uri), self.encoder.audio, name=f"song '{name}'")
+        return EncodedSong(PurePosixPath(name).stem, self.encoder.embed_song(encoded.log_mel), song=encoded)
 
-    def search(self, heard: Heard, k: int, filters: Filters = ALL) -> list[Match]:
+    def search(self, encoded: EncodedSong, k: int, filters: Filters = ALL) -> list[Match]:
         """The k nearest covers, best first; none of a song that was withdrawn."""
         present = replace(filters, exclude_song_ids=filters.exclude_song_ids | self._withdrawn)
-        return self._nearest(heard.embedding[None], k, present)[0]
+        return self._nearest(encoded.embedding[None], k, present)[0]
 
     def generate(
         self,
-        heard: Heard,
+        encoded: EncodedSong,
         *,
         seeds: Sequence[int],
         request: GenerationRequest | None = None,
@@ -125,16 +125,16 @@ class Ensemble:
         request = request or GenerationRequest()
         loaded, new_covers = self._generator()
         rule = SourceRule(loaded.sources, self._withdrawn)
-        found = self.search(heard, loaded.model.num_sources, rule.filters(heard.song_id, heard.artist))
+        found = self.search(encoded, loaded.model.num_sources, rule.filters(encoded.song_id, encoded.artist))
         matches = chosen(found, source_song_ids)
         ids = [match.track.song_id for match in matches]
         embeddings = None if loaded.model.reads_pixels else self.index.cover_embeddings(ids)
         covers = new_covers.generate(
-            heard.embedding, matches, embeddings, seeds=seeds, request=request, on_step=on_step
+            encoded.embedding, matches, embeddings, seeds=seeds, request=request, on_step=on_step
         )
         record = {
-            "song": heard.name,
-            "song_embedding": heard.embedding.tolist(),
+            "song": encoded.name,
+            "song_embedding": encoded.embedding.tolist(),
             "release": self.release.model_dump(),
             "seeds": list(seeds),
             "neighbours": [{"song_id": match.track.song_id, "score": match.score} for match in matches],
@@ -143,7 +143,7 @@ class Ensemble:
         }
         return GeneratedForSong(covers, matches, record)
 
-    def _recall(self, song_id: str, uri: str) -> Heard:
+    def _from_catalogue(self, song_id: str, uri: str) -> EncodedSong:
         if song_id in self._withdrawn:
             raise NotFound(f"song '{song_id}' was withdrawn; see `gatefold opt-out`")
         try:
@@ -154,8 +154,8 @@ class Ensemble:
                 f"nor a song_id of release '{self.release.version}'"
             ) from error
         if known.song_embedding is None:
-            raise NotFound(f"track '{song_id}' could not be heard; see `gatefold rejects list --stage spectrograms`")
-        return Heard(song_id, known.song_embedding, song_id=song_id, artist=known.track.artist)
+            raise NotFound(f"track '{song_id}' has no embedding; see `gatefold rejects list --stage spectrograms`")
+        return EncodedSong(song_id, known.song_embedding, song_id=song_id, artist=known.track.artist)
 
     def _nearest(self, embeddings: npt.NDArray[np.float32], k: int, filters: Filters) -> list[list[Match]]:
         return self.index.search(embeddings, k, encoder_fingerprint=self.encoder.fingerprint, filters=filters)
@@ -183,16 +183,16 @@ class Ensemble:
             self._loaded = loaded, new_covers
         return self._loaded
 
-    def _uri(self, part: releases.Part) -> str:
+    def _uri(self, part: releases.ReleasePart) -> str:
         return objects.join(self._workspace.uri, part.uri)
 
 
-def load_ensemble(
+def load_active_release(
     workspace: Workspace,
     generator: GeneratorSettings | None = None,
     originality: OriginalitySettings | None = None,
     *,
     device: str = "cpu",
-) -> Ensemble:
+) -> LoadedRelease:
     """Of the release that serves. Raises: BundleNotFound where there is none."""
-    return Ensemble(workspace, releases.current(workspace), generator, originality, device=device)
+    return LoadedRelease(workspace, releases.current(workspace), generator, originality, device=device)

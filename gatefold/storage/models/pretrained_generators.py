@@ -1,4 +1,4 @@
-"""Pre-trained text-to-image models and the LoRAs trained on them, in storage: by content, on disk, and in bundles.
+"""Pre-trained text-to-image models and the LoRAs trained on them, in storage: digests, files on disk, and bundles.
 
 A checkpoint has gigabytes, so a generator bundle names it by place and by a digest of what it reads of it, and is
 refused where the place holds something else. A LoRA is a bundle of its own.
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from gatefold.config import PretrainedSettings
 from gatefold.errors import BundleCorrupt, BundleNotFound, InputError, InvalidSettings
-from gatefold.generator.interface import CoverGenerator
+from gatefold.generator.interface import GeneratorModel
 from gatefold.generator.pretrained.checkpoints import INDEX, check_class, finish_placement, is_variant, open_pipeline
 from gatefold.generator.pretrained.image_prompts import ImagePrompts
 from gatefold.generator.pretrained.pipeline import LORA_WEIGHTS, OpenAdapter, PretrainedGenerator
@@ -107,7 +107,7 @@ def pretrained_files(settings: PretrainedSettings) -> dict[str, bytes]:
     return {CONFIG: config.model_dump_json(indent=2).encode()}
 
 
-def load_pretrained(bundle: Bundle, base: CoverGenerator, *, adapters: str, device: str = "cpu") -> PretrainedGenerator:
+def load_pretrained(bundle: Bundle, base: GeneratorModel, *, adapters: str, device: str = "cpu") -> PretrainedGenerator:
     """The generator of a bundle, ready to generate.
 
     Args:
@@ -131,7 +131,7 @@ def load_pretrained(bundle: Bundle, base: CoverGenerator, *, adapters: str, devi
 
 
 def assemble(
-    settings: PretrainedSettings, base: CoverGenerator, *, open_adapter: OpenAdapter | None = None, device: str = "cpu"
+    settings: PretrainedSettings, base: GeneratorModel, *, open_adapter: OpenAdapter | None = None, device: str = "cpu"
 ) -> PretrainedGenerator:
     """A generator of the checkpoint, and the IP-Adapter, that the settings name.
 

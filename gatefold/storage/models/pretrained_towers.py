@@ -1,6 +1,6 @@
-"""Checkpoints of backbones, in a folder on disk or in the store: fetching them, checking them, telling them apart.
+"""Pre-trained backbones in a folder on disk or in the store: fetched, checked, identified by a digest.
 
-Who has no backbone must not wait for torch, so what knows of networks is imported where it is needed.
+Without a backbone, torch must not be imported, so what knows of networks is imported where it is needed.
 """
 
 import hashlib

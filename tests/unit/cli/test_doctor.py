@@ -120,7 +120,7 @@ def test_a_store_that_ignores_put_if_absent_is_a_fault(uri: str, monkeypatch: py
 
     monkeypatch.setattr(objects, "put_if_absent", put_anyway)
     (found,) = faults(doctor.check_store(uri))
-    assert "two runs could not be told apart" in found.detail
+    assert "two runs could not be distinguished" in found.detail
     assert "conditional writes" in found.remedy
 
 

@@ -17,7 +17,7 @@ from gatefold.config import Settings
 from gatefold.errors import SilentAudio, StorageUnavailable, TooManyRejects, UndecodableAudio
 from gatefold.storage import objects
 from gatefold.storage.contents import optouts, releases
-from gatefold.storage.contents.releases import Part, Release
+from gatefold.storage.contents.releases import Release, ReleasePart
 from gatefold.workspace import Workspace
 from pipelines import run
 from pipelines.evaluation import encoder_comparison, generator_comparison
@@ -305,7 +305,7 @@ def test_the_status_of_an_empty_workspace_is_that_nothing_was_made(workspace: Wo
 
 def publish(workspace: Workspace, versions: Sequence[str]) -> None:
     for number, version in enumerate(versions):
-        part = Part(uri=f"encoders/{version}", version=version, fingerprint=version)
+        part = ReleasePart(uri=f"encoders/{version}", version=version, fingerprint=version)
         made = f"2024-01-0{number + 1}T00:00:00+00:00"
         release = Release(version=version, created_at=made, encoder=part, index=part, generator=part)
         releases.publish(workspace, release)

@@ -11,7 +11,7 @@ from gatefold.evaluation.scorecard import (
     as_markdown,
     measure_genres,
     measure_retrieval,
-    sections,
+    measure_tables,
     side_by_side,
 )
 from gatefold.synthetic.catalogue import compose_catalogue, log_odds_of_own, seen_sigma
@@ -109,7 +109,7 @@ def test_the_table_is_no_wider_than_a_terminal_and_leaves_blank_what_is_not_know
     rows = [measure.row() for measure in measured(similar()).values()]
     rows += [Measure("KID, covers alone", 12.5, baseline_values={"real": 0.1}).row()]
     rows += [Measure("KID, songs with covers", 0.25, baseline_values={"real": 0.1, "shuffled songs": 2}).row()]
-    first, second = sections(rows)
+    first, second = measure_tables(rows)
     assert first.columns == ["measure", "value", "95 %", "chance", "by genre", "rival"]
     assert second.columns == ["measure", "value", "real", "shuffled songs"]
     assert second.rows == [
@@ -125,12 +125,12 @@ def test_rows_with_an_interval_and_other_baselines_are_in_a_table_of_their_own()
     rows = [Measure("recall@5", 0.5, 0.4, 0.6, {"chance": 0.1}).row()]
     rows += [Measure("KID", 0.25, 0.1, 0.4, {"real": 0.1}).row(), Measure("rank", 3, 2, 4, {"real": 3}).row()]
     rows += [Measure("largest share", 0.2, 0.1, 0.3).row(), Measure("smallest share", 0.1).row()]
-    assert [(section.columns, [row[0] for row in section.rows]) for section in sections(rows)] == [
+    assert [(section.columns, [row[0] for row in section.rows]) for section in measure_tables(rows)] == [
         (["measure", "value", "95 %", "chance"], ["recall@5"]),
         (["measure", "value", "95 %", "real"], ["KID", "rank"]),
         (["measure", "value", "95 %"], ["largest share", "smallest share"]),
     ]
-    assert sections(rows)[2].rows[1] == ["smallest share", "0.100", ""]
+    assert measure_tables(rows)[2].rows[1] == ["smallest share", "0.100", ""]
 
 
 def test_a_measure_that_one_of_several_lacks_is_left_empty_there() -> None:

@@ -17,9 +17,9 @@ from gatefold.index.retrieval import CoverIndex
 from gatefold.records import cover_schema
 from gatefold.storage import objects, tables
 from gatefold.storage.contents import optouts
-from gatefold.storage.contents.releases import Part, activate, publish
+from gatefold.storage.contents.releases import ReleasePart, activate, publish
 from gatefold.storage.models.generators import publish_generator
-from gatefold.storage.models.loaded_release import Ensemble, load_ensemble
+from gatefold.storage.models.loaded_release import LoadedRelease, load_active_release
 from gatefold.workspace import Workspace
 from tests.drawn import drawn_covers
 from tests.factories import indexed_tracks, publish_small_release, unit_vectors
@@ -81,10 +81,10 @@ def test_picked_sources_keep_their_order_and_nothing_left_says_why() -> None:
 
 
 @pytest.fixture
-def ensemble(tmp_path: Path) -> Callable[[Mapping[str, list[str]]], Ensemble]:
+def loaded(tmp_path: Path) -> Callable[[Mapping[str, list[str]]], LoadedRelease]:
     """A release with the analytic generator over these tracks, by `generator.sources`."""
 
-    def make(rule: Mapping[str, list[str]]) -> Ensemble:
+    def make(rule: Mapping[str, list[str]]) -> LoadedRelease:
         workspace = Workspace(objects.resolve(str(tmp_path)))
         release = publish_small_release(workspace)
         cover = CoverSettings(size=64)
@@ -92,15 +92,15 @@ def ensemble(tmp_path: Path) -> Callable[[Mapping[str, list[str]]], Ensemble]:
         rows = pa.table({"song_id": [f"s{row}" for row in range(TRACKS)], "pixels": pixels})
         tables.write_part(workspace.covers(cover), "part", rows)
         point = CurvePoint(Parameters(0.6, 9, 0.05, 0.3), 0.3, 0.0)
-        own = load_ensemble(workspace).encoder.fingerprint
+        own = load_active_release(workspace).encoder.fingerprint
         pipeline = build_local_pipeline([point], 0, num_sources=TRACKS, size=16, encoder_fingerprint=own)
         uri = f"{workspace.generators}/local"
         bundle = publish_generator(uri, pipeline, version="local", lineage={}, details={}, cover=cover, sources=rule)
-        part = Part(uri="generators/local", version="local", fingerprint=bundle.fingerprint)
+        part = ReleasePart(uri="generators/local", version="local", fingerprint=bundle.fingerprint)
         publish(workspace, release.model_copy(update={"version": "r2", "generator": part}))
         activate(workspace, "r2")
         unlimited = OriginalitySettings(max_share=1, max_region=1, max_likeness=1, attempts=1)
-        made = load_ensemble(workspace, originality=unlimited)
+        made = load_active_release(workspace, originality=unlimited)
         made.index = CoverIndex(tracks(), own)
         return made
 
@@ -108,11 +108,11 @@ def ensemble(tmp_path: Path) -> Callable[[Mapping[str, list[str]]], Ensemble]:
 
 
 def test_a_closed_cover_is_no_source_of_any_of_a_thousand_new_ones(
-    ensemble: Callable[[Mapping[str, list[str]]], Ensemble],
+    loaded: Callable[[Mapping[str, list[str]]], LoadedRelease],
 ) -> None:
-    made = ensemble({})
+    made = loaded({})
     for song_id in ("s0", "s5", "s7", "s11"):
-        generated = made.generate(made.hear(song_id), seeds=range(250))
+        generated = made.generate(made.encode_song(song_id), seeds=range(250))
         used = {share.song_id for cover in generated.new for share in cover.generated.attribution.shares}  # type: ignore[union-attr]
         assert len(generated.new) == 250
         assert used <= set(OPEN) - {song_id}
@@ -120,18 +120,18 @@ def test_a_closed_cover_is_no_source_of_any_of_a_thousand_new_ones(
 
 
 def test_the_generator_s_rule_and_opt_outs_hold_on_the_command_line_too(
-    ensemble: Callable[[Mapping[str, list[str]]], Ensemble],
+    loaded: Callable[[Mapping[str, list[str]]], LoadedRelease],
 ) -> None:
-    made = ensemble({"licence": ["CC0"]})
-    assert ids(made.generate(made.hear("s4"), seeds=[1]).sources) == {"s0", "s6", "s10"}
+    made = loaded({"licence": ["CC0"]})
+    assert ids(made.generate(made.encode_song("s4"), seeds=[1]).sources) == {"s0", "s6", "s10"}
     optouts.withdraw(made._workspace, "s6")
-    again = Ensemble(made._workspace, made.release)
+    again = LoadedRelease(made._workspace, made.release)
     again.index = made.index
-    assert ids(again.generate(again.hear("s4"), seeds=[1]).sources) == {"s0", "s10"}
+    assert ids(again.generate(again.encode_song("s4"), seeds=[1]).sources) == {"s0", "s10"}
 
 
-def test_shares_of_every_picture_sum_to_one(ensemble: Callable[[Mapping[str, list[str]]], Ensemble]) -> None:
-    made = ensemble({})
-    for cover in made.generate(made.hear("s4"), seeds=range(8)).new:
+def test_shares_of_every_picture_sum_to_one(loaded: Callable[[Mapping[str, list[str]]], LoadedRelease]) -> None:
+    made = loaded({})
+    for cover in made.generate(made.encode_song("s4"), seeds=range(8)).new:
         assert cover.generated.attribution is not None
         assert np.sum([one.share for one in cover.generated.attribution.shares]) == pytest.approx(1, abs=1e-3)

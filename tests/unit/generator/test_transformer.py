@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gatefold.errors import InputError, Overloaded, WrongModel
-from gatefold.generator.interface import CoverGenerator, GenerationRequest, Pixels, Sources, Vectors
+from gatefold.generator.interface import GenerationRequest, GeneratorModel, Pixels, Sources, Vectors
 from gatefold.generator.transformer import CoverPipeline, build_pipeline, build_transformer, denoise, flow_loss
 from tests.factories import COVER, ENCODER, GENERATOR, unit_vectors
 
@@ -216,7 +216,7 @@ def test_a_saved_pipeline_comes_back_whole(pipeline: CoverPipeline, tmp_path: Pa
 
 
 def test_it_is_a_generator_of_its_kind_that_cannot_say_where_pixels_come_from(pipeline: CoverPipeline) -> None:
-    generator: CoverGenerator = pipeline
+    generator: GeneratorModel = pipeline
     assert (generator.kind, generator.num_sources, generator.encoder_fingerprint) == ("transformer", 2, "ears-1")
     covers = generator.generate(SONG, sources_of(NEIGHBOURS), seeds=[7, 9], request=GenerationRequest(), on_step=ignore)
     assert [(cover.seed, cover.attribution, cover.enlarged) for cover in covers] == [(7, None, ()), (9, None, ())]

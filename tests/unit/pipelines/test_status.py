@@ -11,7 +11,7 @@ from gatefold.records import TRACKS
 from gatefold.storage import bundles, objects, tables
 from gatefold.storage.contents import catalogues, releases
 from gatefold.storage.contents.catalogues import Catalogue
-from gatefold.storage.contents.releases import Part, Release
+from gatefold.storage.contents.releases import Release, ReleasePart
 from gatefold.workspace import Workspace
 from pipelines.extraction.rejects import reject_of, write_rejects
 from pipelines.extraction.stages import Outcome, spectrogram_stage
@@ -102,7 +102,7 @@ def test_a_model_shows_how_its_loss_fell_and_is_stale_once_its_settings_change(w
 
 def test_a_release_and_its_evaluation_are_fresh_only_together_with_their_settings(workspace: Workspace) -> None:
     version = versions_of(SETTINGS, workspace).release
-    part = Part(uri="x/1", version="1", fingerprint="f")
+    part = ReleasePart(uri="x/1", version="1", fingerprint="f")
     release = Release(version=version, created_at="2024", encoder=part, index=part, generator=part)
     releases.publish(workspace, release)
     releases.activate(workspace, version)

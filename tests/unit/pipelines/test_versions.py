@@ -11,7 +11,7 @@ from gatefold.records import TRACKS
 from gatefold.storage import bundles, objects, tables
 from gatefold.storage.contents import catalogues, releases
 from gatefold.storage.contents.catalogues import Catalogue
-from gatefold.storage.contents.releases import Part, Release
+from gatefold.storage.contents.releases import Release, ReleasePart
 from gatefold.workspace import Workspace
 from pipelines.versions import versions_of
 from tests.checkpoints import write_checkpoint
@@ -36,7 +36,7 @@ def activate_models(workspace: Workspace) -> None:
     lineage = {"audio": SETTINGS.audio.fingerprint(), "cover": SETTINGS.cover.fingerprint()}
     uri = f"{workspace.encoders}/e1"
     bundles.publish(uri, {"a": b"1"}, kind="encoder", version="e1", lineage=lineage, details={})
-    encoder, index, generator = (Part(uri=name, version=name, fingerprint=name) for name in ("e1", "i1", "g1"))
+    encoder, index, generator = (ReleasePart(uri=name, version=name, fingerprint=name) for name in ("e1", "i1", "g1"))
     at = "2026-11-23T00:00:00+00:00"
     release = Release(version="r1", created_at=at, encoder=encoder, index=index, generator=generator)
     releases.publish(workspace, release)

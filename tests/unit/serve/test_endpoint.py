@@ -8,7 +8,7 @@ from ray.exceptions import RayActorError
 from gatefold.errors import GatefoldError
 from gatefold.storage import objects
 from gatefold.storage.contents import releases
-from gatefold.storage.contents.releases import Part, Release
+from gatefold.storage.contents.releases import Release, ReleasePart
 from gatefold.workspace import Workspace
 from serve.endpoint import Endpoint, reason
 
@@ -33,7 +33,7 @@ class Follower(Endpoint):
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     made = Workspace(objects.resolve(str(tmp_path)))
-    part = Part(uri="encoders/v", version="v", fingerprint="f")
+    part = ReleasePart(uri="encoders/v", version="v", fingerprint="f")
     for version in ("r1", "r2", "r3"):
         made_of = {"encoder": part, "index": part, "generator": part}
         releases.publish(made, Release(version=version, created_at="2026-01-01T00:00:00Z", **made_of))

@@ -94,9 +94,9 @@ GONE: dict[str, Callable[[], dict[str, Any]]] = {
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> float:
     """Seconds that a lease lasts; it is looked at all the time."""
-    monkeypatch.setattr(leases, "FORSAKEN_AFTER_S", 0.3)
-    monkeypatch.setattr(leases, "LOOK_EVERY_S", 0.01)
-    return leases.FORSAKEN_AFTER_S
+    monkeypatch.setattr(leases, "LEASE_TTL_S", 0.3)
+    monkeypatch.setattr(leases, "POLL_EVERY_S", 0.01)
+    return leases.LEASE_TTL_S
 
 
 def elsewhere(folder: str, **changes: Any) -> None:
@@ -139,7 +139,7 @@ def test_a_process_elsewhere_is_followed_when_it_has_not_renewed_for_long_whatev
 def test_a_process_elsewhere_that_renews_is_not_followed_whatever_its_clock_says(
     folder: str, monkeypatch: pytest.MonkeyPatch, behind_s: float
 ) -> None:
-    monkeypatch.setattr(leases, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(leases, "POLL_EVERY_S", 0.01)
     elsewhere(folder, renewed_at=time.time() - behind_s)
     sleep = time.sleep
 
@@ -155,7 +155,7 @@ def test_a_process_elsewhere_that_renews_is_not_followed_whatever_its_clock_says
 
 @pytest.mark.usefixtures("short")
 def test_what_is_let_go_of_elsewhere_is_taken_then(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "FORSAKEN_AFTER_S", 60.0)
+    monkeypatch.setattr(leases, "LEASE_TTL_S", 60.0)
     elsewhere(folder)
     monkeypatch.setattr(time, "sleep", lambda _: rewrite(folder, released=True))
     with hold(folder) as lease:
@@ -170,7 +170,7 @@ class Refusing:
         self.error: Exception | None = None
         self.puts = self.refused = 0
         monkeypatch.setattr(objects, "put", self.put)
-        monkeypatch.setattr(leases, "RENEWED_EVERY_S", 0.01)
+        monkeypatch.setattr(leases, "RENEW_EVERY_S", 0.01)
 
     def put(self, uri: str, data: bytes) -> None:
         if self.error is not None and uri.startswith(self._folder):
@@ -213,13 +213,13 @@ def test_a_store_that_refuses_for_a_while_costs_no_lease(
     folder: str, short: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Refusing(folder, monkeypatch)
-    monkeypatch.setattr(leases, "FORSAKEN_AFTER_S", 60.0)
+    monkeypatch.setattr(leases, "LEASE_TTL_S", 60.0)
     with hold(folder) as lease:
         store.error = EXPIRED
         store.wait("refused", 3)
         store.error = None
         store.wait("puts", 3)
-        monkeypatch.setattr(leases, "FORSAKEN_AFTER_S", short)
+        monkeypatch.setattr(leases, "LEASE_TTL_S", short)
         store.error = StorageUnavailable("'s3://b/w': no answer")
         store.wait("refused", 40)
         store.error = None

@@ -198,7 +198,7 @@ def test_a_record_of_before_a_change_hides_no_song(folder: str) -> None:
     objects.delete(objects.join(folder, "part-01.parquet"))
     assert tables.read_rows(folder, ["01-7"], ["song_id"])["song_id"].to_pylist() == ["01-7"]
     assert tables.read_rows(folder, ["99-0"], ["song_id"]).num_rows == 0
-    tables.forget(folder)
+    tables.invalidate(folder)
     assert tables.recorded(folder) is None
 
 

@@ -13,7 +13,7 @@ from gatefold.generator.interface import GenerationRequest, Pixels
 from gatefold.generator.pretrained.checkpoints import open_pipeline
 from gatefold.generator.pretrained.image_prompts import ImagePrompts
 from gatefold.generator.pretrained.lora import LoraTrainer, check_trainable, encode_lora
-from gatefold.generator.pretrained.pipeline import LORA_WEIGHTS, Job, PretrainedGenerator
+from gatefold.generator.pretrained.pipeline import LORA_WEIGHTS, PictureJob, PretrainedGenerator
 from gatefold.generator_settings import LoraSettings, PretrainedSettings
 from tests.pretrained import CLASSES, SIZE, MeanOfSources, sources, write_image_prompt_adapter, write_pretrained
 
@@ -140,7 +140,9 @@ def test_requests_with_and_without_a_lora_and_with_image_prompts_share_a_job(
         open_adapter=open_adapter,
     )
     asked = ("a1", None, "a1")
-    jobs = [Job(np.zeros(8, np.float32), sources(0), [1], GenerationRequest(adapter=adapter)) for adapter in asked]
+    jobs = [
+        PictureJob(np.zeros(8, np.float32), sources(0), [1], GenerationRequest(adapter=adapter)) for adapter in asked
+    ]
     together = [made[0].pixels for made in generator.generate_jobs(jobs, lambda *_: None)]
     for made, adapter in zip(together, asked, strict=True):
         assert np.array_equal(made, pictures(generator, adapter))

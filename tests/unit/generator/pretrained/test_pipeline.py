@@ -15,7 +15,7 @@ from gatefold.errors import InputError, InvalidSettings, NotFound
 from gatefold.generator.interface import Generated, GenerationRequest, Pixels, Sources
 from gatefold.generator.pretrained.checkpoints import check_class, finish_placement, fits, open_pipeline, working_size
 from gatefold.generator.pretrained.image_prompts import ImagePrompts
-from gatefold.generator.pretrained.pipeline import Job, PretrainedGenerator
+from gatefold.generator.pretrained.pipeline import PictureJob, PretrainedGenerator
 from gatefold.generator_settings import PretrainedSettings
 from tests.pretrained import CLASSES, SIZE, MeanOfSources, sources, write_image_prompt_adapter, write_pretrained
 
@@ -108,7 +108,7 @@ def test_a_picture_has_the_same_bytes_alone_and_among_others(checkpoints: Path, 
 def test_a_batch_over_requests_gives_each_its_own_image_prompts(checkpoints: Path, name: str) -> None:
     """Within 1 of 255 for every pixel: a larger batch only rounds otherwise."""
     generator = load(checkpoints, name, prompts=name, batch_size=4)
-    jobs = [Job(SONG, given, [5, 6], GenerationRequest()) for given in (sources(0), reversed_order(sources(0)))]
+    jobs = [PictureJob(SONG, given, [5, 6], GenerationRequest()) for given in (sources(0), reversed_order(sources(0)))]
     together = [pixels(made) for made in generator.generate_jobs(jobs, silent)]
     alone = [pixels(generator.generate_jobs([job], silent)[0]) for job in jobs]
     assert [largest_distance(*pair) <= 1 for pair in zip(together, alone, strict=True)] == [True, True]
@@ -140,7 +140,7 @@ def test_image_prompts_count_without_guidance_too(checkpoints: Path, name: str) 
 def test_a_song_with_fewer_covers_than_image_prompts_shares_a_job_with_others(checkpoints: Path) -> None:
     name = "StableDiffusionPipeline"
     generator = load(checkpoints, name, prompts=name, batch_size=4)
-    jobs = [Job(SONG, sources(number, count), [5], GenerationRequest()) for number, count in enumerate((3, 1))]
+    jobs = [PictureJob(SONG, sources(number, count), [5], GenerationRequest()) for number, count in enumerate((3, 1))]
     together = generator.generate_jobs(jobs, silent)
     assert np.array_equal(pixels(together[1]), pixels(generate(generator, [5], sources(1, 1))))
 

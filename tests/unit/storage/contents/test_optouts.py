@@ -20,7 +20,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def test_where_nothing_was_withdrawn_there_is_none(workspace: Workspace) -> None:
     assert optouts.song_ids(workspace) == frozenset()
-    assert optouts.digests(workspace) == optouts.settled(workspace) == []
+    assert optouts.digests(workspace) == optouts.indexed_digests(workspace) == []
 
 
 def test_songs_are_withdrawn_under_any_id(workspace: Workspace) -> None:
@@ -57,15 +57,15 @@ def test_an_opt_out_whose_object_is_deleted_is_taken_back(workspace: Workspace) 
 
 def test_what_the_index_leaves_out_is_settled_when_it_is_built(workspace: Workspace) -> None:
     optouts.withdraw(workspace, "s1")
-    assert optouts.settled(workspace) == []
-    optouts.settle(workspace)
-    assert optouts.settled(workspace) == optouts.digests(workspace) != []
+    assert optouts.indexed_digests(workspace) == []
+    optouts.record_indexed(workspace)
+    assert optouts.indexed_digests(workspace) == optouts.digests(workspace) != []
     optouts.withdraw(workspace, "s2")
-    assert len(optouts.settled(workspace)) == 1
+    assert len(optouts.indexed_digests(workspace)) == 1
     assert optouts.song_ids(workspace) == {"s1", "s2"}
 
 
 def test_a_damaged_note_of_the_index_says_what_to_do(workspace: Workspace) -> None:
     objects.put(f"{workspace.optouts}/indexed.json", b"{")
     with pytest.raises(Corrupt, match="run `gatefold index`"):
-        optouts.settled(workspace)
+        optouts.indexed_digests(workspace)

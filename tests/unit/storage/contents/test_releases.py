@@ -12,7 +12,7 @@ import pytest
 from gatefold.errors import BundleCorrupt, BundleNotFound, InputError, RunInProgress
 from gatefold.storage import objects
 from gatefold.storage.contents import releases
-from gatefold.storage.contents.releases import Part, Release
+from gatefold.storage.contents.releases import Release, ReleasePart
 from gatefold.workspace import Workspace
 
 
@@ -22,7 +22,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def release(version: str, day: int = 1) -> Release:
-    part = Part(uri=f"encoders/{version}", version=version, fingerprint="ab" * 8)
+    part = ReleasePart(uri=f"encoders/{version}", version=version, fingerprint="ab" * 8)
     return Release(version=version, created_at=f"2026-01-{day:02}T00:00:00Z", encoder=part, index=part, generator=part)
 
 
