@@ -43,7 +43,7 @@ from pipelines.catalogue.catalogue import build_catalogue
 from pipelines.evaluation import held_out
 from pipelines.evaluation.independent_features import catalogue_sample
 from pipelines.extraction.blocks import cut
-from pipelines.extraction.compaction import compact, prune
+from pipelines.extraction.compaction import compact, remove_stale
 from pipelines.extraction.stages import (
     Stage,
     cover_stage,
@@ -183,10 +183,10 @@ def _catalogue_anew(workspace: Workspace) -> None:
 
 def _stage(stage: Stage, tracks: pa.Table) -> None:
     """Of a run that finds all rows, and of one that finds none and hands all songs out."""
-    taken = np.zeros(tracks.num_rows, np.bool_)
-    compact(stage.target, prune(stage.target, tracks, taken), _PER_PART)
-    if not taken.all():
-        raise AssertionError(f"{stage.name}: {tracks.num_rows - taken.sum()} songs have no row")
+    claimed = np.zeros(tracks.num_rows, np.bool_)
+    compact(stage.target, remove_stale(stage.target, tracks, claimed), _PER_PART)
+    if not claimed.all():
+        raise AssertionError(f"{stage.name}: {tracks.num_rows - claimed.sum()} songs have no row")
     cut(tracks, 2, SETTINGS.batch.rows_per_block)
 
 
@@ -207,14 +207,14 @@ def _train_encoder(workspace: Workspace) -> None:
     ids = training_data.paired_ids(SETTINGS, workspace, "train")
     training_data.validation_ids(SETTINGS, workspace)
     genres = training_data.genres_of(workspace, ids)
-    training_data.dealt(pa.table({"song_id": ids, "genre": genres}), 2, SETTINGS.batch.rows_per_block)
+    training_data.split_into_equal_blocks(pa.table({"song_id": ids, "genre": genres}), 2, SETTINGS.batch.rows_per_block)
 
 
 def _train_generator(workspace: Workspace) -> None:
     versions.versions_of(SETTINGS, workspace)
     training_data.validation_ids(SETTINGS, workspace)  # all that the analytic generator asks of the catalogue
     ids = training_data.paired_ids(SETTINGS, workspace, "train")  # and what the transformer does
-    training_data.dealt(pa.table({"song_id": ids}), 2, SETTINGS.batch.rows_per_block)
+    training_data.split_into_equal_blocks(pa.table({"song_id": ids}), 2, SETTINGS.batch.rows_per_block)
 
 
 def _index(workspace: Workspace) -> None:

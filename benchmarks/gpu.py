@@ -1,6 +1,6 @@
-"""What one GPU does by gatefold's own functions, in under five minutes.
+"""Throughput of one GPU by gatefold's own functions, in under five minutes.
 
-Pairs a second that the encoder learns from (`Learner`), covers a second that the transformer learns from
+Pairs a second that the encoder learns from (`EncoderTrainer`), covers a second that the transformer learns from
 (`TransformerTrainer`), songs a second that are embedded (`DualEncoder.embed_songs`), searches of an index of 1 and 4
 million covers (`vectors.on_gpu`, where faiss has GPUs), and covers of the analytic generator; of a pre-trained model
 with `--model FOLDER`.
@@ -31,7 +31,7 @@ from gatefold.generator.local_score.denoiser import Parameters
 from gatefold.generator.local_score.pipeline import CurvePoint, build_local_pipeline
 from gatefold.index.vectors import build, on_gpu
 from gatefold.storage.models.encoders import build_encoder
-from pipelines.training.encoder_trainer import Learner
+from pipelines.training.encoder_trainer import EncoderTrainer
 from pipelines.training.transformer_trainer import TransformerTrainer
 
 RESULTS = Path(__file__).parent / "results" / "gpu.md"
@@ -75,11 +75,11 @@ def pairs(settings: Settings, count: int, device: torch.device) -> dict[str, Ten
 def training(settings: Settings, batch_size: int, device: torch.device, turns: int = TURNS) -> tuple[float, float]:
     """Pairs a second that the encoder learns from, and operations a second that this takes."""
     settings = settings.model_copy(update={"encoder": settings.encoder.model_copy(update={"batch_size": batch_size})})
-    learner = Learner(settings, steps=turns + 2, device=device, prepare=lambda module: module.to(device))
+    trainer = EncoderTrainer(settings, steps=turns + 2, device=device, prepare=lambda module: module.to(device))
     batch = pairs(settings, batch_size, device)
     with FlopCounterMode(display=False) as counter:
-        learner.step(0, batch)
-    took = seconds(lambda: learner.step(1, batch), device, turns)
+        trainer.step(0, batch)
+    took = seconds(lambda: trainer.step(1, batch), device, turns)
     return batch_size / took, counter.get_total_flops() / took
 
 

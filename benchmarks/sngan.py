@@ -41,7 +41,7 @@ from gatefold.storage.models.indexes import load_index
 from gatefold.workspace import Workspace
 from pipelines.training.conditions import conditions_of
 from pipelines.training.precision import autocast_dtype
-from pipelines.training.training_run import move_average
+from pipelines.training.training_run import update_ema
 
 Pixels = npt.NDArray[np.uint8]
 Features = Callable[[Tensor], Sequence[Tensor]]
@@ -135,7 +135,7 @@ def train(pixels: Pixels, *, seconds: float, seed: int, steps: int | None = None
             loss = -discriminator.requires_grad_(False)(fake).mean()  # equation 17
         _update(of_generator, loss)
         discriminator.requires_grad_(True)
-        move_average(average, generator, decay=EMA_DECAY, step=done)
+        update_ema(average, generator, decay=EMA_DECAY, step=done)
     _settle(average, seed)
     return Sngan(average, discriminator.eval().requires_grad_(False), size, done)
 

@@ -183,7 +183,7 @@ class IndexSettings(Section):
 class TrainSettings(Section):
     """How Ray Train runs either model."""
 
-    keep_models: bool = False
+    reuse_models: bool = False
     """what has changed in the catalogue is embedded, indexed and released under the active release's encoder and
     generator; nothing is trained"""
     num_workers: int | None = Field(None, ge=1)
@@ -196,7 +196,7 @@ class TrainSettings(Section):
     """lost workers that a run survives; -1 is any number"""
     checkpoint_steps: int = Field(100, ge=1)
     """optimizer steps between checkpoints; at most that much work is lost"""
-    store_share: float = Field(0.3, ge=0, le=1)
+    object_store_fraction: float = Field(0.3, ge=0, le=1)
     """share of the cluster's object store that the examples may fill; more than that are read anew each epoch"""
 
 
@@ -205,11 +205,11 @@ class EvaluationSettings(Section):
 
     held_out: int = Field(4_000, ge=4)
     """songs of the test split at most that are measured on; each is compared with each"""
-    covers: int = Field(192, ge=8)
+    num_generated: int = Field(192, ge=8)
     """new covers generated for held-out songs"""
-    ranking: int = Field(100, ge=2)
+    rank_candidates: int = Field(100, ge=2)
     """songs among which a new cover's own song is ranked"""
-    sheet: int = Field(8, ge=1)
+    contact_sheet_rows: int = Field(8, ge=1)
     """rows of the contact sheet"""
     seed: int = 0
 

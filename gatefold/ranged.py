@@ -114,7 +114,8 @@ class RangedFile(SourceFile):
     def prefetch(self, length: int) -> None:
         """Fetches the first `length` bytes, if they are not here, and goes back to the beginning.
 
-        For decoders that are opened under a lock: who waits for a store meanwhile keeps all others from opening theirs.
+        For decoders that are opened under a lock: a wait for the store meanwhile would keep all others from opening
+        theirs.
         Raises: as `check`.
         """
         self.seek(0)

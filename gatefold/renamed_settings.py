@@ -7,8 +7,13 @@ from gatefold.generator_settings import TransformerSettings
 
 RENAMED = {
     **{f"generator.{name}": f"generator.transformer.{name}" for name in TransformerSettings.model_fields},
+    "evaluation.covers": "evaluation.num_generated",
+    "evaluation.ranking": "evaluation.rank_candidates",
+    "evaluation.sheet": "evaluation.contact_sheet_rows",
     "serve.jobs_kept": "serve.max_finished_jobs",
     "serve.look_every_s": "serve.poll_interval_s",
+    "train.keep_models": "train.reuse_models",
+    "train.store_share": "train.object_store_fraction",
     "user_config.searches.crossings": "user_config.searches.max_concurrent_batches",
     "user_config.searches.together": "user_config.searches.max_batch_size",
     "user_config.searches.wait_s": "user_config.searches.batch_wait_timeout_s",

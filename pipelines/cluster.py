@@ -1,4 +1,4 @@
-"""The way to Ray: a cluster that is there, or one of our own that ends with this process."""
+"""Connection to Ray: a running cluster, or a local one that ends with this process."""
 
 import io
 import logging
@@ -17,7 +17,7 @@ from gatefold.errors import Unavailable
 from gatefold.storage.environment import storage_credentials, storage_settings
 
 _QUIET = {
-    "RAY_DATA_LOG_LEVEL": "CRITICAL",  # what fails is raised, and told by who catches it
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",  # what fails is raised, and reported where it is caught
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 """Environment that Ray reads when it is imported, unless its logs are wanted; what the operator has set stays."""
@@ -26,7 +26,7 @@ _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # reports arrive at this pace, so a short training is not waited for
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",  # nice workers wait for Ray's own processes, and are dealt to the cores unevenly
+    "RAY_worker_niceness": "0",  # nice workers wait for Ray's own processes, and are spread over the cores unevenly
 }
 """Environment that Ray reads when it is imported; what the operator has set stays."""
 _IN_THIS_PROCESS = {
@@ -142,7 +142,7 @@ def _runtime_env(address: str, endpoint_url: str | None) -> dict[str, Any] | Non
     """What workers get of this process's way to storage. Those of a local Ray have its environment anyway, those of a
     cluster that already runs have none of it.
 
-    Credentials go by a function that Ray hands over unread: `env_vars` stand in its logs.
+    Credentials go by a function that Ray passes on unread: `env_vars` are in its logs.
     """
     ours = {} if address == LOCAL else os.environ
     settings, credentials = storage_settings(ours, endpoint_url), storage_credentials(ours)
@@ -212,7 +212,7 @@ def _sigterm_kept() -> Iterator[None]:
 
 @contextmanager
 def silence_ray_stderr() -> Iterator[None]:
-    """Drops what Ray's compiled core writes to stderr (that it was told to be quiet); Python's stderr goes on."""
+    """Drops what Ray's compiled core writes to stderr (that it was set to be quiet); Python's stderr goes on."""
     python_stderr = sys.stderr
     try:
         descriptor = python_stderr.fileno()

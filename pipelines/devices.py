@@ -1,4 +1,4 @@
-"""Which device a task may compute on: what Ray granted it, and nothing that merely happens to be there."""
+"""The device of a task: what Ray granted it, and no other."""
 
 import ray
 

@@ -1,4 +1,4 @@
-"""The index as a driver uses it: in its own process where it is small, else in an actor of the cluster.
+"""Access to the index from a driver: in its own process where it is small, else in an actor of the cluster.
 
 The machine that a run is started from need not have the memory that an index of millions of covers takes.
 """

@@ -1,4 +1,4 @@
-"""What a pipeline stage says when it is done: counts, time and whatever else belongs on record."""
+"""Report of a pipeline stage: counts, seconds and details."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -28,13 +28,13 @@ def silent(done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:
 
 
 def while_held(lease: Lease, on_progress: OnProgress) -> OnProgress:
-    """The same, but it raises LeaseLost where the lease could not be renewed: so who has lost it stops working."""
+    """The same, but it raises LeaseLost where the lease could not be renewed: so a run that has lost it stops."""
 
-    def tell(done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:
+    def report_progress(done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:
         lease.check_renewed()
         on_progress(done, total, facts)
 
-    return tell
+    return report_progress
 
 
 class Report(BaseModel):

@@ -26,7 +26,7 @@ def map_rows(
 
     Args:
         mapper: a function of a module; it may give more or fewer rows than it gets.
-        on_progress: told the rows made, and the rows of the table.
+        on_progress: called with the rows made, and the rows of the table.
         num_gpus: that Ray grants each task; with any, all is done in tasks.
 
     Raises: the mapper's own GatefoldError, as it was raised.

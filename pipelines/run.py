@@ -1,7 +1,7 @@
-"""All stages in their order, from the catalogue to the release: the one place that knows which follows which.
+"""`gatefold run`: all stages in their order, from the catalogue to the release.
 
 Every stage finds out for itself what is fresh, so running all of them does only what is stale. How progress is shown is
-left to the one who watches.
+left to the caller.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from pipelines.report import OnProgress, Report
 
 StageFunction = Callable[[Settings, Workspace, OnProgress], Report]
 Job = Callable[[OnProgress], Report]
-"""A stage with all it needs but someone to tell how far it is."""
+"""A stage that lacks only its progress callback."""
 Watch = Callable[[str, Job], Report]
-"""Given the verb and its job: runs the job, shows how far it is, and hands back its report."""
+"""Given the verb and its job: runs the job, shows its progress, and returns its report."""
 
 _FUNCTIONS = {
     "spectrograms": "pipelines.extraction.spectrograms:extract_spectrograms",

@@ -1,4 +1,4 @@
-"""How far a workspace is: for every stage what is done, what was rejected, which version it has, whether it is stale.
+"""Status of a workspace: for every stage what is done, rejected, its version, and whether it is stale.
 
 It reads what the stages left behind and starts nothing; Ray is not needed.
 """
@@ -71,12 +71,12 @@ def status_of(settings: Settings, workspace: Workspace) -> Status:
         return Status(workspace.uri, None, release, [StageStatus("catalogue", "missing", 0, None, 0, None)])
     versions = versions_of(settings, workspace, optouts.digests(workspace))
     refused = len(read_rejects(workspace, "catalogue"))
-    heard, seen = spectrogram_stage(settings, workspace), cover_stage(settings, workspace)
+    songs, covers = spectrogram_stage(settings, workspace), cover_stage(settings, workspace)
     embedded = embedding_stage(settings, workspace, versions.encoder)
     stages = [
         StageStatus("catalogue", "fresh", catalogue.rows, catalogue.rows, refused, catalogue.fingerprint),
-        _rows(heard, partial(spectrogram_tracks, workspace), settings.audio.fingerprint()),
-        _rows(seen, partial(cover_tracks, workspace), settings.stored_cover.fingerprint()),
+        _rows(songs, partial(spectrogram_tracks, workspace), settings.audio.fingerprint()),
+        _rows(covers, partial(cover_tracks, workspace), settings.stored_cover.fingerprint()),
         _bundle("train-encoder", "encoder", workspace.encoders, versions.encoder),
         _rows(embedded, partial(embedding_tracks, settings, workspace), versions.encoder),
         _bundle("index", "index", workspace.indexes, versions.index),
@@ -113,8 +113,8 @@ def _bundle(stage: str, kind: str, folder: str, version: str) -> StageStatus:
 
 def _evaluation(settings: Settings, workspace: Workspace, versions: Versions) -> StageStatus:
     report = read_report(workspace, "evaluate")
-    made_of = evaluation_of(settings, versions)
-    fresh = report is not None and report.details.get("made_of") == made_of
+    input_fingerprint = evaluation_of(settings, versions)
+    fresh = report is not None and report.details.get("input_fingerprint") == input_fingerprint
     state: State = "fresh" if fresh else "missing" if report is None else "stale"
     return StageStatus("evaluate", state, int(fresh), 1, 0, versions.release)
 

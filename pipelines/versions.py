@@ -1,4 +1,4 @@
-"""What a model, an index or a release will be called, before it is made: a digest of all that goes into it.
+"""Versions of models, indexes and releases: a digest of all that goes into each.
 
 The same catalogue and settings give the same version: `run` knows what is stale, and a killed stage finds its traces.
 Where the models are kept, the active release says which they are, and only what follows from them is new.
@@ -38,12 +38,12 @@ def versions_of(settings: Settings, workspace: Workspace, withdrawn: Sequence[st
         withdrawn: digests of the opt-outs that the index leaves out; those of the last one that was built when None.
 
     Raises: StageMissing when there is no catalogue yet; InvalidSettings for a backbone that is not where it should be,
-    and for models to be kept that hear or see otherwise; BundleNotFound when there are none to be kept.
+    and for models to be reused that have other audio or cover settings; BundleNotFound when there are none to be kept.
     """
     catalogue = catalogues.current(workspace)
     if catalogue is None:
         raise StageMissing(f"'{workspace.uri}' has no catalogue; run `gatefold catalogue SOURCE` first")
-    kept = _kept(settings, workspace) if settings.train.keep_models else None
+    kept = _kept(settings, workspace) if settings.train.reuse_models else None
     encoder = kept.encoder.version if kept else _encoder_of(settings, catalogue)
     embedded = [objects.name(part) for part in tables.parts(workspace.embeddings(encoder))]  # more, after a retry
     left_out = optouts.indexed_digests(workspace) if withdrawn is None else withdrawn
@@ -53,7 +53,7 @@ def versions_of(settings: Settings, workspace: Workspace, withdrawn: Sequence[st
 
 
 def check_unchanged(settings: Settings, workspace: Workspace, versions: Versions) -> None:
-    """For who has read the catalogue or the embeddings after it was said what they would make.
+    """To be called after the catalogue or the embeddings were read that the versions were computed from.
 
     Raises: Unavailable when they are others by now: what is made of them would bear the name of something else.
     """
@@ -90,7 +90,7 @@ def _kept(settings: Settings, workspace: Workspace) -> Release:
     for name, present in (("audio", settings.audio), ("cover", settings.cover)):
         if encoder.lineage.get(name) != present.fingerprint():
             raise InvalidSettings(
-                f"train.keep_models: encoder '{encoder.version}' was trained with other settings of '{name}'; go back "
+                f"train.reuse_models: encoder '{encoder.version}' was trained with other settings of '{name}'; go back "
                 "to those, or train anew"
             )
     return release

@@ -100,7 +100,7 @@ def build_release(args: ReleaseArgs) -> Application:
 
 
 def _check(args: object, wanted: type[BaseModel]) -> None:
-    if not isinstance(args, wanted):  # what Ray hands over when it cannot read the annotation
+    if not isinstance(args, wanted):  # what Ray passes when it cannot read the annotation
         raise TypeError(f"{wanted.__name__} are wanted, not {type(args).__name__}; is the annotation still a class?")
 
 

@@ -119,7 +119,7 @@ def load_config(path: Path) -> dict[str, Any]:
 
 
 def unknown_keys(model: type[BaseModel], values: dict[str, Any], where: str = "") -> list[str]:
-    """Paths of the keys in `values`, however deep, that no field of `model` stands for."""
+    """Paths of the keys in `values`, however deep, that `model` has no field for."""
     unknown = []
     for key, value in values.items():
         path = f"{where}.{key}" if where else str(key)

@@ -268,15 +268,17 @@ def _song(number: int) -> tuple[str, bytes]:
 
 
 def _make_mapper(notes: Path, pace_s: float, audio: AudioSettings, batch: BatchSettings) -> BlockMapper:
-    extract_partition._make_listener = partial(_make_listener, notes, pace_s)  # in this worker, whose children make it
+    extract_partition._make_extractor = partial(
+        _make_extractor, notes, pace_s
+    )  # in this worker, whose children make it
     return extract_partition.make_mapper(audio, batch)
 
 
-def _make_listener(notes: Path, pace_s: float, *rest: Any) -> Callable[..., object]:
+def _make_extractor(notes: Path, pace_s: float, *rest: Any) -> Callable[..., object]:
     from gatefold.audio import spectrograms  # in this child, as in production: nothing else here decodes anything
 
     spectrograms.extract_log_mel = partial(_listen, spectrograms.extract_log_mel, notes, pace_s)
-    return extract_partition._make_listener(*rest)
+    return extract_partition._make_extractor(*rest)
 
 
 def _listen(

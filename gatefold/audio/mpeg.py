@@ -18,7 +18,7 @@ _KBITS = {  # by version 1 or not, and layer: bit rates of index 1 to 14
     (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _HERTZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
-_FRAMES_IN_A_ROW = 3  # that must follow one another where junk stands in front; chance gives two now and then
+_FRAMES_IN_A_ROW = 3  # that must follow one another where junk comes first; chance gives two now and then
 _FIRST_BYTES = 4_096
 _ID3V1_BYTES = 128
 _TAIL_BYTES = 160  # that hold the footers of all tags behind the music
@@ -35,7 +35,7 @@ class Frame:
     exact: Fraction
     """bytes, without padding and rounding"""
     side_bytes: int
-    """between the header and what a Xing header would stand in, with the header"""
+    """between the header and what a Xing header would be in, with the header"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Promise:
 
 
 def frame_at(data: bytes, at: int) -> Frame | None:
-    """The frame whose header stands at this byte; None where none does."""
+    """The frame whose header begins at this byte; None where there is none."""
     head = data[at : at + 4]
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
@@ -69,7 +69,7 @@ def frame_at(data: bytes, at: int) -> Frame | None:
 
 
 def adts_at(data: bytes, at: int) -> int | None:
-    """Bytes of the frame of bare AAC whose header stands at this byte; None where none does."""
+    """Bytes of the frame of bare AAC whose header begins at this byte; None where there is none."""
     head = data[at : at + 7]
     if len(head) < 7 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0 or head[2] >> 2 & 15 > 12:
         return None
@@ -165,7 +165,7 @@ UNKNOWN = Layout(True, None)
 
 
 def layout(file: RangedFile) -> Layout:
-    """What the first frame, which stands at the first byte, promises, as far as it agrees with the size of the file."""
+    """What the first frame, which begins at the first byte, promises, as far as it agrees with the size of the file."""
     file.seek(0)
     data = file.read(_FIRST_BYTES)
     file.check()

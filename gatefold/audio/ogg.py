@@ -126,7 +126,7 @@ def _rises(walked: list[Page]) -> bool:
 
 
 def _walked(file: RangedFile) -> list[Page]:
-    """Every page, found from the one before it, or by looking for it where something else stands between."""
+    """Every page, found from the one before it, or by looking for it where something else is between."""
     found: list[Page] = []
     at = 0
     while at < file.size:

@@ -166,7 +166,7 @@ def _true_size(
 
 
 def _is_empty(file: RangedFile, order: str, start: int) -> bool:
-    """Whether what stands behind a size of 0 are chunks, or nothing: then there really are no samples."""
+    """Whether what follows a size of 0 are chunks, or nothing: then there really are no samples."""
     end = start
     for name, at, size in chunks(file, order, start):
         if not all(0x20 <= byte < 0x7F for byte in name):

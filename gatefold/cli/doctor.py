@@ -268,7 +268,7 @@ def check_leases(workspace: Workspace) -> list[Finding]:
     for info in objects.list_objects(workspace.runs):
         if objects.name(objects.parent(info.uri)) != "lease":
             continue
-        with suppress(NotFound):  # let go of since it was listed
+        with suppress(NotFound):  # released since it was listed
             holder = json.loads(objects.read(info.uri))
             if not holder["released"]:
                 findings.append(_judge_holder(objects.relative(info.uri, workspace.uri), holder))

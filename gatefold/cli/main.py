@@ -145,7 +145,7 @@ def run(
 ) -> None:
     """All stages, one after the other; each does only what is stale.
 
-    A catalogue that has changed trains its models anew; with train.keep_models=true it goes on with those that serve.
+    A catalogue that has changed trains its models anew; with train.reuse_models=true it goes on with those that serve.
 
     Example: gatefold --workspace s3://music/gatefold run s3://music/songs.parquet
     """

@@ -170,7 +170,7 @@ def retry_rejects(
     stage: _StageOption = None,
     code: Annotated[str | None, typer.Option("--code", metavar="CODE", help="Only with this code.")] = None,
 ) -> None:
-    """Try rejected songs again, after their files or the settings were mended.
+    """Try rejected songs again, after their files or the settings were corrected.
 
     Songs of the same stage that are still to be done run along.
 

@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
 Ranks = npt.NDArray[np.int64]
 Statistic = Callable[[Doubles, Doubles], Doubles]
-"""(one value for each who asks [Q], how often each counts [R, Q]) -> [R]; NaN where nobody counts"""
+"""(one value for each query [Q], how often each counts [R, Q]) -> [R]; NaN where none counts"""
 
 
 # ---- whether each finds its own ----------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ class Refused:
     """of the cover that it came too close to"""
     attempt: int
     generated: Generated
-    """the last attempt, for reports; it is not handed out"""
+    """the last attempt, for reports; it is not returned"""
 
     @property
     def detail(self) -> str:

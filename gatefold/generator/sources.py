@@ -25,7 +25,7 @@ class SourceRule:
     """Whose covers may be sources.
 
     Args:
-        allowed: `generator.sources`: columns, and the values of which one must stand there.
+        allowed: `generator.sources`: columns, and the values of which one must be there.
         withdrawn: song_ids of opt-outs.
     """
 

@@ -318,7 +318,7 @@ class _Labels:
 
 
 def _slots(column: pa.ChunkedArray) -> Vectors:
-    """A fixed-size-list column -> float32 [rows, D], without a copy; what stands for a null is undefined."""
+    """A fixed-size-list column -> float32 [rows, D], without a copy; the values of a null are undefined."""
     lists = column.combine_chunks()
     width = lists.type.list_size
     flat = lists.values.to_numpy(zero_copy_only=False)[lists.offset * width : (lists.offset + len(lists)) * width]

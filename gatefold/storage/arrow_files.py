@@ -75,7 +75,7 @@ class ObjectFiles(FileSystemHandler):
             objects.put_file(_uri(dest), path)
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
-        """All of it is fetched at once, to a local file: who reads a stream reads it to its end."""
+        """All of it is fetched at once, to a local file: a stream is read to its end."""
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "object"
             _known(path)

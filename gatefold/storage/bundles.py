@@ -142,7 +142,7 @@ def publish(
         lineage: the fingerprints of what it was made from.
         details: anything that JSON can hold.
 
-    Raises: InputError for a bad name, or when another bundle stands there already.
+    Raises: InputError for a bad name, or when another bundle is there already.
     """
     for name in files:
         _check_name(name)

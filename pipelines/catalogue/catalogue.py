@@ -1,8 +1,8 @@
-"""The catalogue: which songs there are, from a manifest or a folder of audio files, brought up to date in a workspace.
+"""The catalogue: tracks from a manifest or a folder of audio files, updated in a workspace.
 
 Called again it asks the store what each object holds now, unless the manifest says so itself; what changed is written,
 and a catalogue that stands as it would be written now stays untouched. Nothing is decoded here; whether a file can be
-heard or seen is for the next stages to find out.
+decoded is for the next stages to find out.
 """
 
 import hashlib

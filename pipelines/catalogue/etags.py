@@ -1,4 +1,4 @@
-"""What the store holds now: the etags of many objects, found with as few requests as it takes.
+"""Present etags of many objects, with as few requests as possible.
 
 Objects that lie together are listed together, the others are asked for one by one. Whether an etag is the one of before
 is for the catalogue to say.
@@ -26,7 +26,7 @@ _FOUND = pa.schema([("uri", pa.large_string()), *((name, pa.string()) for name i
 
 
 def find_etags(uris: pa.Array, on_progress: OnProgress) -> pa.Table:
-    """One row an object, in any order: uri and etag, or uri and the code and message of what stands in its way.
+    """One row an object, in any order: uri and etag, or uri and the code and message of the error.
 
     Args:
         uris: large strings, canonical, each once, none null.
@@ -35,10 +35,10 @@ def find_etags(uris: pa.Array, on_progress: OnProgress) -> pa.Table:
     """
 
     def counted_from(before: int) -> OnProgress:
-        def tell(done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:  # noqa: ARG001
+        def report_progress(done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:  # noqa: ARG001
             on_progress(before + done, len(uris), facts)
 
-        return tell
+        return report_progress
 
     listed = map_rows(_crowded(uris), _listed, _FOLDERS_PER_TASK, counted_from(0))
     others = uris.filter(pc.invert(pc.is_in(uris, value_set=listed["uri"])))
@@ -65,7 +65,7 @@ def _listed(folders: pa.Table) -> pa.Table:
 def _list_folder(folder: str, uris: pa.ListScalar) -> pa.Table:
     wanted = set(uris.as_py())
     found: list[dict[str, str | None]] = []
-    with suppress(InputError, NotFound, StorageDenied):  # whoever may not list may still read
+    with suppress(InputError, NotFound, StorageDenied):  # an account that may not list may still read
         # as far as it is cheaper than asking for each
         for info in islice(objects.list_folder(folder), _LISTED_PER_WANTED * len(wanted)):
             if info.uri in wanted:

@@ -1,4 +1,4 @@
-"""A manifest, as an operator hands it in, read and checked as a whole.
+"""A catalogue manifest (Parquet, CSV or JSON lines), read and checked as a whole.
 
 What is wrong with the manifest itself is refused here, naming row (the first is 1) and value. What is wrong with one of
 the songs it names is not looked for here.
@@ -33,7 +33,7 @@ _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view,
 def read_manifest(uri: str) -> pa.Table:
     """The manifest's rows in their order: all columns of `records.TRACKS` as strings, then its own.
 
-    Null stands where there is no value, so too for a `split` that the operator did not give; uris are as written.
+    Null where there is no value, so too for a `split` that the operator did not give; uris are as written.
     Raises: InvalidManifest naming row and value; ObjectNotFound.
     """
     return checked(_read(uri), uri)
@@ -108,7 +108,7 @@ def _parse(uri: str) -> pa.Table:
         return _parse_json(data)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError, OSError, EOFError, zlib.error,
             UnicodeError) as error:  # fmt: skip
-        raise InvalidManifest(f"manifest '{uri}' cannot be read: {error}; mend it there") from error
+        raise InvalidManifest(f"manifest '{uri}' cannot be read: {error}; fix it there") from error
 
 
 def _text_of(data: bytes, uri: str) -> bytes:
@@ -124,8 +124,8 @@ def _parse_json(data: pa.Buffer) -> pa.Table:
     block = min(max(data.size + 1, 1 << 20), 2**31 - 1)  # one block: errors then count rows from the first
     options = pyarrow.json.ReadOptions(block_size=block)
     table = pyarrow.json.read_json(pa.BufferReader(data), options)
-    told = [field.with_type(_as_text(field.type)) for field in table.schema]
-    dates = [field for field, found in zip(told, table.schema, strict=True) if field.type != found.type]
+    fields = [field.with_type(_as_text(field.type)) for field in table.schema]
+    dates = [field for field, found in zip(fields, table.schema, strict=True) if field.type != found.type]
     if not dates:
         return table
     # JSON has no dates: what looks like one was written as text

@@ -98,7 +98,7 @@ def tagged(songs: pa.Table, standing: pa.Table | None, on_progress: OnProgress) 
 
     Args:
         songs: from `list_songs`.
-        standing: the tracks of the catalogue so far; a file that stands there with the same etag is not opened again.
+        standing: the tracks of the catalogue so far; a file that is there with the same etag is not opened again.
     """
     fresh = pc.fill_null(pc.invert(_stands(songs, standing)), True)
     opened = songs.filter(fresh)
@@ -149,7 +149,7 @@ def _identity(tracks: pa.Table) -> pa.ChunkedArray:
 
 
 def _remembered(songs: pa.Table, standing: pa.Table) -> pa.Table:
-    """The tags of songs that stand in the catalogue, in the columns of `_read_batch`."""
+    """The tags of songs that are in the catalogue, in the columns of `_read_batch`."""
     tracks = standing.take(pc.index_in(songs["song_id"], value_set=standing["song_id"].combine_chunks()))
     inside = pc.fill_null(pc.ends_with(tracks["cover_uri"], FRAGMENT), False)
     none, readable = pa.nulls(songs.num_rows, pa.string()), pa.repeat(False, songs.num_rows)

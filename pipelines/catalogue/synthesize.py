@@ -129,9 +129,9 @@ def _claim(folder: str, synthesis: SynthesisSettings) -> None:
     if _note_agrees(folder, synthesis):
         return
     ours = exists(join(folder, NOTE))
-    stranger = next((found.uri for found in list_objects(folder)), None)
-    if stranger and not ours:
-        raise InputError(f"'{folder}' holds '{stranger}', which synthesis did not write; give it an empty folder")
+    foreign = next((found.uri for found in list_objects(folder)), None)
+    if foreign and not ours:
+        raise InputError(f"'{folder}' holds '{foreign}', which synthesis did not write; give it an empty folder")
     delete(join(folder, MANIFEST))
     for name in ("audio", "covers"):
         delete_tree(join(folder, name))
@@ -205,7 +205,7 @@ def encode_cover(pixels: NDArray[np.uint8], path: str) -> bytes:
 
 
 def _manifest(tracks: list[SyntheticTrack]) -> pa.Table:
-    """The contract's columns, and after them the traits: `latent_*` as heard, `seen_*` as drawn."""
+    """The contract's columns, and after them the traits: `latent_*` of the audio, `seen_*` of the cover."""
     texts = {name: [getattr(track, name) for track in tracks] for name in ("title", "artist", "album", "genre")}
     latent = np.stack([track.trait_vector() for track in tracks])
     seen = np.stack([track.seen_vector() for track in tracks])

@@ -1,4 +1,4 @@
-"""What an audio file says of itself: title, artist, album, genre, and what picture it has. No sound is decoded."""
+"""Tags of an audio file: title, artist, album, genre, embedded picture. No sound is decoded."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,7 @@
-"""Several encoders of a workspace on the same held-out songs, in one table.
+"""Comparison of a workspace's encoders on the same held-out songs, in one table.
 
-Each embeds them anew, with the ears and eyes it was trained with, so one that no release names can be compared too.
+Each embeds them anew, with the audio and cover settings it was trained with, so one that no release names can be
+compared too.
 """
 
 import time
@@ -33,8 +34,8 @@ def compare_encoders(
     """
     began = time.monotonic()
     encoders = {version: _encoder(workspace, version) for version in versions}
-    hearing = {version: _with_ears_of(encoder, settings) for version, encoder in encoders.items()}
-    first, *others = (paired_ids(its, workspace, "test") for its in hearing.values())
+    settings_of = {version: _with_inputs_of(encoder, settings) for version, encoder in encoders.items()}
+    first, *others = (paired_ids(its, workspace, "test") for its in settings_of.values())
     for other in others:
         first = first.filter(pc.is_in(first, value_set=other))
     ids = sample(first, settings.evaluation.held_out)
@@ -43,7 +44,7 @@ def compare_encoders(
     tables = {}
     for number, version in enumerate(encoders, 1):
         uri = objects.join(workspace.encoders, version)
-        held_out = named(workspace, ids, *embed_pairs(hearing[version], workspace, uri, ids))
+        held_out = named(workspace, ids, *embed_pairs(settings_of[version], workspace, uri, ids))
         tables[version] = [measure.row() for measure in _measured(settings, workspace, held_out)]
         on_progress(number, len(encoders))
     compared = [
@@ -70,7 +71,7 @@ def _encoder(workspace: Workspace, version: str) -> DualEncoder:
         raise BundleNotFound(f"no encoder '{version}' in '{workspace.uri}'; it has {known}") from error
 
 
-def _with_ears_of(encoder: DualEncoder, settings: Settings) -> Settings:
+def _with_inputs_of(encoder: DualEncoder, settings: Settings) -> Settings:
     return settings.model_copy(update={"audio": encoder.audio, "cover": encoder.cover})
 
 

@@ -1,4 +1,4 @@
-"""How good the release would be, on artists that training never met: a table, a JSON report and a contact sheet.
+"""Evaluation of a release on held-out artists: a table, a JSON report and a contact sheet.
 
 Retrieval: does a song find its own cover among all held-out ones, and covers of its genre, and a cover its song; beside
 what guessing, genres alone, the untrained encoder and, where it is known, the best possible ranker would reach.
@@ -56,7 +56,7 @@ def evaluate(settings: Settings, workspace: Workspace, on_progress: OnProgress =
     began = time.monotonic()
     versions = versions_of(settings, workspace)
     last = read_report(workspace, STAGE)
-    if last is not None and last.details.get("made_of") == evaluation_of(settings, versions):
+    if last is not None and last.details.get("input_fingerprint") == evaluation_of(settings, versions):
         return last.model_copy(
             update={"done": 0, "skipped": last.done + last.skipped, "seconds": time.monotonic() - began}
         )
@@ -72,7 +72,7 @@ def _measure(
     held_out = held_out_of(settings, workspace, index)
     halves = halves_of(held_out, settings.evaluation)
     asked = [held_out.ids[place] for place in halves.asked]
-    sheet_ids = asked[: settings.evaluation.sheet]
+    sheet_ids = asked[: settings.evaluation.contact_sheet_rows]
     uri = objects.join(workspace.generators, versions.generator)
     wanted = asked + sheet_ids * (_NEW - 1)
     seeds = [settings.evaluation.seed + number for number in range(len(wanted))]
@@ -84,7 +84,7 @@ def _measure(
     sheet_uri = objects.join(workspace.reports, SHEET)
     rows = [measure.row() for measure in table]
     details = {
-        "made_of": evaluation_of(settings, versions),
+        "input_fingerprint": evaluation_of(settings, versions),
         "held_out": len(held_out.ids),
         "generated": len(asked),
         "artists": len(set(held_out.artists)),
@@ -168,12 +168,12 @@ def _draw_sheet(
         )[0]
         nearest = read_covers(settings, workspace, [match.track.song_id for match in matches])
         again = [asked + turn * len(song_ids) + number for turn in range(_NEW - 1)]
-        heard = LogMelWindows(0.0, np.zeros(0, np.float32), windows[song_id][:1])
+        windows_of_song = LogMelWindows(0.0, np.zeros(0, np.float32), windows[song_id][:1])
         rows.append(
             Row(
                 title=track.title or song_id,
                 subtitle=", ".join(part for part in (track.artist, track.genre) if part),
-                spectrogram=spectrogram_picture(heard),
+                spectrogram=spectrogram_picture(windows_of_song),
                 nearest=list(nearest),
                 new=[generated[place] for place in (number, *again)],
             )

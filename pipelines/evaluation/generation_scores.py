@@ -78,11 +78,11 @@ class Halves:
 
 
 def halves_of(held_out: HeldOut, settings: EvaluationSettings) -> Halves:
-    """The held-out songs in two halves, drawn by `evaluation.seed`: at most `evaluation.covers` to generate for, and at
-    most REFERENCE others."""
+    """The held-out songs in two halves, drawn by `evaluation.seed`: at most `evaluation.num_generated` to generate for,
+    and at most REFERENCE others."""
     order = np.random.default_rng(settings.seed).permutation(len(held_out.ids))
     half = len(order) // 2
-    asked, reference = order[:half][: settings.covers], order[half:][:REFERENCE]
+    asked, reference = order[:half][: settings.num_generated], order[half:][:REFERENCE]
     return Halves(held_out, asked, reference, metrics.resampled(held_out.artists, ROUNDS, settings.seed), settings)
 
 
@@ -215,7 +215,7 @@ def rank_measure(halves: Halves, features: Floats, real: Floats | None = None) -
         real: [A, D] of the songs' own covers; measured as a baseline where given.
     """
     shuffled = np.roll(features, len(features) // 2, axis=0)
-    among = min(halves.settings.ranking, len(halves.held_out.ids))
+    among = min(halves.settings.rank_candidates, len(halves.held_out.ids))
     name = f"median rank of the song among {among}"
     baseline_values = {} if real is None else {"real": float(np.median(_ranks(halves, real)))}
     baseline_values[SHUFFLED] = float(np.median(_ranks(halves, shuffled)))
@@ -227,7 +227,7 @@ def _ranks(halves: Halves, features: Floats) -> Doubles:
     held_out, rng = halves.held_out, np.random.default_rng(halves.settings.seed)
     ranks = []
     for own, feature in zip(halves.asked, features, strict=True):
-        others = rng.permutation(np.delete(np.arange(len(held_out.ids)), own))[: halves.settings.ranking - 1]
+        others = rng.permutation(np.delete(np.arange(len(held_out.ids)), own))[: halves.settings.rank_candidates - 1]
         ranks.append(1 + int((held_out.songs[others] @ feature >= held_out.songs[own] @ feature).sum()))
     return np.array(ranks, np.float64)
 

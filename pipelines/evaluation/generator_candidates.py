@@ -1,4 +1,4 @@
-"""What makes covers of held-out songs, to be compared: real covers, the nearest cover itself, each published generator.
+"""Candidates of the comparison: real covers, the nearest cover itself, each published generator.
 
 Others join by the same `Candidate`. A generator runs in actors of Ray Data, one core each, or one GPU each where
 training has them; what is measured on the covers is decided elsewhere.

@@ -1,7 +1,7 @@
-"""Several generators on the same held-out songs and seeds, in one table, and genre by genre as the article has it.
+"""Comparison of generators on the same held-out songs and seeds, in one table, and by genre as in the article.
 
 Beside what the workspace has published stand real covers and the nearest cover itself; others, such as the article's
-own generator, are handed in by whoever can make them.
+own generator, are given by the caller.
 
 Shape legend: n = covers asked for, A = the first of them, one for each song that is measured, C = width of a space.
 """

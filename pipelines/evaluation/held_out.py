@@ -1,4 +1,4 @@
-"""The songs that training never met, with both sides in the space of an encoder, and what is known of them beside.
+"""Held-out songs: song and cover embeddings by an encoder, artists, genres and latents.
 
 What is measured on them is decided elsewhere; how well an encoder was trained does not matter here, so the same songs
 can be embedded by any, also by one that learned nothing.
@@ -95,12 +95,14 @@ def _embed(settings: Settings, workspace: Workspace, encoder_uri: str, as_begun:
         ids = songs["song_id"].to_pylist()
         windows = read_windows(settings, workspace, ids)
         pixels = read_pixels(workspace.covers(settings.stored_cover), ids, settings.cover.size)
-        heard = encoder.embed_songs([windows[song_id] for song_id in ids])
-        seen = encoder.embed_covers(np.stack([pixels[song_id] for song_id in ids]))
+        song_embeddings = encoder.embed_songs([windows[song_id] for song_id in ids])
+        cover_embeddings = encoder.embed_covers(np.stack([pixels[song_id] for song_id in ids]))
     finally:
         torch.set_num_threads(threads)
     kind = pa.fixed_shape_tensor(pa.float32(), [encoder.settings.embed_dim])
-    columns = dict(zip(_SIDES, (tables.tensor_column([side], kind) for side in (heard, seen)), strict=True))
+    columns = dict(
+        zip(_SIDES, (tables.tensor_column([side], kind) for side in (song_embeddings, cover_embeddings)), strict=True)
+    )
     return pa.table({"song_id": songs["song_id"], **columns})
 
 

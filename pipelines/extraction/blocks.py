@@ -1,4 +1,4 @@
-"""Map the catalogue in blocks: tracks in, one Parquet part of rows and one of rejects out, whatever the stage does.
+"""Maps the catalogue in blocks: tracks to one Parquet part of rows and one of rejects each, for any stage.
 
 A block is the unit of work and of loss: its part appears whole or not at all, and a song whose row or reject exists is
 not processed again unless its files change. One run at a time holds the stage's lease; it first puts the folder in
@@ -26,8 +26,8 @@ from gatefold.errors import Corrupt, StorageUnavailable, TooManyRejects
 from gatefold.records import ETAG
 from gatefold.storage import leases, objects, tables
 from gatefold.storage.leases import Lease
-from pipelines.extraction.compaction import Part, compact, name_of, part_name, part_of, prune
-from pipelines.extraction.progress_counts import Block, Tally
+from pipelines.extraction.compaction import Part, compact, name_of, part_name, part_of, remove_stale
+from pipelines.extraction.progress_counts import Block, ProgressCounts
 from pipelines.extraction.rejects import (
     Reject,
     attempt_key,
@@ -94,7 +94,7 @@ def map_tracks(
     """
     finished = stage.finished()
     if finished is not None:
-        tally = Tally(finished.songs, finished.songs, Counter(finished.rejected))
+        tally = ProgressCounts(finished.songs, finished.songs, Counter(finished.rejected))
         on_progress(tally.done, tally.total)
     else:
         with leases.hold(stage.lease) as lease:
@@ -116,39 +116,39 @@ class _Run:
     settings: BatchSettings
     on_progress: OnProgress
     num_gpus: int = 0
-    tally: Tally = field(default_factory=Tally)
+    tally: ProgressCounts = field(default_factory=ProgressCounts)
 
-    def finish(self, read_tracks: Callable[[], pa.Table]) -> Tally:
+    def finish(self, read_tracks: Callable[[], pa.Table]) -> ProgressCounts:
         stage, tally = self.stage, self.tally
         name = stage.begin()
         tracks = read_tracks()
-        pending = self._put_in_order(tracks)
+        pending = self._reconcile(tracks)
         while pending.num_rows:
-            self._work(pending)
-            if self._as_known():
+            self._run_until_complete(pending)
+            if self._parts_unchanged():
                 break
-            pending = self._put_in_order(tracks)  # somebody else wrote here: a worker that outlived its driver
+            pending = self._reconcile(tracks)  # somebody else wrote here: a worker that outlived its driver
         self.lease.check()
         parts = compact(stage.target, tally.rows, self.settings.rows_per_block)
         compact(stage.rejects, tally.rejects, _REJECTS_PER_PART)
         stage.finish(name, tally.outcome(), parts)
         return tally
 
-    def _put_in_order(self, tracks: pa.Table) -> pa.Table:
+    def _reconcile(self, tracks: pa.Table) -> pa.Table:
         """Removes what is too much, and counts what is there; the tracks that have neither row nor reject."""
         self.lease.check()
-        tally, taken = self.tally, np.zeros(tracks.num_rows, np.bool_)
-        tally.rows = prune(self.stage.target, tracks, taken)
-        tally.rejects = prune(self.stage.rejects, tracks, taken)
+        tally, claimed = self.tally, np.zeros(tracks.num_rows, np.bool_)
+        tally.rows = remove_stale(self.stage.target, tracks, claimed)
+        tally.rejects = remove_stale(self.stage.rejects, tracks, claimed)
         tally.rejected = Counter(count_codes(read_rejects(self.stage.workspace, self.stage.name)))
-        tally.total, tally.done = tracks.num_rows, int(taken.sum())
-        return tracks.filter(pa.array(~taken))
+        tally.total, tally.done = tracks.num_rows, int(claimed.sum())
+        return tracks.filter(pa.array(~claimed))
 
-    def _as_known(self) -> bool:
+    def _parts_unchanged(self) -> bool:
         known = ((self.stage.target, self.tally.rows), (self.stage.rejects, self.tally.rejects))
         return all({name_of(uri) for uri in tables.parts(folder)} == set(parts) for folder, parts in known)
 
-    def _work(self, todo: pa.Table) -> None:
+    def _run_until_complete(self, todo: pa.Table) -> None:
         """Until every song has a row or a reject. What cannot be read just now is tried again after a pause."""
         try:
             for number in range(_PASSES):
@@ -228,9 +228,9 @@ def _map(blocks: list[pa.Table], mapper: tuple[Any, ...], num_gpus: int) -> Gene
         num_cpus=1,
         num_gpus=num_gpus,
     )
-    # nothing is prefetched: each block would be told when the next one is finished
-    for told in finished.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield from map(Block.from_json, told["block"].to_pylist())
+    # nothing is prefetched: each block would be reported when the next one is finished
+    for batch in finished.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from map(Block.from_json, batch["block"].to_pylist())
 
 
 class _BlockMapper:
@@ -274,9 +274,11 @@ class _BlockMapper:
         if self._give_up and len(made.postponed) == tracks.num_rows >= _LEAST_SONGS:
             example = next(iter(made.postponed.values()))
             raise StorageUnavailable(f"{self._stage.name}: none of {tracks.num_rows} inputs could be read: {example}")
-        told = {*made.rows["song_id"].to_pylist(), *made.postponed, *(reject.song_id for reject in made.rejects)}
-        if told != (asked := set(tracks["song_id"].to_pylist())):
-            raise Corrupt(f"{self._stage.name}: songs went in and not out, or the reverse: {sorted(told ^ asked)[:3]}")
+        returned = {*made.rows["song_id"].to_pylist(), *made.postponed, *(reject.song_id for reject in made.rejects)}
+        if returned != (given := set(tracks["song_id"].to_pylist())):
+            raise Corrupt(
+                f"{self._stage.name}: songs went in and not out, or the reverse: {sorted(returned ^ given)[:3]}"
+            )
 
     def _counted(self, reject: Reject, etag: str) -> Reject:
         tried = self._attempts.get(attempt_key(reject.song_id, etag), 0)

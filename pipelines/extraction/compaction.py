@@ -1,8 +1,9 @@
-"""Keep a folder of parts true to the catalogue: one row or reject a song, made of what the song is now, in sane files.
+"""Reconciling of a table's parts with the catalogue: one row or reject a song, of its present etag; and merging of
+small parts.
 
 A stage that was killed, run twice, or run before the catalogue changed may have left rows too many; none is ever
 missing for it, as parts are put whole. All here is by song_id and etag; what the other columns mean is not known. Only
-who holds the stage's lease may call what deletes.
+the holder of the stage's lease may call what deletes.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Part:
-    """Of a part what merging it and finding its songs takes: how many it has, the first and last of their ids."""
+    """Songs of a part: how many it has, the first and last of their ids."""
 
     songs: int
     first: str
@@ -37,7 +38,7 @@ class Part:
 
 
 def part_name(songs: pa.Table) -> str:
-    """The name of the part for these songs, `song_id` and `etag` each: the same whoever makes it, however often."""
+    """The name of the part for these songs, `song_id` and `etag` each: always the same for the same songs."""
     pairs = zip(songs["song_id"].to_pylist(), songs["etag"].to_pylist(), strict=True)
     said = "\n".join(f"{song_id}\0{etag}" for song_id, etag in sorted(pairs))
     return hashlib.sha256(said.encode()).hexdigest()[:32]
@@ -53,19 +54,19 @@ def present(folder: str, tracks: pa.Table) -> Mask:
     return found
 
 
-def prune(folder: str, tracks: pa.Table, taken: Mask) -> dict[str, Part]:
-    """Removes what is not of these tracks, of another etag, or taken; the parts that are left, by name.
+def remove_stale(folder: str, tracks: pa.Table, claimed: Mask) -> dict[str, Part]:
+    """Removes what is not of these tracks, of another etag, or claimed; the parts that are left, by name.
 
     Of rows of one song in several parts those of the first stay. A part is deleted, or replaced as a whole.
 
     Args:
-        taken: for each track, whether it needs no row here; becomes True where one is found.
+        claimed: for each track, whether it needs no row here; becomes True where one is found.
     """
     uris = tables.parts(folder)
     if not uris:
         return {}
     songs = _read_songs(uris)
-    keep = _first_of_each(_places(pa.concat_tables(songs), tracks), taken)
+    keep = _first_of_each(_places(pa.concat_tables(songs), tracks), claimed)
     ends = np.cumsum([part.num_rows for part in songs])
     kept = [part.filter(pa.array(wanted)) for part, wanted in zip(songs, np.split(keep, ends[:-1]), strict=True)]
     with ThreadPoolExecutor(_REWRITERS) as pool:
@@ -84,7 +85,7 @@ def compact(folder: str, parts: Mapping[str, Part], songs_per_part: int) -> dict
 
     Returns: all parts by name, as they are then.
 
-    What is merged is put before its pieces are deleted: a kill in between leaves doubles, which `prune` removes.
+    What is merged is put before its pieces are deleted: a kill in between leaves doubles, which `remove_stale` removes.
     """
     small = sorted((part.first, name) for name, part in parts.items() if 2 * part.songs < songs_per_part)
     left = dict(parts)
@@ -117,7 +118,7 @@ def _merge(folder: str, names: list[str]) -> tuple[str, Part]:
     merged = pa.concat_tables([_with_etag(tables.read_part(uri)) for uri in uris], promote_options="permissive")
     written = tables.write_part(folder, part_name(_distinct(merged)), merged)
     for uri in uris:
-        if uri != written:  # a merged part of which `prune` left some songs has the name of all of them
+        if uri != written:  # a merged part of which `remove_stale` left some songs has the name of all of them
             objects.delete(uri)
     return name_of(written), part_of(merged)
 
@@ -149,14 +150,14 @@ def _places(songs: pa.Table, tracks: pa.Table) -> npt.NDArray[np.int64]:
     return places
 
 
-def _first_of_each(places: npt.NDArray[np.int64], taken: Mask) -> Mask:
+def _first_of_each(places: npt.NDArray[np.int64], claimed: Mask) -> Mask:
     """Which songs stay: the first at each place that is not taken; then it is."""
     candidates = np.flatnonzero(places >= 0)
-    candidates = candidates[~taken[places[candidates]]]
+    candidates = candidates[~claimed[places[candidates]]]
     _, first = np.unique(places[candidates], return_index=True)
     keep = np.zeros(len(places), np.bool_)
     keep[candidates[first]] = True
-    taken[places[keep]] = True
+    claimed[places[keep]] = True
     return keep
 
 

@@ -20,7 +20,7 @@ from pipelines.report import OnProgress, Report, silent
 
 
 def extract_covers(settings: Settings, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
-    """Rows of `cover_schema` for every song with a cover that can be seen, a reject for every cover that cannot."""
+    """Rows of `cover_schema` for every song with a cover that can be decoded, a reject for every cover that cannot."""
     stage, read_tracks = cover_stage(settings, workspace), partial(cover_tracks, workspace)
     make_mapper = partial(_make_mapper, settings.stored_cover)
     return map_tracks(stage, read_tracks, make_mapper, settings.batch, on_progress=on_progress)

@@ -40,10 +40,10 @@ def _make_mapper(settings: Settings, workspace: Workspace, encoder_uri: str) -> 
 
 def _embed_block(encoder: DualEncoder, settings: Settings, workspace: Workspace, tracks: pa.Table) -> Made:
     ids = tracks["song_id"].to_pylist()
-    heard, seen = (tracks.filter(tracks[side])["song_id"].to_pylist() for side in ("heard", "seen"))
-    windows = read_windows(settings, workspace, heard) if heard else {}
+    song_ids, cover_ids = (tracks.filter(tracks[side])["song_id"].to_pylist() for side in ("has_song", "has_cover"))
+    windows = read_windows(settings, workspace, song_ids) if song_ids else {}
     songs = dict(zip(windows, encoder.embed_songs(list(windows.values())), strict=True))
-    covers = _embedded_covers(encoder, settings, workspace, seen) if seen else {}
+    covers = _embedded_covers(encoder, settings, workspace, cover_ids) if cover_ids else {}
     schema = embedding_schema(encoder.settings.embed_dim)
     columns = [pa.array(ids, pa.string()), _vectors(songs, ids, schema), _vectors(covers, ids, schema)]
     return Made(pa.Table.from_arrays(columns, names=schema.names[:-1]))

@@ -1,4 +1,4 @@
-"""A block of songs to rows of log-mel windows, as a worker does it.
+"""Extraction of a partition: songs to rows of log-mel windows, in a worker.
 
 A song is decoded in a child process of its worker, which may hang or crash over it and cost no other song; and while it
 waits for the store, another of the same worker is decoded. Knows nothing of the catalogue, nor of Ray.
@@ -27,31 +27,37 @@ from pipelines.extraction.stages import SPECTROGRAMS
 def make_mapper(audio: AudioSettings, batch: BatchSettings) -> BlockMapper:
     """Tracks with `song_id` and `audio_uri` to rows, by a child process of the caller's, which starts when needed."""
     patience_s = batch.song_timeout_s / 2  # so that a slow store is known for what it is before the limit is reached
-    listeners = Isolated(partial(_make_listener, audio, patience_s), timeout_s=batch.song_timeout_s)
-    return partial(_listen_to_block, listeners, audio)
+    extractors = Isolated(partial(_make_extractor, audio, patience_s), timeout_s=batch.song_timeout_s)
+    return partial(_extract_partition, extractors, audio)
 
 
-def _listen_to_block(listeners: "Isolated[_Request, _Heard]", audio: AudioSettings, tracks: pa.Table) -> Made:
+def _extract_partition(extractors: "Isolated[_Request, _Extracted]", audio: AudioSettings, tracks: pa.Table) -> Made:
     columns = (tracks[name].to_pylist() for name in ("song_id", "audio_uri"))
     requests = [_Request(song_id, uri) for song_id, uri in zip(*columns, strict=True)]
     songs: list[tuple[str, LogMelWindows]] = []
     rejects: list[Reject] = []
     postponed: dict[str, str] = {}
     bytes_read = 0
-    for index, outcome in listeners.map(requests):
+    for index, outcome in extractors.map(requests):
         request = requests[index]
         # else its process was lost over it, which could not say what it was at
-        heard = outcome if isinstance(outcome, _Heard) else _Heard(type(outcome)(f"{request.name}: {outcome.message}"))
-        bytes_read += heard.bytes_read
-        if isinstance(heard.outcome, LogMelWindows):
-            songs.append((request.song_id, heard.outcome))
-        elif isinstance(heard.outcome, InputError | NotFound):
-            reject = reject_of(heard.outcome, request.song_id, request.uri, SPECTROGRAMS, size_bytes=heard.size_bytes)
+        extracted = (
+            outcome
+            if isinstance(outcome, _Extracted)
+            else _Extracted(type(outcome)(f"{request.name}: {outcome.message}"))
+        )
+        bytes_read += extracted.bytes_read
+        if isinstance(extracted.outcome, LogMelWindows):
+            songs.append((request.song_id, extracted.outcome))
+        elif isinstance(extracted.outcome, InputError | NotFound):
+            reject = reject_of(
+                extracted.outcome, request.song_id, request.uri, SPECTROGRAMS, size_bytes=extracted.size_bytes
+            )
             rejects.append(reject)
-        elif isinstance(heard.outcome, Unavailable):
-            postponed[request.song_id] = heard.outcome.message
+        elif isinstance(extracted.outcome, Unavailable):
+            postponed[request.song_id] = extracted.outcome.message
         else:
-            raise heard.outcome
+            raise extracted.outcome
     return Made(spectrogram_rows(sorted(songs, key=lambda song: song[0]), audio), rejects, postponed, bytes_read)
 
 
@@ -69,8 +75,8 @@ class _Request:
 
 
 @dataclass(frozen=True)
-class _Heard:
-    """What became of a song, and what was read of it; both numbers are bytes."""
+class _Extracted:
+    """The outcome of a song, and what was read of it; both numbers are bytes."""
 
     outcome: LogMelWindows | GatefoldError
     size_bytes: int | None = None
@@ -105,20 +111,20 @@ class _YieldingSource:
             raise StorageUnavailable(f"'{uri}': the store took {self._waited_s:.0f} s over it; try again")
 
 
-def _make_listener(audio: AudioSettings, patience_s: float) -> "partial[_Heard]":
+def _make_extractor(audio: AudioSettings, patience_s: float) -> "partial[_Extracted]":
     from gatefold.audio.spectrograms import extract_log_mel
 
     prepare(MEMORY_BYTES)
-    return partial(_listen_to, extract_log_mel, audio, patience_s)
+    return partial(_extract, extract_log_mel, audio, patience_s)
 
 
-def _listen_to(
+def _extract(
     extract_log_mel: Callable[..., LogMelWindows],
     audio: AudioSettings,
     patience_s: float,
     request: _Request,
     core: Core,
-) -> _Heard:
+) -> _Extracted:
     source = None
     try:
         with bounded(MEMORY_BYTES):
@@ -126,7 +132,7 @@ def _listen_to(
             outcome: LogMelWindows | GatefoldError = extract_log_mel(source, audio, name=request.name)
     except GatefoldError as error:
         outcome = error
-    return _Heard(outcome) if source is None else _Heard(outcome, source.size, source.bytes_read)
+    return _Extracted(outcome) if source is None else _Extracted(outcome, source.size, source.bytes_read)
 
 
 # ---- the rows -------------------------------------------------------------------------------------------------------

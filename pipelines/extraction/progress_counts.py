@@ -1,4 +1,4 @@
-"""What a stage over blocks has done so far, block by block: for who watches, for the report, for who decides."""
+"""Progress counts of a stage over blocks: for display, for the report, for the limit of rejects."""
 
 import json
 import time
@@ -17,7 +17,7 @@ from pipelines.report import Report
 class Block:
     """One finished block: the name of its parts, those of rows and of rejects if there are any, and what it took.
 
-    `codes` counts the rejects by code, `postponed` says what the store did not hand out, by song_id; `seconds` are its
+    `codes` counts the rejects by code, `postponed` says what the store did not return, by song_id; `seconds` are its
     worker's.
     """
 
@@ -40,7 +40,7 @@ class Block:
 
 
 @dataclass
-class Tally:
+class ProgressCounts:
     """Of one run of a stage: its `songs` and the `codes` of those rejected; the first five are of all runs together.
 
     `tried` counts the songs, and those that could not be read yet each time; `block_songs` is the size of a block.

@@ -22,7 +22,7 @@ from pipelines.extraction.stages import forget
 _FEW = 100
 _CERTAINTY = 1e9
 """one in so many runs may be stopped that would have stayed below the limit"""
-_REMEDY = "see `gatefold rejects list`, then mend them or raise batch.max_reject_share"
+_REMEDY = "see `gatefold rejects list`, then fix them or raise batch.max_reject_share"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def reject_of(
     attempt: int = 1,
     size_bytes: int | None = None,
 ) -> Reject:
-    """The row that tells of this error."""
+    """The reject row of this error."""
     now = datetime.now(UTC)
     return Reject(song_id, uri, stage, error.code, error.message, attempt, now, size_bytes=size_bytes)
 

@@ -12,7 +12,7 @@ from pipelines.report import OnProgress, Report, silent
 
 
 def extract_spectrograms(settings: Settings, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
-    """Rows of `spectrogram_schema` for every song of the catalogue that can be heard, a reject for every other.
+    """Rows of `spectrogram_schema` for every song of the catalogue that can be decoded, a reject for every other.
 
     Raises: InvalidSettings, before the first of them, when the song backbone was trained on other spectrograms.
     """

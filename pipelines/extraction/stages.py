@@ -1,4 +1,4 @@
-"""What a stage over the catalogue is: where its rows and rejects go, which tracks it is for, whether it is finished.
+"""A stage over the catalogue: where its rows and rejects go, which tracks it is for, whether it is finished.
 
 Each track comes with an `etag`: what its row will be made of. A stage that ended well leaves a note of what it was made
 of, so that the next run need not look at a single part to know that there is nothing to do.
@@ -39,12 +39,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a stage's rows and rejects go; `made_of` changes whenever there may be something to do."""
+    """Where a stage's rows and rejects go; `input_fingerprint` changes whenever there may be something to do."""
 
     name: str
     target: str
     workspace: Workspace
-    made_of: str
+    input_fingerprint: str
 
     @property
     def rejects(self) -> str:
@@ -58,7 +58,11 @@ class Stage:
     def finished(self) -> Outcome | None:
         """What came out, when nothing has changed since all was done; else None."""
         note, run = _read(objects.join(self.target, _NOTE)), _read(_run_uri(self.workspace, self.name))
-        if note is None or run is None or (note["run"], note["made_of"]) != (run["run"], self.made_of):
+        if (
+            note is None
+            or run is None
+            or (note["run"], note["input_fingerprint"]) != (run["run"], self.input_fingerprint)
+        ):
             return None
         return Outcome(note["songs"], note["rejected"])
 
@@ -72,7 +76,12 @@ class Stage:
     def finish(self, run: str, outcome: Outcome, parts: Mapping[str, Part]) -> None:
         """Notes that all is done, and which parts of rows there are, by name."""
         tables.record(self.target, {name: (part.first, part.last) for name, part in parts.items()})
-        note = {"run": run, "made_of": self.made_of, "songs": outcome.songs, "rejected": outcome.rejected}
+        note = {
+            "run": run,
+            "input_fingerprint": self.input_fingerprint,
+            "songs": outcome.songs,
+            "rejected": outcome.rejected,
+        }
         objects.put(objects.join(self.target, _NOTE), json.dumps(note).encode())
 
 
@@ -111,13 +120,13 @@ def embedding_stage(settings: Settings, workspace: Workspace, encoder: str) -> S
 
 
 def embedding_tracks(settings: Settings, workspace: Workspace) -> pa.Table:
-    """song_id, heard, seen and etag of every track with a spectrogram (heard) or pixels (seen) of its present files."""
+    """song_id, has_song, has_cover and etag of every track with a spectrogram or pixels of its present files."""
     tracks = _tracks(workspace, ["song_id"], {"audio_etag": "audio", "cover_etag": "cover"})
     sides = {"audio": workspace.spectrograms(settings.audio), "cover": workspace.covers(settings.stored_cover)}
     there = {side: pa.array(present(folder, tracks.rename_columns({side: "etag"}))) for side, folder in sides.items()}
     etags = [pc.if_else(there[side], tracks[side], _ABSENT) for side in sides]
     joined = pc.binary_join_element_wise(*etags, "|")
-    columns = {"song_id": tracks["song_id"], "heard": there["audio"], "seen": there["cover"], "etag": joined}
+    columns = {"song_id": tracks["song_id"], "has_song": there["audio"], "has_cover": there["cover"], "etag": joined}
     return pa.table(columns).filter(pc.or_(there["audio"], there["cover"]))
 
 

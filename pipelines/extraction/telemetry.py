@@ -1,8 +1,8 @@
-"""What a running stage has done so far, as Prometheus counters through Ray, which knows nothing of the stage.
+"""Telemetry of a running stage: Prometheus counters through Ray.
 
 They appear as `ray_gatefold_…` at `/metrics` of the node that a worker runs on, at the port that `ray.nodes()` calls
 MetricsExportPort, some ten seconds after they were counted; so too of the Ray that starts here without a dashboard. A
-Prometheus that scrapes Ray's nodes has them, and what is drawn from it. Of a histogram Ray tells the counts of its
+Prometheus that scrapes Ray's nodes has them, and can plot them. Of a histogram Ray exports the counts of its
 buckets as they are, but its sum from their midpoints.
 """
 

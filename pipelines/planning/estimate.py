@@ -1,4 +1,4 @@
-"""From what a sample of songs took to what all of them will: the arithmetic of a plan.
+"""Estimate of a catalogue's cost from a sample: the arithmetic of a plan.
 
 Every total is linear in the mean cost of a song, so its range is that of the mean: the middle 95 % of what samples like
 this one would have given. Knows nothing of files; costs, prices and machines come in, numbers go out.
@@ -20,7 +20,7 @@ OVERHEAD = 1.14
 """core time of a long run over that of its songs in a plain pool of processes; `make bench-scaling` measures 1.03 to
 1.17"""
 PUTS_PER_BLOCK = 3
-"""a part of rows, one of rejects, and a listing that tells whether the run still holds its lease"""
+"""a part of rows, one of rejects, and a listing that shows whether the run still holds its lease"""
 LEAST_SONGS = 8
 """in one go, however many cores wait for work"""
 _RESAMPLES = 1_000
@@ -30,7 +30,7 @@ _HOUR_S = 3600.0
 
 
 class Record(BaseModel):
-    """Frozen, strangers forbidden; goes to JSON and back."""
+    """Frozen, unknown fields forbidden; to JSON and back."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

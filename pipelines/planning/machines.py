@@ -64,7 +64,7 @@ def read_prices(path: Path) -> Prices:
         return Prices.model_validate(_read_mapping(path))
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise InvalidSettings(f"prices '{path}': {faults}; mend it there") from error
+        raise InvalidSettings(f"prices '{path}': {faults}; fix it there") from error
 
 
 def read_worker_types(cluster: Path, prices_file: Path) -> list[WorkerType]:

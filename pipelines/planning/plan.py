@@ -18,9 +18,9 @@ from pipelines.planning.sampling import count_rejects, draw_sample, measure
 from pipelines.report import OnProgress, Report, read_report, silent
 
 SAMPLE = 48
-"""songs measured, unless told otherwise"""
+"""songs measured by default"""
 _FEW = 30
-"""songs, of which fewer tell little of their spread"""
+"""songs; fewer show little of their spread"""
 _SHORT_S = 300.0
 
 
@@ -30,7 +30,7 @@ class Plan(Record):
     made_at: datetime
     source: str
     audio: str
-    """fingerprint of the ears"""
+    """fingerprint of the audio settings"""
     songs_in_source: int
     sample_songs: int
     sample_rejects: dict[str, int]
@@ -113,7 +113,7 @@ def _assumptions(sampled: int, source: str) -> list[str]:
         f"a run takes {OVERHEAD:.2f} times the core time of its songs; `gatefold plan` after a real one says how much",
         "machines are there from the beginning and none is lost; on spot, what a lost one had begun is done again",
     ]
-    few = f"{sampled} songs tell little of how songs differ, so the range is rough; measure more with --sample"
+    few = f"{sampled} songs show little of how songs differ, so the range is rough; measure more with --sample"
     return said + [few] * (sampled < _FEW)
 
 

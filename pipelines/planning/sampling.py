@@ -1,4 +1,4 @@
-"""What a song costs: the spectrogram stage's own work on songs drawn at random, done here on one core, and measured.
+"""Measured cost of songs: the spectrogram stage's own work on a random sample, on one core.
 
 Computing and waiting for the store are measured apart, because a worker computes one song while it waits for others,
 and because the wall clock of this machine also counts what other programs take.
@@ -77,22 +77,24 @@ def draw_sample(source: str, size: int) -> Sample:
 def measure(sample: Sample, settings: Settings, on_progress: OnProgress = silent) -> list[SongCost]:
     """The cost of every song of the sample, in its order; a song that cannot be used has one too.
 
-    Songs are heard one after the other in a child process, as in a run, so that none can hang or end this one.
+    Songs are decoded one after the other in a child process, as in a run, so that none can hang or end this one.
 
     Raises: StorageUnavailable; StorageDenied.
     """
-    listener = partial(_make_listener, objects.parent(sample.source), settings.audio)
-    with Isolated(listener, timeout_s=settings.batch.song_timeout_s, in_flight=1) as child:
+    make_extractor = partial(_make_extractor, objects.parent(sample.source), settings.audio)
+    with Isolated(make_extractor, timeout_s=settings.batch.song_timeout_s, in_flight=1) as child:
         for _ in child.map(sample.tracks[:1]):  # what is loaded or compiled once is no song's cost
             on_progress(0, len(sample.tracks))
-        heard: list[_Heard] = []
+        measured: list[_MeasuredSong] = []
         began = time.perf_counter()
         for _, outcome in child.map(sample.tracks):
-            heard.append(outcome if isinstance(outcome, _Heard) else _lost(outcome, time.perf_counter() - began))
-            on_progress(len(heard), len(sample.tracks))
+            measured.append(
+                outcome if isinstance(outcome, _MeasuredSong) else _lost(outcome, time.perf_counter() - began)
+            )
+            on_progress(len(measured), len(sample.tracks))
             began = time.perf_counter()
     size = settings.batch.rows_per_block
-    blocks = [heard[start : start + size] for start in range(0, len(heard), size)]
+    blocks = [measured[start : start + size] for start in range(0, len(measured), size)]
     return [cost for block in blocks for cost in _with_encoding(block, settings.audio)]
 
 
@@ -118,7 +120,7 @@ class _Metered:
         return data
 
     def reading(self) -> dict[str, Any]:
-        """The numbers of `_Heard` that tell of reading."""
+        """The fields of `_MeasuredSong` about reading."""
         return {
             "wait_s": self.wait_s,
             "requests": self.requests,
@@ -136,8 +138,8 @@ class _Metered:
 
 
 @dataclass(frozen=True)
-class _Heard:
-    """What became of a song, and what that took."""
+class _MeasuredSong:
+    """The outcome of a song, and what that took."""
 
     song_id: str
     outcome: LogMelWindows | GatefoldError
@@ -149,12 +151,12 @@ class _Heard:
     object_bytes: int = 0
 
 
-def _make_listener(base: str, audio: AudioSettings) -> "partial[_Heard]":
+def _make_extractor(base: str, audio: AudioSettings) -> "partial[_MeasuredSong]":
     torch.set_num_threads(1)  # as in a worker
-    return partial(_hear, base, audio)
+    return partial(_measure_song, base, audio)
 
 
-def _hear(base: str, audio: AudioSettings, track: tuple[str, str], _: Core) -> _Heard:
+def _measure_song(base: str, audio: AudioSettings, track: tuple[str, str], _: Core) -> _MeasuredSong:
     song_id, uri = track
     source = None
     wall, cpu = time.perf_counter(), time.thread_time()
@@ -164,34 +166,34 @@ def _hear(base: str, audio: AudioSettings, track: tuple[str, str], _: Core) -> _
     except (InputError, NotFound) as error:
         outcome = error
     cpu_s, wall_s = time.thread_time() - cpu, time.perf_counter() - wall
-    return _Heard(song_id, outcome, cpu_s, wall_s, **(source.reading() if source else {}))
+    return _MeasuredSong(song_id, outcome, cpu_s, wall_s, **(source.reading() if source else {}))
 
 
-def _lost(error: GatefoldError, seconds: float) -> _Heard:
+def _lost(error: GatefoldError, seconds: float) -> _MeasuredSong:
     """Of a song that took its process with it, or all of its time. Raises: any other error."""
     if not isinstance(error, DecodingTimeout | DecoderCrashed):
         raise error
-    return _Heard("", error, cpu_s=seconds, wall_s=seconds)
+    return _MeasuredSong("", error, cpu_s=seconds, wall_s=seconds)
 
 
-def _with_encoding(block: Sequence[_Heard], audio: AudioSettings) -> list[SongCost]:
+def _with_encoding(block: Sequence[_MeasuredSong], audio: AudioSettings) -> list[SongCost]:
     """The costs of a block's songs, each with its windows' share of what encoding the block takes and gives."""
     wall, cpu = time.perf_counter(), time.thread_time()
-    songs = [(heard.song_id, heard.outcome) for heard in block if isinstance(heard.outcome, LogMelWindows)]
+    songs = [(song.song_id, song.outcome) for song in block if isinstance(song.outcome, LogMelWindows)]
     written = len(tables.encode_part(spectrogram_rows(songs, audio))) if songs else 0
     wall_s, cpu_s = time.perf_counter() - wall, time.thread_time() - cpu
-    windows = [len(heard.outcome.starts_s) if isinstance(heard.outcome, LogMelWindows) else 0 for heard in block]
+    windows = [len(song.outcome.starts_s) if isinstance(song.outcome, LogMelWindows) else 0 for song in block]
     shares = [count / max(1, sum(windows)) for count in windows]
     return [
         SongCost(
-            cpu_s=heard.cpu_s + share * cpu_s,
-            wait_s=heard.wait_s,
-            wall_s=heard.wall_s + share * wall_s,
-            requests=heard.requests,
-            read_bytes=heard.read_bytes,
-            object_bytes=heard.object_bytes,
+            cpu_s=song.cpu_s + share * cpu_s,
+            wait_s=song.wait_s,
+            wall_s=song.wall_s + share * wall_s,
+            requests=song.requests,
+            read_bytes=song.read_bytes,
+            object_bytes=song.object_bytes,
             written_bytes=share * written,
-            reject=None if isinstance(heard.outcome, LogMelWindows) else heard.outcome.code,
+            reject=None if isinstance(song.outcome, LogMelWindows) else song.outcome.code,
         )
-        for heard, share in zip(block, shares, strict=True)
+        for song, share in zip(block, shares, strict=True)
     ]

@@ -24,7 +24,16 @@ from gatefold.workspace import Workspace
 from pipelines.evaluation.generator_candidates import read_covers
 from pipelines.report import OnProgress, Report, silent, write_report
 from pipelines.training.precision import agreed_dtype
-from pipelines.training.training_run import Curve, Descent, Progress, adamw, drawing, history, last_state, run_training
+from pipelines.training.training_run import (
+    LossHistory,
+    OptimizerSchedule,
+    Progress,
+    adamw,
+    history,
+    last_state,
+    run_training,
+    step_generator,
+)
 
 STAGE = "adapt"
 
@@ -156,31 +165,31 @@ def _train_loop(config: dict[str, Any]) -> None:
     trainer = _make_trainer(pretrained, read_covers(settings, Workspace(config["workspace"]), config["song_ids"]),
                             accelerator)  # fmt: skip
     optimizer = adamw(trainer.parameters(), lr=lora.lr, weight_decay=lora.weight_decay)
-    descent = Descent([optimizer], warmup=lora.warmup, steps=lora.steps)
-    curve = Curve(lora.steps)
+    schedule = OptimizerSchedule([optimizer], warmup=lora.warmup, steps=lora.steps)
+    curve = LossHistory(lora.steps)
     progress = Progress(config, settings.train, lora.steps)
     batch_size = max(1, lora.batch_size // ray.train.get_context().get_world_size())
     first = 0
     if state := progress.resume():
         trainer.load_state_dict(state["lora"])
-        descent.load_state_dict(state["descent"])
+        schedule.load_state_dict(state["descent"])
         curve.load_state_dict(state["curve"])
         first = state["step"]
     for step in range(first, lora.steps):
-        generator = drawing(settings.generator.seed, step, accelerator.process_index)
+        generator = step_generator(settings.generator.seed, step, accelerator.process_index)
         with accelerator.autocast():
             loss = trainer.loss(batch_size, generator)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(trainer.parameters(), 1.0)
-        figures = {"lr": descent.lr, "loss": float(loss.detach())}
-        descent.step()
+        figures = {"lr": schedule.lr, "loss": float(loss.detach())}
+        schedule.step()
         curve.add(step + 1, figures["loss"])
         progress.after_step(
             step + 1,
             figures,
             lambda: {
                 "lora": trainer.state_dict(),
-                "descent": descent.state_dict(),
+                "descent": schedule.state_dict(),
                 "curve": curve.state_dict(),
             },
             last=step + 1 == lora.steps,

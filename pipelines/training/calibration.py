@@ -1,4 +1,4 @@
-"""Choose the parameters of the analytic generator on validation songs (`generator.kind: local-score`).
+"""Calibration of the analytic generator's parameters on validation songs (`generator.kind: local-score`).
 
 For half of the songs a small picture is generated with each candidate, and held against the real covers of the other
 half in the cover tower's space. Candidates that no other beats in both distance and largest share make the curve that

@@ -1,4 +1,4 @@
-"""What a generator is conditioned on: a song's embedding, and those of the nearest covers that are not by its artist.
+"""Conditions of a generator: a song's embedding, and those of the nearest covers that are not by its artist.
 
 For a training they are searched once and stored as a table, so that its readers need no index.
 

@@ -1,4 +1,4 @@
-"""The towers while they learn, a step at a time, and how well they do on songs that they do not learn from.
+"""Training of the dual encoder, step by step, and its recall on validation songs.
 
 A step draws by its number and its worker, not by what came before, so one who goes on from a saved state ends bit for
 bit where it would have without the break. How batches come and where states go is not known here.
@@ -27,15 +27,15 @@ from gatefold.storage.models.encoders import build_encoder
 from gatefold.workspace import Workspace
 from pipelines.training.precision import agreed_dtype
 from pipelines.training.training_data import Block, read_pairs, without_genre
-from pipelines.training.training_run import Curve, Descent, adamw, drawing, move_average
+from pipelines.training.training_run import LossHistory, OptimizerSchedule, adamw, step_generator, update_ema
 
 _RECALL_AT = 10
 _AT_ONCE = 32  # validation songs, all their windows together
 _CPU = torch.device("cpu")
 
 
-class Learner:
-    """Both towers, the moving average of their weights, which is published, and all else that a run must keep."""
+class EncoderTrainer:
+    """Both towers, the moving average of their weights, which is published, optimizer and loss history."""
 
     def __init__(
         self,
@@ -50,43 +50,44 @@ class Learner:
         Args:
             prepare: takes the module to the device, and round it puts what joins the gradients of several workers.
         """
-        knobs = settings.encoder
-        torch.manual_seed(knobs.seed)
+        encoder_settings = settings.encoder
+        torch.manual_seed(encoder_settings.seed)
         self._settings, self._rank, self._device = settings, rank, device
-        self._module = build_encoder(knobs, settings.audio, settings.cover)
+        self._module = build_encoder(encoder_settings, settings.audio, settings.cover)
         self._module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self._module).eval().requires_grad_(False).to(device)
         self._model = prepare(self._module)
-        self._descent = Descent(
-            [adamw(self._model.parameters(), lr=knobs.lr, weight_decay=knobs.weight_decay)],
-            warmup=knobs.warmup,
+        self._schedule = OptimizerSchedule(
+            [adamw(self._model.parameters(), lr=encoder_settings.lr, weight_decay=encoder_settings.weight_decay)],
+            warmup=encoder_settings.warmup,
             steps=steps,
         )
-        self._loss, self._dtype = loss_for(knobs), agreed_dtype(device)
-        self._curve = Curve(steps)
+        self._loss, self._dtype = loss_for(encoder_settings), agreed_dtype(device)
+        self._losses = LossHistory(steps)
         self._recalls: list[tuple[int, float]] = []
         self._best: dict[str, Any] | None = None
 
-    def fit_feature_norm(self, usual: Block) -> None:
-        """Shows the towers some rows of `read_pairs`, the same on every worker, before the first step."""
-        log_mel, pixels = (torch.from_numpy(usual[side]).to(self._device) for side in ("log_mel", "pixels"))
+    def fit_feature_norm(self, sample: Block) -> None:
+        """Fits the towers' feature norms to some rows of `read_pairs`, the same on every worker, before the first
+        step."""
+        log_mel, pixels = (torch.from_numpy(sample[side]).to(self._device) for side in ("log_mel", "pixels"))
         for encoder in (self._module, self.average):
             encoder.fit_feature_norm(log_mel.flatten(0, 1).float(), to_model(pixels))
 
     def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, float]:
         """Step number `step`, from 0, on rows of `stream_pairs`; its figures."""
-        knobs = self._settings.encoder
-        generator = drawing(knobs.seed, step, self._rank)
+        encoder_settings = self._settings.encoder
+        generator = step_generator(encoder_settings.seed, step, self._rank)
         windows = batch["log_mel"]
         drawn = torch.randint(windows.shape[1], (len(windows),), generator=generator).to(windows.device)
         log_mel = windows[torch.arange(len(windows), device=windows.device), drawn].float()
         song, cover = augment_song(log_mel, generator), augment_cover(to_model(batch["pixels"]), generator)
         loss = self._backward(step, song, cover, batch["genre"])
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
-        figures = {"loss": loss, "lr": self._descent.lr}
-        self._descent.step()
-        move_average(self.average, self._module, decay=knobs.ema_decay, step=step + 1)
-        self._curve.add(step + 1, figures["loss"])
+        figures = {"loss": loss, "lr": self._schedule.lr}
+        self._schedule.step()
+        update_ema(self.average, self._module, decay=encoder_settings.ema_decay, step=step + 1)
+        self._losses.add(step + 1, figures["loss"])
         return figures
 
     def _backward(self, step: int, song: Tensor, cover: Tensor, genre: Tensor) -> float:
@@ -122,7 +123,7 @@ class Learner:
         return float(loss.detach())
 
     def _embedded(self, song: Tensor, cover: Tensor, drawn: tuple[int, int] | None = None) -> list[Tensor]:
-        """What the towers say of pairs: two embeddings float32 [B, D], logit scale [], logit bias [].
+        """The towers' outputs for pairs: two embeddings float32 [B, D], logit scale [], logit bias [].
 
         Args:
             drawn: step and piece; the same ones drop out the same features again.
@@ -136,9 +137,11 @@ class Learner:
     def _loss_of(self, embedded: list[Tensor], genre: Tensor) -> Tensor:
         song, cover, logit_scale, logit_bias = embedded
         loss = self._loss(song, cover, logit_scale, logit_bias)
-        knobs = self._settings.encoder
-        if knobs.genre_weight:
-            loss = loss + knobs.genre_weight * genre_contrast(song, cover, genre, knobs.temperature)
+        encoder_settings = self._settings.encoder
+        if encoder_settings.genre_weight:
+            loss = loss + encoder_settings.genre_weight * genre_contrast(
+                song, cover, genre, encoder_settings.temperature
+            )
         return loss
 
     def note_recall(self, step: int, recall: float) -> dict[str, float]:
@@ -165,8 +168,8 @@ class Learner:
         return {
             "model": self._module.state_dict(),
             "average": self.average.state_dict(),
-            "descent": self._descent.state_dict(),
-            "curve": self._curve.state_dict(),
+            "descent": self._schedule.state_dict(),
+            "curve": self._losses.state_dict(),
             "recalls": self._recalls,
             "best": self._best,
             "dtype": self._dtype,
@@ -176,8 +179,8 @@ class Learner:
         """Goes on from a saved state, in the arithmetic that it was begun in."""
         self._module.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        self._descent.load_state_dict(state["descent"])
-        self._curve.load_state_dict(state["curve"])
+        self._schedule.load_state_dict(state["descent"])
+        self._losses.load_state_dict(state["curve"])
         self._recalls, self._best, self._dtype = list(state["recalls"]), state["best"], state["dtype"]
 
 
@@ -210,8 +213,8 @@ class Validation:
                 windows = encoder.encode_song(log_mel.flatten(0, 1)).float()
                 covers.append(encoder.encode_cover(pixels).float())
             songs.append(fn.normalize(windows.view(*log_mel.shape[:2], -1).mean(1), dim=-1))
-        heard, seen = (gathered(torch.cat(side))[: self._songs].cpu().numpy() for side in (songs, covers))
-        return float((ranks_of_own(heard @ seen.T) <= _RECALL_AT).mean())
+        song, cover = (gathered(torch.cat(side))[: self._songs].cpu().numpy() for side in (songs, covers))
+        return float((ranks_of_own(song @ cover.T) <= _RECALL_AT).mean())
 
 
 def weights_to_publish(state: dict[str, Any]) -> dict[str, Tensor]:

@@ -14,14 +14,14 @@ from gatefold.storage.leases import Lease
 from gatefold.storage.models.encoders import build_encoder, publish_encoder
 from gatefold.workspace import Workspace
 from pipelines.report import OnProgress, Report, silent, write_report
-from pipelines.training.encoder_trainer import Learner, Validation, weights_to_publish
+from pipelines.training.encoder_trainer import EncoderTrainer, Validation, weights_to_publish
 from pipelines.training.training_data import paired_ids, read_pairs, sample, stream_pairs, validation_ids, without_genre
 from pipelines.training.training_run import Progress, batches, history, last_state, run_training
 from pipelines.versions import Versions, check_unchanged, versions_of
 
 STAGE = "train-encoder"
-_USUAL_SONGS = 256
-"""of which the towers learn what is usual, before they begin"""
+_NORM_SONGS = 256
+"""to which the towers' feature norms are fitted before training"""
 
 
 def train_encoder(settings: Settings, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
@@ -67,7 +67,7 @@ def _train(
         "settings": settings.model_dump(mode="json"),
         "workspace": workspace.uri,
         "songs": len(ids),
-        "usual": sample(ids, _USUAL_SONGS),
+        "norm_songs": sample(ids, _NORM_SONGS),
         "validation": validation_ids(settings, workspace),
     }
     pairs = stream_pairs(settings, workspace, ids)
@@ -97,25 +97,25 @@ def _train_loop(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     batch_size, steps_per_epoch, steps = _plan(settings, config["songs"], workers)
-    learner = Learner(
+    trainer = EncoderTrainer(
         settings, steps=steps, rank=rank, device=ray.train.torch.get_device(), prepare=ray.train.torch.prepare_model
     )
     workspace = Workspace(config["workspace"])
-    learner.fit_feature_norm(read_pairs(settings, workspace, without_genre(config["usual"])))
+    trainer.fit_feature_norm(read_pairs(settings, workspace, without_genre(config["norm_songs"])))
     validation = Validation(settings, workspace, config["validation"], rank, workers)
     progress = Progress(config, settings.train, steps)
     first = 0
     if state := progress.resume():
-        learner.load_state_dict(state)
+        trainer.load_state_dict(state)
         first = state["step"]
     for step, batch in batches(batch_size, steps_per_epoch, first, steps, seed=settings.encoder.seed):
-        if learner.has_stalled:
+        if trainer.has_stalled:
             break
-        figures = learner.step(step, batch)
+        figures = trainer.step(step, batch)
         if validation.is_due(step + 1, steps):
-            figures |= learner.note_recall(step + 1, validation.recall_of(learner.average, learner.dtype))
-        last = learner.has_stalled or step + 1 == steps
-        progress.after_step(step + 1, figures, learner.state_dict, last=last)
+            figures |= trainer.note_recall(step + 1, validation.recall_of(trainer.average, trainer.dtype))
+        last = trainer.has_stalled or step + 1 == steps
+        progress.after_step(step + 1, figures, trainer.state_dict, last=last)
 
 
 def _plan(settings: Settings, songs: int, workers: int) -> tuple[int, int, int]:

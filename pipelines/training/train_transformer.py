@@ -21,7 +21,7 @@ from gatefold.storage.leases import Lease
 from gatefold.workspace import Workspace
 from pipelines.report import OnProgress
 from pipelines.training.conditions import read_conditions, store_conditions
-from pipelines.training.training_data import Block, paired_ids, stream
+from pipelines.training.training_data import Block, paired_ids, training_dataset
 from pipelines.training.training_run import Progress, batches, history, last_state, run_training
 from pipelines.training.transformer_trainer import TransformerTrainer
 from pipelines.versions import Versions, check_unchanged
@@ -70,7 +70,7 @@ def _stream_examples(settings: Settings, workspace: Workspace, ids: pa.Array, ne
     vectors = 1 + settings.generator.transformer.neighbours
     row_bytes = 3 * settings.cover.size**2 + 4 * vectors * settings.encoder.embed_dim
     read = partial(_read_examples, settings, workspace, neighbours)
-    return stream(settings, pa.table({"song_id": ids}), read, row_bytes)
+    return training_dataset(settings, pa.table({"song_id": ids}), read, row_bytes)
 
 
 def _read_examples(settings: Settings, workspace: Workspace, neighbours: str, batch: Block) -> Block:

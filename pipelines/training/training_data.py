@@ -98,10 +98,12 @@ def stream_pairs(settings: Settings, workspace: Workspace, ids: pa.Array) -> ray
     audio, cover = settings.audio, settings.cover
     row_bytes = 2 * audio.windows * audio.n_mels * audio.frames + 3 * cover.size**2
     songs = pa.table({"song_id": ids, "genre": genres_of(workspace, ids)})
-    return stream(settings, songs, partial(read_pairs, settings, workspace), row_bytes)
+    return training_dataset(settings, songs, partial(read_pairs, settings, workspace), row_bytes)
 
 
-def stream(settings: Settings, songs: pa.Table, read: Callable[[Block], Block], row_bytes: int) -> ray.data.Dataset:
+def training_dataset(
+    settings: Settings, songs: pa.Table, read: Callable[[Block], Block], row_bytes: int
+) -> ray.data.Dataset:
     """The rows that `read` makes of blocks of `songs`, in one order: as training takes them, epoch after epoch.
 
     Args:
@@ -109,20 +111,20 @@ def stream(settings: Settings, songs: pa.Table, read: Callable[[Block], Block], 
     """
     workers = workers_of(settings.train)
     rows = min(settings.batch.rows_per_block, max(_SONGS_PER_READ, songs.num_rows // _READS))
-    source = ray.data.from_arrow(dealt(songs, workers, rows))
+    source = ray.data.from_arrow(split_into_equal_blocks(songs, workers, rows))
     source.context.execution_options.preserve_order = True
     memory = ray.cluster_resources().get("object_store_memory", 0)
-    if songs.num_rows * row_bytes <= settings.train.store_share * memory:
+    if songs.num_rows * row_bytes <= settings.train.object_store_fraction * memory:
         return source.map_batches(read, batch_size=None, batch_format="numpy").materialize()
     readers = ray.data.TaskPoolStrategy(size=2 * workers)
     # they claim no core: on CPUs the workers of the training have claimed them all, and would wait for ever
     return source.map_batches(read, batch_size=None, batch_format="numpy", num_cpus=0, compute=readers)
 
 
-def dealt(songs: pa.Table, workers: int, at_most: int) -> list[pa.Table]:
+def split_into_equal_blocks(songs: pa.Table, workers: int, at_most: int) -> list[pa.Table]:
     """The songs in blocks of one size, at most so large, and as many of them for each worker; a few songs come twice.
 
-    Where blocks differ, Ray cuts some in two so that the workers get equal shares. For that it starts a process in each
+    Where blocks differ, Ray splits some so that the workers get equal shares. For that it starts a process in each
     epoch, which on a small machine takes as long as the learning.
     """
     blocks = workers * math.ceil(songs.num_rows / (workers * at_most))
@@ -146,7 +148,7 @@ def read_pairs(settings: Settings, workspace: Workspace, batch: Block) -> Block:
 
 
 def without_genre(ids: list[str]) -> Block:
-    """What `read_pairs` is asked for where genres do not matter."""
+    """The batch of `read_pairs` where genres do not matter."""
     return {"song_id": np.array(ids), "genre": np.full(len(ids), -1)}
 
 

@@ -1,6 +1,6 @@
-"""What both training stages share: a Ray Train run with its checkpoints in the workspace, whose progress can be seen.
+"""A Ray Train run: checkpoints in the workspace, progress, learning-rate schedule, moving average of the weights.
 
-A run is named after the version it makes. Started again under that name, Ray Train hands back its last checkpoint, so a
+A run is named after the version it makes. Started again under that name, Ray Train returns its last checkpoint, so a
 killed run goes on; a worker that dies is replaced and goes on from there too. Whatever is drawn hangs on the step and
 not on what came before, and the rows come in one order, so a run that was interrupted ends as it would have.
 """
@@ -34,13 +34,13 @@ from pipelines.report import OnProgress
 
 _STATE = "state.pt"
 _CURVE_POINTS = 48
-_BOARD_TIMEOUT_S = 5.0
+_PROGRESS_TIMEOUT_S = 5.0
 _SHUFFLED_BATCHES = 16  # that are held in memory to draw from
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
-class _Board:
-    """Where the first worker notes how far it is, for the driver to read. Nothing but what is shown depends on it: when
+class ProgressActor:
+    """The progress that the first worker reports, for the driver to read. Nothing but what is shown depends on it: when
     it is lost, it is started again, and knows the rest from the next step on."""
 
     def __init__(self) -> None:
@@ -76,14 +76,14 @@ def run_training(
     Raises: LeaseLost; Corrupt for a run without a step; what the workers raised.
     """
     filesystem, path = objects.filesystem(workspace.runs)
-    board = _start_board()
+    progress_actor = start_progress_actor()
     trainer = TorchTrainer(
         loop,
         train_loop_config={
             **config,
-            "board": board,
+            "progress_actor": progress_actor,
             "lease": lease,
-            "journal": objects.local_path(objects.join(workspace.runs, name, "tensorboard")),
+            "tensorboard": objects.local_path(objects.join(workspace.runs, name, "tensorboard")),
         },
         scaling_config=ray.train.ScalingConfig(num_workers=workers_of(settings), use_gpu=settings.use_gpu),
         run_config=ray.train.RunConfig(
@@ -98,34 +98,34 @@ def run_training(
     )
     fitting = _Fitting(trainer)
     fitting.start()
-    _follow(fitting, board, lease, on_progress)
+    _follow(fitting, progress_actor, lease, on_progress)
     checkpoint = fitting.result().checkpoint
     if checkpoint is None:
         raise Corrupt(f"training '{name}' ended without a single step; it is not published")
     return str(checkpoint.path)
 
 
-def _start_board() -> Any:
+def start_progress_actor() -> Any:
     """On the driver's node while that has room: the run lives no longer than that."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return _Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    return ProgressActor.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
 
 
-def _noted(board: Any) -> tuple[int, int]:
-    """Steps done and steps in all; two zeros while the board is lost."""
+def _read_progress(progress_actor: Any) -> tuple[int, int]:
+    """Steps done and steps in all; two zeros while the progress_actor is lost."""
     try:
-        noted: tuple[int, int] = ray.get(board.read.remote(), timeout=_BOARD_TIMEOUT_S)
+        noted: tuple[int, int] = ray.get(progress_actor.read.remote(), timeout=_PROGRESS_TIMEOUT_S)
     except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
         return 0, 0
     return noted
 
 
-def _follow(fitting: "_Fitting", board: Any, lease: Lease, on_progress: OnProgress) -> None:
+def _follow(fitting: "_Fitting", progress_actor: Any, lease: Lease, on_progress: OnProgress) -> None:
     """Until the run has ended. Raises: LeaseLost."""
     while fitting.is_alive():
         fitting.join(0.5)
         lease.check_renewed()
-        done, total = _noted(board)
+        done, total = _read_progress(progress_actor)
         if total:
             on_progress(done, total)
 
@@ -150,7 +150,7 @@ class _Fitting(threading.Thread):
     def run(self) -> None:
         try:
             self._result = self._trainer.fit()
-        except BaseException as error:  # noqa: BLE001 - handed to who asks for the result
+        except BaseException as error:  # noqa: BLE001 - raised by `result`
             self._error = error
 
     def result(self) -> ray.train.Result:
@@ -163,15 +163,19 @@ class _Fitting(threading.Thread):
 class Progress:
     """A worker's side of a run: where it resumes, when it saves, what it notes. Steps count over the whole run.
 
-    The first worker keeps a journal for TensorBoard beside the checkpoints, where these lie on a disk.
+    The first worker writes TensorBoard events beside the checkpoints, where these lie on a disk.
     """
 
     def __init__(self, config: dict[str, Any], settings: TrainSettings, total_steps: int) -> None:
-        self._board, self._every, self._total = config["board"], settings.checkpoint_steps, total_steps
+        self._progress_actor, self._every, self._total = (
+            config["progress_actor"],
+            settings.checkpoint_steps,
+            total_steps,
+        )
         self._lease: Lease = config["lease"]
         self._first = ray.train.get_context().get_world_rank() == 0
-        self._folder: Path | None = config["journal"] if self._first else None
-        self._journal: SummaryWriter | None = None
+        self._folder: Path | None = config["tensorboard"] if self._first else None
+        self._writer: SummaryWriter | None = None
         self._resumed: list[int] = []
 
     def resume(self) -> dict[str, Any] | None:
@@ -185,23 +189,24 @@ class Progress:
                 state = load_state(Path(folder))
             self._resumed = [*state["resumed"], state["step"]]
         if self._folder is not None:  # what was noted of steps that are done again is taken back
-            self._journal = SummaryWriter(str(self._folder), purge_step=state["step"] + 1 if state else None)
+            self._writer = SummaryWriter(str(self._folder), purge_step=state["step"] + 1 if state else None)
         return state
 
     def after_step(
         self, step: int, figures: Mapping[str, float], make_state: Callable[[], dict[str, Any]], *, last: bool
     ) -> None:
-        """Tell the driver, and save where due. All workers call this after the same steps: a report is a barrier.
+        """Reports progress to the driver, and saves where due. All workers call this after the same steps: a report is
+        a barrier.
 
         Args:
-            figures: of this step, by name; they go into the journal.
+            figures: of this step, by name; they go to TensorBoard.
             last: that no step follows.
         """
         if self._first:
-            self._board.note.remote(step, self._total)
-        if self._journal is not None:
+            self._progress_actor.note.remote(step, self._total)
+        if self._writer is not None:
             for name, figure in figures.items():
-                self._journal.add_scalar(name, figure, step)
+                self._writer.add_scalar(name, figure, step)
         if step % self._every and not last:
             return
         with tempfile.TemporaryDirectory() as folder:
@@ -212,8 +217,8 @@ class Progress:
                 torch.save(state, Path(folder) / _STATE)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report({"step": step, **figures}, checkpoint=checkpoint, checkpoint_dir_name=f"step-{step:07d}")
-        if self._journal is not None:
-            self._journal.close() if last else self._journal.flush()
+        if self._writer is not None:
+            self._writer.close() if last else self._writer.flush()
 
 
 def batches(
@@ -269,8 +274,9 @@ def last_state(checkpoint_path: str, workspace: Workspace) -> dict[str, Any]:
     return state
 
 
-class Descent:
-    """One or more optimizers under one schedule: a linear warm-up, then a cosine down to nothing over `steps` steps."""
+class OptimizerSchedule:
+    """Optimizers under one learning-rate schedule: a linear warm-up, then a cosine down to nothing over `steps`
+    steps."""
 
     def __init__(self, optimizers: Sequence[Optimizer], *, warmup: float, steps: int) -> None:
         warm = max(1, round(warmup * steps))
@@ -301,8 +307,8 @@ class Descent:
             part.load_state_dict(state)
 
 
-class Curve:
-    """The loss over a run in a few dozen points, each the mean over a span of steps: enough to see how it went."""
+class LossHistory:
+    """The loss of a run in a few dozen points, each the mean over a span of steps: enough to see how it went."""
 
     def __init__(self, steps: int) -> None:
         self._span = math.ceil(steps / _CURVE_POINTS)
@@ -323,7 +329,7 @@ class Curve:
 
 
 def history(state: Mapping[str, Any]) -> dict[str, Any]:
-    """What is worth telling of a run by its last state: its steps, those it was resumed at, and its curve.
+    """What a report has of a run by its last state: its steps, those it was resumed at, and its curve.
 
     `curve` has pairs: a step, and the mean loss since the step of the pair before.
     """
@@ -332,10 +338,10 @@ def history(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def move_average(average: Module, model: Module, *, decay: float, step: int) -> None:
-    """Moves the weights of `average` after `step` steps towards those of the model; what is not learned is copied.
+def update_ema(average: Module, model: Module, *, decay: float, step: int) -> None:
+    """Exponential moving average: the weights of `average` move towards those of the model; buffers are copied.
 
-    Early on it forgets faster than `decay`, by step / (step + 9), or the weights of the beginning would stay in it.
+    In the first steps its decay is lower, by step / (step + 9), or the weights of the beginning would stay in it.
     """
     both = zip(average.parameters(), model.parameters(), strict=True)
     learned = [(mean, now) for mean, now in both if now.requires_grad]
@@ -345,8 +351,8 @@ def move_average(average: Module, model: Module, *, decay: float, step: int) -> 
         mean.copy_(now)
 
 
-def drawing(seed: int, step: int, rank: int) -> torch.Generator:
-    """What a worker draws from in a step, the same whenever that is; sets torch's own generator too, for dropout."""
+def step_generator(seed: int, step: int, rank: int) -> torch.Generator:
+    """The random generator of a worker in a step, always the same; sets torch's own too, for dropout."""
     torch.manual_seed(hash((seed, step, rank, 1)))
     return torch.Generator().manual_seed(hash((seed, step, rank)))
 

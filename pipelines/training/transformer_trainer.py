@@ -1,4 +1,4 @@
-"""The transformer generator in training, a step at a time.
+"""Training of the transformer generator, step by step.
 
 A step draws by its number and its worker, not by what came before, so that a training which goes on from a saved state
 ends bit for bit where it would have without the break. How batches come and where states go is not known here.
@@ -21,7 +21,7 @@ from gatefold.generator.transformer import build_transformer, flow_loss
 from gatefold.images.pixels import to_model
 from pipelines.training.muon import Muon
 from pipelines.training.precision import agreed_dtype
-from pipelines.training.training_run import Curve, Descent, adamw, drawing, move_average
+from pipelines.training.training_run import LossHistory, OptimizerSchedule, adamw, step_generator, update_ema
 
 _CPU = torch.device("cpu")
 
@@ -49,8 +49,8 @@ class TransformerTrainer:
         self._model = prepare(self._module)  # before the optimizers: their state goes to where the parameters are
         self._dtype = agreed_dtype(device)
         optimizers = _optimizers(self._module, generator, self._dtype or torch.float32)
-        self._descent = Descent(optimizers, warmup=generator.warmup, steps=generator.steps)
-        self._curve = Curve(generator.steps)
+        self._schedule = OptimizerSchedule(optimizers, warmup=generator.warmup, steps=generator.steps)
+        self._losses = LossHistory(generator.steps)
 
     def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, float]:
         """Step number `step`, from 0; its figures.
@@ -59,7 +59,7 @@ class TransformerTrainer:
             batch: pixels uint8 [B, 3, S, S], song_embedding float32 [B, D] and neighbours float32 [B, K, D].
         """
         transformer = self._settings.generator.transformer
-        generator = drawing(self._settings.generator.seed, step, self._rank)
+        generator = step_generator(self._settings.generator.seed, step, self._rank)
         pixels = mirror(to_model(batch["pixels"]), generator)
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
             loss = flow_loss(
@@ -72,10 +72,10 @@ class TransformerTrainer:
             )
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
-        figures = {"lr": self._descent.lr, "loss": float(loss.detach())}
-        self._descent.step()
-        move_average(self._average, self._module, decay=transformer.ema_decay, step=step + 1)
-        self._curve.add(step + 1, figures["loss"])
+        figures = {"lr": self._schedule.lr, "loss": float(loss.detach())}
+        self._schedule.step()
+        update_ema(self._average, self._module, decay=transformer.ema_decay, step=step + 1)
+        self._losses.add(step + 1, figures["loss"])
         return figures
 
     def state_dict(self) -> dict[str, Any]:
@@ -83,8 +83,8 @@ class TransformerTrainer:
         return {
             "model": self._module.state_dict(),
             "average": self._average.state_dict(),
-            "descent": self._descent.state_dict(),
-            "curve": self._curve.state_dict(),
+            "descent": self._schedule.state_dict(),
+            "curve": self._losses.state_dict(),
             "dtype": self._dtype,
         }
 
@@ -92,8 +92,8 @@ class TransformerTrainer:
         """Goes on from a saved state, in the arithmetic that it was begun in."""
         self._module.load_state_dict(state["model"])
         self._average.load_state_dict(state["average"])
-        self._descent.load_state_dict(state["descent"])
-        self._curve.load_state_dict(state["curve"])
+        self._schedule.load_state_dict(state["descent"])
+        self._losses.load_state_dict(state["curve"])
         self._dtype = state["dtype"]
 
 

@@ -115,7 +115,7 @@ class _Table:
 
 
 def _original(known: IndexedTrack, size: int) -> Pixels:
-    """uint8 [3, size, size] of the file that stands in the index: never of a place that a caller names."""
+    """uint8 [3, size, size] of the file that is in the index: never of a place that a caller names."""
     song_id, settings = known.track.song_id, CoverSettings(size=size)
     assert known.cover_uri is not None
     try:

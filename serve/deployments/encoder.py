@@ -51,7 +51,7 @@ class SongEncoder:
 
     async def embed_covers(self, pixels: Pictures) -> Vector:
         """float32 [n, D] of pictures uint8 [n, 3, S, S]."""
-        writable = np.array(pixels)  # what Ray hands over is read-only, which torch warns about
+        writable = np.array(pixels)  # what Ray passes is read-only, which torch warns about
         return await asyncio.get_running_loop().run_in_executor(self._workers, self._model.embed_covers, writable)
 
     async def describe(self) -> EncoderFacts:

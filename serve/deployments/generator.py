@@ -42,7 +42,7 @@ class CoverGenerator:
     """One generator bundle.
 
     Args:
-        encoder_fingerprint: of the encoder whose embeddings will be handed in.
+        encoder_fingerprint: of the encoder whose embeddings will be given.
         encoder, retriever: of the same release.
         originality: how close a new cover may come to an existing one.
         cache_bytes: pixels of covers kept in memory.
@@ -103,7 +103,7 @@ class CoverGenerator:
 
         def work(on_step: OnStep) -> list[NewCover | Refused]:
             return self._new_covers.generate(
-                np.array(job.song_embedding),  # a copy, as torch warns of what Ray hands over: it is read-only
+                np.array(job.song_embedding),  # a copy, as torch warns of what Ray passes: it is read-only
                 matches,
                 embeddings,
                 seeds=job.seeds,
@@ -153,7 +153,7 @@ async def run_with_progress(
 ) -> AsyncGenerator[float | Result, None]:
     """The progress of work done on a thread, from 0.0 when it begins, and then what it gives, which is no float.
 
-    Closing this early (or cancelling who waits for it) makes the work's next call of `on_step` raise.
+    Closing this early (or cancelling the task that waits for it) makes the work's next call of `on_step` raise.
     """
     loop = asyncio.get_running_loop()
     news: asyncio.Queue[float | Result | Exception] = asyncio.Queue()

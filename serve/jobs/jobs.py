@@ -39,7 +39,7 @@ class JobSpec:
     seed: int
     """of the first cover; cover i has seed + i"""
     size: int
-    """pixels a side of the pictures handed out"""
+    """pixels a side of the pictures answered"""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ SMALL = (
     "generator.transformer.hidden=32", "generator.transformer.layers=1", "originality.max_likeness=1",
     "generator.transformer.heads=2", "generator.transformer.neighbours=2", "generator.transformer.steps=30",
     "generator.transformer.num_inference_steps=3",
-    "evaluation.covers=8", "evaluation.sheet=2",
+    "evaluation.num_generated=8", "evaluation.contact_sheet_rows=2",
     "train.num_workers=1", "train.checkpoint_steps=5", "batch.rows_per_block=4",
 )  # fmt: skip
 

@@ -58,9 +58,9 @@ slopes = []
 for at_once in (None, 2):
     knobs = EncoderSettings(embed_dim=8, width=16, dropout=0.0, loss="sigmoid", pairs_at_once=at_once)
     settings = Settings(audio=AUDIO, cover=COVER, encoder=knobs)
-    learner = learning.Learner(settings, steps=1, rank=rank, prepare=DistributedDataParallel)
-    loss = learner._backward(0, song, cover, torch.zeros(5, dtype=torch.long))
-    slopes.append([torch.tensor(loss), *(weight.grad for weight in learner._module.parameters())])
+    trainer = learning.EncoderTrainer(settings, steps=1, rank=rank, prepare=DistributedDataParallel)
+    loss = trainer._backward(0, song, cover, torch.zeros(5, dtype=torch.long))
+    slopes.append([torch.tensor(loss), *(weight.grad for weight in trainer._module.parameters())])
 torch.testing.assert_close(*slopes, rtol=1e-3, atol=1e-5)
 print(sum(float(slope.abs().sum()) for slope in slopes[1]))
 dist.destroy_process_group()

@@ -38,7 +38,7 @@ from tests.sounds import CLIPS, MUSIC, encoded, tone
 
 UNCHECKED = SETTINGS.model_copy(update={"batch": SETTINGS.batch.model_copy(update={"max_reject_share": 1.0})})
 """However many rejects there are."""
-KEPT = SETTINGS.model_copy(update={"train": SETTINGS.train.model_copy(update={"keep_models": True})})
+KEPT = SETTINGS.model_copy(update={"train": SETTINGS.train.model_copy(update={"reuse_models": True})})
 """Nothing is trained."""
 
 

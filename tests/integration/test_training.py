@@ -36,7 +36,7 @@ SETTINGS = Settings(
         generator=GeneratorSettings(size=COVER.size),
         encoder=ENCODER, train=TrainSettings(num_workers=2, checkpoint_steps=SAVED_EVERY)
 )
-STREAMED = SETTINGS.model_copy(update={"train": SETTINGS.train.model_copy(update={"store_share": 0.0})})
+STREAMED = SETTINGS.model_copy(update={"train": SETTINGS.train.model_copy(update={"object_store_fraction": 0.0})})
 
 
 def workspace_in(folder: Path) -> Workspace:
@@ -149,7 +149,7 @@ def test_a_board_that_dies_with_its_node_costs_no_run(
     undisturbed: tuple[Workspace, Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, for_good: bool
 ) -> None:
     workspace, told = workspace_in(tmp_path), list[int]()
-    start = training_run._start_board
+    start = training_run.start_progress_actor
     boards: list[Any] = []
 
     def start_board() -> Any:
@@ -161,7 +161,7 @@ def test_a_board_that_dies_with_its_node_costs_no_run(
         if len(told) == 1:
             ray.kill(boards[0], no_restart=for_good)
 
-    monkeypatch.setattr(training_run, "_start_board", start_board)
+    monkeypatch.setattr(training_run, "start_progress_actor", start_board)
     report = train_encoder(SETTINGS, workspace, watch)
     assert report.details == undisturbed[1].details  # the fingerprint of the weights too
     assert for_good == (len(told) == 1), "it was not told of any step after"

@@ -35,7 +35,7 @@ ENCODER = "image_encoder"
 @dataclass(frozen=True)
 class Embedded:
     """The image prompts of one picture: float [n, E] or [n, P, E], or [n * P, E] for Stable Diffusion 3; and what
-    stands for none of them, of the same shape, for classifier-free guidance."""
+    represents none of them, of the same shape, for classifier-free guidance."""
 
     images: Tensor
     none: Tensor

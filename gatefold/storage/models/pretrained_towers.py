@@ -18,7 +18,7 @@ from gatefold.storage import objects
 def check_song_backbone(settings: EncoderSettings, audio: AudioSettings) -> None:
     """Raises: InvalidSettings when the song backbone, if there is to be one, was trained on other spectrograms.
 
-    For who is about to make a catalogue's worth of them: its weights are not read.
+    To be called before a catalogue's worth of them is made: its weights are not read.
     """
     if settings.song_backbone is None:
         return

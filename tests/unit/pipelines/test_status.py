@@ -106,7 +106,7 @@ def test_a_release_and_its_evaluation_are_fresh_only_together_with_their_setting
     release = Release(version=version, created_at="2024", encoder=part, index=part, generator=part)
     releases.publish(workspace, release)
     releases.activate(workspace, version)
-    details = {"made_of": dict(evaluation_of(SETTINGS, versions_of(SETTINGS, workspace)))}
+    details = {"input_fingerprint": dict(evaluation_of(SETTINGS, versions_of(SETTINGS, workspace)))}
     write_report(
         workspace,
         Report.model_validate(

@@ -17,7 +17,7 @@ from pipelines.versions import versions_of
 from tests.checkpoints import write_checkpoint
 
 SETTINGS = Settings()
-KEPT = load(overrides=["train.keep_models=true"])
+KEPT = load(overrides=["train.reuse_models=true"])
 
 
 @pytest.fixture
@@ -91,8 +91,8 @@ def test_models_that_hear_or_see_otherwise_are_not_kept(workspace: Workspace) ->
     activate_models(workspace)
     for override in ("audio.n_mels=64", "cover.size=32"):
         section = override.partition(".")[0]
-        with pytest.raises(InvalidSettings, match=f"keep_models: encoder 'e1' was trained .* settings of '{section}'"):
-            versions_of(load(overrides=["train.keep_models=true", override]), workspace)
+        with pytest.raises(InvalidSettings, match=f"reuse_models: encoder 'e1' was trained .* settings of '{section}'"):
+            versions_of(load(overrides=["train.reuse_models=true", override]), workspace)
 
 
 def test_models_that_nobody_made_are_not_kept(workspace: Workspace) -> None:

@@ -48,11 +48,11 @@ def by_name(measures: list[Measure]) -> dict[str, Measure]:
 
 
 def test_no_song_is_asked_for_and_referred_to() -> None:
-    question = asked_of(held_out_songs(), covers=40)
+    question = asked_of(held_out_songs(), num_generated=40)
     assert len(question.asked) == 40
     assert len(question.reference) == 60
     assert not set(question.asked.tolist()) & set(question.reference.tolist())
-    np.testing.assert_array_equal(question.asked, asked_of(held_out_songs(), covers=40).asked)
+    np.testing.assert_array_equal(question.asked, asked_of(held_out_songs(), num_generated=40).asked)
 
 
 def test_the_reference_is_bounded_however_many_songs_are_held_out() -> None:
@@ -122,7 +122,7 @@ def generated(share: float | None) -> Generated:
 
 
 def test_the_largest_share_has_a_row_where_it_is_known_of_every_cover() -> None:
-    question = asked_of(held_out_songs(8, 4), covers=8)
+    question = asked_of(held_out_songs(8, 4), num_generated=8)
     known = [largest_share(generated(share)) for share in (0.6, 0.8, 0.7, 0.9)]
     assert [measure.value for measure in share_measures(question, known)] == [pytest.approx(0.75)]
     assert share_measures(question, [*known[:3], largest_share(generated(None))]) == []
@@ -139,7 +139,7 @@ def test_both_spaces_are_measured_where_the_features_are_installed() -> None:
     encoder = DualEncoder(ENCODER, AUDIO, COVER).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (24, 3, 32, 32), np.uint8)
     songs = held_out_songs(24, 8)
-    question = asked_of(songs, covers=12)
+    question = asked_of(songs, num_generated=12)
     covers = [pixels[places] for places in (question.asked, question.reference)]
     known = [generated(0.5)] * 12
     own = generation_measures(question, covers[0], encoder=encoder)

@@ -221,7 +221,7 @@ def test_a_genre_of_which_nothing_is_near_is_left_out() -> None:
 
 
 def test_settings_decide_how_many_songs_are_asked_for(workspace: Workspace) -> None:
-    fewer = SETTINGS.model_copy(update={"evaluation": load(overrides=["evaluation.covers=8"]).evaluation})
+    fewer = SETTINGS.model_copy(update={"evaluation": load(overrides=["evaluation.num_generated=8"]).evaluation})
     assert compare_generators(fewer, workspace, only=["real covers"]).details["asked"] == 8
 
 

@@ -9,7 +9,7 @@ import pytest
 from gatefold.config import AudioSettings, CoverSettings
 from gatefold.records import cover_schema, spectrogram_schema
 from gatefold.storage import objects, tables
-from pipelines.extraction.compaction import Part, compact, part_name, part_of, present, prune
+from pipelines.extraction.compaction import Part, compact, part_name, part_of, present, remove_stale
 
 TRACKS = pa.table({"song_id": ["a", "b", "c", "d"], "etag": ["1", "1", "", "1"]})
 
@@ -36,8 +36,8 @@ def left(folder: str) -> dict[str, str]:
 
 
 def pruned(folder: str) -> tuple[dict[str, Part], list[bool]]:
-    taken = np.zeros(TRACKS.num_rows, np.bool_)
-    return prune(folder, TRACKS, taken), taken.tolist()
+    claimed = np.zeros(TRACKS.num_rows, np.bool_)
+    return remove_stale(folder, TRACKS, claimed), claimed.tolist()
 
 
 def test_what_is_true_is_left_untouched(folder: str) -> None:
@@ -64,10 +64,10 @@ def test_a_song_in_a_part_under_two_etags_keeps_that_of_its_file(folder: str) ->
 
 def test_rejects_of_songs_that_have_a_row_are_not_needed(folder: str) -> None:
     put(folder, "p1", "a1", "b1", "d1")
-    taken = np.array([True, False, False, False])
-    prune(folder, TRACKS, taken)
+    claimed = np.array([True, False, False, False])
+    remove_stale(folder, TRACKS, claimed)
     assert left(folder) == {"p1": "b1 d1"}
-    assert taken.tolist() == [True, True, False, True]
+    assert claimed.tolist() == [True, True, False, True]
 
 
 def test_parts_of_before_there_were_etags_are_of_empty_ones(folder: str) -> None:
@@ -84,7 +84,7 @@ def test_a_folder_that_is_not_there_has_nothing(folder: str) -> None:
 
 def test_without_tracks_nothing_stays(folder: str) -> None:
     put(folder, "p1", "a1")
-    assert prune(folder, TRACKS.slice(0, 0), np.zeros(0, np.bool_)) == {}
+    assert remove_stale(folder, TRACKS.slice(0, 0), np.zeros(0, np.bool_)) == {}
     assert left(folder) == {}
 
 
@@ -99,7 +99,7 @@ def test_tensors_survive_pruning_and_merging(folder: str, schema: pa.Schema) -> 
         part = pa.table({"song_id": ids[row : row + 1] * 2, "x": column.take(pa.array([row, row])), "etag": ["e", "e"]})
         tables.write_part(folder, f"p{row:02}", part)
     tracks = pa.table({"song_id": ids[1:], "etag": ["e"] * (rows - 1)})
-    parts = prune(folder, tracks, np.zeros(rows - 1, np.bool_))
+    parts = remove_stale(folder, tracks, np.zeros(rows - 1, np.bool_))
     merged = compact(folder, parts, 10)
     assert merged == {objects.name(uri).removesuffix(".parquet"): part_of(tables.read_part(uri))
                       for uri in tables.parts(folder)}  # fmt: skip
@@ -117,11 +117,11 @@ def test_a_merge_that_was_killed_half_way_is_mended(folder: str) -> None:
     for number, song_id in enumerate(ids):
         tables.write_part(folder, f"{number:032x}", pa.table({"song_id": [song_id], "etag": ["1"]}))
     pieces = tables.read_table(folder)
-    compact(folder, prune(folder, tracks, np.zeros(20, np.bool_)), 10)
+    compact(folder, remove_stale(folder, tracks, np.zeros(20, np.bool_)), 10)
     merged = {objects.name(uri) for uri in tables.parts(folder)}
     for number in (3, 4, 15):
         tables.write_part(folder, f"{number:032x}", pieces.slice(number, 1))
-    compact(folder, prune(folder, tracks, np.zeros(20, np.bool_)), 10)
+    compact(folder, remove_stale(folder, tracks, np.zeros(20, np.bool_)), 10)
     assert sorted(tables.read_table(folder)["song_id"].to_pylist()) == ids
     assert merged & {objects.name(uri) for uri in tables.parts(folder)} == merged
 

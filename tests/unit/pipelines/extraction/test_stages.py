@@ -77,7 +77,10 @@ def test_an_embedding_is_made_of_the_sides_that_are_there_in_their_present_state
     write(workspace.covers(SETTINGS.stored_cover), b="p")
     tracks = embedding_tracks(SETTINGS, workspace)
     assert etags(tracks) == {"a": "1|-", "b": "-|p", "c": "1|-"}
-    assert (tracks["heard"].to_pylist(), tracks["seen"].to_pylist()) == ([True, False, True], [False, True, False])
+    assert (tracks["has_song"].to_pylist(), tracks["has_cover"].to_pylist()) == (
+        [True, False, True],
+        [False, True, False],
+    )
     write(workspace.covers(SETTINGS.stored_cover), a="p")
     assert etags(embedding_tracks(SETTINGS, workspace))["a"] == "1|p"
 
@@ -109,13 +112,13 @@ def test_readers_find_the_parts_by_their_record_until_the_stage_begins_again(wor
 
 
 def test_the_embeddings_are_finished_until_a_part_is_added_on_either_side(workspace: Workspace) -> None:
-    made_of = [embedding_stage(SETTINGS, workspace, "e").made_of]
+    input_fingerprint = [embedding_stage(SETTINGS, workspace, "e").input_fingerprint]
     write(workspace.spectrograms(SETTINGS.audio), a="1")
-    made_of.append(embedding_stage(SETTINGS, workspace, "e").made_of)
+    input_fingerprint.append(embedding_stage(SETTINGS, workspace, "e").input_fingerprint)
     write(workspace.covers(SETTINGS.stored_cover), a="p")
-    made_of.append(embedding_stage(SETTINGS, workspace, "e").made_of)
-    assert len(set(made_of)) == 3
-    assert embedding_stage(SETTINGS, workspace, "e").made_of == made_of[-1]
+    input_fingerprint.append(embedding_stage(SETTINGS, workspace, "e").input_fingerprint)
+    assert len(set(input_fingerprint)) == 3
+    assert embedding_stage(SETTINGS, workspace, "e").input_fingerprint == input_fingerprint[-1]
 
 
 def test_without_a_catalogue_the_verb_to_run_is_named(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from gatefold.storage.models.encoders import publish_encoder
 from gatefold.workspace import Workspace
 from pipelines.evaluation.held_out import embed_pairs
 from pipelines.training import encoder_trainer
-from pipelines.training.encoder_trainer import Learner, Validation, weights_to_publish
+from pipelines.training.encoder_trainer import EncoderTrainer, Validation, weights_to_publish
 from tests.devices import on_each_device
 from tests.factories import COVER, write_pairs
 from tests.sounds import AUDIO
@@ -27,8 +27,8 @@ BATCH = 6
 
 
 def settings_of(**encoder: Any) -> Settings:
-    knobs = EncoderSettings(**{"embed_dim": 8, "width": 16, "dropout": 0.5, "warmup": 0.5, **encoder})
-    return Settings(audio=AUDIO, cover=COVER, generator=GeneratorSettings(size=COVER.size), encoder=knobs)
+    encoder_settings = EncoderSettings(**{"embed_dim": 8, "width": 16, "dropout": 0.5, "warmup": 0.5, **encoder})
+    return Settings(audio=AUDIO, cover=COVER, generator=GeneratorSettings(size=COVER.size), encoder=encoder_settings)
 
 
 def batch(step: int) -> dict[str, Tensor]:
@@ -41,7 +41,7 @@ def batch(step: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize("loss", ["infonce", "sigmoid"])
 def test_two_steps_and_two_more_are_four_bit_for_bit(loss: str, tmp_path: Path) -> None:
     settings = settings_of(loss=loss, genre_weight=0.5)
-    whole, begun, resumed = (Learner(settings, steps=STEPS) for _ in range(3))
+    whole, begun, resumed = (EncoderTrainer(settings, steps=STEPS) for _ in range(3))
     for step in range(STEPS):
         whole.step(step, batch(step))
     for step in range(2):
@@ -64,7 +64,9 @@ def test_a_run_goes_on_after_a_stop_on_the_device_it_was_given(device: str, tmp_
         return {name: tensor.to(device) for name, tensor in batch(step).items()}
 
     whole, begun, resumed = (
-        Learner(settings_of(), steps=STEPS, device=torch.device(device), prepare=lambda module: module.to(device))
+        EncoderTrainer(
+            settings_of(), steps=STEPS, device=torch.device(device), prepare=lambda module: module.to(device)
+        )
         for _ in range(3)
     )
     expected = [whole.step(step, given(step))["loss"] for step in range(STEPS)]
@@ -80,9 +82,9 @@ def test_a_run_goes_on_in_the_arithmetic_it_was_begun_in_whatever_is_faster_now(
     began_in: torch.dtype | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(encoder_trainer, "agreed_dtype", lambda _device: began_in)
-    begun = Learner(settings_of(), steps=STEPS)
+    begun = EncoderTrainer(settings_of(), steps=STEPS)
     monkeypatch.setattr(encoder_trainer, "agreed_dtype", lambda _device: None if began_in else torch.bfloat16)
-    resumed = Learner(settings_of(), steps=STEPS)
+    resumed = EncoderTrainer(settings_of(), steps=STEPS)
     assert resumed.dtype != began_in
     resumed.load_state_dict(reloaded(begun.state_dict(), tmp_path))
     assert resumed.dtype == began_in
@@ -98,27 +100,27 @@ def test_a_batch_in_pieces_has_the_loss_and_the_gradients_of_the_whole(
     given = batch(0)
     pairs = given["log_mel"][:, 0].float(), to_model(given["pixels"])
     settings = (settings_of(loss=loss, dropout=0.0, genre_weight=0.5, pairs_at_once=size) for size in (None, at_once))
-    whole, pieces = (Learner(one, steps=STEPS) for one in settings)
-    losses = [learner._backward(0, *pairs, given["genre"]) for learner in (whole, pieces)]
+    whole, pieces = (EncoderTrainer(one, steps=STEPS) for one in settings)
+    losses = [trainer._backward(0, *pairs, given["genre"]) for trainer in (whole, pieces)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
-    slopes = [[weight.grad for weight in learner._module.parameters()] for learner in (whole, pieces)]
+    slopes = [[weight.grad for weight in trainer._module.parameters()] for trainer in (whole, pieces)]
     assert max(float(slope.abs().max()) for slope in slopes[0] if slope is not None) > 0.1
     for expected, got in zip(*slopes, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_a_piece_drops_the_same_features_both_times_it_is_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
-    learner = Learner(settings_of(pairs_at_once=4), steps=STEPS)
+    trainer = EncoderTrainer(settings_of(pairs_at_once=4), steps=STEPS)
     made: list[Tensor] = []
-    embedded = learner._embedded
+    embedded = trainer._embedded
 
     def noted(*pair: Tensor, drawn: tuple[int, int]) -> list[Tensor]:
         sides = embedded(*pair, drawn=drawn)
         made.append(sides[0].detach().clone())
         return sides
 
-    monkeypatch.setattr(learner, "_embedded", noted)
-    learner.step(0, batch(0))
+    monkeypatch.setattr(trainer, "_embedded", noted)
+    trainer.step(0, batch(0))
     first, second, *again = made
     assert torch.equal(first, again[0])
     assert torch.equal(second, again[1])
@@ -126,9 +128,9 @@ def test_a_piece_drops_the_same_features_both_times_it_is_embedded(monkeypatch: 
 
 def test_what_a_step_drops_and_draws_hangs_on_seed_step_and_worker() -> None:
     def first_loss(seed: int = 0, step: int = 0, rank: int = 0) -> float:
-        learner = Learner(settings_of(seed=0), steps=STEPS, rank=rank)
-        learner._settings = settings_of(seed=seed)
-        return learner.step(step, batch(0))["loss"]
+        trainer = EncoderTrainer(settings_of(seed=0), steps=STEPS, rank=rank)
+        trainer._settings = settings_of(seed=seed)
+        return trainer.step(step, batch(0))["loss"]
 
     losses = [first_loss(), first_loss(), first_loss(seed=1), first_loss(step=1), first_loss(rank=1)]
     assert losses[0] == losses[1]
@@ -136,28 +138,28 @@ def test_what_a_step_drops_and_draws_hangs_on_seed_step_and_worker() -> None:
 
 
 def test_the_average_follows_the_weights_and_lags_behind_them() -> None:
-    learner = Learner(settings_of(ema_decay=0.9), steps=STEPS)
-    means = [weight.clone() for weight in learner.average.parameters()]
+    trainer = EncoderTrainer(settings_of(ema_decay=0.9), steps=STEPS)
+    means = [weight.clone() for weight in trainer.average.parameters()]
     for step in range(STEPS):
-        learner.step(step, batch(step))
+        trainer.step(step, batch(step))
         keep = min(0.9, (step + 1) / (step + 10))
-        weights = learner._module.parameters()
+        weights = trainer._module.parameters()
         means = [keep * mean + (1 - keep) * weight.detach() for mean, weight in zip(means, weights, strict=True)]
-    for mean, kept in zip(means, learner.average.parameters(), strict=True):
+    for mean, kept in zip(means, trainer.average.parameters(), strict=True):
         assert torch.allclose(mean, kept, atol=1e-6)
 
 
 def test_the_best_average_is_published_and_of_equals_the_later() -> None:
-    learner = Learner(settings_of(), steps=STEPS)
+    trainer = EncoderTrainer(settings_of(), steps=STEPS)
     kept = []
-    assert same(weights_to_publish(learner.state_dict()), learner.average.state_dict())
+    assert same(weights_to_publish(trainer.state_dict()), trainer.average.state_dict())
     for step, recall in enumerate([0.2, 0.6, 0.6, 0.4]):
-        learner.step(step, batch(step))
-        assert learner.note_recall(step + 1, recall) == {"recall_at_10": recall}
-        kept.append(copy.deepcopy(learner.average.state_dict()))
-    best = learner.state_dict()["best"]
+        trainer.step(step, batch(step))
+        assert trainer.note_recall(step + 1, recall) == {"recall_at_10": recall}
+        kept.append(copy.deepcopy(trainer.average.state_dict()))
+    best = trainer.state_dict()["best"]
     assert (best["step"], best["recall"]) == (3, 0.6)
-    assert same(weights_to_publish(learner.state_dict()), kept[2])
+    assert same(weights_to_publish(trainer.state_dict()), kept[2])
     assert not same(kept[2], kept[3])
 
 
@@ -175,15 +177,15 @@ def test_the_best_average_is_published_and_of_equals_the_later() -> None:
 def test_training_stalls_when_no_recall_was_better_for_as_long_as_patience_lasts(
     patience: int | None, recalls: list[float], stalled: bool
 ) -> None:
-    learner = Learner(settings_of(patience=patience), steps=STEPS)
+    trainer = EncoderTrainer(settings_of(patience=patience), steps=STEPS)
     for number, recall in enumerate(recalls):
-        learner.note_recall(number, recall)
-    assert learner.has_stalled is stalled
+        trainer.note_recall(number, recall)
+    assert trainer.has_stalled is stalled
 
 
 def test_a_weight_for_genres_moves_the_loss_and_none_leaves_it_alone() -> None:
     def loss(weight: float) -> float:
-        return Learner(settings_of(genre_weight=weight), steps=STEPS).step(0, batch(0))["loss"]
+        return EncoderTrainer(settings_of(genre_weight=weight), steps=STEPS).step(0, batch(0))["loss"]
 
     alone, half, whole = loss(0), loss(0.5), loss(1)
     assert alone < half < whole
@@ -200,8 +202,8 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def test_validation_embeds_as_the_published_encoder_does(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, ids = settings_of(), [f"s{song}" for song in range(7)]
-    learner = Learner(settings, steps=STEPS)
-    encoder = learner.average
+    trainer = EncoderTrainer(settings, steps=STEPS)
+    encoder = trainer.average
     measured: list[Any] = []
 
     def ranks(similarity: Any) -> Any:
@@ -209,7 +211,7 @@ def test_validation_embeds_as_the_published_encoder_does(workspace: Workspace, m
         return np.array([1, 10, 11, 12])
 
     monkeypatch.setattr("pipelines.training.encoder_trainer.ranks_of_own", ranks)
-    assert Validation(settings, workspace, ids, rank=0, workers=1).recall_of(encoder, learner.dtype) == 0.5
+    assert Validation(settings, workspace, ids, rank=0, workers=1).recall_of(encoder, trainer.dtype) == 0.5
     uri = f"{workspace.encoders}/e1"
     publish_encoder(uri, encoder, version="e1", lineage={}, details={})
     songs, covers = embed_pairs(settings, workspace, uri, ids[::-1])

@@ -12,7 +12,13 @@ from gatefold.storage import objects, tables
 from gatefold.storage.contents import catalogues, optouts
 from gatefold.storage.contents.catalogues import Catalogue
 from gatefold.workspace import Workspace
-from pipelines.training.training_data import VALIDATION_SONGS, dealt, genres_of, paired_ids, validation_ids
+from pipelines.training.training_data import (
+    VALIDATION_SONGS,
+    genres_of,
+    paired_ids,
+    split_into_equal_blocks,
+    validation_ids,
+)
 
 SETTINGS = Settings()
 GENRES = ["Jazz", "rock", None, " jazz ", ""]
@@ -65,7 +71,10 @@ def test_validation_is_some_of_its_split_and_nothing_where_there_is_none(tmp_pat
 def test_workers_are_dealt_equal_blocks_and_no_song_is_left_out_or_twice_in_one(
     songs: int, workers: int, blocks: int, rows: int
 ) -> None:
-    made = [block["song_id"].to_pylist() for block in dealt(pa.table({"song_id": range(songs)}), workers, 32)]
+    made = [
+        block["song_id"].to_pylist()
+        for block in split_into_equal_blocks(pa.table({"song_id": range(songs)}), workers, 32)
+    ]
     assert [len(block) for block in made] == [rows] * blocks
     assert all(len(set(block)) == rows for block in made)
     assert {song for block in made for song in block} == set(range(songs))

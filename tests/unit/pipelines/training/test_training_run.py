@@ -22,13 +22,22 @@ from gatefold.storage.leases import hold
 from gatefold.storage.models.encoders import build_encoder
 from gatefold.workspace import Workspace
 from pipelines.training import train_encoder, training_run
-from pipelines.training.training_run import Curve, Descent, adamw, batches, drawing, history, load_state, move_average
+from pipelines.training.training_run import (
+    LossHistory,
+    OptimizerSchedule,
+    adamw,
+    batches,
+    history,
+    load_state,
+    step_generator,
+    update_ema,
+)
 from tests.factories import COVER, ENCODER, write_pairs
 from tests.sounds import AUDIO
 
 
 def curve_of(losses: list[float], steps: int) -> list[tuple[int, float, int]]:
-    curve = Curve(steps)
+    curve = LossHistory(steps)
     for step, loss in enumerate(losses, 1):
         curve.add(step, loss)
     return curve.state_dict()
@@ -44,7 +53,7 @@ def test_a_curve_has_a_few_dozen_points_however_many_steps_there_are() -> None:
 
 def test_a_curve_that_goes_on_from_a_saved_one_is_the_one_of_the_whole_run() -> None:
     losses = torch.rand(300, generator=torch.Generator().manual_seed(0)).tolist()
-    resumed = Curve(300)
+    resumed = LossHistory(300)
     resumed.load_state_dict(curve_of(losses[:100], steps=300))
     for step, loss in enumerate(losses[100:], 101):
         resumed.add(step, loss)
@@ -58,18 +67,18 @@ def test_the_history_of_a_run_is_plain_enough_for_json() -> None:
 
 
 def test_a_descent_that_goes_on_has_the_rates_and_moments_of_one_that_never_stopped(tmp_path: Path) -> None:
-    def run(layer: nn.Linear, descent: Descent, steps: range) -> list[float]:
+    def run(layer: nn.Linear, schedule: OptimizerSchedule, steps: range) -> list[float]:
         rates = []
         for step in steps:
             layer(torch.full((1, 3), float(step))).square().sum().backward()
-            rates.append(descent.lr)
-            descent.step()
+            rates.append(schedule.lr)
+            schedule.step()
         return rates
 
-    def fresh() -> tuple[nn.Linear, Descent]:
+    def fresh() -> tuple[nn.Linear, OptimizerSchedule]:
         torch.manual_seed(0)
         layer = nn.Linear(3, 2)
-        return layer, Descent([adamw(layer.parameters(), lr=0.1, weight_decay=0.1)], warmup=0.25, steps=8)
+        return layer, OptimizerSchedule([adamw(layer.parameters(), lr=0.1, weight_decay=0.1)], warmup=0.25, steps=8)
 
     whole, begun, resumed = fresh(), fresh(), fresh()
     rates = run(*whole, range(8))
@@ -90,9 +99,9 @@ def test_the_average_moves_what_is_learned_and_copies_what_is_counted() -> None:
         nn.init.constant_(mean, 0.0)
     model[0].bias.requires_grad_(False)
     model[1].running_mean.fill_(5.0)  # type: ignore[operator,union-attr]
-    move_average(average, model, decay=0.9, step=1)
+    update_ema(average, model, decay=0.9, step=1)
     assert average[0].weight.unique().tolist() == pytest.approx([0.9])  # 1 / 10 of it stays, not 0.9
-    move_average(average, model, decay=0.9, step=1000)
+    update_ema(average, model, decay=0.9, step=1000)
     assert average[0].weight.unique().tolist() == pytest.approx([0.91])
     assert average[0].bias.unique().tolist() == [0]
     assert average[1].running_mean.tolist() == [5, 5]  # type: ignore[operator,union-attr]
@@ -100,7 +109,7 @@ def test_the_average_moves_what_is_learned_and_copies_what_is_counted() -> None:
 
 def test_a_step_draws_the_same_whenever_it_is_done_and_no_two_workers_do() -> None:
     def drawn(seed: int, step: int, rank: int) -> tuple[float, float]:
-        generator = drawing(seed, step, rank)
+        generator = step_generator(seed, step, rank)
         return float(torch.rand((), generator=generator)), float(torch.rand(()))
 
     places = [(0, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 0)]
@@ -128,13 +137,13 @@ class Board:
 
 
 class Fitting:
-    """A run that lasts until the board has given its answers."""
+    """A run that lasts until the progress_actor has given its answers."""
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, progress_actor: Board) -> None:
+        self._progress_actor = progress_actor
 
     def is_alive(self) -> bool:
-        return bool(self._board.answers)
+        return bool(self._progress_actor.answers)
 
     def join(self, timeout: float) -> None:
         assert timeout < 60
@@ -150,10 +159,10 @@ LOST = (
 def test_a_board_that_is_lost_with_its_node_ends_no_run_and_is_read_once_it_is_back(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    board, told = Board((1, 9), *LOST, (5, 9)), list[int]()
-    monkeypatch.setattr(ray, "get", board.get)
+    progress_actor, told = Board((1, 9), *LOST, (5, 9)), list[int]()
+    monkeypatch.setattr(ray, "get", progress_actor.get)
     with hold(objects.resolve(str(tmp_path))) as lease:
-        training_run._follow(Fitting(board), board, lease, lambda done, *_: told.append(done))  # type: ignore[arg-type]
+        training_run._follow(Fitting(progress_actor), progress_actor, lease, lambda done, *_: told.append(done))  # type: ignore[arg-type]
     assert told == [1, 5]
 
 

@@ -107,7 +107,7 @@ def test_what_a_step_draws_hangs_on_seed_step_and_worker() -> None:
 
 def test_matrices_of_the_blocks_are_muons_and_all_else_is_adamws() -> None:
     trainer = TransformerTrainer(settings_of())
-    muon, adamw = trainer._descent._optimizers
+    muon, adamw = trainer._schedule._optimizers
     matrices = [parameter for group in muon.param_groups for parameter in group["params"]]
     others = [parameter for group in adamw.param_groups for parameter in group["params"]]
     assert isinstance(muon, Muon)
