@@ -1,4 +1,4 @@
-"""How fast songs become spectrograms on one core, and how little of them is read: ours beside librosa, a plain loop of
+"""Speed of log-mel extraction on one core, and how little of a song is read: ours beside librosa, a plain loop of
 PyAV and torchaudio, and decoding alone.
 
 Three windows of 10 s out of songs of 200 s, made of the real clips, in each format; interleaved in one run, one thread,
@@ -98,7 +98,7 @@ def songs(duration_s: int, from_s: int = 0) -> dict[str, bytes]:
 
 
 def write_songs(folder: Path) -> None:
-    """Some of each format: what is heard first, of a format, is heard cold."""
+    """Some of each format: the first decode of a format finds cold caches."""
     folder.mkdir(parents=True, exist_ok=True)
     for turn in range(WRITTEN):
         for format, data in songs(SONG_S, from_s=7 * turn).items():

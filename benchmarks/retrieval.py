@@ -2,7 +2,7 @@
 through HTTP, by benchmarks/searching.py.
 
 The vectors are synthetic: unit vectors around directions drawn at random, the queries drawn alike and in no index. The
-ways take turns; what is told are medians over the turns, of the rates and of their ratios to plain FAISS in the same
+ways take turns; the figures are medians over the turns, of the rates and of their ratios to plain FAISS in the same
 turn, since the machine's own speed changes between turns; recall is that of the answers timed. Ours is timed twice: as
 far as numbers of covers, which is all that the others give, and with the metadata of each match. hnswlib and LanceDB
 have the cheapest search parameters that reach the recall asked of ours. Writes results/retrieval.md beside this file.
@@ -139,15 +139,15 @@ def ours(built: TunedIndex, table: pa.Table) -> dict[str, Way]:
 
 def rates(ways: dict[str, Way], queries: Vectors, together: int) -> tuple[dict[str, list[float]], dict[str, Ids]]:
     """Queries a second of each way in each turn, and what it found."""
-    told: dict[str, list[float]] = {name: [] for name in ways}
+    measured: dict[str, list[float]] = {name: [] for name in ways}
     found = {}
     for _ in range(TURNS):
         for name, way in ways.items():
             began = time.perf_counter()
             pieces = [way(queries[start : start + together]) for start in range(0, len(queries), together)]
-            told[name].append(len(queries) / (time.perf_counter() - began))
+            measured[name].append(len(queries) / (time.perf_counter() - began))
             found[name] = np.concatenate(pieces)
-    return told, found
+    return measured, found
 
 
 def bare(ways: dict[str, Way], queries: Vectors, truth: Ids) -> list[str]:
@@ -160,11 +160,11 @@ def bare(ways: dict[str, Way], queries: Vectors, truth: Ids) -> list[str]:
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name in ways:
-        told = [f"{recall_of(found[name], truth):.4f}"]
+        cells = [f"{recall_of(found[name], truth):.4f}"]
         for rate in (single, batched):
             ratio = median(own / plain for own, plain in zip(rate[name], rate["plain FAISS"], strict=True))
-            told += [f"{median(rate[name]):,.0f}", f"{ratio:.2f}"]
-        lines.append(f"| {name} | {' | '.join(told)} |")
+            cells += [f"{median(rate[name]):,.0f}", f"{ratio:.2f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""How near a song lies to itself when it comes in another file: the cosine between the embedding of each real clip and
+"""Robustness of song embeddings to encoding: the cosine between the embedding of each real clip and
 that of the same clip re-encoded, resampled, softer, or after a pause; and between different clips, which should differ.
 
 Takes the encoder of a workspace's active release. Writes results/robustness.md beside this file. `make
@@ -72,8 +72,8 @@ def report(loaded: LoadedRelease, source: str) -> str:
         changed = np.stack([embedded(loaded, change(samples, rate)) for samples, rate in clips])
         cosines = (own * changed).sum(1)
         lines.append(f"| itself, {name} | {cosines.min():.3f} | {np.median(cosines):.3f} |")
-    strangers = (own @ own.T)[np.triu_indices(len(own), 1)]
-    lines.append(f"| another clip | {strangers.max():.3f} (the nearest) | {np.median(strangers):.3f} |")
+    others = (own @ own.T)[np.triu_indices(len(own), 1)]
+    lines.append(f"| another clip | {others.max():.3f} (the nearest) | {np.median(others):.3f} |")
     return "\n".join([*lines, ""])
 
 

@@ -55,15 +55,15 @@ def publish_release(workspace: Workspace, built: TunedIndex, table: pa.Table) ->
     """The index over the table, between an untrained encoder and an untrained generator; active."""
     settings, cover, transformer = EncoderSettings(), CoverSettings(), TransformerSettings()
     encoder = DualEncoder(settings, AudioSettings(), cover).eval()
-    ears = publish_encoder(f"{workspace.encoders}/e1", encoder, version="e1", lineage={}, details={})
-    index = CoverIndex(table, ears.fingerprint, built.vectors)
-    eyes = publish_index(f"{workspace.indexes}/i1", index, table, built.stats, version="i1", lineage={})
+    encoder_bundle = publish_encoder(f"{workspace.encoders}/e1", encoder, version="e1", lineage={}, details={})
+    index = CoverIndex(table, encoder_bundle.fingerprint, built.vectors)
+    index_bundle = publish_index(f"{workspace.indexes}/i1", index, table, built.stats, version="i1", lineage={})
     pipeline = build_pipeline(
         build_transformer(transformer, cover, settings.embed_dim),
         neighbours=transformer.neighbours,
         num_inference_steps=transformer.num_inference_steps,
         guidance_scale=transformer.guidance_scale,
-        encoder_fingerprint=ears.fingerprint,
+        encoder_fingerprint=encoder_bundle.fingerprint,
     )
     hand = publish_generator(
         f"{workspace.generators}/g1", pipeline, version="g1", lineage={}, details={}, cover=cover, sources={}
@@ -76,8 +76,8 @@ def publish_release(workspace: Workspace, built: TunedIndex, table: pa.Table) ->
     release = Release(
         version="r1",
         created_at="2026-01-01T00:00:00+00:00",
-        encoder=part(ears),
-        index=part(eyes),
+        encoder=part(encoder_bundle),
+        index=part(index_bundle),
         generator=part(hand),
     )
     releases.publish(workspace, release)
@@ -109,10 +109,10 @@ async def latencies(url: str, load: Load) -> list[float]:
             asked += CLIENTS
             headers = {} if body is None else {"Content-Type": "application/json"}
             method = "GET" if body is None else "POST"
-            async with session.request(method, load.path, data=body, headers=headers) as told:
-                answer = await told.read()
-            if told.status != 200 or answer.count(b'"rank"') != load.matches:
-                raise RuntimeError(f"{load.name}: HTTP {told.status}, {answer[:200]!r}")
+            async with session.request(method, load.path, data=body, headers=headers) as response:
+                answer = await response.read()
+            if response.status != 200 or answer.count(b'"rank"') != load.matches:
+                raise RuntimeError(f"{load.name}: HTTP {response.status}, {answer[:200]!r}")
             if sent >= began:
                 took.append(time.perf_counter() - sent)
 

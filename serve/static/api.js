@@ -110,7 +110,7 @@ export async function examples() {
 }
 
 /**
- * Posts a form and tells how much of it has gone out, which fetch cannot.
+ * Posts a form and reports how much of it has gone out, which fetch cannot.
  * @param {string} path
  * @param {() => FormData} form  made anew for each attempt
  * @param {{headers?: Object, onSent?: (share: number) => void, signal?: AbortSignal}} options
