@@ -19,9 +19,7 @@ from gatefold.errors import BundleCorrupt, BundleNotFound, InputError, ObjectNot
 from gatefold.storage import objects
 
 FORMAT = 2
-"""Version of the manifest that is written."""
-_BY_NAME = 1
-"""Version of the manifest of earlier gatefolds, whose files lie under their names alone; it is read and not written."""
+"""Version of the manifest."""
 _MANIFEST = "manifest.json"
 _ADDRESS = re.compile(r"[0-9a-f]{64}/")
 _DIGESTED_BYTES = 1 << 22  # of a file at a time
@@ -50,7 +48,7 @@ class Bundle:
 
     def uri_of(self, name: str) -> str:
         """Where a file of the bundle lies."""
-        return objects.join(self.uri, name) if self.format == _BY_NAME else _address(self.uri, name, self.files[name])
+        return _address(self.uri, name, self.files[name])
 
     def read(self, name: str) -> bytes:
         """One file. Raises: BundleNotFound for a name it has not; BundleCorrupt when it is not what was published."""
@@ -219,14 +217,16 @@ def _find(uri: str) -> Bundle | None:
         return None
     try:
         manifest = json.loads(text)
-        if manifest["format"] not in (_BY_NAME, FORMAT):
-            raise BundleCorrupt(f"bundle '{uri}' has format {manifest['format']!r}; this gatefold reads formats "
-                                f"{_BY_NAME} and {FORMAT}: use the gatefold that published it, or one that is newer")
+        if manifest["format"] != FORMAT:
+            raise BundleCorrupt(
+                f"bundle '{uri}' has format {manifest['format']!r}; this gatefold reads format {FORMAT}: "
+                "use the gatefold that published it, or publish it anew"
+            )
         files = {name: FileEntry(entry["size_bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
         bundle = Bundle(uri, manifest["kind"], manifest["version"], _fingerprint(manifest["kind"], files),
                         manifest["lineage"], manifest["details"], files, manifest["format"])
-        checksum = manifest.pop("checksum", None)  # bundles of earlier releases have none
-        if bundle.fingerprint != manifest["fingerprint"] or checksum not in (None, _checksum(manifest)):
+        checksum = manifest.pop("checksum")
+        if bundle.fingerprint != manifest["fingerprint"] or checksum != _checksum(manifest):
             raise BundleCorrupt(f"bundle '{uri}': its manifest was altered; publish it anew")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleCorrupt(f"bundle '{uri}': its manifest cannot be read ({error!r}); publish it anew") from error

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gatefold.records import ETAG
+from gatefold.errors import SchemaMismatch
 from gatefold.storage import objects, tables
 
 _READERS = 32  # they wait for storage
@@ -115,7 +115,7 @@ def _groups(names: Iterable[str], parts: Mapping[str, Part], songs_per_part: int
 def _merge(folder: str, names: list[str]) -> tuple[str, Part]:
     """Name and songs of the part that takes the place of these."""
     uris = [objects.join(folder, f"{name}.parquet") for name in names]
-    merged = pa.concat_tables([_with_etag(tables.read_part(uri)) for uri in uris], promote_options="permissive")
+    merged = pa.concat_tables([tables.read_part(uri) for uri in uris], promote_options="permissive")
     written = tables.write_part(folder, part_name(_distinct(merged)), merged)
     for uri in uris:
         if uri != written:  # a merged part of which `remove_stale` left some songs has the name of all of them
@@ -124,21 +124,21 @@ def _merge(folder: str, names: list[str]) -> tuple[str, Part]:
 
 
 def _read_songs(uris: list[str]) -> list[pa.Table]:
-    """Of every part the distinct pairs of song_id and etag."""
+    """Of every part the distinct pairs of song_id and etag. Raises: SchemaMismatch for a part without either column."""
+
+    def songs(uri: str) -> pa.Table:
+        rows = tables.read_part(uri, _KEY)
+        if missing := set(_KEY).difference(rows.column_names):
+            raise SchemaMismatch(f"'{uri}' has no column {sorted(missing)}; delete its folder and run its stage again")
+        return _distinct(rows)
+
     with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(lambda uri: _distinct(tables.read_part(uri, _KEY)), uris))
+        return list(pool.map(songs, uris))
 
 
 def _distinct(rows: pa.Table) -> pa.Table:
-    rows = _with_etag(rows).select(_KEY)
     etag = pc.fill_null(rows["etag"].cast(pa.string()), "")
     return pa.table({"song_id": rows["song_id"], "etag": etag}).group_by(_KEY, use_threads=False).aggregate([])
-
-
-def _with_etag(rows: pa.Table) -> pa.Table:
-    if ETAG.name in rows.column_names:
-        return rows
-    return rows.append_column(ETAG, pa.nulls(rows.num_rows, ETAG.type))  # made before there was such a column
 
 
 def _places(songs: pa.Table, tracks: pa.Table) -> npt.NDArray[np.int64]:
@@ -165,7 +165,7 @@ def _shrink(uri: str, songs: pa.Table, kept: pa.Table) -> None:
     if not kept.num_rows:
         objects.delete(uri)
     elif kept.num_rows < songs.num_rows:
-        rows = _with_etag(tables.read_part(uri))
+        rows = tables.read_part(uri)
         wanted = pc.is_in(_joined(rows), value_set=_joined(kept).combine_chunks())
         tables.write_part(objects.parent(uri), name_of(uri), rows.filter(wanted))
 

@@ -72,13 +72,10 @@ def read_rejects(workspace: Workspace, stage: str | None = None) -> pa.Table:
     """All rejects of a stage, or of all stages, the oldest first; no rows when there are none."""
     folder = objects.parent(workspace.rejects("any")) if stage is None else workspace.rejects(stage)
     try:
-        found = tables.read_table(folder)
+        found = tables.read_table(folder, REJECTS.names)
     except StageMissing:
         return REJECTS.empty_table()
-    for field in REJECTS:
-        if field.name not in found.column_names:  # made before there was such a column
-            found = found.append_column(field, pa.nulls(found.num_rows, field.type))
-    return found.select(REJECTS.names).cast(REJECTS).sort_by("at")
+    return found.cast(REJECTS).sort_by("at")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gatefold.config import Settings
-from gatefold.errors import ObjectNotFound, SchemaMismatch, StageMissing
+from gatefold.errors import ObjectNotFound, StageMissing
 from gatefold.storage import objects, tables
 from gatefold.storage.contents import catalogues
 from gatefold.storage.contents.catalogues import read_tracks
@@ -132,12 +132,7 @@ def embedding_tracks(settings: Settings, workspace: Workspace) -> pa.Table:
 
 def _tracks(workspace: Workspace, columns: list[str], etags: dict[str, str]) -> pa.Table:
     """Columns of the catalogue, then etags under other names; an etag that is not known is empty."""
-    try:
-        tracks = read_tracks(workspace, [*columns, *etags])
-    except SchemaMismatch:  # a catalogue of before there were etags
-        tracks = read_tracks(workspace, columns)
-        for name in etags:
-            tracks = tracks.append_column(name, pa.nulls(tracks.num_rows, pa.string()))
+    tracks = read_tracks(workspace, [*columns, *etags])
     for name in etags:
         filled = pc.fill_null(tracks[name].cast(pa.string()), "")
         tracks = tracks.set_column(tracks.column_names.index(name), name, filled)

@@ -265,8 +265,7 @@ def last_state(checkpoint_path: str, workspace: Workspace) -> dict[str, Any]:
     filesystem, _ = objects.filesystem(workspace.runs)
     with ray.train.Checkpoint(checkpoint_path, filesystem).as_directory() as folder:
         state = load_state(Path(folder))
-    # earlier gatefolds did not say; where one of theirs is found, this run had nothing left to do
-    if not state.get("last", True):
+    if not state["last"]:
         raise Corrupt(
             f"the training at '{checkpoint_path}' ended after step {state['step']:,} and before its last one, so it is "
             "not published; the same command goes on from there"

@@ -109,7 +109,7 @@ def load_generator(uri: str, device: str = "cpu") -> LoadedGenerator:
 
 def kind_of(bundle: Bundle) -> str:
     """`generator.kind` of a generator bundle. Raises: BundleCorrupt for a kind that this gatefold does not know."""
-    kind = str(bundle.details.get("kind", CoverPipeline.kind))  # bundles of earlier releases do not say
+    kind = str(bundle.details.get("kind"))
     known = sorted([*_PIPELINES, _PRETRAINED])
     if kind not in known:
         raise BundleCorrupt(f"generator '{bundle.uri}' is of kind '{kind}'; this gatefold knows {known}")

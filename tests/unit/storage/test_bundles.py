@@ -150,15 +150,11 @@ def test_what_a_killed_run_left_is_removed_once_another_has_published(folder: st
     assert there == ours | {f"{folder}/v1/manifest.json", f"{folder}/v1/README"}
 
 
-def test_a_bundle_of_an_earlier_gatefold_whose_files_lie_under_their_names_is_read(folder: str, tmp_path: Path) -> None:
+def test_a_bundle_of_another_format_is_refused_with_what_to_do(folder: str) -> None:
     made = publish(f"{folder}/v1")
     old = Bundle(f"{folder}/old", made.kind, made.version, made.fingerprint, made.lineage, made.details, made.files, 1)
     for name, data in FILES.items():
         objects.put(f"{folder}/old/{name}", data)
     objects.put(f"{folder}/old/manifest.json", bundles._to_json(old))
-    opened = bundles.open_bundle(f"{folder}/old", "encoder")
-    assert (opened, opened.fingerprint) == (old, made.fingerprint)
-    assert (opened.fetch(tmp_path / "here") / "unet/model.safetensors").read_bytes() == b"weights"
-    assert opened.path("config.json") == tmp_path / "encoders" / "old" / "config.json"
-    assert bundles.list_bundles(folder) == [old, made]
-    assert publish(f"{folder}/old") == old, "the same again"
+    with pytest.raises(BundleCorrupt, match=r"has format 1; this gatefold reads format 2: .* or publish it anew"):
+        bundles.open_bundle(f"{folder}/old", "encoder")

@@ -159,7 +159,7 @@ def republished(uri: str, kind: str, changes: dict[str, bytes]) -> str:
     """A bundle whose files are not what its kind should hold, and whose manifest is in order all the same."""
     bundle = bundles.open_bundle(uri, kind)
     files = {name: changes.get(name, bundle.read(name)) for name in bundle.files}
-    bundles.publish(f"{uri}-changed", files, kind=kind, version="v2", lineage={}, details={})
+    bundles.publish(f"{uri}-changed", files, kind=kind, version="v2", lineage={}, details=bundle.details)
     return f"{uri}-changed"
 
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from gatefold.config import AudioSettings, CoverSettings
+from gatefold.errors import SchemaMismatch
 from gatefold.records import cover_schema, spectrogram_schema
 from gatefold.storage import objects, tables
 from pipelines.extraction.compaction import Part, compact, part_name, part_of, present, remove_stale
@@ -70,11 +71,11 @@ def test_rejects_of_songs_that_have_a_row_are_not_needed(folder: str) -> None:
     assert claimed.tolist() == [True, True, False, True]
 
 
-def test_parts_of_before_there_were_etags_are_of_empty_ones(folder: str) -> None:
+def test_parts_without_etags_are_refused_with_what_to_do(folder: str) -> None:
     tables.write_part(folder, "old", pa.table({"song_id": ["a", "c", "c"], "n": [1, 2, 3]}))
-    assert present(folder, TRACKS).tolist() == [False, False, True, False]
-    pruned(folder)
-    assert left(folder) == {"old": "c c"}
+    for read in (lambda: present(folder, TRACKS), lambda: pruned(folder)):
+        with pytest.raises(SchemaMismatch, match=r"has no column \['etag'\]; delete its folder and run its stage"):
+            read()
 
 
 def test_a_folder_that_is_not_there_has_nothing(folder: str) -> None:

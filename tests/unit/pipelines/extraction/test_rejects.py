@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gatefold.errors import Corrupt, SilentAudio, TooManyRejects, UndecodableAudio
+from gatefold.errors import Corrupt, SchemaMismatch, SilentAudio, TooManyRejects, UndecodableAudio
 from gatefold.records import REJECTS
 from gatefold.storage import objects, tables
 from gatefold.workspace import Workspace
@@ -126,11 +126,11 @@ def test_another_file_under_the_same_song_id_is_tried_for_the_first_time(workspa
     assert attempt_key("a", None) == attempt_key("a", "") == "a"
 
 
-def test_rejects_of_before_there_were_etags_and_sizes_are_read_without(workspace: Workspace) -> None:
+def test_rejects_without_etags_and_sizes_are_refused(workspace: Workspace) -> None:
     old = reject_table([reject_of(SilentAudio("silent"), "a", None, "covers")]).drop_columns(["etag", "size_bytes"])
     tables.write_part(workspace.rejects("covers"), "p", old)
-    (row,) = read_rejects(workspace, "covers").to_pylist()
-    assert (row["song_id"], row["etag"], row["size_bytes"]) == ("a", None, None)
+    with pytest.raises(SchemaMismatch, match=r"no part of .* has .*etag"):
+        read_rejects(workspace, "covers")
 
 
 def after(codes: dict[str, int], tried: int, total: int, block_songs: int = 1, rejected: int | None = None) -> None:

@@ -223,10 +223,7 @@ def test_a_training_that_got_fewer_steps_than_asked_is_not_published(
     assert list_bundles(workspace.encoders) == []
 
 
-@pytest.mark.parametrize("state", [{"last": True}, {}], ids=["whole", "of an earlier gatefold"])
-def test_a_training_that_did_all_its_steps_is_published(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state: dict[str, bool]
-) -> None:
-    workspace = trained(monkeypatch, tmp_path, **state)
+def test_a_training_that_did_all_its_steps_is_published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    workspace = trained(monkeypatch, tmp_path, last=True)
     assert train_encoder.train_encoder(SETTINGS, workspace).done == 4
     assert [bundle.kind for bundle in list_bundles(workspace.encoders)] == ["encoder"]
