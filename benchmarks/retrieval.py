@@ -127,7 +127,7 @@ def ours(built: TunedIndex, table: pa.Table) -> dict[str, Way]:
         return found
 
     def named(asked: Vectors) -> Ids:
-        hits = index.hits(asked, DEPTH, encoder_fingerprint="bench")
+        hits = index.search_columns(asked, DEPTH, encoder_fingerprint="bench")
         return np.array([[int(song_id.split("-")[1]) for song_id in hit.tracks["song_id"]] for hit in hits])
 
     return {

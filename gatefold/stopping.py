@@ -1,4 +1,4 @@
-"""How a command is stopped from outside: Ctrl-C and SIGTERM both end it in order, each with its exit code.
+"""Signal handling of a command: Ctrl-C and SIGTERM both end it in order, each with its exit code.
 
 Signals belong to the process: nothing but the console script calls `handle_signals`.
 """

@@ -1,4 +1,4 @@
-"""Where everything lies under one workspace URI. Names only: nothing here reads or writes."""
+"""URIs of everything in a workspace. Names only: nothing here reads or writes."""
 
 from dataclasses import dataclass
 

@@ -217,7 +217,7 @@ def indexed_tracks(workspace: Workspace, encoder_version: str, within: Span = EV
 
     Songs that were withdrawn are left out.
     """
-    tracks = _told(read_tracks(workspace, within=within))
+    tracks = _with_text_columns(read_tracks(workspace, within=within))
     withdrawn = pa.array(optouts.song_ids(workspace), pa.string())
     tracks = tracks.filter(pc.invert(pc.is_in(tracks["song_id"], value_set=withdrawn)))
     columns = ["song_id", *_SIDES]
@@ -232,7 +232,7 @@ def indexed_tracks(workspace: Workspace, encoder_version: str, within: Span = EV
     return present
 
 
-def _told(tracks: pa.Table) -> pa.Table:
+def _with_text_columns(tracks: pa.Table) -> pa.Table:
     """METADATA, and as text the texts, whole numbers and truth values that the manifest carried beyond the catalogue's
     own columns."""
     carried = [field for field in tracks.schema if field.name not in (*TRACKS.names, *_SIDES)]

@@ -1,4 +1,4 @@
-"""Map the rows of a table in parallel, for work that waits on storage. What is done to a row is the caller's.
+"""Parallel mapping of a table's rows, for work that waits on storage.
 
 What is no more than one task's work is done here, in this process, which is sooner than any worker would begin.
 """

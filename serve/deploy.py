@@ -1,4 +1,4 @@
-"""From serve/serve.yaml to a URL that answers: check the file, fill in what the command line knows, deploy, wait.
+"""Deployment of serve/serve.yaml: check the file, fill in what the command line knows, deploy, wait until it answers.
 
 Does what `serve run CONFIG` does, and what it leaves out: a key that nobody knows is refused (Ray would ignore it), a
 port that is taken is named before anything starts, and the call returns only when requests are answered. What is served

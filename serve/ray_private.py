@@ -1,4 +1,4 @@
-"""What the endpoint needs of Ray Serve and finds in no public function, in one place: a new Ray is tried on this file.
+"""The private functions of Ray Serve that the endpoint needs, in one place: a new Ray is tried on this file.
 
 The public ways do less. `serve.run` gives every deployment a new version, so that its replicas start anew where only
 `user_config` has changed, which is how one release takes over from another; the documented way for such changes is a

@@ -18,7 +18,7 @@ from gatefold.storage import objects, tables
 from gatefold.storage.contents import catalogues
 from gatefold.storage.contents.catalogues import Catalogue
 from gatefold.workspace import Workspace
-from pipelines.extraction.blocks import BlockMapper, Made, map_tracks
+from pipelines.extraction.blocks import BlockMapper, BlockResult, map_tracks
 from pipelines.extraction.rejects import read_rejects, reject_of
 from pipelines.extraction.stages import Stage, spectrogram_tracks
 from pipelines.report import OnProgress, Report, silent
@@ -97,8 +97,8 @@ def _make_mapper(folder: str) -> BlockMapper:
     return partial(_read_block, Path(folder))
 
 
-def _read_block(folder: Path, tracks: pa.Table) -> Made:
-    made = Made(pa.table({"song_id": pa.array([], pa.string()), "text": pa.array([], pa.string())}))
+def _read_block(folder: Path, tracks: pa.Table) -> BlockResult:
+    made = BlockResult(pa.table({"song_id": pa.array([], pa.string()), "text": pa.array([], pa.string())}))
     rows = []
     bytes_read = 0
     for song_id, uri in zip(tracks["song_id"].to_pylist(), tracks["audio_uri"].to_pylist(), strict=True):
@@ -111,7 +111,7 @@ def _read_block(folder: Path, tracks: pa.Table) -> Made:
         else:
             rows += [{"song_id": song_id, "text": text}] * 2
             bytes_read += len(text)
-    return Made(pa.Table.from_pylist(rows, schema=made.rows.schema), made.rejects, made.postponed, bytes_read)
+    return BlockResult(pa.Table.from_pylist(rows, schema=made.rows.schema), made.rejects, made.postponed, bytes_read)
 
 
 def _read(folder: Path, song_id: str, uri: str) -> str:

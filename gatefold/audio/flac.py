@@ -1,4 +1,4 @@
-"""What a flac file says of itself: samples in all, and whether a frame of it is whole."""
+"""FLAC headers: the number of samples of a file, and whether a frame of it is complete."""
 
 from functools import lru_cache
 

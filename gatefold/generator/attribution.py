@@ -1,4 +1,4 @@
-"""Which source each pixel of a generated cover comes from: shares, connected regions, and a picture of the map.
+"""Attribution of a generated cover's pixels to its sources: shares, connected regions, and a picture of the map.
 
 Shape legend: N = sources, G = pixels a side of the cover.
 """

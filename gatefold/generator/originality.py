@@ -1,4 +1,4 @@
-"""How close a new cover comes to a single existing one, and what happens when it is too close.
+"""Originality limits: how close a new cover may come to a single existing one, and its retries when it is closer.
 
 Measured before it is returned, each with a limit: the largest share of one source, the largest connected region of
 one source, and the likeness to the most similar of all catalogue covers by features that the generator does not know.

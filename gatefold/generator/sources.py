@@ -1,4 +1,4 @@
-"""Which covers may be sources of a song's new covers: the one rule, for training, command line and endpoint alike.
+"""The rule of sources: which covers new ones may be made from, for training, command line and endpoint alike.
 
 Not the song's own cover nor its artist's others, since a cover made from those would be a copy; none that was
 withdrawn; none whose `may_be_source` is false or empty; and only those that `generator.sources` allows.

@@ -1,4 +1,4 @@
-"""How alike two covers look to a network that no part of gatefold was trained with: EfficientNet-Lite0 on ImageNet.
+"""Likeness of covers by features of a network that nothing here was trained with: EfficientNet-Lite0 on ImageNet.
 
 The encoder's own space cannot say how good a generator is that is conditioned on it. Network and weights come with the
 optional extra `eval`; without it nothing here can be computed, and `available` says so.

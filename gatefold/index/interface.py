@@ -55,7 +55,7 @@ class Index(Protocol):
 
 
 @dataclass(frozen=True)
-class Hits:
+class MatchColumns:
     """The covers nearest to a query, best first, in columns: these cross to another process faster than matches."""
 
     scores: list[float]
@@ -72,14 +72,16 @@ class Hits:
             ]
         )
 
-    def first(self, k: int) -> "Hits":
+    def first(self, k: int) -> "MatchColumns":
         """The k nearest of them."""
-        return Hits(self.scores[:k], {name: values[:k] for name, values in self.tracks.items()})
+        return MatchColumns(self.scores[:k], {name: values[:k] for name, values in self.tracks.items()})
 
 
-def merge_hits(shards: Sequence[Hits], k: int) -> Hits:
+def merge_matches(shards: Sequence[MatchColumns], k: int) -> MatchColumns:
     """The k nearest of what shards found, which come in their order: of equally near ones the earlier."""
     scores = [score for hits in shards for score in hits.scores]
     order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:k]  # stable, also in reverse
     columns = {name: [value for hits in shards for value in hits.tracks[name]] for name in shards[0].tracks}
-    return Hits([scores[i] for i in order], {name: [values[i] for i in order] for name, values in columns.items()})
+    return MatchColumns(
+        [scores[i] for i in order], {name: [values[i] for i in order] for name, values in columns.items()}
+    )

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gatefold.errors import BundleCorrupt, InputError, UnknownTrack, WrongModel
-from gatefold.index.interface import ALL, Filters, Hits, IndexedTrack
+from gatefold.index.interface import ALL, Filters, IndexedTrack, MatchColumns
 from gatefold.index.tuning import DEPTH
 from gatefold.index.vectors import (
     GpuCopy,
@@ -130,12 +130,12 @@ class CoverIndex:
         Raises: WrongModel naming both fingerprints; InputError for a query that is not [B, D] or not finite, and for a
             filter by a column that is not there.
         """
-        hits = self.hits(embeddings, k, encoder_fingerprint=encoder_fingerprint, filters=filters)
+        hits = self.search_columns(embeddings, k, encoder_fingerprint=encoder_fingerprint, filters=filters)
         return [hit.matches() for hit in hits]
 
-    def hits(
+    def search_columns(
         self, embeddings: Vectors, k: int, *, encoder_fingerprint: str, filters: Filters = ALL
-    ) -> list[Hits]:
+    ) -> list[MatchColumns]:
         """`search`, its matches still in columns."""
         self._check(embeddings, encoder_fingerprint)
         allowed = self._allowed(filters)
@@ -143,7 +143,7 @@ class CoverIndex:
         tracks = self._columns(self._rows[found.ravel()])
         width = found.shape[1]
         return [
-            Hits(
+            MatchColumns(
                 row.tolist(),
                 {name: values[place * width : (place + 1) * width] for name, values in tracks.items()},
             )

@@ -1,4 +1,4 @@
-"""What an object is called and what is known of it: canonical URIs, and nothing that touches a disk or a network.
+"""Canonical URIs of objects, and what is known of an object; nothing here touches a disk or a network.
 
 Two forms exist. `file:///…` is percent-encoded, so that any file name (spaces, `#`, `%`, bytes that are no UTF-8) is
 plain ASCII and comes back as it was. `s3://bucket/key` carries the key as it is, the way every S3 tool writes it.

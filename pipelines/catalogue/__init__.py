@@ -1,1 +1,1 @@
-"""Which songs there are: manifests and folders read into the catalogue; the demo's songs. Begin with `catalogue`."""
+"""Manifests and folders of songs, read into the catalogue; the demo's songs. Begin with `catalogue`."""

@@ -1,1 +1,1 @@
-"""How good a release is on held-out songs: reports, tables and contact sheets. Begin with `evaluate`."""
+"""Evaluation of a release on held-out songs: reports, tables and contact sheets. Begin with `evaluate`."""

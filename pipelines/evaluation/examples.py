@@ -1,4 +1,4 @@
-"""What the release makes of songs that were never in the catalogue: their matches, a new cover each, and a sheet."""
+"""Examples: matches and a new cover for each of some songs outside the catalogue, and a contact sheet."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""How good generated covers are: in the encoder's space, on which a generator is conditioned, and in features that no
+"""Scores of generated covers: in the encoder's space, on which a generator is conditioned, and in features that no
 part of gatefold is trained with. Pixels in, rows of a table out; where the pixels come from is not known here.
 
 Each distance is taken twice: of covers alone, and of songs with their covers, which also depends on whether a cover

@@ -2,7 +2,7 @@
 the genre. This is how the article judged its generator, as far as that is known.
 
 Features in, rows out. A Fréchet distance of few pictures is too large, by the more the fewer they are, so within a
-genre each is claimed of the same number of pictures on both sides, and that number is stated.
+genre each is taken of the same number of pictures on both sides, and that number is stated.
 
 Shape legend: n = covers that a candidate made, C = width of a space.
 """

@@ -56,7 +56,7 @@ _WORKER_STARTS = 3
 
 
 @dataclass(frozen=True)
-class Made:
+class BlockResult:
     """What a mapper makes of the tracks of a block: every one of them is among the rows, the rejects or the postponed.
 
     `rows` are for the stage's table, but for their last column `etag`, which is added here. `postponed` are song_ids
@@ -70,7 +70,7 @@ class Made:
     bytes_read: int = 0
 
 
-BlockMapper = Callable[[pa.Table], Made]
+BlockMapper = Callable[[pa.Table], BlockResult]
 """Made once in each worker."""
 
 
@@ -269,7 +269,7 @@ class _BlockMapper:
         block_done(self._stage.name, songs, block.codes, block.bytes_read, block.seconds)
         return pa.table({"block": [block.to_json()]})
 
-    def _check(self, tracks: pa.Table, made: Made) -> None:
+    def _check(self, tracks: pa.Table, made: BlockResult) -> None:
         """Raises: StorageUnavailable when nothing at all could be read; Corrupt when a song was forgotten."""
         if self._give_up and len(made.postponed) == tracks.num_rows >= _LEAST_SONGS:
             example = next(iter(made.postponed.values()))

@@ -13,7 +13,7 @@ from gatefold.records import cover_schema
 from gatefold.storage.contents.embedded_pictures import read_cover
 from gatefold.storage.tables import tensor_column
 from gatefold.workspace import Workspace
-from pipelines.extraction.blocks import BlockMapper, Made, map_tracks
+from pipelines.extraction.blocks import BlockMapper, BlockResult, map_tracks
 from pipelines.extraction.rejects import Reject, reject_of
 from pipelines.extraction.stages import COVERS, cover_stage, cover_tracks
 from pipelines.report import OnProgress, Report, silent
@@ -27,10 +27,10 @@ def extract_covers(settings: Settings, workspace: Workspace, on_progress: OnProg
 
 
 def _make_mapper(cover: CoverSettings) -> BlockMapper:
-    return partial(_look_at_block, cover)
+    return partial(_decode_block, cover)
 
 
-def _look_at_block(cover: CoverSettings, tracks: pa.Table) -> Made:
+def _decode_block(cover: CoverSettings, tracks: pa.Table) -> BlockResult:
     ids: list[str] = []
     pixels: list[npt.NDArray[np.uint8]] = []
     rejects: list[Reject] = []
@@ -53,4 +53,4 @@ def _look_at_block(cover: CoverSettings, tracks: pa.Table) -> Made:
         pixels.append(picture)
     schema = cover_schema(cover)
     columns = [pa.array(ids, pa.string()), tensor_column(pixels, schema.field("pixels").type)]
-    return Made(pa.Table.from_arrays(columns, names=schema.names[:-1]), rejects, postponed, bytes_read)
+    return BlockResult(pa.Table.from_arrays(columns, names=schema.names[:-1]), rejects, postponed, bytes_read)

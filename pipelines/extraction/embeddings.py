@@ -16,7 +16,7 @@ from gatefold.storage.contents.cover_pixels import read_pixels
 from gatefold.storage.models.encoders import load_encoder
 from gatefold.workspace import Workspace
 from pipelines.devices import gpus, granted_device
-from pipelines.extraction.blocks import BlockMapper, Made, map_tracks
+from pipelines.extraction.blocks import BlockMapper, BlockResult, map_tracks
 from pipelines.extraction.stages import embedding_stage, embedding_tracks
 from pipelines.report import OnProgress, Report, silent
 from pipelines.training.training_data import read_windows
@@ -38,7 +38,7 @@ def _make_mapper(settings: Settings, workspace: Workspace, encoder_uri: str) -> 
     return partial(_embed_block, load_encoder(encoder_uri, granted_device()), settings, workspace)
 
 
-def _embed_block(encoder: DualEncoder, settings: Settings, workspace: Workspace, tracks: pa.Table) -> Made:
+def _embed_block(encoder: DualEncoder, settings: Settings, workspace: Workspace, tracks: pa.Table) -> BlockResult:
     ids = tracks["song_id"].to_pylist()
     song_ids, cover_ids = (tracks.filter(tracks[side])["song_id"].to_pylist() for side in ("has_song", "has_cover"))
     windows = read_windows(settings, workspace, song_ids) if song_ids else {}
@@ -46,7 +46,7 @@ def _embed_block(encoder: DualEncoder, settings: Settings, workspace: Workspace,
     covers = _embedded_covers(encoder, settings, workspace, cover_ids) if cover_ids else {}
     schema = embedding_schema(encoder.settings.embed_dim)
     columns = [pa.array(ids, pa.string()), _vectors(songs, ids, schema), _vectors(covers, ids, schema)]
-    return Made(pa.Table.from_arrays(columns, names=schema.names[:-1]))
+    return BlockResult(pa.Table.from_arrays(columns, names=schema.names[:-1]))
 
 
 def _embedded_covers(

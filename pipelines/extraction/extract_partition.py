@@ -19,7 +19,7 @@ from gatefold.isolation import Core, Isolated, released
 from gatefold.records import LogMelWindows, spectrogram_schema
 from gatefold.storage import objects
 from gatefold.storage.tables import tensor_column
-from pipelines.extraction.blocks import BlockMapper, Made
+from pipelines.extraction.blocks import BlockMapper, BlockResult
 from pipelines.extraction.rejects import Reject, reject_of
 from pipelines.extraction.stages import SPECTROGRAMS
 
@@ -31,7 +31,9 @@ def make_mapper(audio: AudioSettings, batch: BatchSettings) -> BlockMapper:
     return partial(_extract_partition, extractors, audio)
 
 
-def _extract_partition(extractors: "Isolated[_Request, _Extracted]", audio: AudioSettings, tracks: pa.Table) -> Made:
+def _extract_partition(
+    extractors: "Isolated[_Request, _Extracted]", audio: AudioSettings, tracks: pa.Table
+) -> BlockResult:
     columns = (tracks[name].to_pylist() for name in ("song_id", "audio_uri"))
     requests = [_Request(song_id, uri) for song_id, uri in zip(*columns, strict=True)]
     songs: list[tuple[str, LogMelWindows]] = []
@@ -58,7 +60,7 @@ def _extract_partition(extractors: "Isolated[_Request, _Extracted]", audio: Audi
             postponed[request.song_id] = extracted.outcome.message
         else:
             raise extracted.outcome
-    return Made(spectrogram_rows(sorted(songs, key=lambda song: song[0]), audio), rejects, postponed, bytes_read)
+    return BlockResult(spectrogram_rows(sorted(songs, key=lambda song: song[0]), audio), rejects, postponed, bytes_read)
 
 
 # ---- in the child ---------------------------------------------------------------------------------------------------

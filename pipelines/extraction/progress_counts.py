@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pydantic import JsonValue
 
 from pipelines.extraction.compaction import Part
-from pipelines.extraction.rejects import Sample, most_frequent
+from pipelines.extraction.rejects import RejectSample, most_frequent
 from pipelines.extraction.stages import Outcome, Stage
 from pipelines.report import Report
 
@@ -83,9 +83,9 @@ class ProgressCounts:
             facts["rejects"] = most_frequent(self.rejected)
         return facts | {"workers": str(self.workers)}
 
-    def sample(self) -> Sample:
+    def sample(self) -> RejectSample:
         """What this run says of the songs that it has not come to yet."""
-        return Sample(self.codes, self.songs, self.tried, self.block_songs, self.total - self.done)
+        return RejectSample(self.codes, self.songs, self.tried, self.block_songs, self.total - self.done)
 
     def outcome(self) -> Outcome:
         return Outcome(self.total, dict(self.rejected))

@@ -169,7 +169,7 @@ def check_share(workspace: Workspace, stage: str, rejected: int, total: int, lim
 
 
 @dataclass(frozen=True)
-class Sample:
+class RejectSample:
     """What a run has made so far of songs that it takes in blocks, which come in an order drawn at random.
 
     Args:
@@ -199,7 +199,7 @@ class Sample:
         return max(likely, known / max(1, self.done + self.left))
 
 
-def check_share_early(stage: str, sample: Sample, *, rejected: int, total: int, limit: float) -> None:
+def check_share_early(stage: str, sample: RejectSample, *, rejected: int, total: int, limit: float) -> None:
     """Refuses to go on where a hundred songs or more show that too many of all will be rejected.
 
     Args:

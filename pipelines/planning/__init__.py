@@ -1,1 +1,1 @@
-"""What a catalogue would take in time and money, measured on a sample. Begin with `plan`."""
+"""Plans: time and cost of a catalogue, estimated from a sample. Begin with `plan`."""

@@ -1,4 +1,4 @@
-"""Which machines extract spectrograms and what they cost: the worker types of `cluster.yaml` and the operator's prices.
+"""Machines for the extraction and their prices: the worker types of `cluster.yaml` and the operator's prices.
 
 Knows nothing of songs. A price that is missing is asked for, never guessed.
 """

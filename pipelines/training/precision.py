@@ -1,4 +1,4 @@
-"""Which floating-point type a training computes in: bfloat16 where the device is measured to be faster in it.
+"""Floating-point type of a training: bfloat16 where the device is measured to be faster in it.
 
 A processor without instructions for bfloat16 emulates it, and takes ten to fifty times as long as in float32. What is
 measured is one matrix product, which is what most of a training's time goes to. Knows no model and no optimizer.

@@ -20,7 +20,7 @@ from gatefold.generator.interface import OnStep, Pixels
 from gatefold.generator.nearest_cover import CANDIDATES
 from gatefold.generator.originality import NewCover, Refused
 from gatefold.generator.sources import SourceRule, chosen
-from gatefold.index.interface import Hits
+from gatefold.index.interface import MatchColumns
 from gatefold.records import Match
 from gatefold.storage.contents import optouts
 from gatefold.storage.contents.optouts import OptOut
@@ -131,11 +131,11 @@ class CoverGenerator:
 
     async def _search(self, embeddings: Vector, k: int, *filters: Any) -> list[list[Match]]:
         queries = [Query(embedding, self._loaded.model.encoder_fingerprint, k, *filters) for embedding in embeddings]
-        answers: list[Hits | GatefoldError] = await call(self._retriever.search, queries)
+        answers: list[MatchColumns | GatefoldError] = await call(self._retriever.search, queries)
         for answer in answers:
             if isinstance(answer, GatefoldError):
                 raise answer
-        return [answer.matches() for answer in answers if isinstance(answer, Hits)]
+        return [answer.matches() for answer in answers if isinstance(answer, MatchColumns)]
 
     async def _cover_uri(self, song_id: str) -> str | None:
         known = await call(self._retriever.track, song_id)

@@ -18,7 +18,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from gatefold.errors import GatefoldError, IndexNotReady, Overloaded, Unavailable
-from gatefold.index.interface import Hits, IndexedTrack
+from gatefold.index.interface import IndexedTrack, MatchColumns
 from gatefold.records import Match
 from serve.api.problems import RETRY_AFTER_S, internal_error
 from serve.interfaces import (
@@ -93,13 +93,13 @@ class RetrieverHandle:
         self._search_batched = batched(self._search_batch)
 
     async def search(self, query: Query | SongQuery) -> list[Match]:
-        answer: Hits | GatefoldError = await self._search_batched(query)
+        answer: MatchColumns | GatefoldError = await self._search_batched(query)
         if isinstance(answer, GatefoldError):
             raise answer
         return answer.matches()
 
-    async def _search_batch(self, queries: list[Query | SongQuery]) -> list[Hits | GatefoldError]:
-        answers: list[Hits | GatefoldError] = await call(self._handle.search, queries)
+    async def _search_batch(self, queries: list[Query | SongQuery]) -> list[MatchColumns | GatefoldError]:
+        answers: list[MatchColumns | GatefoldError] = await call(self._handle.search, queries)
         return answers
 
     async def track(self, song_id: str) -> IndexedTrack:

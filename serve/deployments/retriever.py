@@ -14,7 +14,7 @@ from ray.serve import Application, Deployment
 from ray.serve.handle import DeploymentHandle
 
 from gatefold.errors import GatefoldError
-from gatefold.index.interface import Hits, IndexedTrack, merge_hits
+from gatefold.index.interface import IndexedTrack, MatchColumns, merge_matches
 from gatefold.index.retrieval import CoverIndex
 from gatefold.storage.bundles import open_bundle
 from gatefold.storage.models.indexes import Shard, load_index, shards_of
@@ -22,7 +22,7 @@ from serve.deployments import replica
 from serve.deployments.handles import call
 from serve.interfaces import IndexFacts, Query, SongQuery, Vector
 
-Answer = Hits | GatefoldError
+Answer = MatchColumns | GatefoldError
 
 
 def bind_retriever(
@@ -153,9 +153,9 @@ class Shards:
 
 def _merged(query: Query, parts: Sequence[Answer]) -> Answer:
     """What the whole index would answer; an error that one shard found in the query, they all found."""
-    hits = [part for part in parts if isinstance(part, Hits)]
+    hits = [part for part in parts if isinstance(part, MatchColumns)]
     errors = [part for part in parts if isinstance(part, GatefoldError)]
-    return errors[0] if errors else merge_hits(hits, query.k)
+    return errors[0] if errors else merge_matches(hits, query.k)
 
 
 def search_batch(index: CoverIndex, queries: list[Query]) -> list[Answer]:
@@ -170,7 +170,7 @@ def search_batch(index: CoverIndex, queries: list[Query]) -> list[Answer]:
     for members in groups.values():
         first = queries[members[0]]
         try:
-            found = index.hits(
+            found = index.search_columns(
                 np.stack([queries[position].embedding for position in members]),
                 max(queries[position].k for position in members),
                 encoder_fingerprint=first.encoder,

@@ -1,1 +1,1 @@
-"""What every request passes before its route: host names, keys, limits of bodies, security headers."""
+"""Middleware before every route: host names, keys, limits of bodies, security headers."""

@@ -1,4 +1,4 @@
-"""Who may call: API keys, known here only by their SHA-256.
+"""API keys, known here only by their SHA-256.
 
 The environment variable GATEFOLD_API_KEYS of the process that deploys the endpoint holds the hashes, comma separated;
 unset or empty, the endpoint is open, and then listens on this machine alone unless that is said to be meant. A replica

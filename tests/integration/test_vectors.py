@@ -9,7 +9,7 @@ import pytest
 
 from gatefold.config import IndexSettings
 from gatefold.errors import BundleCorrupt, InvalidSettings, RecallTooLow
-from gatefold.index.interface import Filters, Hits
+from gatefold.index.interface import Filters, MatchColumns
 from gatefold.index.retrieval import CoverIndex
 from gatefold.index.tuning import TunedIndex, build_tuned, exact, recall_of
 from gatefold.index.vectors import (
@@ -177,9 +177,9 @@ def test_eight_threads_find_in_ten_thousand_queries_what_one_finds(
     filters = (Filters(), jazz, Filters(exclude_artists=frozenset({"artist 7"})), Filters(frozenset({"s1", "s2"})))
     queries = [(row % len(QUERIES), filters[row % 4]) for row in range(10_000)]
 
-    def found(query: tuple[int, Filters]) -> list[Hits]:
+    def found(query: tuple[int, Filters]) -> list[MatchColumns]:
         row, kept = query
-        return index.hits(QUERIES[row : row + 1], 20, encoder_fingerprint="ears", filters=kept)
+        return index.search_columns(QUERIES[row : row + 1], 20, encoder_fingerprint="ears", filters=kept)
 
     with ThreadPoolExecutor(8, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
         together = list(pool.map(found, queries))

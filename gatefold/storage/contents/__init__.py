@@ -1,1 +1,1 @@
-"""What lies in a workspace besides tables and models: catalogue, covers, opt-outs, releases."""
+"""Contents of a workspace besides tables and models: catalogue, covers, opt-outs, releases."""

@@ -1,4 +1,4 @@
-"""Which folders are workspaces, known by their marker files, and which of them lie near a place where none is."""
+"""Search for workspaces, by their marker files, near a folder that is none."""
 
 import os
 from collections.abc import Iterator

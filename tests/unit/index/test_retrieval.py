@@ -118,7 +118,7 @@ def test_shards_find_what_a_sort_of_the_whole_finds_bit_for_bit(cuts: tuple[int,
 
 
 def test_hits_in_columns_are_the_matches(index: CoverIndex) -> None:
-    hits = index.hits(SONGS[:3], 10, encoder_fingerprint="ears-1", filters=JAZZ)
+    hits = index.search_columns(SONGS[:3], 10, encoder_fingerprint="ears-1", filters=JAZZ)
     assert [hit.matches() for hit in hits] == index.search(SONGS[:3], 10, encoder_fingerprint="ears-1", filters=JAZZ)
 
 

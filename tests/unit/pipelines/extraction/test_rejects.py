@@ -13,7 +13,7 @@ from gatefold.storage import objects, tables
 from gatefold.workspace import Workspace
 from pipelines.extraction.blocks import spread
 from pipelines.extraction.rejects import (
-    Sample,
+    RejectSample,
     attempt_key,
     check_share,
     check_share_early,
@@ -135,7 +135,7 @@ def test_rejects_without_etags_and_sizes_are_refused(workspace: Workspace) -> No
 
 def after(codes: dict[str, int], tried: int, total: int, block_songs: int = 1, rejected: int | None = None) -> None:
     """Looks at a first run over so many songs; `rejected` is that of all runs."""
-    sample = Sample(codes, tried, tried, block_songs, total - tried)
+    sample = RejectSample(codes, tried, tried, block_songs, total - tried)
     known = sum(codes.values()) if rejected is None else rejected
     check_share_early("covers", sample, rejected=known, total=total, limit=0.2)
 
@@ -151,7 +151,7 @@ def test_a_job_that_goes_wrong_is_stopped_early_but_not_by_its_first_few() -> No
 
 
 def test_rejects_of_earlier_runs_count_and_so_do_the_songs_they_made_rows_of() -> None:
-    sample = Sample({"silent_audio": 500}, 500, 500, 1, 500)
+    sample = RejectSample({"silent_audio": 500}, 500, 500, 1, 500)
     check_share_early("covers", sample, rejected=500, total=10_000, limit=0.2)
     with pytest.raises(TooManyRejects, match=r"stopped after 9,500 of 10,000 inputs, as 1,700 were rejected"):
         check_share_early("covers", sample, rejected=1_700, total=10_000, limit=0.2)

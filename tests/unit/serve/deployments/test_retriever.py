@@ -11,7 +11,7 @@ import pytest
 
 from gatefold.config import IndexSettings
 from gatefold.errors import InputError, UnknownTrack, WrongModel
-from gatefold.index.interface import ALL, Filters, Hits, IndexedTrack
+from gatefold.index.interface import ALL, Filters, IndexedTrack, MatchColumns
 from gatefold.index.retrieval import CoverIndex, unit_columns
 from gatefold.index.tuning import build_tuned
 from gatefold.records import Match
@@ -155,5 +155,5 @@ def test_a_query_that_cannot_be_answered_harms_no_other(index: CoverIndex) -> No
 
 
 def matches(answer: Answer) -> list[Match]:
-    assert isinstance(answer, Hits)
+    assert isinstance(answer, MatchColumns)
     return answer.matches()
