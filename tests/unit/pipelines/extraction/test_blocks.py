@@ -199,7 +199,11 @@ def test_a_store_that_is_away_stops_the_job_at_its_first_block(words: Words) -> 
 
 def test_a_mapper_that_forgets_a_song_stops_the_job(words: Words, monkeypatch: pytest.MonkeyPatch) -> None:
     words.write(songs(10))
-    monkeypatch.setattr("tests.words._read_block", lambda _, tracks: blocks.BlockResult(tracks.slice(1).select(["song_id"])))
+
+    def forgetful(_: object, tracks: pa.Table) -> blocks.BlockResult:
+        return blocks.BlockResult(tracks.slice(1).select(["song_id"]))
+
+    monkeypatch.setattr("tests.words._read_block", forgetful)
     with pytest.raises(Corrupt, match="songs went in and not out"):
         words.run()
 
