@@ -10,11 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyarrow.fs import FileInfo, FileSelector, FileSystemHandler, FileType
+from pyarrow.fs import (
+    FileInfo,
+    FileSelector,
+    FileSystem,
+    FileSystemHandler,
+    FileType,
+    LocalFileSystem,
+    PyFileSystem,
+)
 
 from gatefold.errors import ObjectNotFound
 from gatefold.ranged import SourceFile
 from gatefold.storage import objects
+from gatefold.storage.uris import bucket_and_key, local_path
+
+
+def arrow_filesystem(uri: str) -> tuple[FileSystem, str]:
+    """An Arrow filesystem for this uri and the path in it; it may be sent to other processes. What it does in a store
+    is done by `objects`."""
+    path = local_path(uri)
+    if path is not None:
+        return LocalFileSystem(), str(path)
+    return PyFileSystem(ObjectFiles()), "/".join(bucket_and_key(uri)).rstrip("/")
 
 
 class ObjectFiles(FileSystemHandler):

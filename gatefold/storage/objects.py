@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from pyarrow.fs import FileSystem, LocalFileSystem, PyFileSystem
-
 from gatefold.errors import InputError, ObjectNotFound
 from gatefold.storage import local
-from gatefold.storage.uris import ObjectInfo, Piece, bucket_and_key, join, local_path, name, parent, relative, resolve
+from gatefold.storage.uris import ObjectInfo, Piece, join, local_path, name, parent, relative, resolve
 
-__all__ = ["FIRST_BYTES", "ObjectInfo", "ObjectSource", "delete", "delete_tree", "exists", "fetch", "filesystem",
-           "join", "list_folder", "list_objects", "local_path", "name", "open_source", "parent", "put", "put_file",
+__all__ = ["FIRST_BYTES", "ObjectInfo", "ObjectSource", "delete", "delete_tree", "exists", "fetch", "join",
+           "list_folder", "list_objects", "local_path", "name", "open_source", "parent", "put", "put_file",
            "put_if_absent", "put_if_unchanged", "read", "relative", "resolve", "stat"]
 
 FIRST_BYTES = 1 << 16
 """What opening a source fetches: the headers and tags of most songs, and all of a small object."""
+
+
 class _Store(Protocol):
     """What each kind of storage can do; its module is its implementation."""
 
@@ -158,18 +158,6 @@ def delete(uri: str) -> None:
 def delete_tree(uri: str) -> None:
     """Removes all under a folder or prefix, if it is there. Raises: InputError for the root of a disk or a bucket."""
     _store(uri).delete_tree(uri)
-
-
-def filesystem(uri: str) -> tuple[FileSystem, str]:
-    """An Arrow filesystem for this uri and the path in it, for those who take nothing else; it may be sent to other
-    processes. What it does in a store is done by the functions here."""
-    path = local_path(uri)
-    if path is not None:
-        return LocalFileSystem(), str(path)
-    _store(uri)
-    from gatefold.storage.arrow_files import ObjectFiles
-
-    return PyFileSystem(ObjectFiles()), "/".join(bucket_and_key(uri)).rstrip("/")
 
 
 def _store(uri: str) -> _Store:

@@ -28,6 +28,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from gatefold.config import TrainSettings
 from gatefold.errors import Corrupt
 from gatefold.storage import objects
+from gatefold.storage.arrow_files import arrow_filesystem
 from gatefold.storage.leases import Lease
 from gatefold.workspace import Workspace
 from pipelines.report import OnProgress
@@ -75,7 +76,7 @@ def run_training(
 
     Raises: LeaseLost; Corrupt for a run without a step; what the workers raised.
     """
-    filesystem, path = objects.filesystem(workspace.runs)
+    filesystem, path = arrow_filesystem(workspace.runs)
     progress_actor = start_progress_actor()
     trainer = TorchTrainer(
         loop,
@@ -262,7 +263,7 @@ def last_state(checkpoint_path: str, workspace: Workspace) -> dict[str, Any]:
 
     Raises: Corrupt where it is not of the last step: the run did less than it was asked for.
     """
-    filesystem, _ = objects.filesystem(workspace.runs)
+    filesystem, _ = arrow_filesystem(workspace.runs)
     with ray.train.Checkpoint(checkpoint_path, filesystem).as_directory() as folder:
         state = load_state(Path(folder))
     if not state["last"]:

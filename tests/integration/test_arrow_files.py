@@ -10,6 +10,7 @@ import pytest
 from pyarrow.fs import FileSelector, FileType, LocalFileSystem, copy_files
 
 from gatefold.storage import objects
+from gatefold.storage.arrow_files import arrow_filesystem
 from tests.faults import BEFORE, FaultyStore
 
 
@@ -25,7 +26,7 @@ def test_a_checkpoint_goes_up_and_comes_down_whole_from_a_store_with_faults(
     s3: str, store: FaultyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gatefold.storage.s3._PART_BYTES", 5 << 20)
-    filesystem, path = objects.filesystem(f"{s3}/arrow/run")
+    filesystem, path = arrow_filesystem(f"{s3}/arrow/run")
     filesystem = pickle.loads(pickle.dumps(filesystem))  # noqa: S301 - as a worker gets it
     here, again = tmp_path / "here", tmp_path / "again"
     (here / "inside").mkdir(parents=True)
@@ -46,7 +47,7 @@ def test_a_checkpoint_goes_up_and_comes_down_whole_from_a_store_with_faults(
 
 
 def test_folders_are_there_as_long_as_something_lies_in_them(s3: str) -> None:
-    filesystem, path = objects.filesystem(f"{s3}/arrow/folders")
+    filesystem, path = arrow_filesystem(f"{s3}/arrow/folders")
     for name in ("a/1", "a/b/2"):
         with filesystem.open_output_stream(f"{path}/{name}") as file:
             file.write(b"x")
