@@ -1,6 +1,6 @@
 """Models of request bodies: the fields of each, each with its range and unit; unknown fields are refused.
 
-The endpoint's limits (serve.limits) are no constants, so the models receive them as pydantic's validation context.
+The endpoint's limits (serve.api.limits) are no constants, so the models receive them as pydantic's validation context.
 Nothing here knows of routes, of Ray or of models.
 """
 

@@ -17,9 +17,9 @@ import json, sys
 from pathlib import Path
 import torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from gatefold.backbones import build_cover_backbone, build_song_backbone, load_pretrained
-from gatefold.contrastive import loss_for
-from gatefold.towers import DualEncoder
+from gatefold.encoder.backbones import build_cover_backbone, build_song_backbone, load_pretrained
+from gatefold.encoder.losses import loss_for
+from gatefold.encoder.towers import DualEncoder
 from tests.checkpoints import EARS
 from tests.factories import AUDIO, COVER, ENCODER
 rank, folder, pairs = int(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])

@@ -21,7 +21,7 @@ WORKER = """
 import json, sys
 import torch, torch.distributed as dist
 from gatefold.config import EncoderSettings
-from gatefold.contrastive import genre_contrast, loss_for
+from gatefold.encoder.losses import genre_contrast, loss_for
 rank, store, losses = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 *sides, genres = json.load(sys.stdin)
@@ -45,10 +45,10 @@ import sys
 import torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from gatefold.config import EncoderSettings, Settings
-from pipelines import learning
+from pipelines.training import encoder_trainer
 from tests.factories import COVER
 from tests.sounds import AUDIO
-learning.agreed_dtype = lambda device: None  # bfloat16 rounds by the shape
+encoder_trainer.agreed_dtype = lambda device: None  # bfloat16 rounds by the shape
 rank, store = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 draw = torch.Generator().manual_seed(rank)
@@ -58,7 +58,7 @@ slopes = []
 for at_once in (None, 2):
     knobs = EncoderSettings(embed_dim=8, width=16, dropout=0.0, loss="sigmoid", pairs_at_once=at_once)
     settings = Settings(audio=AUDIO, cover=COVER, encoder=knobs)
-    trainer = learning.EncoderTrainer(settings, steps=1, rank=rank, prepare=DistributedDataParallel)
+    trainer = encoder_trainer.EncoderTrainer(settings, steps=1, rank=rank, prepare=DistributedDataParallel)
     loss = trainer._backward(0, song, cover, torch.zeros(5, dtype=torch.long))
     slopes.append([torch.tensor(loss), *(weight.grad for weight in trainer._module.parameters())])
 torch.testing.assert_close(*slopes, rtol=1e-3, atol=1e-5)
