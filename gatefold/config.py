@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from gatefold.errors import InvalidSettings
+from gatefold.export_settings import ExportSettings as ExportSettings
 from gatefold.generator_settings import GeneratorSettings as GeneratorSettings
 from gatefold.generator_settings import LocalScoreSettings as LocalScoreSettings
 from gatefold.generator_settings import OriginalitySettings as OriginalitySettings
@@ -315,6 +316,7 @@ class Settings(Section):
     batch: BatchSettings = BatchSettings()
     synthesis: SynthesisSettings = SynthesisSettings()
     serve: ServeSettings = ServeSettings()
+    export: ExportSettings = ExportSettings()
 
     @property
     def stored_cover(self) -> CoverSettings:

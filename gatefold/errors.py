@@ -96,6 +96,18 @@ class TooLarge(InputError):
     status = 413
 
 
+class UnsupportedText(InputError):
+    """A title or an artist's name that cannot be written on a cover."""
+
+    code = "unsupported_text"
+
+
+class PreflightFailed(InputError):
+    """A file that is not what a store demands."""
+
+    code = "preflight_failed"
+
+
 class RecallTooLow(InputError):
     """An index finds less of what is nearest than was asked for."""
 

@@ -18,7 +18,7 @@ LAYERS = (
     ("gatefold.storage.models",),
     ("gatefold.storage.contents",),
     ("gatefold.storage",),
-    ("gatefold.evaluation", "gatefold.generator", "gatefold.synthetic"),
+    ("gatefold.evaluation", "gatefold.export", "gatefold.generator", "gatefold.synthetic"),
     ("gatefold.encoder", "gatefold.index"),
     ("gatefold.audio", "gatefold.images"),
     ("gatefold",),
