@@ -145,7 +145,7 @@ def verify(data: bytes, format: Format, trust_anchors: str | None = None) -> Ver
 
 
 def _try(signer: Signer) -> None:
-    """Signs a small picture. Raises: InvalidSettings for a key of another certificate, one that has expired, and so on."""
+    """Signs a small picture. Raises: InvalidSettings for a key of another certificate or one that expired."""
     picture = encode(Image.new("RGB", (16, 16)), "png", 90)
     disclosure = Disclosure(VOCABULARY + "algorithmicMedia", "gatefold")
     try:
