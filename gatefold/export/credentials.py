@@ -21,7 +21,7 @@ from gatefold.errors import Corrupt, InvalidSettings
 from gatefold.export.disclosure import VOCABULARY, Disclosure
 from gatefold.export.encoding import encode
 from gatefold.export.profiles import Format
-from gatefold.export_settings import ExportSettings
+from gatefold.generator_settings import ExportSettings
 
 if TYPE_CHECKING:
     import c2pa

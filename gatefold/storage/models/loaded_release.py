@@ -136,6 +136,7 @@ class LoadedRelease:
             "song": encoded.name,
             "song_embedding": encoded.embedding.tolist(),
             "release": self.release.model_dump(),
+            "generator": loaded.model.kind,
             "seeds": list(seeds),
             "neighbours": [{"song_id": match.track.song_id, "score": match.score} for match in matches],
             "settings": {name: value for name, value in asdict(request).items() if value is not None},

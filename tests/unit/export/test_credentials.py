@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from gatefold.config import load
 from gatefold.errors import InvalidSettings
 from gatefold.export.credentials import Signer, load_signer, verify
-from gatefold.export_settings import ExportSettings
+from gatefold.generator_settings import ExportSettings
 
 
 @pytest.fixture
