@@ -280,7 +280,13 @@ class ServeSettings(Section):
     n_max: int = Field(8, ge=1)
     """covers a job may ask for"""
     size_max: int = Field(1024, ge=16)
-    """pixels a side an image may be asked for"""
+    """pixels a side a job's covers, or a cover of the catalogue, may be asked for"""
+    image_size_max: int = Field(3000, ge=16, le=3000)
+    """pixels a side an image of a job may be fetched at; larger than it was generated, it is enlarged"""
+    exports_max: int = Field(2, ge=1)
+    """covers exported at once by a replica of the API; one of 3,000 pixels takes some 350 MB meanwhile"""
+    exports_queued_max: int = Field(16, ge=0)
+    """covers that wait to be exported; more are refused with 429"""
     steps_max: int = Field(100, ge=1)
     """denoising steps a job may ask for"""
     jobs_max: int = Field(64, ge=1)

@@ -10,11 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve import Application, Deployment
 
-from gatefold.config import GeneratorSettings, OriginalitySettings, ServeSettings
+from gatefold.config import ExportSettings, GeneratorSettings, OriginalitySettings, ServeSettings
+from gatefold.export.credentials import Signer
 from gatefold.storage import objects
 from gatefold.storage.contents import releases
 from gatefold.workspace import Workspace
 from serve.api.application import Api
+from serve.api.exports import ExportOptions
 from serve.deployments import replica
 from serve.deployments.encoder import SongEncoder
 from serve.deployments.generator import CoverGenerator
@@ -45,6 +47,19 @@ class ReleaseArgs(BaseModel):
     """of an S3 store that is not AWS; the environment's AWS_ENDPOINT_URL when unset"""
 
 
+class SignerArgs(BaseModel):
+    """What exported covers are signed with. `gatefold serve` reads it from where `export.*` says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    certificate_chain: str
+    """PEM"""
+    private_key: str = Field(repr=False)
+    """PEM"""
+    algorithm: str = ExportSettings().signing_algorithm
+    time_stamp_url: str | None = None
+
+
 class ApiArgs(BaseModel):
     """`args:` of the API in serve/serve.yaml."""
 
@@ -59,6 +74,15 @@ class ApiArgs(BaseModel):
     """as for the release"""
     api_key_hashes: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = ()
     """SHA-256 of each API key, in hexadecimal; the endpoint is open where there is none"""
+    credit: str = ExportSettings().credit
+    """of every image, in its metadata"""
+    signer: SignerArgs | None = None
+    """exported covers are not signed when unset"""
+
+
+def export_options(args: ApiArgs) -> ExportOptions:
+    """Credit and signer of exported covers, as the API takes them."""
+    return ExportOptions(args.credit, None if args.signer is None else Signer(**args.signer.model_dump()))
 
 
 def build(args: ApiArgs) -> Application:
@@ -70,6 +94,7 @@ def build(args: ApiArgs) -> Application:
         examples=args.examples,
         endpoint_url=args.endpoint_url,
         keys=args.api_key_hashes,
+        exports=export_options(args),
     )
 
 

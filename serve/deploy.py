@@ -11,6 +11,7 @@ import time
 import types
 import urllib.error
 import urllib.request
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
@@ -21,6 +22,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from gatefold.config import Settings
 from gatefold.errors import InvalidSettings, Unavailable
+from gatefold.export.credentials import load_signer
 from gatefold.renamed_settings import refuse_renamed
 from gatefold.storage import objects
 from gatefold.storage.contents import releases
@@ -67,8 +69,8 @@ def deploy(
     release["args"] = _arguments(ReleaseArgs, release, given | of_release)
     songs = None if examples is None else str(Path(examples).resolve())
     keys = Keys.from_environment(os.environ)  # ours: that of a replica may be the environment of a cluster
-    hashes = keys.hashes if keys.required else None
-    api["args"] = _arguments(ApiArgs, api, given | {"examples": songs, "api_key_hashes": hashes})
+    of_api = {"examples": songs, "api_key_hashes": keys.hashes if keys.required else None, **export_args(settings)}
+    api["args"] = _arguments(ApiArgs, api, given | of_api)
     api["args"]["limits"]["hosts"] += names_of(host)
     refuse_open_host(host, Keys(frozenset(api["args"]["api_key_hashes"])), is_open=is_open)
     for application in (api, release):
@@ -92,6 +94,14 @@ def _set_environment(application: dict[str, Any], endpoint_url: str | None) -> N
     if found := storage_settings(os.environ, endpoint_url):
         runtime_env = application.setdefault("runtime_env", {})
         runtime_env["env_vars"] = (runtime_env.get("env_vars") or {}) | found
+
+
+def export_args(settings: Settings | None) -> dict[str, Any]:
+    """Credit and certificate of exported covers, read here: a replica may see other files and another environment."""
+    if settings is None:
+        return {}
+    signer = load_signer(settings.export, os.environ)
+    return {"credit": settings.export.credit, "signer": None if signer is None else asdict(signer)}
 
 
 def stop() -> None:

@@ -1,6 +1,7 @@
 """From a picture of any size to the bytes of a file: framing, enlarging, encoding, fitting into a limit of bytes."""
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,18 +58,23 @@ def _window(picture: Image.Image, width: int, height: int) -> tuple[int, int, in
     return (start, 0, start + kept, kept_height) if across else (0, start, kept_width, start + kept)
 
 
-def encode(picture: Image.Image, format: Format, quality: int, xmp: bytes | None = None) -> bytes:
+def encode(
+    picture: Image.Image, format: Format, quality: int, xmp: bytes | None = None, texts: Mapping[str, str] | None = None
+) -> bytes:
     """A file with the ICC profile of sRGB; the same pixels always give the same bytes.
 
     Args:
         picture: RGB.
         quality: 1 to 100; PNG has none.
         xmp: a packet to embed.
+        texts: by keyword, written into a PNG; Latin-1 keywords, any text.
     """
     sink = io.BytesIO()
     icc = srgb_profile()
     if format == "png":
         chunks = PngInfo()
+        for keyword, text in (texts or {}).items():
+            chunks.add_itxt(keyword, text)
         if xmp:
             chunks.add_itxt(XMP_OF_PNG, xmp.decode())
         picture.save(sink, "PNG", icc_profile=icc, pnginfo=chunks, compress_level=6)

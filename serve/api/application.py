@@ -21,6 +21,7 @@ from serve.api import problems
 from serve.api.contracts import Health
 from serve.api.covers import CoverRoutes
 from serve.api.description import DescribedApi, operation_id
+from serve.api.exports import CoverFiles, ExportOptions, ExportRoutes
 from serve.api.page import Examples, install_page
 from serve.api.songs import SongRoutes
 from serve.api.thumbnails import Thumbnails
@@ -53,8 +54,9 @@ def create_app(
     keys: Keys,
     examples: Examples,
     thumbnails: Thumbnails,
+    exports: ExportOptions | None = None,
 ) -> FastAPI:
-    """The API and the page around the services of this active release."""
+    """The API and the page around the services of this active release; `exports` as by default when None."""
 
     @asynccontextmanager
     async def refreshing_optouts(_: FastAPI) -> AsyncIterator[None]:
@@ -75,10 +77,12 @@ def create_app(
     )
     problems.install(app)
     songs = SongRoutes(active, limits, thumbnails, cache="private" if keys.required else "public")
-    covers = CoverRoutes(active, JobRunner(active, jobs), limits)
+    runner, files = JobRunner(active, jobs), CoverFiles(active, limits, exports or ExportOptions())
+    covers = CoverRoutes(active, runner, limits, files)
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(require_api_key(keys))])
     v1.include_router(songs.router())
     v1.include_router(covers.router())
+    v1.include_router(ExportRoutes(runner, limits, files).router())
     app.include_router(_health(active))
     app.include_router(v1)
     app.include_router(examples.router())
@@ -110,6 +114,7 @@ class Api:
         workspace: URI; opt-outs are read and written there.
         examples: folder of songs to try, on the node that runs the replica.
         keys: SHA-256 of each API key; the endpoint is open where there is none.
+        exports: credit and certificate of exported covers.
     """
 
     def __init__(
@@ -120,6 +125,7 @@ class Api:
         examples: str | None,
         endpoint_url: str | None,
         keys: tuple[str, ...],
+        exports: ExportOptions | None = None,
     ) -> None:
         replica.set_up(endpoint_url)  # opt-outs and covers of the catalogue are read here
         self._active = ActiveRelease(OptOuts(Workspace(workspace)))
@@ -127,6 +133,7 @@ class Api:
         self._limits = limits
         self._keys = Keys(frozenset(keys))
         self._examples = Examples(None if examples is None else Path(examples))
+        self._exports = exports
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve, once, when the replica has been constructed."""
@@ -137,6 +144,7 @@ class Api:
             keys=self._keys,
             examples=self._examples,
             thumbnails=self._thumbnails,
+            exports=self._exports,
         )
 
     async def reconfigure(self, config: dict[str, Any]) -> None:

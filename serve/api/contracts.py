@@ -14,7 +14,7 @@ from gatefold.records import Match, Track
 THUMBNAIL_SIZE = 256
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-PictureFormat = Literal["png", "jpeg"]
+PictureFormat = Literal["png", "jpeg", "webp"]
 
 
 class Body(BaseModel):
@@ -206,7 +206,11 @@ class LimitsView(Body):
     size_min: int
     """pixels a side of a picture, at least"""
     size_max: int
-    """pixels a side of a picture"""
+    """pixels a side of a job's covers"""
+    image_size_max: int
+    """pixels a side that an image of a job can be fetched at"""
+    exports_queued_max: int
+    """covers that wait to be exported"""
     steps_max: int
     """denoising steps of a cover"""
     guidance_max: float

@@ -12,20 +12,21 @@ from starlette.responses import StreamingResponse
 
 from gatefold.config import ServeSettings
 from gatefold.errors import InputError
+from gatefold.export.profiles import ProfileName
 from gatefold.generator.attribution import draw_map
 from gatefold.generator.interface import check_request
-from gatefold.generator.records import cover_record, sources_text
+from gatefold.generator.records import cover_record
 from gatefold.generator.sources import SourceRule, chosen
-from gatefold.images.pixels import encode_picture
 from serve import interfaces
 from serve.active_release import ActiveRelease
 from serve.api import requests
 from serve.api.contents import Content, add_content_route, content_response, is_known, not_modified, tag_of
 from serve.api.contracts import CoverManifest, JobView, NeighbourView, PictureFormat, SourcesView
-from serve.api.cover_views import attribution_of, job_view, matches_of, new_cover, path_of, request_view, sources_view
+from serve.api.cover_views import attribution_of, job_view, matches_of, path_of, request_view, sources_view
 from serve.api.description import EVENTS, EVENTS_TYPE, JOB_CREATED
+from serve.api.exports import IMAGE_TYPES, CoverFiles, ImageSize, Quality, check_size, wanted_image
 from serve.api.limits import IDEMPOTENCY_KEY_MAX, marked
-from serve.api.songs import PictureSize, body_of, check_size, part_view
+from serve.api.songs import body_of, part_view
 from serve.interfaces import ReleaseServices
 from serve.jobs.jobs import Idempotency, JobSpec
 from serve.jobs.runner import JobRunner
@@ -48,10 +49,11 @@ HEARTBEAT_S = 15.0
 class CoverRoutes:
     """Handlers of the routes; thin, around the runner of jobs."""
 
-    def __init__(self, active: ActiveRelease, runner: JobRunner, limits: ServeSettings) -> None:
+    def __init__(self, active: ActiveRelease, runner: JobRunner, limits: ServeSettings, files: CoverFiles) -> None:
         self._active = active
         self._runner = runner
         self._limits = limits
+        self._files = files
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/covers", tags=["covers"])
@@ -63,7 +65,7 @@ class CoverRoutes:
         router.add_api_route("/{job_id}", self.get, openapi_extra=kept)
         router.add_api_route("/{job_id}", self.cancel, methods=["DELETE"])
         router.add_api_route("/{job_id}/events", self.events, response_class=Response, responses=EVENTS)
-        add_content_route(router, "/{job_id}/images/{index}", self.image, "image/png", "image/jpeg")
+        add_content_route(router, "/{job_id}/images/{index}", self.image, *IMAGE_TYPES)
         router.add_api_route("/{job_id}/images/{index}/sources", self.sources)
         add_content_route(router, "/{job_id}/images/{index}/sources.png", self.sources_map, "image/png")
         router.add_api_route("/{job_id}/manifest.json", self.manifest)
@@ -122,25 +124,18 @@ class CoverRoutes:
         request: Request,
         job_id: str,
         index: int,
-        size: PictureSize | None = None,
-        format: Annotated[PictureFormat, Query()] = "png",
+        size: ImageSize | None = None,
+        format: Annotated[PictureFormat | None, Query()] = None,
+        quality: Quality | None = None,
+        profile: Annotated[ProfileName | None, Query()] = None,
         download: Annotated[bool, Query()] = False,
     ) -> Response:
-        """One of the new covers."""
+        """One of the new covers: PNG, at the size it was generated at, unless something else is asked for. A profile
+        decides size and shape, and its own format where it does not take the one asked for."""
+        check_size(size or 0, self._limits)
         job = await self._runner.jobs.get(job_id)
-        if size is not None:
-            check_size(size, self._limits)
-        cover = new_cover(job, index).generated
-        headers = dict(_NEVER_CHANGES)
-        if download:
-            name = f"cover-{cover.seed}.{'jpg' if format == 'jpeg' else 'png'}"
-            headers["Content-Disposition"] = f'attachment; filename="{name}"'
-        tag = tag_of(job_id, index, size or job.spec.size, format)
-        if is_known(request, tag):
-            return not_modified(tag, headers)
-        texts = {"gatefold:sources": sources_text(cover)} if format == "png" else {}
-        picture = await asyncio.to_thread(encode_picture, cover.pixels, size or job.spec.size, format, texts)
-        return content_response(request, Content(picture, f"image/{format}"), tag, headers)
+        wanted = wanted_image(size or job.spec.size, format, quality, profile, keep=download)
+        return await self._files.image(request, job, index, wanted, "attachment" if download else "inline")
 
     async def sources(self, job_id: str, index: int) -> SourcesView:
         """Which covers a new cover is made from, the largest share first."""

@@ -19,6 +19,7 @@ from gatefold.storage import objects
 from gatefold.workspace import Workspace
 from serve.active_release import ActiveRelease
 from serve.api.application import create_app
+from serve.api.exports import ExportOptions
 from serve.api.page import Examples
 from serve.api.thumbnails import Thumbnails
 from serve.interfaces import (
@@ -177,7 +178,8 @@ def endpoint(tmp_path: Path) -> Iterator[Callable[..., Endpoint]]:
     opened: list[TestClient] = []
 
     def make(
-        limits: ServeSettings | None = None, keys: str = "", examples: Path | None = None, cover_uri: str | None = None
+        limits: ServeSettings | None = None, keys: str = "", examples: Path | None = None, cover_uri: str | None = None,
+        exports: ExportOptions | None = None,
     ) -> Endpoint:
         limits = limits or ServeSettings()
         encoder, retriever, generator, ready = Encoder(), Retriever(cover_uri), Generator(), Ready()
@@ -191,6 +193,7 @@ def endpoint(tmp_path: Path) -> Iterator[Callable[..., Endpoint]]:
             keys=Keys.from_environment({"GATEFOLD_API_KEYS": keys}),
             examples=Examples(examples),
             thumbnails=Thumbnails(workspace, limits.thumbnail_cache_bytes),
+            exports=exports,
         )
         client = TestClient(app, base_url="http://localhost")
         client.__enter__()  # one event loop for all of a test's requests, as jobs outlive theirs

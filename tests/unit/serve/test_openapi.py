@@ -59,7 +59,7 @@ def test_what_is_no_json_is_described_as_what_it_is(endpoint: Callable[..., Any]
         return list(described[name]["responses"][status].get("content", {}))
 
     image = "/v1/covers/{job_id}/images/{index}"
-    assert content(f"GET {image}") == content(f"GET {image}", "206") == ["image/png", "image/jpeg"]
+    assert content(f"GET {image}") == content(f"GET {image}", "206") == ["image/png", "image/jpeg", "image/webp"]
     assert content(f"GET {image}/sources.png") == ["image/png"]
     assert content("GET /v1/tracks/{song_id}/cover") == ["image/jpeg"]
     assert content("GET /v1/covers/{job_id}/events") == ["text/event-stream"]

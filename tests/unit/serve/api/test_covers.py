@@ -198,7 +198,7 @@ def test_images_come_in_the_size_and_format_asked_for(endpoint: Callable[..., An
     [
         ("images/1", 404, "has no image 1; it has 0 to 0"),
         ("images/-1", 404, "has no image -1"),
-        ("images/0?size=5000", 422, "at most 1024"),
+        ("images/0?size=5000", 422, "at most 3000"),
         ("images/0?format=tiff", 422, "format = 'tiff'"),
         ("images/x", 422, "index = 'x'"),
     ],

@@ -85,6 +85,13 @@ ROWS = {
     "n_max": Row((*fields(COVERS, "n", JSON), "maximum"), covers(n=3), 422, 2),
     "size_min": Row((*fields(COVERS, "size"), "minimum"), covers(size=15)),
     "size_max": Row((*fields(COVERS, "size"), "maximum"), covers(size=65), 422, 64),
+    "image_size_max": Row(
+        ("paths", "/v1/covers/{job_id}/images/{index}", "get", "parameters", "2", "schema", "anyOf", "0", "maximum"),
+        lambda client: client.get("/v1/covers/x/images/0?size=65"),
+        422,
+        64,
+    ),
+    "exports_queued_max": Row(("paths", "/v1/covers/{job_id}/images/{index}/export", "post", "x-max-queued"), None),
     "steps_max": Row(
         (*fields(COVERS, "num_inference_steps"), "anyOf", "0", "maximum"), covers(num_inference_steps=11), 422, 10
     ),
@@ -120,7 +127,7 @@ def test_every_limit_stands_in_openapi_as_it_is_answered(endpoint: Callable[...,
     assert told == {name: told[name] for name in LimitsView.model_fields}
     settings = SETTINGS.model_dump()
     decided = {name: ROWS[name].setting or name for name in told if (ROWS[name].setting or name) in settings}
-    assert len(decided) == 13
+    assert len(decided) == 15
     assert {name: told[name] for name in decided} == {name: settings[setting] for name, setting in decided.items()}
     assert "x-limit" not in client.get("/openapi.json").text
 
