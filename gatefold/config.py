@@ -284,7 +284,7 @@ class ServeSettings(Section):
     image_size_max: int = Field(3000, ge=16, le=3000)
     """pixels a side an image of a job may be fetched at; larger than it was generated, it is enlarged"""
     exports_max: int = Field(2, ge=1)
-    """covers exported at once by a replica of the API; one of 3,000 pixels takes some 350 MB meanwhile"""
+    """covers exported at once by a replica of the API; one of 3,000 pixels takes up to 300 MB meanwhile"""
     exports_queued_max: int = Field(16, ge=0)
     """covers that wait to be exported; more are refused with 429"""
     steps_max: int = Field(100, ge=1)
