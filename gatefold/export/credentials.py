@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from gatefold.errors import Corrupt, InvalidSettings
-from gatefold.export.disclosure import VOCABULARY, Disclosure
+from gatefold.export.disclosure import VOCABULARY, Disclosure, shares_of
 from gatefold.export.encoding import encode
 from gatefold.export.profiles import Format
 from gatefold.generator_settings import ExportSettings
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import c2pa
 
 _FROM_ENVIRONMENT = "env:"
-_SOURCES = "org.gatefold.sources"
-"""label of the assertion that names sources and shares"""
+_ACTIONS, _SOURCES = "c2pa.actions.v2", "org.gatefold.sources"
+"""labels of the assertions: what was done, and the sources with their shares"""
 _OFFLINE = {"remote_manifest_fetch": False, "ocsp_fetch": False}
 _MANIFEST_BYTES = 32_000
 """that a signature takes at most, beside the certificates and the sources, of which there are at most 256"""
@@ -105,7 +105,8 @@ def sign(data: bytes, format: Format, signer: Signer, disclosure: Disclosure, *,
     Raises: InvalidSettings where the certificate and key do not sign; Corrupt where what was signed does not verify.
     """
     library = _library()
-    context = library.Context.from_dict({"verify": _OFFLINE, "builder": {"thumbnail": {"enabled": False}}})
+    building = {"thumbnail": {"enabled": False}, "created_assertion_labels": [_ACTIONS, _SOURCES]}
+    context = library.Context.from_dict({"verify": _OFFLINE, "builder": building})
     sink = io.BytesIO()
     with _opened(signer) as opened:
         try:
@@ -159,10 +160,9 @@ def _manifest(disclosure: Disclosure, lettered: bool) -> dict[str, Any]:
     created = {"action": "c2pa.created", "digitalSourceType": disclosure.source_type, "softwareAgent": agent}
     edited = {"action": "c2pa.edited", "softwareAgent": agent, "parameters": {"description": "title and artist"}}
     actions = [created, edited] if lettered else [created]
-    assertions: list[dict[str, Any]] = [{"label": "c2pa.actions.v2", "data": {"actions": actions}}]
+    assertions: list[dict[str, Any]] = [{"label": _ACTIONS, "data": {"actions": actions}}]
     if disclosure.sources:
-        shares = [{"song_id": one.song_id, "share": round(one.share, 4)} for one in disclosure.sources]
-        assertions.append({"label": _SOURCES, "data": {"sources": shares}})
+        assertions.append({"label": _SOURCES, "data": {"sources": shares_of(disclosure)}})
     named = {"title": disclosure.title} if disclosure.title else {}
     return {"claim_generator_info": [agent], "assertions": assertions, **named}
 

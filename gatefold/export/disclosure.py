@@ -4,6 +4,7 @@ Sources: IPTC Photo Metadata Standard (`Iptc4xmpExt:DigitalSourceType`); IPTC Ne
 specification part 1 (ISO 16684-1) for the packet.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +24,8 @@ SOURCE_TYPES = {
 }
 """by `generator.kind`: a composite of several covers, generated; media made by a trained model; existing media changed
 by a trained model"""
+SOURCES_TEXT = "gatefold:sources"
+"""keyword of the text in a PNG that lists sources and shares as JSON"""
 _FOUND = re.compile(rb"""DigitalSourceType\s*(?:=\s*["']|>|rdf:resource\s*=\s*["'])\s*([^"'<\s]{1,300})""")
 _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
@@ -103,5 +106,14 @@ def source_type_in(picture: Image.Image) -> str | None:
 def sidecar(disclosure: Disclosure, facts: dict[str, Any]) -> dict[str, Any]:
     """What a file beside the picture says, fit for JSON: the disclosure, its sources with their shares, and `facts`."""
     said = {name: value for name, value in asdict(disclosure).items() if name != "sources"}
-    shares = [{"song_id": one.song_id, "share": round(one.share, 4)} for one in disclosure.sources]
-    return {**said, "sources": shares, **facts}
+    return {**said, "sources": shares_of(disclosure), **facts}
+
+
+def shares_of(disclosure: Disclosure) -> list[dict[str, Any]]:
+    """The sources with their shares, fit for JSON."""
+    return [{"song_id": one.song_id, "share": round(one.share, 4)} for one in disclosure.sources]
+
+
+def png_texts(disclosure: Disclosure) -> dict[str, str]:
+    """Texts for a PNG: its sources with their shares."""
+    return {SOURCES_TEXT: json.dumps(shares_of(disclosure))}

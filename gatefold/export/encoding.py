@@ -88,16 +88,23 @@ def encode(
 
 
 def encode_within(
-    picture: Image.Image, format: Format, max_bytes: int, *, quality: int | None = None, xmp: bytes | None = None
+    picture: Image.Image,
+    format: Format,
+    max_bytes: int,
+    *,
+    quality: int | None = None,
+    xmp: bytes | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> Encoded:
-    """The file of the best quality, up to the one asked for, that has at most `max_bytes`.
+    """The file of the best quality, up to the one asked for, that has at most `max_bytes`; `xmp` and `texts` as for
+    `encode`.
 
     Raises: InputError for a quality out of range; PreflightFailed where even QUALITY_FLOOR (or a PNG) is larger.
     """
     wanted = QUALITY if quality is None else quality
     if not 1 <= wanted <= 100:
         raise InputError(f"quality = {wanted} must be 1 to 100")
-    data = encode(picture, format, wanted, xmp)
+    data = encode(picture, format, wanted, xmp, texts)
     if len(data) <= max_bytes:
         return Encoded(data, None if format == "png" else wanted)
     best: Encoded | None = None

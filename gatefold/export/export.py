@@ -13,7 +13,7 @@ from PIL import Image
 
 from gatefold.errors import InputError
 from gatefold.export.credentials import Signer, reserve_bytes, sign
-from gatefold.export.disclosure import Disclosure, sidecar, xmp_packet
+from gatefold.export.disclosure import Disclosure, png_texts, sidecar, xmp_packet
 from gatefold.export.encoding import encode_within, framed
 from gatefold.export.lettering import Lettered, letter
 from gatefold.export.preflight import Check, preflight, require
@@ -72,12 +72,13 @@ def export_cover(
     lettered = letter(made, lettering.title, lettering.artist, lettering.layout) if lettering else None
     reserved = reserve_bytes(signer, disclosure) if signer else 0
     final, limit = lettered.picture if lettered else made, profile.max_bytes - reserved
-    encoded = encode_within(final, chosen, limit, quality=quality, xmp=xmp_packet(disclosure))
+    xmp, texts = xmp_packet(disclosure), png_texts(disclosure)
+    encoded = encode_within(final, chosen, limit, quality=quality, xmp=xmp, texts=texts)
     data = encoded.data
     if signer:
         data = sign(data, chosen, signer, disclosure, lettered=lettered is not None)
-    texts = (lettering.title, lettering.artist) if lettering else (None, None)
-    checks = preflight(data, profile, title=texts[0], artist=texts[1])
+    title, artist = (lettering.title, lettering.artist) if lettering else (None, None)
+    checks = preflight(data, profile, title=title, artist=artist)
     require(checks)
     facts = {
         "profile": profile.name,

@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gatefold.errors import InputError
-from gatefold.export.disclosure import SourceShare
-
-SOURCES_TEXT = "gatefold:sources"
-"""keyword of the text in a PNG that lists sources and shares as JSON"""
+from gatefold.export.disclosure import SOURCES_TEXT, SourceShare
 
 
 @dataclass(frozen=True)

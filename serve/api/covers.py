@@ -12,7 +12,7 @@ from starlette.responses import StreamingResponse
 
 from gatefold.config import ServeSettings
 from gatefold.errors import InputError
-from gatefold.export.profiles import ProfileName
+from gatefold.export.profiles import SIDE_MAX, ProfileName
 from gatefold.generator.attribution import draw_map
 from gatefold.generator.interface import check_request
 from gatefold.generator.records import cover_record
@@ -134,7 +134,7 @@ class CoverRoutes:
         decides size and shape, and its own format where it does not take the one asked for."""
         check_size(size or 0, self._limits)
         job = await self._runner.jobs.get(job_id)
-        wanted = wanted_image(size or job.spec.size, format, quality, profile, keep=download)
+        wanted = wanted_image(size or min(job.spec.size, SIDE_MAX), format, quality, profile, keep=download)
         return await self._files.image(request, job, index, wanted, "attachment" if download else "inline")
 
     async def sources(self, job_id: str, index: int) -> SourcesView:

@@ -21,12 +21,11 @@ from pydantic import Field
 from gatefold.config import ExportSettings, ServeSettings
 from gatefold.errors import InputError, Overloaded
 from gatefold.export.credentials import Signer
-from gatefold.export.disclosure import Disclosure, SourceShare, source_type_of, xmp_packet
+from gatefold.export.disclosure import Disclosure, SourceShare, png_texts, source_type_of, xmp_packet
 from gatefold.export.encoding import encode, framed
 from gatefold.export.export import Exported, Lettering, export_cover
 from gatefold.export.profiles import PROFILES, Format, Profile, ProfileName, plain
 from gatefold.generator.interface import Generated
-from gatefold.generator.records import sources_text
 from serve.active_release import ActiveRelease
 from serve.api.contents import Content, content_response, is_known, not_modified, tag_of
 from serve.api.contracts import Body
@@ -273,8 +272,8 @@ def _format(profile: Profile, format: Format | None) -> Format:
 def _picture(cover: Generated, wanted: Wanted, disclosure: Disclosure) -> bytes:
     opened = Image.fromarray(cover.pixels.transpose(1, 2, 0).copy())
     made = framed(opened, wanted.profile.width, wanted.profile.height)
-    texts = {"gatefold:sources": sources_text(cover)}
-    return encode(made, wanted.format, wanted.quality or JPEG_QUALITY, xmp_packet(disclosure), texts)
+    quality = wanted.quality or JPEG_QUALITY
+    return encode(made, wanted.format, quality, xmp_packet(disclosure), png_texts(disclosure))
 
 
 def _disposition(disposition: str, name: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 
 from gatefold.errors import InputError, PreflightFailed
 from gatefold.export.credentials import Signer, verify
-from gatefold.export.disclosure import SOURCE_TYPES, Disclosure, SourceShare, source_type_of
+from gatefold.export.disclosure import SOURCE_TYPES, SOURCES_TEXT, Disclosure, SourceShare, source_type_of
 from gatefold.export.export import Exported, Lettering, export_cover
 from gatefold.export.preflight import preflight
 from gatefold.export.profiles import PROFILES, Format, Profile, plain, profile_named
@@ -85,6 +85,8 @@ def test_c2pas_own_reader_trusts_a_file_of_each_profile(name: str, exported: dic
     assert (created["action"], created["digitalSourceType"]) == ("c2pa.created", SOURCE_TYPES["local-score"])
     assert [one["share"] for one in assertions["org.gatefold.sources"]["sources"]] == [0.75, 0.25]
     assert manifest["signature_info"]["issuer"] == "Test Records"
+    for place in random.Random(name).sample(range(60_000, len(exported[name].data)), 3):
+        assert not verify(changed(exported[name].data, place), "jpeg", root).holds
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg"])
@@ -143,6 +145,12 @@ def test_the_sidecar_is_json_with_sources_shares_and_what_was_enlarged(exported:
     assert told["source_type"] == SOURCE_TYPES["local-score"]
     assert " ".join(told["lettering"]["lines"][0]) == TITLE
     assert all(check["passed"] for check in told["preflight"])
+
+
+def test_a_png_lists_its_sources_as_text_too(picture: Image.Image) -> None:
+    with Image.open(io.BytesIO(export_cover(picture, plain(64), DISCLOSURE).data)) as read:
+        shares = json.loads(read.text[SOURCES_TEXT])
+    assert shares == [{"song_id": "a1", "share": 0.75}, {"song_id": "b2", "share": 0.25}]
 
 
 def test_a_picture_that_is_large_enough_is_not_said_to_be_enlarged(picture: Image.Image) -> None:
