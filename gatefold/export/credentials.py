@@ -105,7 +105,7 @@ def sign(data: bytes, format: Format, signer: Signer, disclosure: Disclosure, *,
     Raises: InvalidSettings where the certificate and key do not sign; Corrupt where what was signed does not verify.
     """
     library = _library()
-    building = {"thumbnail": {"enabled": False}, "created_assertion_labels": [_ACTIONS, _SOURCES]}
+    building = {"thumbnail": {"enabled": False}, "created_assertion_labels": [_ACTIONS.removesuffix(".v2"), _SOURCES]}
     context = library.Context.from_dict({"verify": _OFFLINE, "builder": building})
     sink = io.BytesIO()
     with _opened(signer) as opened:

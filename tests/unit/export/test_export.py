@@ -81,6 +81,7 @@ def test_c2pas_own_reader_trusts_a_file_of_each_profile(name: str, exported: dic
     assert reader.get_validation_state() == "Trusted"
     manifest = reader.get_active_manifest()
     assertions = {one["label"]: one["data"] for one in manifest["assertions"]}
+    assert {one["label"] for one in manifest["assertions"] if one.get("created")} >= {"c2pa.actions.v2"}
     created = assertions["c2pa.actions.v2"]["actions"][0]
     assert (created["action"], created["digitalSourceType"]) == ("c2pa.created", SOURCE_TYPES["local-score"])
     assert [one["share"] for one in assertions["org.gatefold.sources"]["sources"]] == [0.75, 0.25]
