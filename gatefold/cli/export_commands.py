@@ -91,9 +91,9 @@ def preflight(
 
     checks = check(_bytes_of(file), profile_named(profile), title=title, artist=artist)
     passed = all(one.passed for one in checks)
-    told: dict[str, Any] = {"file": str(file.resolve()), "profile": profile, "passed": passed}
-    told |= {"preflight": [asdict(one) for one in checks], "not_measured": list(NOT_MEASURED)}
-    session.terminal.result(told, _table(checks), "\nfor you to judge: " + "; ".join(NOT_MEASURED))
+    facts: dict[str, Any] = {"file": str(file.resolve()), "profile": profile, "passed": passed}
+    facts |= {"preflight": [asdict(one) for one in checks], "not_measured": list(NOT_MEASURED)}
+    session.terminal.result(facts, _table(checks), "\nfor you to judge: " + "; ".join(NOT_MEASURED))
     if not passed:
         raise typer.Exit(1)
 
@@ -117,11 +117,11 @@ def _origin(
 def _result(session: Session, file: Path, done: "Exported", facts: dict[str, Any]) -> None:
     """Writes the file and its sidecar, and says what they are."""
     beside = file.with_name(file.name + ".json")
-    told = {**done.sidecar, **facts}
+    facts = {**done.sidecar, **facts}
     _write(file, done.data)
-    _write(beside, json.dumps(told, ensure_ascii=False, indent=1).encode())
-    shown = {"file": str(file.resolve()), "sidecar": str(beside.resolve()), **told}
-    session.terminal.result(shown, _table(done.checks), *_notes(told), f"\n{file}\n{beside}")
+    _write(beside, json.dumps(facts, ensure_ascii=False, indent=1).encode())
+    shown = {"file": str(file.resolve()), "sidecar": str(beside.resolve()), **facts}
+    session.terminal.result(shown, _table(done.checks), *_notes(facts), f"\n{file}\n{beside}")
 
 
 def _destination(profile: str | None, size: int | None, format: "Format") -> "Profile":
@@ -169,13 +169,13 @@ def _table(checks: "list[Check]") -> "Table":
     return table(("", "rule", "found", "allowed"), rows)
 
 
-def _notes(told: dict[str, Any]) -> list[str]:
+def _notes(facts: dict[str, Any]) -> list[str]:
     """What an artist should know of the file before he delivers it."""
     notes = []
-    if enlarged := told["enlarged"]:
+    if enlarged := facts["enlarged"]:
         side = enlarged["from"][0]
         notes.append(f"enlarged {enlarged['factor']} times from {side} pixels a side; made anew from the originals by "
                      "`gatefold generate --size 3000`")  # fmt: skip
-    if not told["content_credentials"]:
+    if not facts["content_credentials"]:
         notes.append("no content credentials: export.certificate_chain and export.private_key name none")
     return [f"note: {note}" for note in notes]

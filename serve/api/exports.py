@@ -221,10 +221,10 @@ class ExportRoutes:
         schema = ExportFields.model_json_schema() | marked(x_max_bytes="json_max_bytes")
         body = {"required": True, "content": {"application/json": {"schema": schema}}}
         binary = {"schema": {"type": "string", "format": "binary"}}
-        told = headers("Content-Disposition: the name of the file", "Cache-Control: that it is not to be kept")
+        sent = headers("Content-Disposition: the name of the file", "Cache-Control: that it is not to be kept")
         kinds = ("image/jpeg", "image/png", "application/zip")
         answers: dict[int | str, dict[str, Any]] = {
-            200: {"description": "The file.", "headers": told, "content": dict.fromkeys(kinds, binary)}
+            200: {"description": "The file.", "headers": sent, "content": dict.fromkeys(kinds, binary)}
         }
         router.add_api_route(
             "/{job_id}/images/{index}/export",

@@ -18,7 +18,7 @@ def call(*args: object) -> Result:
     return CliRunner().invoke(app, [str(arg) for arg in args])
 
 
-def told(result: Result) -> Any:
+def answered(result: Result) -> Any:
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 
@@ -37,7 +37,7 @@ def made(tmp_path: Path) -> Path:
 
 def test_a_generated_cover_is_exported_with_what_lies_beside_it(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out" / "cover.jpg"
-    answer = told(call("export", made, *SPOTIFY, "-o", out, "--json"))
+    answer = answered(call("export", made, *SPOTIFY, "-o", out, "--json"))
     with Image.open(out) as picture:
         assert (picture.format, picture.size, picture.mode) == ("JPEG", (3000, 3000), "RGB")
     beside = json.loads((tmp_path / "out" / "cover.jpg.json").read_text())
@@ -59,7 +59,7 @@ def test_the_table_names_each_rule_and_what_was_found(made: Path, tmp_path: Path
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".jpeg"])
 def test_a_plain_size_has_the_format_of_the_files_suffix(suffix: str, made: Path, tmp_path: Path) -> None:
     out = tmp_path / f"cover{suffix}"
-    assert told(call("export", made, "--size", 400, "-o", out, "--json"))["lettering"] is None
+    assert answered(call("export", made, "--size", 400, "-o", out, "--json"))["lettering"] is None
     with Image.open(out) as picture:
         assert (picture.format, picture.size) == (suffix[1:].upper(), (400, 400))
 
@@ -69,15 +69,15 @@ def test_a_list_of_sources_or_another_sidecar_is_read_as_well(made: Path, tmp_pa
     shares.write_text('[{"song_id": "a", "share": 0.1}, {"song_id": "b", "share": 0.9}]')
     out = tmp_path / "one.jpg"
     plainly = ["--size", 64, "--json"]
-    first = told(call("export", made, *plainly, "-o", out, "--sources", shares, "--generator", "diffusers"))
+    first = answered(call("export", made, *plainly, "-o", out, "--sources", shares, "--generator", "diffusers"))
     assert [one["song_id"] for one in first["sources"]] == ["b", "a"]
     assert first["source_type"].endswith("/compositeWithTrainedAlgorithmicMedia")
-    again = told(call("export", made, *plainly, "-o", tmp_path / "two.jpg", "--sources", f"{out}.json"))
+    again = answered(call("export", made, *plainly, "-o", tmp_path / "two.jpg", "--sources", f"{out}.json"))
     assert again["sources"] == first["sources"]
 
 
 def test_title_and_artist_can_be_metadata_alone(made: Path, tmp_path: Path) -> None:
-    answer = told(call("export", made, *SPOTIFY, "--no-letters", "-o", tmp_path / "a.jpg", "--json"))
+    answer = answered(call("export", made, *SPOTIFY, "--no-letters", "-o", tmp_path / "a.jpg", "--json"))
     assert (answer["lettering"], answer["title"]) == (None, "Midnight Blue")
 
 
@@ -127,5 +127,5 @@ def test_preflight_of_any_file_exits_1_where_a_rule_is_broken(made: Path, tmp_pa
     assert result.exit_code == 1
     broken = [check["rule"] for check in json.loads(result.stdout)["preflight"] if not check["passed"]]
     assert broken == ["width in pixels", "colour profile", "IPTC digital source type"]
-    told(call("export", made, "--profile", "apple", "-o", tmp_path / "a.jpg", "--json"))
-    assert told(call("preflight", tmp_path / "a.jpg", "--profile", "apple", "--json"))["passed"]
+    answered(call("export", made, "--profile", "apple", "-o", tmp_path / "a.jpg", "--json"))
+    assert answered(call("preflight", tmp_path / "a.jpg", "--profile", "apple", "--json"))["passed"]

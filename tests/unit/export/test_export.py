@@ -140,12 +140,12 @@ def test_disclosure_colours_and_credentials_are_in_every_format(
 
 
 def test_the_sidecar_is_json_with_sources_shares_and_what_was_enlarged(exported: dict[str, Exported]) -> None:
-    told = json.loads(json.dumps(exported["apple"].sidecar))
-    assert told["sources"] == [{"song_id": "a1", "share": 0.75}, {"song_id": "b2", "share": 0.25}]
-    assert told["enlarged"] == {"from": [512, 512], "factor": 5.859, "filter": "Lanczos"}
-    assert told["source_type"] == SOURCE_TYPES["local-score"]
-    assert " ".join(told["lettering"]["lines"][0]) == TITLE
-    assert all(check["passed"] for check in told["preflight"])
+    sidecar = json.loads(json.dumps(exported["apple"].sidecar))
+    assert sidecar["sources"] == [{"song_id": "a1", "share": 0.75}, {"song_id": "b2", "share": 0.25}]
+    assert sidecar["enlarged"] == {"from": [512, 512], "factor": 5.859, "filter": "Lanczos"}
+    assert sidecar["source_type"] == SOURCE_TYPES["local-score"]
+    assert " ".join(sidecar["lettering"]["lines"][0]) == TITLE
+    assert all(check["passed"] for check in sidecar["preflight"])
 
 
 def test_a_png_lists_its_sources_as_text_too(picture: Image.Image) -> None:

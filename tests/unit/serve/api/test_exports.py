@@ -56,11 +56,12 @@ def test_a_zip_holds_the_picture_and_a_sidecar_with_sources_and_shares(endpoint:
     assert answer.headers["content-type"] == "application/zip"
     archive = zipfile.ZipFile(io.BytesIO(answer.content))
     assert archive.namelist() == ["cover-9-social-16x9.jpg", "cover-9-social-16x9.jpg.json"]
-    told = json.loads(archive.read("cover-9-social-16x9.jpg.json"))
-    assert [one["share"] for one in told["sources"]] == [0.5, 0.5]
-    assert (told["title"], told["creator"], told["seed"], told["release"]) == ("Midnight Blue", "Alma Ruiz", 9, "r1")
-    assert told["enlarged"]["from"] == [8, 8]
-    assert [" ".join(lines) for lines in told["lettering"]["lines"]] == ["Midnight Blue", "Alma Ruiz"]
+    sidecar = json.loads(archive.read("cover-9-social-16x9.jpg.json"))
+    assert [one["share"] for one in sidecar["sources"]] == [0.5, 0.5]
+    assert (sidecar["title"], sidecar["creator"]) == ("Midnight Blue", "Alma Ruiz")
+    assert (sidecar["seed"], sidecar["release"]) == (9, "r1")
+    assert sidecar["enlarged"]["from"] == [8, 8]
+    assert [" ".join(lines) for lines in sidecar["lettering"]["lines"]] == ["Midnight Blue", "Alma Ruiz"]
 
 
 def test_title_and_artist_may_be_metadata_alone(endpoint: Callable[..., Any]) -> None:
