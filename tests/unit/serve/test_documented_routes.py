@@ -24,7 +24,7 @@ def requested(options: str, path: str) -> str:
         path = path.replace(example, name)
     if named := re.search(r"-X (\w+)", options):
         return f"{named[1]} {path}"
-    return f"POST {path}" if re.search(r"(^| )-[Fd] ", options) else f"GET {path}"
+    return f"POST {path}" if re.search(r"(^| )(-[Fd]|--json) ", options) else f"GET {path}"
 
 
 def test_the_documented_routes_are_those_there_are(endpoint: Callable[..., Any]) -> None:
