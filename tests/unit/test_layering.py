@@ -5,6 +5,7 @@ Each test lists what breaks its rule as `file:line what`, and wants an empty lis
 
 import ast
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -20,7 +21,7 @@ LAYERS = (
     ("gatefold.storage",),
     ("gatefold.evaluation", "gatefold.export", "gatefold.generator", "gatefold.synthetic"),
     ("gatefold.encoder", "gatefold.index"),
-    ("gatefold.audio", "gatefold.images"),
+    ("gatefold.audio", "gatefold.client", "gatefold.images"),
     ("gatefold",),
 )
 """Packages from the command line down. A module imports from its own package and from the layers below, never from
@@ -103,6 +104,15 @@ def test_ray_is_imported_by_pipelines_serve_and_the_command_line_alone() -> None
     assert [where for _, where, name in imports(files) if name.split(".")[0] == "ray"] == []
 
 
+def test_the_client_imports_nothing_of_the_rest_and_two_libraries() -> None:
+    files = [path for path in PRODUCT if package_of_file(path) == "gatefold.client"]
+    own = [(where, name) for _, where, name in imports(files) if package_of(name) == "gatefold.client"]
+    others = [(where, name.split(".")[0]) for _, where, name in imports(files) if package_of(name) != "gatefold.client"]
+    allowed = {"httpx", "pydantic", *sys.stdlib_module_names}
+    assert len(own) > 10
+    assert [where for where, name in others if name not in allowed] == []
+
+
 def test_private_parts_of_ray_are_used_in_one_file_and_bound_the_version() -> None:
     private = [
         where
@@ -143,7 +153,8 @@ def test_nothing_that_could_run_code_is_read() -> None:
 
 
 def test_packages_hold_a_docstring_and_what_must_run_first() -> None:
-    packages = [path for path in PRODUCT if path.endswith("__init__.py") and path != "gatefold/__init__.py"]
+    others = ("gatefold/__init__.py", "gatefold/client/__init__.py")  # a guard; what users of the client import
+    packages = [path for path in PRODUCT if path.endswith("__init__.py") and path not in others]
     code = {path: [ast.unparse(node) for node in tree(path).body[1:]] for path in packages}
     guard = {f"{folder}/__init__.py": ["import gatefold"] for folder in RAY}
     assert {path: statements for path, statements in code.items() if statements} == guard

@@ -5,11 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.listening import listening
+
 ROOT = Path(__file__).parents[3]
 API = (ROOT / "docs" / "api.md").read_text()
 EXAMPLES = API + (ROOT / "docs" / "operating.md").read_text() + (ROOT / "README.md").read_text()
 _ROUTE = re.compile(r"`(GET|POST|DELETE) (/[^`]+)`")
 _CURL = re.compile(r"^ *curl (.*)localhost:8000(/[^\s'?]*)", re.MULTILINE)
+_PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _PLACES = {"JOB_ID": "{job_id}", "SONG_ID": "{song_id}", "/images/0": "/images/{index}"}
 
 
@@ -36,3 +41,16 @@ def test_every_example_with_curl_calls_a_route(endpoint: Callable[..., Any]) -> 
     called = {requested(options, path) for options, path in _CURL.findall(EXAMPLES)}
     assert len(called) > 10
     assert called - routes(endpoint().client) == set()
+
+
+def test_every_example_in_python_runs(
+    endpoint: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = _PYTHON.findall(API)
+    assert len(examples) > 2
+    (tmp_path / "song.ogg").write_bytes(b"12345")
+    monkeypatch.chdir(tmp_path)
+    with listening(endpoint().client.app) as url:
+        for example in examples:
+            exec(compile(example.replace("http://localhost:8000", url), "docs/api.md", "exec"), {"__name__": "example"})
+    assert len(list((tmp_path / "covers").glob("*.png"))) == 2

@@ -1,21 +1,17 @@
 """The description says what the endpoint does: as it is written, and as schemathesis tries it with a key."""
 
 import hashlib
-import socket
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 
 from gatefold.config import ServeSettings
 from gatefold.images.pixels import encode_picture
+from tests.listening import listening
 from tests.openapi.run import faults
 
 KEY = "open sesame"
@@ -25,25 +21,6 @@ HASH = hashlib.sha256(KEY.encode()).hexdigest()
 def operations(client: Any) -> dict[str, dict[str, Any]]:
     paths = client.get("/openapi.json").json()["paths"]
     return {f"{method.upper()} {path}": one for path, methods in paths.items() for method, one in methods.items()}
-
-
-@contextmanager
-def listening(app: Any) -> Iterator[str]:
-    """The URL of an application that listens on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    config = uvicorn.Config(app, "127.0.0.1", port, log_level="error", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.02)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 def test_problems_are_described_under_their_media_type(endpoint: Callable[..., Any]) -> None:

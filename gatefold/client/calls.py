@@ -1,0 +1,219 @@
+"""The calls of the HTTP API, typed, and how each is written as a request: shared by both clients, without any I/O but
+the reading of a song's size."""
+
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypedDict, TypeVar
+from urllib.parse import quote
+
+from gatefold.client import models
+from gatefold.client.models import EmbeddingAnswer
+from gatefold.client.uploads import Fields, SongUpload
+
+SongLike = str | os.PathLike[str] | bytes
+"""path of an audio file, or its bytes"""
+PictureFormat = Literal["png", "jpeg"]
+T = TypeVar("T")
+
+
+class SearchOptions(TypedDict, total=False):
+    """What a search takes beside the song; what is absent has the endpoint's default."""
+
+    k: int
+    """matches wanted"""
+    exclude_artists: Sequence[str]
+    exclude_song_ids: Sequence[str]
+    genres: Sequence[str]
+    """only covers of these"""
+    where: Mapping[str, Sequence[str]]
+    """columns of the catalogue and the values allowed there"""
+    spectrogram: bool
+    """of an upload: whether the answer has a picture of its spectrogram"""
+
+
+class CoverOptions(TypedDict, total=False):
+    """What a job takes beside the song; what is absent or None has the endpoint's default."""
+
+    n: int
+    """covers wanted"""
+    seed: int | None
+    """of the first cover; the next has the next"""
+    size: int
+    """pixels a side"""
+    novelty: float | None
+    """0 stays close to single covers, 1 mixes small parts of many"""
+    source_song_ids: Sequence[str] | None
+    """which of the song's nearest covers the new ones are made from"""
+    palette_from: str | None
+    """one of them, whose colours lead"""
+    guidance_scale: float | None
+    num_inference_steps: int | None
+    strength: float | None
+    adapter: str | None
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One call. `repeatable` says whether sending it twice does no more than sending it once."""
+
+    method: str
+    path: str
+    """behind base_url, quoted"""
+    answer: type[T]
+    """a model of `gatefold.client.models`, or bytes, or None where there is no body"""
+    repeatable: bool
+    json: dict[str, Any] | None = None
+    song: SongUpload | None = None
+    fields: Fields = ()
+    """of the form around the song"""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+
+
+def search(
+    song: SongLike | None,
+    song_id: str | None,
+    embedding: EmbeddingAnswer | Sequence[float] | None,
+    encoder: str | None,
+    name: str | None,
+    options: SearchOptions,
+) -> Call[models.SearchAnswer]:
+    """Raises: ValueError unless there is exactly one of song, song_id and embedding; SongUnreadable when sent."""
+    kinds = {"song": song, "song_id": song_id, "embedding": embedding}
+    given = [kind for kind, value in kinds.items() if value is not None]
+    if len(given) != 1:
+        raise ValueError(f"search takes one of song, song_id and embedding, not {' and '.join(given) or 'none'}")
+    if song is not None:
+        upload, fields = SongUpload.of(song, name), _form(options)
+        return Call("POST", "/v1/searches", models.SearchAnswer, False, song=upload, fields=fields)
+    body: dict[str, Any] = _json(options)
+    if song_id is not None:
+        body["song_id"] = song_id
+    elif isinstance(embedding, EmbeddingAnswer):
+        body |= {"embedding": embedding.embedding, "encoder": encoder or embedding.encoder}
+    else:
+        if encoder is None:
+            raise ValueError("encoder = None: an embedding needs the fingerprint of the encoder that made it")
+        body |= {"embedding": [float(number) for number in embedding or ()], "encoder": encoder}
+    return Call("POST", "/v1/searches", models.SearchAnswer, False, json=body)
+
+
+def embed(song: SongLike, name: str | None) -> Call[EmbeddingAnswer]:
+    return Call("POST", "/v1/embeddings", EmbeddingAnswer, False, song=SongUpload.of(song, name))
+
+
+def generate(
+    song: SongLike | None, song_id: str | None, idempotency_key: str | None, name: str | None, options: CoverOptions
+) -> Call[models.JobStatus]:
+    """A call that may be repeated, since it always has an Idempotency-Key.
+
+    Raises: ValueError unless there is either song or song_id.
+    """
+    if (song is None) == (song_id is None):
+        raise ValueError("generate takes either song or song_id")
+    headers = {"Idempotency-Key": secrets.token_hex(16) if idempotency_key is None else idempotency_key}
+    if song is not None:
+        upload, fields = SongUpload.of(song, name), _form(options)
+        return Call("POST", "/v1/covers", models.JobStatus, True, song=upload, fields=fields, headers=headers)
+    body = _json(options) | {"song_id": song_id}
+    return Call("POST", "/v1/covers", models.JobStatus, True, json=body, headers=headers)
+
+
+def job(job_id: str) -> Call[models.JobStatus]:
+    return _get(_job_path(job_id), models.JobStatus)
+
+
+def cancel(job_id: str) -> Call[models.JobStatus]:
+    return Call("DELETE", _job_path(job_id), models.JobStatus, True)
+
+
+def events_path(job_id: str) -> str:
+    return f"{_job_path(job_id)}/events"
+
+
+def image(job_id: str, index: int, size: int | None, picture_format: PictureFormat) -> Call[bytes]:
+    query = {"format": picture_format} | ({} if size is None else {"size": str(size)})
+    return _get(f"{_job_path(job_id)}/images/{int(index)}", bytes, query)
+
+
+def sources(job_id: str, index: int) -> Call[models.CoverSources]:
+    return _get(f"{_job_path(job_id)}/images/{int(index)}/sources", models.CoverSources)
+
+
+def sources_map(job_id: str, index: int) -> Call[bytes]:
+    return _get(f"{_job_path(job_id)}/images/{int(index)}/sources.png", bytes)
+
+
+def manifest(job_id: str) -> Call[models.JobManifest]:
+    return _get(f"{_job_path(job_id)}/manifest.json", models.JobManifest)
+
+
+def manifest_bytes(job_id: str) -> Call[bytes]:
+    return _get(f"{_job_path(job_id)}/manifest.json", bytes)
+
+
+def track(song_id: str) -> Call[models.TrackAnswer]:
+    return _get(_track_path(song_id), models.TrackAnswer)
+
+
+def track_cover(song_id: str, size: int | None) -> Call[bytes]:
+    return _get(f"{_track_path(song_id)}/cover", bytes, {} if size is None else {"size": str(size)})
+
+
+def withdraw(song_id: str) -> Call[None]:
+    return Call("DELETE", _track_path(song_id), type(None), True)
+
+
+def current_release() -> Call[models.ReleaseInfo]:
+    return _get("/v1/releases/current", models.ReleaseInfo)
+
+
+def health(probe: Literal["live", "ready"]) -> Call[models.HealthAnswer]:
+    return _get(f"/v1/health/{probe}", models.HealthAnswer)
+
+
+def _get(path: str, answer: type[T], query: Mapping[str, str] | None = None) -> Call[T]:
+    return Call("GET", path, answer, True, query=query or {})
+
+
+def _job_path(job_id: str) -> str:
+    return f"/v1/covers/{_quoted('job_id', job_id)}"
+
+
+def _track_path(song_id: str) -> str:
+    return f"/v1/tracks/{_quoted('song_id', song_id)}"
+
+
+def _quoted(field_name: str, value: str) -> str:
+    """An id as one segment of a path. Raises: ValueError for one that no path can hold."""
+    if value in ("", ".", ".."):
+        raise ValueError(f"{field_name} = '{value}': no path can hold it")
+    return quote(value, safe="")
+
+
+def _json(options: SearchOptions | CoverOptions) -> dict[str, Any]:
+    """The options without those that are None; sequences as lists."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return {name: _plain(name, value) for name, value in given.items()}
+
+
+def _form(options: SearchOptions | CoverOptions) -> Fields:
+    """The same as texts: a list is a field that is sent several times, an object is JSON."""
+    fields: list[tuple[str, str]] = []
+    for name, value in _json(options).items():
+        values = value if isinstance(value, list) else [value]
+        fields += [(name, one if isinstance(one, str) else json.dumps(one)) for one in values]
+    return tuple(fields)
+
+
+def _plain(name: str, value: object) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(f"{name}.{key}", inner) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(name, inner) for inner in value]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise ValueError(f"{name} = {value!r}: a {type(value).__name__} cannot be sent")

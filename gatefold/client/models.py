@@ -1,0 +1,247 @@
+"""What the HTTP API answers, as typed models: jobs, matches, covers, sources, releases.
+
+They follow the HTTP contract and not the code of the server, which this package never imports. A field that is not
+known here is kept and never refused, so that a client goes on working beside a newer server; a field that an older
+server does not send yet has a default.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+ENDED = frozenset({"succeeded", "failed", "cancelled"})
+"""states that a job never leaves"""
+
+
+class Answer(BaseModel):
+    """A part of an answer. Frozen; unknown fields are kept in `model_extra`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class ProblemDetails(Answer):
+    """An error as the API sends it (RFC 9457); `code` is stable, the rest is for people."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    instance: str
+
+
+class TrackInfo(Answer):
+    """A song of the catalogue with its metadata."""
+
+    song_id: str
+    title: str | None = None
+    artist: str | None = None
+    album: str | None = None
+    genre: str | None = None
+
+
+class TrackAnswer(Answer):
+    """A track, and whether it has a cover."""
+
+    track: TrackInfo
+    cover_url: str | None
+
+
+class EncodedSong(Answer):
+    """What was encoded of an uploaded song."""
+
+    duration_s: float
+    """seconds"""
+    window_starts_s: list[float]
+    """seconds"""
+    spectrogram: str | None = None
+    """a data: URI of a PNG"""
+
+
+class FoundCover(Answer):
+    """A track whose cover lies near a song."""
+
+    rank: int
+    """1 is the nearest"""
+    score: float
+    """cosine, at most 1"""
+    track: TrackInfo
+    cover_url: str
+
+
+class SearchAnswer(Answer):
+    """The nearest covers of a song, the nearest first."""
+
+    release: str
+    encoder: str
+    """fingerprint"""
+    song: EncodedSong | None
+    """None when nothing was uploaded"""
+    matches: list[FoundCover]
+
+
+class EmbeddingAnswer(Answer):
+    """The embedding of an uploaded song; `client.search(embedding=...)` takes it back whole."""
+
+    release: str
+    encoder: str
+    """fingerprint"""
+    embedding: list[float]
+    """of unit length"""
+    song: EncodedSong
+
+
+class JobSettings(Answer):
+    """What a job was asked for, with every default filled in."""
+
+    n: int
+    seed: int
+    size: int
+    """pixels a side"""
+    novelty: float | None
+    source_song_ids: list[str] | None
+    palette_from: str | None
+    guidance_scale: float | None
+    num_inference_steps: int | None
+    strength: float | None
+    adapter: str | None
+
+
+class CoverImage(Answer):
+    """A new cover; its pixels come from `job.image(index)`."""
+
+    index: int
+    seed: int
+    url: str
+    """path at the endpoint"""
+    closest: FoundCover | None
+    """the cover of the catalogue nearest to this one"""
+    likeness: float | None
+    """to the most similar of all catalogue covers, at most 1"""
+    largest_share: float | None
+    """of one source, 0 to 1"""
+    largest_region: float | None
+    """largest connected region of one source, as a share of the cover"""
+    attempts: int
+    palette_from: TrackInfo | None
+    sources_url: str | None
+    sources_map_url: str | None
+
+
+class RefusedCover(Answer):
+    """A cover that came too close to an existing one in every attempt, and is not handed out."""
+
+    index: int
+    seed: int
+    code: str
+    value: float
+    limit: float
+    detail: str
+
+
+class CoverSource(Answer):
+    """What one cover of the catalogue contributed to a new one."""
+
+    song_id: str
+    title: str | None
+    artist: str | None
+    share: float
+    """0 to 1; those of a new cover sum to 1"""
+    largest_region: float
+    """share of the new cover in the largest connected region that this source holds"""
+    cover_url: str
+    colour: str
+    """its colour on the map of sources, "#rrggbb\""""
+
+
+class CoverSources(Answer):
+    """The sources of a new cover, the largest share first."""
+
+    sources: list[CoverSource]
+
+
+class JobStatus(Answer):
+    """A job at one moment."""
+
+    job_id: str
+    state: str
+    """queued, running, succeeded, failed or cancelled"""
+    position: int | None
+    """jobs ahead of it while queued"""
+    progress: float
+    """share of the work done, 0 to 1"""
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None
+    expires_at: datetime | None = None
+    """when its pictures are deleted"""
+    queued_s: float | None = None
+    """seconds it waited"""
+    generation_s: float | None = None
+    """seconds of generation"""
+    release: str
+    request: JobSettings
+    matches: list[FoundCover]
+    """covers that the new ones are made from"""
+    images: list[CoverImage]
+    refused: list[RefusedCover]
+    problem: ProblemDetails | None
+    """why it failed"""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it will change any more."""
+        return self.state in ENDED
+
+
+class BundleInfo(Answer):
+    """An encoder, index or generator of a release."""
+
+    version: str
+    fingerprint: str
+
+
+class ReleaseInfo(Answer):
+    """What serves."""
+
+    version: str
+    encoder: BundleInfo
+    index: BundleInfo
+    generator: BundleInfo
+    covers: int
+    """covers in the index"""
+    generator_kind: str
+    """local-score, transformer or diffusers"""
+    novelty: float | None
+    audio: dict[str, Any]
+    """settings of the spectrograms"""
+
+
+class NeighbourScore(Answer):
+    """One of the nearest covers in a manifest."""
+
+    song_id: str
+    score: float
+
+
+class JobManifest(Answer):
+    """All that replays a job exactly."""
+
+    job_id: str
+    created_at: datetime
+    release: str
+    encoder: BundleInfo
+    index: BundleInfo
+    generator: BundleInfo
+    song_embedding: list[float]
+    neighbours: list[NeighbourScore]
+    seeds: list[int]
+    settings: JobSettings
+    covers: list[dict[str, Any]]
+
+
+class HealthAnswer(Answer):
+    """That the process answers ("live"), or that requests can be answered ("ready")."""
+
+    status: str

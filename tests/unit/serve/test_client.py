@@ -1,0 +1,158 @@
+"""`gatefold.client` against the running application, over a socket and in this process, and its models against the
+description."""
+
+import asyncio
+import hashlib
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import BaseModel
+
+from gatefold.client import AsyncClient, Client, models
+from gatefold.client.errors import JobCancelled, JobFailed, KeyRefused, NotThere, RequestConflict, RequestRefused
+from gatefold.config import ServeSettings
+from gatefold.errors import NoSources
+from tests.listening import listening
+
+KEY = "open sesame"
+HASH = hashlib.sha256(KEY.encode()).hexdigest()
+MODELS = {
+    "Problem": models.ProblemDetails, "Track": models.TrackInfo, "TrackView": models.TrackAnswer,
+    "SongView": models.EncodedSong, "MatchView": models.FoundCover, "SearchResult": models.SearchAnswer,
+    "EmbeddingResult": models.EmbeddingAnswer, "CoverRequestView": models.JobSettings, "ImageView": models.CoverImage,
+    "RefusedView": models.RefusedCover, "SourceView": models.CoverSource, "SourcesView": models.CoverSources,
+    "JobView": models.JobStatus, "PartView": models.BundleInfo, "ReleaseView": models.ReleaseInfo,
+    "NeighbourView": models.NeighbourScore, "CoverManifest": models.JobManifest, "Health": models.HealthAnswer,
+}  # fmt: skip
+"""By the name in the description, what the client makes of it."""
+
+
+def test_the_models_have_the_fields_of_the_description(endpoint: Callable[..., Any]) -> None:
+    schemas = endpoint().client.get("/openapi.json").json()["components"]["schemas"]
+    for name, model in MODELS.items():
+        described, known = set(schemas[name]["properties"]), set(model.model_fields)
+        assert described - known == set(), f"{model.__name__} lacks fields of {name}"
+        required = {field for field in known - described if model.model_fields[field].is_required()}
+        assert required == set(), f"{model.__name__} demands fields that {name} has not"
+
+
+def test_every_model_is_compared() -> None:
+    defined = {
+        kind for _, kind in inspect.getmembers(models, inspect.isclass)
+        if issubclass(kind, BaseModel) and kind not in (BaseModel, models.Answer)
+    }  # fmt: skip
+    assert defined == set(MODELS.values())
+
+
+def test_a_song_becomes_covers_in_a_folder(endpoint: Callable[..., Any], tmp_path: Path) -> None:
+    e = endpoint()
+    song, seen = tmp_path / "song.ogg", list[str]()
+    song.write_bytes(b"12345")
+    e.generator.refuses = {8}
+    with listening(e.client.app) as url, Client(url) as client:
+        job = client.generate(song, n=3, seed=7, size=64)
+        job.wait(20, lambda status: seen.append(status.state))
+        assert (job.status.request.seed, [image.seed for image in job.images]) == (7, [7, 9])
+        assert [refused.code for refused in job.status.refused] == ["too_much_of_one_source"]
+        assert seen[-1] == "succeeded"
+        paths = job.save(tmp_path / "covers", picture_format="jpeg", size=32)
+        assert [path.name for path in paths] == ["cover-7.jpg", "cover-9.jpg"]
+        assert paths[0].read_bytes() == job.image(0, picture_format="jpeg", size=32)
+        assert sorted(path.name for path in (tmp_path / "covers").iterdir())[-1] == "manifest.json"
+        manifest = json.loads((tmp_path / "covers" / "manifest.json").read_text())
+        assert manifest["seeds"] == job.manifest().seeds == [7, 8, 9]
+        assert [source.song_id for source in job.sources(0)] == ["t0", "t1"]
+        assert job.sources_map(0).startswith(b"\x89PNG")
+        assert [status.state for status in client.job(job.job_id).events()][-1] == "succeeded"
+    assert e.encoder.encoded == ["song.ogg"]
+
+
+def test_songs_are_found_by_file_bytes_id_and_embedding(endpoint: Callable[..., Any], tmp_path: Path) -> None:
+    song = tmp_path / "song.ogg"
+    song.write_bytes(b"12345")
+    e = endpoint()
+    with listening(e.client.app) as url, Client(url) as client:
+        embedded = client.embed(song)
+        assert client.search(song, k=3, spectrogram=True).song is not None
+        assert client.search(b"12345", k=3, exclude_song_ids=["t0"], where={"genre": ["jazz"]}).matches[0].rank == 1
+        assert [match.track.song_id for match in client.search(song_id="t5", k=2).matches] == ["t0", "t1"]
+        assert len(client.search(embedding=embedded, k=4).matches) == 4
+        assert len(client.search(embedding=embedded.embedding, encoder=embedded.encoder).matches) == 20
+        assert (client.track("t5").track.title, client.releases.current().covers) == ("T", 20)
+        assert (client.health("live").status, client.health().status) == ("live", "ready")
+        client.withdraw("t5")
+        with pytest.raises(RequestRefused, match="silent_audio"):
+            client.search(b"silence")
+        with pytest.raises(NotThere, match="unknown_track"):
+            client.track("nobody")
+    assert sorted(e.active.optouts.song_ids) == ["t5"]
+    assert e.retriever.asked[1].filters.exclude_song_ids == {"t0"}
+
+
+def test_a_job_is_cancelled(endpoint: Callable[..., Any]) -> None:
+    e = endpoint()
+    e.generator.hold = True
+    with listening(e.client.app) as url, Client(url) as client:
+        job = client.generate(song_id="t3")
+        assert job.cancel().state == "cancelled"
+        with pytest.raises(JobCancelled):
+            job.wait(5)
+
+
+def test_a_job_that_fails_says_why(endpoint: Callable[..., Any]) -> None:
+    e = endpoint()
+    e.generator.failure = NoSources("none left")
+    with listening(e.client.app) as url, Client(url) as client, pytest.raises(JobFailed, match="no_sources: none left"):
+        client.generate(song_id="t3").wait(20)
+
+
+def test_the_same_key_gives_the_same_job_and_another_request_is_a_conflict(endpoint: Callable[..., Any]) -> None:
+    with listening(endpoint().client.app) as url, Client(url) as client:
+        first, again = (client.generate(song_id="t3", seed=1, idempotency_key="k") for _ in range(2))
+        assert first.job_id == again.job_id
+        with pytest.raises(RequestConflict, match="idempotency_conflict"):
+            client.generate(song_id="t3", seed=2, idempotency_key="k")
+
+
+def test_an_api_key_opens_the_endpoint(endpoint: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening(endpoint(keys=HASH).client.app) as url:
+        with Client(url, api_key="wrong") as client, pytest.raises(KeyRefused, match="not known"):
+            client.track("t1")
+        monkeypatch.setenv("GATEFOLD_API_KEY", KEY)
+        with Client(url) as client:
+            assert client.track("t1").track.song_id == "t1"
+
+
+def test_an_upload_above_the_limit_is_a_413(endpoint: Callable[..., Any], tmp_path: Path) -> None:
+    song = tmp_path / "song.ogg"
+    song.write_bytes(bytes(5_000_000))
+    app = endpoint(ServeSettings(upload_max_bytes=2000)).client.app
+    with listening(app) as url, Client(url) as client, pytest.raises(RequestRefused) as refused:
+        client.search(song)
+    assert (refused.value.status, refused.value.code) == (413, "too_large")
+
+
+def test_the_asynchronous_client_does_the_same(endpoint: Callable[..., Any], tmp_path: Path) -> None:
+    song = tmp_path / "song.ogg"
+    song.write_bytes(b"12345")
+
+    async def use(url: str, transport: httpx.AsyncBaseTransport | None) -> None:
+        async with AsyncClient(url, transport=transport) as client:
+            job = await client.generate(song, n=2, seed=3, size=64)
+            assert [status.state async for status in job.events()][-1] == "succeeded"
+            await job.wait(20)
+            assert len(await job.save(tmp_path / "covers")) == 2
+            assert (await job.manifest()).seeds == [3, 4]
+            assert (await job.sources(0))[0].share == 0.5
+            assert len((await client.search(embedding=await client.embed(song), k=2)).matches) == 2
+            assert (await client.releases.current()).version == "r1"
+
+    e = endpoint()
+    asyncio.run(use("http://localhost", httpx.ASGITransport(e.client.app)))
+    with listening(endpoint().client.app) as url:
+        asyncio.run(use(url, None))
