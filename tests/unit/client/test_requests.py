@@ -27,7 +27,7 @@ def parts(body: MultipartBody) -> list[tuple[str, bytes]]:
     data = b"".join(body)
     assert int(body.headers["Content-Length"]) == len(data)
     message = message_from_bytes(f"Content-Type: {body.headers['Content-Type']}\r\n\r\n".encode() + data)
-    found: list[Any] = message.get_payload()
+    found: Any = message.get_payload()
     return [(part["Content-Disposition"], part.get_payload(decode=True)) for part in found]
 
 
@@ -137,7 +137,7 @@ def test_ids_are_one_segment_of_the_path_and_never_climb() -> None:
 
 
 def test_the_key_comes_from_the_argument_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    def shown(key: str | None) -> str | None:
+    def shown(key: str | None) -> Any:
         return endpoint(key).request(calls.job("j")).headers.get("Authorization")
 
     monkeypatch.setenv("GATEFOLD_API_KEY", "from outside")

@@ -6,7 +6,6 @@ import pytest
 from gatefold.client.errors import UnexpectedAnswer
 from gatefold.client.sse import MAX_EVENT_BYTES, EventCursor, EventParser, ServerSentEvent
 
-
 UNSET = (
     "novelty", "source_song_ids", "palette_from", "guidance_scale", "num_inference_steps", "strength", "adapter",
 )  # fmt: skip
