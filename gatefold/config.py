@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 
 from gatefold.errors import InvalidSettings
 from gatefold.generator_settings import ExportSettings as ExportSettings
@@ -291,8 +291,19 @@ class ServeSettings(Section):
     """denoising steps a job may ask for"""
     jobs_max: int = Field(64, ge=1)
     """jobs queued or running; more are refused with 429"""
-    max_finished_jobs: int = Field(512, ge=1)
-    """finished jobs remembered; the oldest is forgotten first"""
+    database_url: SecretStr | None = None
+    """where jobs are kept: postgresql://USER:PASSWORD@HOST/NAME, which more than one machine needs, or sqlite:///FILE;
+    by default a SQLite file in a local workspace. GATEFOLD_DATABASE_URL of `gatefold serve` goes before it"""
+    jobs_poll_s: float = Field(0.5, gt=0)
+    """seconds between polls of the database: for changes of jobs that are followed, and for jobs to run"""
+    job_lease_s: float = Field(30.0, gt=0)
+    """seconds after which a job is run again whose runner does not renew its claim"""
+    job_attempts_max: int = Field(3, ge=1)
+    """times that a job's generation begins; when it is lost once more, the job has failed"""
+    results_kept_s: float = Field(86_400.0, gt=0)
+    """seconds after its end that a job is kept with its images"""
+    image_cache_bytes: int = Field(50_000_000, ge=0)
+    """bytes of pixels of new covers that the API keeps in memory"""
     wait_max_s: float = Field(60.0, ge=0)
     """seconds that `Prefer: wait` may hold a request"""
     thumbnail_cache_bytes: int = Field(100_000_000, ge=0)

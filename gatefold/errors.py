@@ -188,6 +188,18 @@ class StorageUnavailable(Unavailable):
     code = "storage_unavailable"
 
 
+class DatabaseUnavailable(Unavailable):
+    """The database of jobs cannot be reached, or is locked by another process."""
+
+    code = "database_unavailable"
+
+
+class RunnerLost(GatefoldError):
+    """A job whose runner was lost, time after time, while it generated."""
+
+    code = "runner_lost"
+
+
 class ObjectChanged(StorageUnavailable):
     """An object was replaced in the middle of being read; from its beginning it can be read again."""
 

@@ -59,6 +59,11 @@ class Workspace:
         return f"{self.runs}/{run}/lease"
 
     @property
+    def jobs(self) -> str:
+        """Of the endpoint: songs of jobs that have not ended, pictures of those that have, for a while."""
+        return f"{self.uri}/jobs"
+
+    @property
     def releases(self) -> str:
         return f"{self.uri}/releases"
 

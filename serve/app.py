@@ -22,7 +22,9 @@ from serve.deployments.encoder import SongEncoder
 from serve.deployments.generator import CoverGenerator
 from serve.deployments.release import ReleaseRoot
 from serve.deployments.retriever import bind_retriever
+from serve.deployments.runner import Runner
 from serve.interfaces import ServedBundle, ServedRelease
+from serve.jobs.database import database_url
 
 CONSTRUCTOR_RETRIES = 2
 """times a replica that does not start is tried again before its deployment fails; the YAML has no option for it"""
@@ -74,6 +76,8 @@ class ApiArgs(BaseModel):
     """as for the release"""
     api_key_hashes: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = ()
     """SHA-256 of each API key, in hexadecimal; the endpoint is open where there is none"""
+    database_url: str | None = Field(None, repr=False)
+    """of the database of jobs, as `serve.database_url`; a SQLite file in a local workspace when unset"""
     credit: str = ExportSettings().credit
     """of every image, in its metadata"""
     signer: SignerArgs | None = None
@@ -86,15 +90,25 @@ def export_options(args: ApiArgs) -> ExportOptions:
 
 
 def build(args: ApiArgs) -> Application:
-    """The API for these arguments. Ray reads the annotation and validates `args:` against it."""
+    """The API, and what runs its jobs, for these arguments. Ray reads the annotation and validates `args:` against it.
+
+    Raises: InvalidSettings where jobs need a database and none is named.
+    """
     _check(args, ApiArgs)
+    workspace = objects.resolve(args.workspace)
+    of_jobs: dict[str, Any] = {
+        "limits": args.limits,
+        "endpoint_url": args.endpoint_url,
+        "database_url": database_url(workspace, args.database_url),
+    }
+    runner = _deployment(Runner).bind(workspace, **of_jobs)
     return _deployment(serve.ingress()(Api)).bind(
-        objects.resolve(args.workspace),
-        limits=args.limits,
+        workspace,
+        runner,
         examples=args.examples,
-        endpoint_url=args.endpoint_url,
         keys=args.api_key_hashes,
         exports=export_options(args),
+        **of_jobs,
     )
 
 

@@ -5,6 +5,7 @@ port that is taken is named before anything starts, and the call returns only wh
 later on is up to the endpoint (serve.endpoint).
 """
 
+import asyncio
 import os
 import socket
 import time
@@ -30,6 +31,7 @@ from gatefold.storage.environment import storage_settings
 from gatefold.workspace import Workspace
 from serve.app import ApiArgs, ReleaseArgs
 from serve.endpoint import ANSWER_WITHIN_S, Endpoint
+from serve.jobs.database import VARIABLE, Database, database_url
 from serve.middleware.hosts import ANY_ADDRESS, names_of
 from serve.middleware.keys import Keys, refuse_open_host
 from serve.ray_private import listening_at
@@ -56,20 +58,23 @@ def deploy(
         is_open: whether an endpoint without API keys may listen where other machines reach it.
 
     Raises: InvalidSettings for a file with unknown or wrong keys, a port that is taken, or a host that is open to
-        others without that being meant; BundleNotFound where the workspace has no release; Unavailable with the
-        deployments' own words where they do not start.
+        others without that being meant; BundleNotFound where the workspace has no release; SchemaMismatch where a newer
+        gatefold has used the database of jobs; Unavailable where that does not answer, or, with the deployments' own
+        words, where they do not start.
     """
     config = load_config(Path(config_path))
     api, release = config["applications"]
     given: dict[str, Any] = {"workspace": objects.resolve(workspace)}
     of_release: dict[str, Any] = {}
     if settings is not None:
-        given |= {"limits": settings.serve.model_dump(), "endpoint_url": settings.endpoint_url}
+        limits = settings.serve.model_dump(exclude={"database_url"})  # which is a secret, and handed over by itself
+        given |= {"limits": limits, "endpoint_url": settings.endpoint_url}
         of_release = {"originality": settings.originality.model_dump(), "cache_bytes": settings.generator.cache_bytes}
     release["args"] = _arguments(ReleaseArgs, release, given | of_release)
     songs = None if examples is None else str(Path(examples).resolve())
     keys = Keys.from_environment(os.environ)  # ours: that of a replica may be the environment of a cluster
     of_api = {"examples": songs, "api_key_hashes": keys.hashes if keys.required else None, **export_args(settings)}
+    of_api |= {"database_url": _given_database(settings)}
     api["args"] = _arguments(ApiArgs, api, given | of_api)
     api["args"]["limits"]["hosts"] += names_of(host)
     refuse_open_host(host, Keys(frozenset(api["args"]["api_key_hashes"])), is_open=is_open)
@@ -80,13 +85,40 @@ def deploy(
     pinned = release["args"]["release"]
     if pinned is None:
         releases.current(served)  # where there is none, it says so before anything starts
+    _prepare_database(api["args"])
     _start(_validated(config, config_path))
-    name = "127.0.0.1" if host in ANY_ADDRESS else f"[{host}]" if ":" in host else host
-    url = f"http://{name}:{port}"
-    endpoint = Endpoint(config, served, pinned, url)
+    endpoint = Endpoint(config, served, pinned, _url(host, port))
     endpoint.start()
-    _wait_until_answering(url)
+    _wait_until_answering(endpoint.url)
     return endpoint
+
+
+def _url(host: str, port: int) -> str:
+    """Where this machine reaches what listens there."""
+    name = "127.0.0.1" if host in ANY_ADDRESS else f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}"
+
+
+def _given_database(settings: Settings | None) -> str | None:
+    """Where jobs are to be kept, as our environment or the settings say: that of a replica decides nothing."""
+    if named := os.environ.get(VARIABLE):
+        return named
+    configured = settings.serve.database_url if settings else None
+    return configured.get_secret_value() if configured else None
+
+
+def _prepare_database(arguments: dict[str, Any]) -> None:
+    """Brings the schema up to date before anything starts, so that what is wrong is said here."""
+    url = database_url(arguments["workspace"], arguments["database_url"])
+
+    async def upgrade() -> None:
+        database = Database(url)
+        try:
+            await database.upgrade()
+        finally:
+            await database.close()
+
+    asyncio.run(upgrade())
 
 
 def _set_environment(application: dict[str, Any], endpoint_url: str | None) -> None:
@@ -160,9 +192,12 @@ def _arguments(
     """`args:` for the builder: what is given here goes before what the file says."""
     arguments = (application.get("args") or {}) | {name: value for name, value in given.items() if value is not None}
     try:
-        return model.model_validate(arguments).model_dump()
+        valid = model.model_validate(arguments)
     except ValidationError as error:
         raise InvalidSettings(f"args: {_explain(error)}") from error
+    if valid.limits.database_url is not None:
+        raise InvalidSettings("args: limits.database_url must be args.database_url in this file")
+    return valid.model_dump(exclude={"limits": {"database_url"}})
 
 
 def _validated(config: dict[str, Any], path: str | Path) -> ServeDeploySchema:

@@ -19,6 +19,7 @@ from gatefold.errors import GatefoldError, Unavailable
 from gatefold.storage.contents import releases
 from gatefold.workspace import Workspace
 from serve.api.application import Api
+from serve.deployments.runner import Runner
 from serve.ray_private import deploy_applications, described_applications, initialise
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ START_WITHIN_S = 600.0
 ANSWER_WITHIN_S = 60.0
 """seconds from running to answering"""
 _PREFIX = "release-"
+_FOLLOWING = (Api.__name__, Runner.__name__)  # deployments that go over to the active release
 _NOTHING = ("", "")
 _RAY_ERRORS = (RayError, RayServeException, TimeoutError)
 _POLL_S = 0.3
@@ -141,21 +143,25 @@ class Endpoint:
         """Makes Serve run the API and these releases, and no other; changing the active release restarts nothing."""
         api = copy.deepcopy(self._api)
         for deployment in api["deployments"]:
-            if deployment["name"] == Api.__name__:
+            if deployment["name"] in _FOLLOWING:
                 deployment.setdefault("user_config", {})["release"] = _PREFIX + current
         config = {**self._config, "applications": [api, *running.values()]}
         deploy_applications(ServeDeploySchema.model_validate(config))
 
     def _in_use(self) -> list[str]:
-        """As the API answers: the active release comes first; empty where it does not answer at present."""
+        """The active release, then those that still have work to finish, as all replicas of the API and of what runs
+        its jobs answer; empty where one does not answer at present, or they do not agree yet on the active one."""
+        answers: list[list[str]] = []
         try:
-            api = serve.get_deployment_handle(Api.__name__, self._api["name"])  # which Serve ends with itself
-            initialise(api)
-            found: list[str] = api.in_use.remote().result(timeout_s=ANSWER_WITHIN_S)
+            for name in _FOLLOWING:
+                handle = serve.get_deployment_handle(name, self._api["name"])  # which Serve ends with itself
+                initialise(handle)
+                found = handle.broadcast("in_use").results(timeout_s=ANSWER_WITHIN_S)
+                answers += found or [[]]
         except _RAY_ERRORS as error:
             logger.info("the API does not say which release is in use: %s", error)
             return []
-        return found
+        return agreed(answers)
 
     def _wait_until_current(self, version: str) -> None:
         deadline = time.monotonic() + ANSWER_WITHIN_S
@@ -163,6 +169,19 @@ class Endpoint:
             if time.monotonic() > deadline:
                 raise Unavailable(f"the API did not go over to it within {ANSWER_WITHIN_S:.0f} s; see its logs")
             time.sleep(_POLL_S)
+
+
+def agreed(answers: list[list[str]]) -> list[str]:
+    """What several replicas have in use together, the active release first; nothing where they do not agree on it.
+
+    Args:
+        answers: of each replica, its active release first; empty where it has none.
+    """
+    active = {versions[0] if versions else None for versions in answers}
+    if len(active) != 1 or None in active:
+        return []
+    (first,) = active
+    return [str(first), *sorted({version for versions in answers for version in versions[1:]} - active)]
 
 
 def reason(messages: list[str]) -> str:

@@ -151,6 +151,9 @@ class CoverGeneration(Protocol):
 
     async def describe(self) -> GeneratorFacts: ...
 
+    async def capacity(self) -> int:
+        """Jobs that it can generate at once now."""
+
 
 class Readiness(Protocol):
     """Whether requests can be answered."""

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -26,11 +25,10 @@ from serve.api.page import Examples, install_page
 from serve.api.songs import SongRoutes
 from serve.api.thumbnails import Thumbnails
 from serve.deployments import replica
-from serve.deployments.handles import EncoderHandle, GeneratorHandle, RetrieverHandle, ServeReadiness, call
-from serve.deployments.release import ReleaseHandles, ReleaseRoot
-from serve.interfaces import ReleaseServices
-from serve.jobs.jobs import InProcessJobs, JobTable
-from serve.jobs.runner import JobRunner
+from serve.deployments.release import services_of
+from serve.jobs.database import Database
+from serve.jobs.files import JobFiles
+from serve.jobs.store import JobStore
 from serve.middleware.hosts import AllowedHostsMiddleware
 from serve.middleware.intake import BodyAdmissionMiddleware
 from serve.middleware.keys import Keys
@@ -42,7 +40,15 @@ COMPRESSED_FROM_BYTES = 2048
 COMPRESSION = 1
 """of gzip, the quickest: a hundred matches, 20 kB, become 6 kB in 0.2 ms"""
 CORS_SENT = ["Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Prefer", "Range"]
-CORS_READ = ["Content-Range", "ETag", "Location", "Preference-Applied", "Retry-After", "X-Request-Id"]
+CORS_READ = [
+    "Content-Range",
+    "ETag",
+    "Idempotent-Replayed",
+    "Location",
+    "Preference-Applied",
+    "Retry-After",
+    "X-Request-Id",
+]
 BEARER = HTTPBearer(auto_error=False, description="an API key")
 
 
@@ -50,19 +56,28 @@ def create_app(
     active: ActiveRelease,
     *,
     limits: ServeSettings,
-    jobs: JobTable,
+    database: Database,
+    files: JobFiles,
     keys: Keys,
     examples: Examples,
     thumbnails: Thumbnails,
     exports: ExportOptions | None = None,
 ) -> FastAPI:
-    """The API and the page around the services of this active release; `exports` as by default when None."""
+    """The API and the page around the services of this active release; what runs jobs is not part of it.
+
+    Args:
+        exports: as by default when None.
+    """
+    store = JobStore(database, limits)
 
     @asynccontextmanager
-    async def refreshing_optouts(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await database.upgrade()
         refreshing = asyncio.create_task(active.optouts.keep_refreshing(limits.poll_interval_s))
         yield
         refreshing.cancel()
+        store.close()
+        await database.close()
 
     app = DescribedApi(
         limits,
@@ -73,16 +88,16 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
-        lifespan=refreshing_optouts,
+        lifespan=lifespan,
     )
     problems.install(app)
     songs = SongRoutes(active, limits, thumbnails, cache="private" if keys.required else "public")
-    runner, files = JobRunner(active, jobs), CoverFiles(active, limits, exports or ExportOptions())
-    covers = CoverRoutes(active, runner, limits, files)
+    cover_files = CoverFiles(active, limits, exports or ExportOptions(), files)
+    covers = CoverRoutes(active, store, files, limits, cover_files)
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(require_api_key(keys))])
     v1.include_router(songs.router())
     v1.include_router(covers.router())
-    v1.include_router(ExportRoutes(runner, limits, files).router())
+    v1.include_router(ExportRoutes(store, limits, cover_files).router())
     app.include_router(_health(active))
     app.include_router(v1)
     app.include_router(examples.router())
@@ -108,28 +123,35 @@ def _surround(app: FastAPI, limits: ServeSettings) -> None:
 
 
 class Api:
-    """The ingress. One replica, as long as the table of jobs lives in its memory; it outlives every release.
+    """The ingress; it outlives every release. Any number of replicas: jobs and their files are in none of them.
 
     Args:
         workspace: URI; opt-outs are read and written there.
+        runner: of jobs, which Serve runs beside the API as this names it; they meet in the database alone.
         examples: folder of songs to try, on the node that runs the replica.
         keys: SHA-256 of each API key; the endpoint is open where there is none.
         exports: credit and certificate of exported covers.
+        database_url: of the database of jobs.
     """
 
     def __init__(
         self,
         workspace: str,
+        runner: DeploymentHandle,
         *,
         limits: ServeSettings,
         examples: str | None,
         endpoint_url: str | None,
         keys: tuple[str, ...],
+        database_url: str,
         exports: ExportOptions | None = None,
     ) -> None:
         replica.set_up(endpoint_url)  # opt-outs and covers of the catalogue are read here
         self._active = ActiveRelease(OptOuts(Workspace(workspace)))
         self._thumbnails = Thumbnails(Workspace(workspace), limits.thumbnail_cache_bytes)
+        self._runner = runner
+        self._database = Database(database_url)
+        self._files = JobFiles(Workspace(workspace), limits.image_cache_bytes)
         self._limits = limits
         self._keys = Keys(frozenset(keys))
         self._examples = Examples(None if examples is None else Path(examples))
@@ -140,7 +162,8 @@ class Api:
         return create_app(
             self._active,
             limits=self._limits,
-            jobs=InProcessJobs(max_unfinished=self._limits.jobs_max, max_finished=self._limits.max_finished_jobs),
+            database=self._database,
+            files=self._files,
             keys=self._keys,
             examples=self._examples,
             thumbnails=self._thumbnails,
@@ -150,17 +173,7 @@ class Api:
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """`user_config`: the application of the release that new requests get, and how searches cross to it. Waits
         until it is there."""
-        application: str = config["release"]
-        handles: ReleaseHandles = await call(DeploymentHandle(ReleaseRoot.__name__, application).handles)
-        self._active.switch_to(
-            ReleaseServices(
-                handles.release,
-                EncoderHandle(handles.encoder),
-                RetrieverHandle(handles.retriever, **config["searches"]),
-                GeneratorHandle(handles.generator),
-                ServeReadiness(serve.get_replica_context().app_name, application),
-            )
-        )
+        self._active.switch_to(await services_of(config))
 
     async def in_use(self) -> list[str]:
         """Versions of the active release, which comes first, and of those that still have work to finish."""

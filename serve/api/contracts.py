@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from gatefold.config import AudioSettings
 from gatefold.records import Match, Track
+from serve.interfaces import ServedBundle
 
 THUMBNAIL_SIZE = 256
 
@@ -151,14 +152,31 @@ class JobView(Body):
     progress: float
     """share of the denoising steps done"""
     created_at: datetime
+    started_at: datetime | None
+    """when the generation began that runs or that ended it"""
     finished_at: datetime | None
+    expires_at: datetime | None
+    """once ended: when it is deleted with its images"""
+    queued_s: float | None
+    """seconds from created_at to started_at"""
+    generation_s: float | None
+    """seconds from started_at to finished_at"""
     release: str
+    """the one that generates it: the active one when it was created, and again when it began"""
     request: CoverRequestView
     matches: list[MatchView]
     """covers that the new ones are made from: those allowed when generation began"""
     images: list[ImageView]
     refused: list[RefusedView]
     problem: Problem | None
+
+
+class JobList(Body):
+    """Jobs of the caller, the last created first."""
+
+    jobs: list[JobView]
+    after: str | None
+    """what `after` of the next request names to get those that follow; null where there are none"""
 
 
 class TrackView(Body):
@@ -186,8 +204,7 @@ class ReleaseView(Body):
 
 
 class LimitsView(Body):
-    """What a request may ask for at most; those that a setting decides have its name, in the section `serve`, but for
-    `jobs_kept`, which is `serve.max_finished_jobs`."""
+    """What a request may ask for at most; those that a setting decides have its name, in the section `serve`."""
 
     upload_max_bytes: int
     """bytes of an uploaded song"""
@@ -229,8 +246,8 @@ class LimitsView(Body):
     """uploaded songs that wait for the encoder"""
     jobs_max: int
     """jobs queued or running"""
-    jobs_kept: int
-    """finished jobs that are remembered"""
+    results_kept_s: float
+    """seconds after its end that a job is kept with its images"""
     wait_max_s: float
     """seconds that `Prefer: wait` holds a request; more are shortened to it"""
 
@@ -282,6 +299,11 @@ def match_views(matches: Iterable[Match]) -> list[MatchView]:
     return _MATCH_VIEWS.validate_python(
         [{**match.__dict__, "cover_url": cover_url(match.track.song_id)} for match in matches]
     )
+
+
+def part_view(bundle: ServedBundle) -> PartView:
+    """One bundle of the release."""
+    return PartView(version=bundle.version, fingerprint=bundle.fingerprint)
 
 
 def cover_url(song_id: str) -> str:

@@ -1,27 +1,29 @@
-"""A job for new covers as it is answered: state, images, refused covers, sources. No routes, no Ray."""
+"""A job for new covers as it is answered: state, images, refused covers, sources, manifest. No routes, no Ray."""
 
 from gatefold.errors import NotFound
 from gatefold.generator.attribution import colours
-from gatefold.generator.interface import Attribution
-from gatefold.generator.originality import NewCover, Refused
+from gatefold.generator.interface import Share
 from gatefold.records import Match
 from serve.api.contracts import (
+    CoverManifest,
     CoverRequestView,
     ImageView,
     JobView,
+    NeighbourView,
     RefusedView,
     SourcesView,
     SourceView,
     cover_url,
     match_views,
+    part_view,
 )
 from serve.api.problems import problem_of
-from serve.jobs.jobs import Job, JobSpec
+from serve.jobs.jobs import Job, JobSpec, StoredCover
 
 
 def matches_of(job: Job) -> tuple[Match, ...]:
-    """The sources: those at the order, until generation has looked them up anew."""
-    return job.spec.matches if job.generated is None else job.generated.result.matches
+    """The sources: those when it was created, until generation has looked them up anew."""
+    return job.spec.matches if job.result is None else job.result.matches
 
 
 def job_view(job: Job) -> JobView:
@@ -31,7 +33,11 @@ def job_view(job: Job) -> JobView:
         position=job.position,
         progress=job.progress,
         created_at=job.created_at,
+        started_at=job.started_at,
         finished_at=job.finished_at,
+        expires_at=job.expires_at,
+        queued_s=job.queued_s,
+        generation_s=job.generation_s,
         release=job.spec.release.version,
         request=request_view(job.spec),
         matches=match_views(matches_of(job)),
@@ -42,26 +48,25 @@ def job_view(job: Job) -> JobView:
 
 
 def _image_views(job: Job) -> list[ImageView]:
-    if job.generated is None:
+    if job.result is None:
         return []
-    tracks = {match.track.song_id: match.track for match in job.generated.result.matches}
+    tracks = {match.track.song_id: match.track for match in job.result.matches}
     views = []
-    for index, (cover, closest) in enumerate(zip(job.generated.result.covers, job.generated.closest, strict=True)):
-        if isinstance(cover, Refused):
+    for index, cover in enumerate(job.result.covers):
+        if cover.is_refused:
             continue
-        url, generated = f"{path_of(job)}/images/{index}", cover.generated
-        shares = generated.attribution.shares if generated.attribution else ()
+        record, shares, url = cover.record, cover.shares or (), f"{path_of(job)}/images/{index}"
         views.append(
             ImageView(
                 index=index,
-                seed=generated.seed,
+                seed=record["seed"],
                 url=url,
-                closest=None if closest is None else match_views([closest])[0],
-                likeness=cover.likeness.value if cover.likeness else None,
+                closest=None if cover.closest is None else match_views([cover.closest])[0],
+                likeness=record["likeness"]["value"] if record["likeness"] else None,
                 largest_share=shares[0].share if shares else None,
                 largest_region=max(share.largest_region for share in shares) if shares else None,
-                attempts=cover.attempt,
-                palette_from=tracks.get(generated.palette_from or ""),
+                attempts=record["attempt"],
+                palette_from=tracks.get(record["palette_from"] or ""),
                 sources_url=f"{url}/sources" if shares else None,
                 sources_map_url=f"{url}/sources.png" if shares else None,
             )
@@ -70,31 +75,57 @@ def _image_views(job: Job) -> list[ImageView]:
 
 
 def _refused_views(job: Job) -> list[RefusedView]:
-    covers = enumerate(job.generated.result.covers if job.generated else ())
+    covers = enumerate(job.result.covers if job.result else ())
+    records = [(index, cover.record) for index, cover in covers if cover.is_refused]
     return [
-        RefusedView(index=index, seed=one.seed, code=one.code, value=one.value, limit=one.limit, detail=one.detail)
-        for index, one in covers
-        if isinstance(one, Refused)
+        RefusedView(
+            index=index,
+            seed=record["seed"],
+            code=record["refused"],
+            value=record["value"],
+            limit=record["limit"],
+            detail=record["detail"],
+        )
+        for index, record in records
     ]
 
 
-def new_cover(job: Job, index: int) -> NewCover:
+def new_cover(job: Job, index: int) -> StoredCover:
     """Raises: NotFound saying why there is none."""
-    if job.generated is None:
+    if job.result is None:
         raise NotFound(f"job '{job.job_id}' has no images: it is {job.state}")
     if not 0 <= index < job.spec.n:
         raise NotFound(f"job '{job.job_id}' has no image {index}; it has 0 to {job.spec.n - 1}")
-    cover = job.generated.result.covers[index]
-    if isinstance(cover, Refused):
-        raise NotFound(f"image {index} of job '{job.job_id}' was refused: {cover.detail}")
+    cover = job.result.covers[index]
+    if cover.is_refused:
+        raise NotFound(f"image {index} of job '{job.job_id}' was refused: {cover.record['detail']}")
     return cover
 
 
-def attribution_of(job: Job, index: int) -> Attribution:
-    attribution = new_cover(job, index).generated.attribution
-    if attribution is None:
+def shares_of(job: Job, index: int) -> tuple[Share, ...]:
+    """The sources of a new cover, the largest share first. Raises: NotFound saying why they are not known."""
+    shares = new_cover(job, index).shares
+    if shares is None:
         raise NotFound(f"the generator of release '{job.spec.release.version}' cannot say where its pixels come from")
-    return attribution
+    return shares
+
+
+def manifest_of(job: Job) -> CoverManifest:
+    """All that replays a job exactly."""
+    release = job.spec.release
+    return CoverManifest(
+        job_id=job.job_id,
+        created_at=job.created_at,
+        release=release.version,
+        encoder=part_view(release.encoder),
+        index=part_view(release.index),
+        generator=part_view(release.generator),
+        song_embedding=job.spec.job.song_embedding.tolist(),
+        neighbours=[NeighbourView(song_id=m.track.song_id, score=m.score) for m in matches_of(job)],
+        seeds=job.spec.job.seeds,
+        settings=request_view(job.spec),
+        covers=[cover.record for cover in job.result.covers] if job.result else [],
+    )
 
 
 def request_view(spec: JobSpec) -> CoverRequestView:
@@ -115,11 +146,10 @@ def request_view(spec: JobSpec) -> CoverRequestView:
 
 def sources_view(job: Job, index: int) -> SourcesView:
     """Which covers a new cover is made from. Raises: NotFound saying why it is not known."""
-    attribution = attribution_of(job, index)
-    assert job.generated is not None
-    known = {match.track.song_id: match.track for match in job.generated.result.matches}
+    shares = shares_of(job, index)
+    known = {match.track.song_id: match.track for match in matches_of(job)}
     views = []
-    for share, (red, green, blue) in zip(attribution.shares, colours(len(attribution.shares)), strict=True):
+    for share, (red, green, blue) in zip(shares, colours(len(shares)), strict=True):
         track = known[share.song_id]
         views.append(
             SourceView(

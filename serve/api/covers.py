@@ -14,22 +14,19 @@ from gatefold.config import ServeSettings
 from gatefold.errors import InputError
 from gatefold.export.profiles import SIDE_MAX, ProfileName
 from gatefold.generator.attribution import draw_map
-from gatefold.generator.interface import check_request
-from gatefold.generator.records import cover_record
-from gatefold.generator.sources import SourceRule, chosen
-from serve import interfaces
 from serve.active_release import ActiveRelease
 from serve.api import requests
 from serve.api.contents import Content, add_content_route, content_response, is_known, not_modified, tag_of
-from serve.api.contracts import CoverManifest, JobView, NeighbourView, PictureFormat, SourcesView
-from serve.api.cover_views import attribution_of, job_view, matches_of, path_of, request_view, sources_view
+from serve.api.contracts import CoverManifest, JobList, JobState, JobView, PictureFormat, SourcesView
+from serve.api.cover_views import job_view, manifest_of, path_of, shares_of, sources_view
 from serve.api.description import EVENTS, EVENTS_TYPE, JOB_CREATED
 from serve.api.exports import IMAGE_TYPES, CoverFiles, ImageSize, Quality, check_size, wanted_image
-from serve.api.limits import IDEMPOTENCY_KEY_MAX, marked
-from serve.api.songs import body_of, part_view
-from serve.interfaces import ReleaseServices
-from serve.jobs.jobs import Idempotency, JobSpec
-from serve.jobs.runner import JobRunner
+from serve.api.limits import IDEMPOTENCY_KEY_MAX, JOBS_LISTED_MAX, marked
+from serve.api.songs import body_of
+from serve.jobs.files import JobFiles
+from serve.jobs.jobs import Idempotency, Job
+from serve.jobs.specs import CoversRequest, SongFile, make_spec
+from serve.jobs.store import JobStore, new_job_id
 from serve.middleware.uploads import RequestBody, read_body
 
 SEED_DRAWN_BELOW = 2**32
@@ -47,21 +44,29 @@ HEARTBEAT_S = 15.0
 
 
 class CoverRoutes:
-    """Handlers of the routes; thin, around the runner of jobs."""
+    """Handlers of the routes; thin, around the store of jobs."""
 
-    def __init__(self, active: ActiveRelease, runner: JobRunner, limits: ServeSettings, files: CoverFiles) -> None:
+    def __init__(
+        self,
+        active: ActiveRelease,
+        store: JobStore,
+        files: JobFiles,
+        limits: ServeSettings,
+        cover_files: CoverFiles,
+    ) -> None:
         self._active = active
-        self._runner = runner
+        self._store, self._files = store, files
         self._limits = limits
-        self._files = files
+        self._cover_files = cover_files
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/covers", tags=["covers"])
         either = body_of(requests.CoverFields, requests.CoverQuery) | marked(x_max_jobs="jobs_max")
-        kept = marked(x_max_jobs_kept="max_finished_jobs")
+        kept = marked(x_results_kept_s="results_kept_s")
         router.add_api_route(
             "", self.create, methods=["POST"], status_code=202, openapi_extra=either, responses=JOB_CREATED
         )
+        router.add_api_route("", self.list_own)
         router.add_api_route("/{job_id}", self.get, openapi_extra=kept)
         router.add_api_route("/{job_id}", self.cancel, methods=["DELETE"])
         router.add_api_route("/{job_id}/events", self.events, response_class=Response, responses=EVENTS)
@@ -78,41 +83,57 @@ class CoverRoutes:
         prefer: Preference = None,
         idempotency_key: Annotated[str | None, Header(min_length=1, max_length=IDEMPOTENCY_KEY_MAX)] = None,
     ) -> JobView:
-        """Orders new covers for an uploaded song or a song of the catalogue."""
+        """Creates a job that generates new covers for an uploaded song or a song of the catalogue."""
         lists = frozenset({"source_song_ids"})
         body = await read_body(request, self._limits, lists=lists)
         model = requests.CoverFields if body.song else requests.CoverQuery
         fields = requests.parse(model, body.fields, self._limits, strict=body.song is None)
-        idempotency = None
+        idempotency, caller = None, request.state.caller
         if idempotency_key is not None:
-            idempotency = Idempotency(f"{request.state.caller}:{idempotency_key}", _digest(body, fields))
-        job = await self._runner.jobs.find(idempotency) if idempotency else None
+            idempotency = Idempotency(idempotency_key, _digest(body, fields))
+        job, new = await self._store.find(caller, idempotency) if idempotency else None, False
         if job is None:
-            await self._runner.jobs.admit()  # before the song is encoded: a full queue should cost nothing
-            with self._active.current() as serving:
-                job = await self._runner.submit(serving, await _job_spec(serving, body, fields), idempotency)
+            await self._store.admit()  # before the song is encoded: a full queue should cost nothing
+            job, new = await self._accept(_asked(body, fields), caller, idempotency)
+        if not new:
+            response.headers["Idempotent-Replayed"] = "true"
         wait_s = min(_wait_s(prefer), self._limits.wait_max_s)
         if wait_s:
-            job = await self._runner.jobs.ended(job.job_id, wait_s)
+            job = await self._store.ended(job.job_id, wait_s)
             response.headers["Preference-Applied"] = f"wait={wait_s:g}"
         response.status_code = 200 if job.ended else 202
         response.headers["Location"] = path_of(job)
         return job_view(job)
 
+    async def list_own(
+        self,
+        request: Request,
+        state: Annotated[JobState | None, Query(description="that the jobs are in; any without it")] = None,
+        limit: Annotated[int, Query(ge=1, le=JOBS_LISTED_MAX, description="jobs in the answer, at most")] = 20,
+        after: Annotated[str | None, Query(description="`after` of the answer before, to get what follows")] = None,
+    ) -> JobList:
+        """The caller's own jobs, the last created first."""
+        found = await self._store.list_of(request.state.caller, state=state, limit=limit + 1, after=after)
+        more = found[limit - 1].job_id if len(found) > limit else None
+        return JobList(jobs=[job_view(job) for job in found[:limit]], after=more)
+
     async def get(self, job_id: str) -> JobView:
         """A job as it is now."""
-        return job_view(await self._runner.jobs.get(job_id))
+        return job_view(await self._store.get(job_id))
 
     async def cancel(self, job_id: str) -> JobView:
         """The job, cancelled if it had not ended."""
-        return job_view(await self._runner.cancel(job_id))
+        job = await self._store.cancel(job_id)
+        if job.state == "cancelled":
+            await self._files.delete_song(job_id)
+        return job_view(job)
 
     async def events(self, job_id: str, last_event_id: Annotated[str | None, Header()] = None) -> Response:
         """Every change of a job as a server-sent event, after the one named in Last-Event-ID; ends when the job has.
 
         204 where the last one has been seen: then no browser asks again.
         """
-        last = await self._runner.jobs.last_event(job_id)  # an unknown job is a 404, not a stream that breaks
+        last = await self._store.last_event(job_id)  # an unknown job is a 404, not a stream that breaks
         after = int(last_event_id) if last_event_id and re.fullmatch(r"[0-9]{1,18}", last_event_id) else 0
         if last is not None and after >= last:
             return Response(status_code=204)
@@ -133,44 +154,47 @@ class CoverRoutes:
         """One of the new covers: PNG, at the size it was generated at, unless something else is asked for. A profile
         decides size and shape, and its own format where it does not take the one asked for."""
         check_size(size or 0, self._limits)
-        job = await self._runner.jobs.get(job_id)
+        job = await self._store.get(job_id)
         wanted = wanted_image(size or min(job.spec.size, SIDE_MAX), format, quality, profile, keep=download)
-        return await self._files.image(request, job, index, wanted, "attachment" if download else "inline")
+        return await self._cover_files.image(request, job, index, wanted, "attachment" if download else "inline")
 
     async def sources(self, job_id: str, index: int) -> SourcesView:
         """Which covers a new cover is made from, the largest share first."""
-        job = await self._runner.jobs.get(job_id)
+        job = await self._store.get(job_id)
         return sources_view(job, index)
 
     async def sources_map(self, request: Request, job_id: str, index: int) -> Response:
         """Where each source is in a new cover: a PNG in the colours that `sources` names."""
-        attribution = attribution_of(await self._runner.jobs.get(job_id), index)
+        job = await self._store.get(job_id)
+        shares_of(job, index)  # says why there are none
         tag = tag_of(job_id, index, "sources")
         if is_known(request, tag):
             return not_modified(tag, _NEVER_CHANGES)
+        attribution = (await self._files.generated(job, index)).attribution
+        assert attribution is not None
         picture = await asyncio.to_thread(draw_map, attribution)
         return content_response(request, Content(picture, "image/png"), tag, _NEVER_CHANGES)
 
     async def manifest(self, job_id: str) -> CoverManifest:
         """All that replays a job exactly."""
-        job = await self._runner.jobs.get(job_id)
-        release = job.spec.release
-        return CoverManifest(
-            job_id=job.job_id,
-            created_at=job.created_at,
-            release=release.version,
-            encoder=part_view(release.encoder),
-            index=part_view(release.index),
-            generator=part_view(release.generator),
-            song_embedding=job.spec.job.song_embedding.tolist(),
-            neighbours=[NeighbourView(song_id=m.track.song_id, score=m.score) for m in matches_of(job)],
-            seeds=job.spec.job.seeds,
-            settings=request_view(job.spec),
-            covers=[cover_record(cover) for cover in job.generated.result.covers] if job.generated else [],
-        )
+        return manifest_of(await self._store.get(job_id))
+
+    async def _accept(self, asked: CoversRequest, caller: str, idempotency: Idempotency | None) -> tuple[Job, bool]:
+        """The job of this request, and whether it is new; the uploaded song is stored before anybody can claim it."""
+        with self._active.current() as serving:
+            spec = await make_spec(serving, asked)
+        job_id, new = new_job_id(), False
+        try:
+            if isinstance(asked.song, SongFile):
+                await self._files.put_song(job_id, asked.song.data)
+            job, new = await self._store.create(job_id, spec, caller=caller, idempotency=idempotency)
+        finally:
+            if not new and isinstance(asked.song, SongFile):
+                await self._files.delete_song(job_id)
+        return job, new
 
     async def _stream(self, job_id: str, after: int) -> AsyncIterator[str]:
-        changes = self._runner.jobs.events(job_id, after)
+        changes = self._store.events(job_id, after)
         upcoming = asyncio.ensure_future(anext(changes, None))
         try:
             while True:
@@ -188,31 +212,17 @@ class CoverRoutes:
             upcoming.cancel()
 
 
-async def _job_spec(serving: ReleaseServices, body: RequestBody, fields: requests.CoverFields) -> JobSpec:
-    """What is to be generated: the song encoded, the covers found that may be its sources, every default filled in."""
-    facts = await serving.generator.describe()
-    request = fields.generator_request
-    check_request(facts.kind, facts.accepts, request)
-    song_id = artist = None
+def _asked(body: RequestBody, fields: requests.CoverFields) -> CoversRequest:
+    """The request with its seed: one drawn at random where none is named."""
+    song: SongFile | str
     if body.song is not None:
-        embedding = (await serving.encoder.encode_song(body.song.data, body.song.name, False)).embedding
+        song = SongFile(body.song.data, body.song.name)
     else:
         assert isinstance(fields, requests.CoverQuery)
-        known = await serving.retriever.track(fields.song_id)
-        embedding, song_id, artist = interfaces.song_embedding(known), fields.song_id, known.track.artist
-    filters = SourceRule(facts.sources).filters(song_id, artist)
-    query = interfaces.Query(embedding, serving.release.encoder.fingerprint, facts.num_sources, filters)
-    found = await serving.retriever.search(query)
+        song = fields.song_id
     picked = None if fields.source_song_ids is None else frozenset(fields.source_song_ids)
-    matches = chosen(found, picked)
-    ids = {match.track.song_id for match in matches}
-    for field, wanted in (("source_song_ids", picked or ()), ("palette_from", [fields.palette_from])):
-        if unknown := sorted(song_id for song_id in wanted if song_id is not None and song_id not in ids):
-            raise InputError(f"{field} = '{unknown[0][:80]}': it is none of the {len(ids)} covers that may be sources")
     seed = secrets.randbelow(SEED_DRAWN_BELOW) if fields.seed is None else fields.seed
-    seeds = [seed + i for i in range(fields.n)]
-    job = interfaces.GenerationJob(embedding, song_id, artist, seeds, request, picked)
-    return JobSpec(serving.release, job, tuple(matches), n=fields.n, seed=seed, size=fields.size)
+    return CoversRequest(song, fields.generator_request, fields.n, seed, fields.size, picked)
 
 
 def _digest(body: RequestBody, fields: requests.CoverFields) -> str:

@@ -69,7 +69,10 @@ PROBLEMS: Responses = {
     "5XX": {"model": Problem, "description": "What is wrong here.", "headers": headers(**_PROBLEM_HEADERS)},
 }
 _LOCATION = "Location: path of the job"
-_APPLIED = {"Preference_Applied": "`wait=SECONDS`, where it was asked for"}
+_APPLIED = {
+    "Preference_Applied": "`wait=SECONDS`, where it was asked for",
+    "Idempotent_Replayed": "`true`, where an earlier request with this Idempotency-Key made the job",
+}
 _LINKS = {
     name: {"operationId": operation, "parameters": {"job_id": "$response.body#/job_id"}}
     for name, operation in (("read", "covers_get"), ("cancel", "covers_cancel"), ("follow", "covers_events"))
@@ -104,7 +107,7 @@ _EVENT = {
 EVENTS: Responses = {
     200: {
         "description": "Events named `state`: `id` counts the changes, `data` is the job as `GET /v1/covers/{job_id}` "
-        "answers it. Ends when the job does.",
+        "answers it. A queued job that moves up is sent again under the same `id`. Ends when the job does.",
         "content": {EVENTS_TYPE: {"schema": _EVENT}},
     },
     204: {"description": "The job has ended, and Last-Event-ID names its last event or a later one."},

@@ -32,8 +32,9 @@ from serve.api.contracts import Body
 from serve.api.cover_views import new_cover
 from serve.api.description import headers
 from serve.api.limits import SIZE_MIN, marked
+from serve.jobs.files import JobFiles
 from serve.jobs.jobs import Job
-from serve.jobs.runner import JobRunner
+from serve.jobs.store import JobStore
 from serve.middleware.uploads import read_body
 
 Done = TypeVar("Done")
@@ -125,10 +126,13 @@ class CoverFiles:
 
     Args:
         active: says which kind of generator a job had, as long as its release is active.
+        stored: the pictures as they were generated.
     """
 
-    def __init__(self, active: ActiveRelease, limits: ServeSettings, options: ExportOptions) -> None:
-        self._active, self._limits, self._options = active, limits, options
+    def __init__(
+        self, active: ActiveRelease, limits: ServeSettings, options: ExportOptions, stored: JobFiles
+    ) -> None:
+        self._active, self._limits, self._options, self._stored = active, limits, options, stored
         self._queue = ExportQueue(limits.exports_max, limits.exports_queued_max)
         self._kinds: dict[str, str] = {}
 
@@ -138,7 +142,7 @@ class CoverFiles:
         Args:
             disposition: "attachment" where a browser is to save it, else "inline".
         """
-        cover = new_cover(job, index).generated
+        cover = await self._generated(job, index)
         name = f"cover-{cover.seed}{f'-{wanted.profile.name}' if wanted.keep and wanted.profile.is_named else ''}"
         sent = _NEVER_CHANGES | _disposition(disposition, f"{name}.{_SUFFIX[wanted.format]}")
         disclosure = await self._disclosure(job, cover)
@@ -159,7 +163,7 @@ class CoverFiles:
 
     async def export(self, job: Job, index: int, fields: ExportFields) -> Response:
         """A new cover for a destination, with title and artist."""
-        cover = new_cover(job, index).generated
+        cover = await self._generated(job, index)
         profile = PROFILES[fields.profile]
         wanted = Wanted(profile, _format(profile, fields.format), fields.quality, keep=True)
         disclosure = await self._disclosure(job, cover)
@@ -192,6 +196,10 @@ class CoverFiles:
 
         return await self._queue.run(work)
 
+    async def _generated(self, job: Job, index: int) -> Generated:
+        new_cover(job, index)  # says why there is none
+        return await self._stored.generated(job, index)
+
     async def _disclosure(self, job: Job, cover: Generated) -> Disclosure:
         shares = cover.attribution.shares if cover.attribution else ()
         sources = tuple(SourceShare(one.song_id, one.share) for one in shares)
@@ -200,7 +208,6 @@ class CoverFiles:
         if kind is None:  # of a release that was active before: what discloses the most
             kind = "diffusers" if cover.attribution else "transformer"
         return Disclosure(source_type_of(kind), self._options.credit, sources=sources, seed=cover.seed, release=release)
-
 
     async def _kind(self, release: str) -> str | None:
         """The kind of generator of a release; None where it was not asked for while the release was active."""
@@ -213,8 +220,8 @@ class CoverFiles:
 class ExportRoutes:
     """Handlers of the routes that export; thin, around `CoverFiles`."""
 
-    def __init__(self, runner: JobRunner, limits: ServeSettings, files: CoverFiles) -> None:
-        self._runner, self._limits, self._files = runner, limits, files
+    def __init__(self, store: JobStore, limits: ServeSettings, files: CoverFiles) -> None:
+        self._store, self._limits, self._files = store, limits, files
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/covers", tags=["covers"])
@@ -243,7 +250,7 @@ class ExportRoutes:
             raise HTTPException(415, "send application/json")
         body = await read_body(request, self._limits)
         fields = ExportFields.model_validate(body.fields, strict=True)
-        return await self._files.export(await self._runner.jobs.get(job_id), index, fields)
+        return await self._files.export(await self._store.get(job_id), index, fields)
 
 
 def check_size(size: int, limits: ServeSettings) -> None:

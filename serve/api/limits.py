@@ -21,6 +21,8 @@ EMBEDDING_MAX = 65_536
 SEED_MAX = 2**63 - 1
 GUIDANCE_MAX = 20.0
 IDEMPOTENCY_KEY_MAX = 255
+JOBS_LISTED_MAX = 100
+"""jobs in one list"""
 _CONSTANTS = {
     "size_min": SIZE_MIN,
     "list_max": LIST_MAX,
@@ -30,8 +32,6 @@ _CONSTANTS = {
     "guidance_max": GUIDANCE_MAX,
     "idempotency_key_max": IDEMPOTENCY_KEY_MAX,
 }
-_SETTINGS = {"jobs_kept": "max_finished_jobs"}
-"""field of `LimitsView`: the setting that decides it, where that has another name"""
 _MARK = "x-limit"
 """in a schema: a keyword of JSON schema, or an `x-` where it has no word, and the setting that is its value"""
 
@@ -87,7 +87,7 @@ def limits_view(limits: ServeSettings) -> LimitsView:
     """The limits as they are answered."""
     return LimitsView(
         **{
-            name: _CONSTANTS.get(name, getattr(limits, _SETTINGS.get(name, name), None))
+            name: _CONSTANTS.get(name, getattr(limits, name, None))
             for name in LimitsView.model_fields
         }
     )

@@ -14,7 +14,6 @@ from gatefold.config import ServeSettings
 from gatefold.errors import InputError
 from gatefold.images.pixels import encode_picture
 from gatefold.index.interface import IndexedTrack
-from serve import interfaces
 from serve.active_release import ActiveRelease
 from serve.api import contracts, requests
 from serve.api.contents import Content, add_content_route, content_response, is_known, not_modified, tag_of
@@ -22,11 +21,11 @@ from serve.api.contracts import (
     THUMBNAIL_SIZE,
     EmbeddingResult,
     LimitsView,
-    PartView,
     ReleaseView,
     SearchResult,
     SongView,
     TrackView,
+    part_view,
 )
 from serve.api.limits import SIZE_MIN, limits_view, marked
 from serve.api.thumbnails import Thumbnails
@@ -182,11 +181,6 @@ def song_view(encoded: SongEmbedding) -> SongView:
         window_starts_s=encoded.window_starts_s,
         spectrogram=None if picture is None else f"data:image/png;base64,{base64.b64encode(picture).decode()}",
     )
-
-
-def part_view(part: interfaces.ServedBundle) -> PartView:
-    """One bundle of the release."""
-    return PartView(version=part.version, fingerprint=part.fingerprint)
 
 
 def check_size(size: int, limits: ServeSettings) -> None:

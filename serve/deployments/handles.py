@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 3
 READY_FOR_S = 1.0
 """seconds that readiness holds before the controller is asked again"""
+CAPACITY_FOR_S = 2.0
+"""seconds that the number of a generator's replicas holds before the controller is asked again"""
 REMOTE_ERRORS = (RayActorError, RayTaskError, BackPressureError, DeploymentUnavailableError)
 
 
@@ -122,6 +124,7 @@ class GeneratorHandle:
         self._handle = handle
         self._streaming = handle.options(stream=True)
         self._facts: GeneratorFacts | None = None
+        self._replicas, self._counted_until = 0, 0.0
 
     async def generate(self, job: GenerationJob) -> AsyncGenerator[float | GenerationResult, None]:
         for attempt in range(1, ATTEMPTS + 1):
@@ -147,6 +150,16 @@ class GeneratorHandle:
         """Asked once: the replica that generates answers nothing else meanwhile, and a release never changes."""
         self._facts = self._facts or await call(self._handle.describe)
         return self._facts
+
+    async def capacity(self) -> int:
+        """Its running replicas, each of which generates one job at a time."""
+        if time.monotonic() > self._counted_until:
+            self._counted_until = time.monotonic() + CAPACITY_FOR_S
+            applications = (await asyncio.to_thread(serve.status)).applications
+            known = applications[self._handle.app_name].deployments if self._handle.app_name in applications else {}
+            state = known.get(self._handle.deployment_name)
+            self._replicas = state.replica_states.get("RUNNING", 0) if state else 0
+        return self._replicas
 
 
 class ServeReadiness:

@@ -1,29 +1,20 @@
-"""The table of generation jobs: specification, progress, result; with a history that can be followed and
-replayed.
-
-`JobTable` is the interface; `InProcessJobs` keeps it in the memory of one process, so one process may serve it, and
-what it holds is lost with that process. Bounded on both sides: so many jobs under way, so many finished ones
-remembered. It knows nothing of HTTP, of Ray, or of how a cover is generated.
+"""A generation job as plain data: what is to be generated, how far it is, what came of it. Knows nothing of HTTP, of
+Ray, or of where jobs are kept.
 
 Shape legend: n = new covers.
 """
 
-import asyncio
-import secrets
-from collections.abc import AsyncIterator
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
 
-from gatefold.errors import GatefoldError, IdempotencyConflict, Overloaded, UnknownJob
+from gatefold.errors import GatefoldError
+from gatefold.generator.interface import Share
 from gatefold.records import Match
-from serve.interfaces import GenerationJob, GenerationResult, ServedRelease
+from serve.interfaces import GenerationJob, ServedRelease
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ENDED: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
-RETRY_AFTER_S = 5
-"""seconds after which a full table is likely to have room: about one job"""
 
 
 @dataclass(frozen=True)
@@ -31,7 +22,7 @@ class JobSpec:
     """What is to be generated, every default filled in."""
 
     release: ServedRelease
-    """the release that generates it"""
+    """the release that it was made for; once the job runs, the one that runs it"""
     job: GenerationJob
     matches: tuple[Match, ...]
     """the covers that were allowed as sources when it was created"""
@@ -39,23 +30,49 @@ class JobSpec:
     seed: int
     """of the first cover; cover i has seed + i"""
     size: int
-    """pixels a side of the pictures answered"""
+    """pixels a side of the pictures handed out"""
+    song_name: str | None = None
+    """file name of an uploaded song, whose bytes are stored until the job ends; None for a song of the catalogue"""
 
 
 @dataclass(frozen=True)
-class GeneratedCovers:
-    """The result of a job."""
+class StoredCover:
+    """A new cover without its pixels, or why there is none."""
 
-    result: GenerationResult
-    closest: tuple[Match | None, ...]
-    """for each new cover, the cover of the catalogue most like it; None for a refused one"""
+    record: dict[str, Any]
+    """as `gatefold.generator.records.cover_record` makes it"""
+    closest: Match | None
+    """the cover of the catalogue most like it; None for a refused one"""
+
+    @property
+    def is_refused(self) -> bool:
+        return "refused" in self.record
+
+    @property
+    def shares(self) -> tuple[Share, ...] | None:
+        """Of each source, the largest first; None where the generator cannot say."""
+        sources = self.record.get("sources")
+        return None if sources is None else tuple(Share(**source) for source in sources)
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """The result of a job; its pictures lie in the store."""
+
+    folder: str
+    """name of the folder under the job's that holds them"""
+    matches: tuple[Match, ...]
+    """the covers that were sources when generation began"""
+    covers: tuple[StoredCover, ...]
+    """one for each seed"""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job at one moment; every change makes another."""
+    """A job at one moment."""
 
     job_id: str
+    caller: str
     spec: JobSpec
     created_at: datetime
     state: State = "queued"
@@ -63,197 +80,46 @@ class Job:
     """jobs ahead of it, while queued"""
     progress: float = 0.0
     """share of the work done"""
+    started_at: datetime | None = None
+    """when the generation began that runs or that ended it"""
     finished_at: datetime | None = None
-    generated: GeneratedCovers | None = None
+    expires_at: datetime | None = None
+    """once ended: when it is deleted with its results"""
+    result: JobResult | None = None
     """once succeeded"""
     error: GatefoldError | None = None
     """once failed"""
+    last_event: int = 1
+    """number of its last change"""
 
     @property
     def ended(self) -> bool:
         return self.state in ENDED
 
+    @property
+    def queued_s(self) -> float | None:
+        """Seconds from acceptance to the beginning of generation; None before that, or without it."""
+        return None if self.started_at is None else (self.started_at - self.created_at).total_seconds()
+
+    @property
+    def generation_s(self) -> float | None:
+        """Seconds from the beginning of generation to the end; None before that, or without it."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return (self.finished_at - self.started_at).total_seconds()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to run a job, for as long as no later claim has a higher token and the job has not ended."""
+
+    job: Job
+    token: int
+
 
 @dataclass(frozen=True)
 class Idempotency:
-    """A caller's key, and a digest of the request that was sent with it."""
+    """A caller's key, and a digest of what was asked with it."""
 
     key: str
     digest: str
-
-
-class JobTable(Protocol):
-    """Where jobs are kept. A change to a job that has ended is ignored: the end is final."""
-
-    async def admit(self) -> None:
-        """Nothing, if one more job would be taken. Raises: Overloaded."""
-
-    async def find(self, idempotency: Idempotency) -> Job | None:
-        """The job made with this key. Raises: IdempotencyConflict if the key was used for another request."""
-
-    async def create(self, spec: JobSpec, idempotency: Idempotency | None) -> tuple[Job, bool]:
-        """A queued job, and whether it is new: the same key and request give the same job.
-
-        Raises: Overloaded; IdempotencyConflict.
-        """
-
-    async def get(self, job_id: str) -> Job:
-        """Raises: UnknownJob."""
-
-    async def advance(self, job_id: str, progress: float) -> Job:
-        """The job, running, with this share of its work done. Raises: UnknownJob."""
-
-    async def succeed(self, job_id: str, generated: GeneratedCovers) -> Job:
-        """Raises: UnknownJob."""
-
-    async def fail(self, job_id: str, error: GatefoldError) -> Job:
-        """Raises: UnknownJob."""
-
-    async def cancel(self, job_id: str) -> Job:
-        """Raises: UnknownJob."""
-
-    async def ended(self, job_id: str, within_s: float) -> Job:
-        """The job when it has ended, or as it is after so many seconds. Raises: UnknownJob."""
-
-    def events(self, job_id: str, after: int) -> AsyncIterator[tuple[int, Job]]:
-        """Every change of a job, numbered from 1, those after number `after`; ends when the job does. Raises:
-        UnknownJob."""
-
-    async def last_event(self, job_id: str) -> int | None:
-        """The number of a job's last change; None while there may be another. Raises: UnknownJob."""
-
-
-class InProcessJobs:
-    """A JobTable in the memory of one asyncio process.
-
-    Args:
-        max_unfinished: jobs queued or running.
-        max_finished: finished jobs remembered; the oldest is forgotten first.
-    """
-
-    def __init__(self, *, max_unfinished: int, max_finished: int) -> None:
-        self._max_unfinished = max_unfinished
-        self._max_finished = max_finished
-        self._histories: dict[str, list[Job]] = {}  # in order of creation
-        self._finished: list[str] = []
-        self._by_key: dict[str, tuple[str, str]] = {}  # idempotency key -> digest, job id
-        self._changed = asyncio.Condition()
-
-    async def admit(self) -> None:
-        under_way = len(self._histories) - len(self._finished)
-        if under_way >= self._max_unfinished:
-            raise Overloaded(
-                f"{under_way} jobs are under way, at most {self._max_unfinished} (serve.jobs_max); try again later",
-                RETRY_AFTER_S,
-            )
-
-    async def find(self, idempotency: Idempotency) -> Job | None:
-        known = self._by_key.get(idempotency.key)
-        if known is None:
-            return None
-        digest, job_id = known
-        if digest != idempotency.digest:
-            raise IdempotencyConflict(
-                f"this Idempotency-Key was used for another request (job '{job_id}'); use a new key for a new request"
-            )
-        return await self.get(job_id)
-
-    async def create(self, spec: JobSpec, idempotency: Idempotency | None) -> tuple[Job, bool]:
-        if idempotency is not None and (known := await self.find(idempotency)) is not None:
-            return known, False
-        await self.admit()
-        queued = sum(history[-1].state == "queued" for history in self._histories.values())
-        job = Job(secrets.token_hex(16), spec, datetime.now(UTC), position=queued)
-        self._histories[job.job_id] = [job]
-        if idempotency is not None:
-            self._by_key[idempotency.key] = (idempotency.digest, job.job_id)
-        return job, True
-
-    async def get(self, job_id: str) -> Job:
-        return self._history(job_id)[-1]
-
-    async def advance(self, job_id: str, progress: float) -> Job:
-        job = self._history(job_id)[-1]
-        if job.ended or (job.state == "running" and job.progress == progress):
-            return job
-        return await self._record(replace(job, state="running", position=None, progress=progress))
-
-    async def succeed(self, job_id: str, generated: GeneratedCovers) -> Job:
-        return await self._end(job_id, "succeeded", generated=generated)
-
-    async def fail(self, job_id: str, error: GatefoldError) -> Job:
-        return await self._end(job_id, "failed", error=error)
-
-    async def cancel(self, job_id: str) -> Job:
-        return await self._end(job_id, "cancelled")
-
-    async def ended(self, job_id: str, within_s: float) -> Job:
-        with suppress(asyncio.TimeoutError):  # the job as it is then is the answer
-            async with self._changed:
-                await asyncio.wait_for(self._changed.wait_for(lambda: self._history(job_id)[-1].ended), within_s)
-        return await self.get(job_id)
-
-    async def events(self, job_id: str, after: int) -> AsyncIterator[tuple[int, Job]]:
-        history = self._history(job_id)  # held on to: it outlives its row in the table
-        number = min(max(after, 0), len(history))
-        while True:
-            while number < len(history):
-                number += 1
-                yield number, history[number - 1]
-            if history[-1].ended:
-                return
-            async with self._changed:
-                await self._changed.wait_for(lambda: len(history) > number)  # noqa: B023 - awaited here, in this turn
-
-    async def last_event(self, job_id: str) -> int | None:
-        history = self._history(job_id)
-        return len(history) if history[-1].ended else None
-
-    def _history(self, job_id: str) -> list[Job]:
-        if job_id not in self._histories:
-            raise UnknownJob(
-                f"job '{job_id[:64]}' is not known; the last {self._max_finished} finished jobs are kept "
-                "(serve.max_finished_jobs), and none over a restart"
-            )
-        return self._histories[job_id]
-
-    async def _end(
-        self, job_id: str, state: State, *, generated: GeneratedCovers | None = None, error: GatefoldError | None = None
-    ) -> Job:
-        job = self._history(job_id)[-1]
-        if job.ended:
-            return job
-        now = datetime.now(UTC)
-        progress = 1.0 if state == "succeeded" else job.progress
-        self._finished.append(job_id)
-        outcome = replace(job, state=state, position=None, progress=progress, finished_at=now)
-        ended = await self._record(replace(outcome, generated=generated, error=error))
-        self._forget_oldest()
-        return ended
-
-    async def _record(self, job: Job) -> Job:
-        """Appends a change, moves up the queued jobs behind it, and wakes the followers."""
-        history = self._histories[job.job_id]
-        left_queue = history[-1].state == "queued" and job.state != "queued"
-        history.append(job)
-        if left_queue:
-            self._move_up()
-        async with self._changed:
-            self._changed.notify_all()
-        return job
-
-    def _move_up(self) -> None:
-        position = 0
-        for history in self._histories.values():
-            waiting = history[-1]
-            if waiting.state != "queued":
-                continue
-            if waiting.position != position:
-                history.append(replace(waiting, position=position))
-            position += 1
-
-    def _forget_oldest(self) -> None:
-        while len(self._finished) > self._max_finished:
-            forgotten = self._finished.pop(0)
-            del self._histories[forgotten]
-            self._by_key = {key: known for key, known in self._by_key.items() if known[1] != forgotten}

@@ -1,79 +1,254 @@
-"""Runs generation jobs: one task each, which writes progress and result into the table and can be cancelled.
+"""Runs generation jobs: claims them from the queue while there is room, generates each by the release that is active
+then, stores what came of it, and hands back what it has not finished when it is closed.
 
-Every job has one asyncio task, which waits for the generator; so the generator's replicas set how many run at once, and
-the table's positions are the order in which they wait. A job is finished by the services of the release that it was
-created for, also when another release has become active meanwhile. Knows nothing of HTTP or of Ray.
+Each job has two asyncio tasks: one waits for the generator, the other renews the claim, writes the progress down and
+learns whether the job was cancelled or went to another runner; then the first is cancelled, which stops the generator
+within a step. Knows nothing of HTTP or of Ray.
 """
 
 import asyncio
-import contextvars
 import logging
-from contextlib import aclosing
+import secrets
+import socket
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from gatefold.errors import GatefoldError
+from gatefold.config import ServeSettings
+from gatefold.errors import DatabaseUnavailable, GatefoldError, IndexNotReady, LeaseLost, Unavailable
 from gatefold.generator.originality import NewCover
+from gatefold.generator.records import cover_record
 from gatefold.records import Match
 from serve.active_release import ActiveRelease
+from serve.api.cover_views import manifest_of
 from serve.api.problems import internal_error
 from serve.interfaces import GenerationResult, Query, ReleaseServices
-from serve.jobs.jobs import GeneratedCovers, Idempotency, Job, JobSpec, JobTable
+from serve.jobs.files import JobFiles
+from serve.jobs.jobs import Claim, JobResult, StoredCover
+from serve.jobs.queue import JobQueue
+from serve.jobs.specs import for_release
+from serve.jobs.sweeper import Sweeper
 
 logger = logging.getLogger(__name__)
 
+WAITING = 1
+"""jobs claimed beyond those that the generator can take: the next begins at once, and its autoscaling sees demand"""
+_SWEEP_EVERY_S = 60.0
+_RETRY_AFTER_POLLS = 10  # until a job is tried again that failed because something did not answer
+_RENEWALS = 3  # of a lease, before it would end
+
+
+@dataclass
+class _Run:
+    """A job in hand."""
+
+    claim: Claim
+    progress: float | None = None
+    """None until generation has begun"""
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+
 
 class JobRunner:
-    """The table of jobs and the tasks that run them."""
+    """Any number of them may work on the same queue, in any processes.
 
-    def __init__(self, active: ActiveRelease, jobs: JobTable) -> None:
-        self.jobs = jobs
-        self._active = active
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+    Args:
+        active: the release that jobs are run by.
+        limits: `jobs_poll_s`, `job_lease_s`, `results_kept_s`.
+    """
 
-    async def submit(self, services: ReleaseServices, spec: JobSpec, idempotency: Idempotency | None) -> Job:
-        """The job of this specification, begun unless its key began it before. Raises: Overloaded,
-        IdempotencyConflict."""
-        job, new = await self.jobs.create(spec, idempotency)
-        if new:
-            # An empty context, as a job outlives its request: Serve cancels what carries the context of a lost one.
-            task = contextvars.Context().run(asyncio.create_task, self._run(services, job))
-            self._active.acquire(services)
-            self._tasks[job.job_id] = task
-            task.add_done_callback(lambda _: self._tasks.pop(job.job_id, None))
-            task.add_done_callback(lambda _: self._active.release(services))
-        return job
+    def __init__(self, active: ActiveRelease, queue: JobQueue, files: JobFiles, limits: ServeSettings) -> None:
+        self.name = f"{socket.gethostname()[:40]}-{secrets.token_hex(4)}"
+        self._active, self._queue, self._files, self._limits = active, queue, files, limits
+        self._runs: dict[str, asyncio.Task[None]] = {}  # by job_id
+        self._freed = asyncio.Event()
+        self._closing = False
+        self._claiming: asyncio.Task[None] | None = None
+        self._sweeping: asyncio.Task[None] | None = None
 
-    async def cancel(self, job_id: str) -> Job:
-        """The job, cancelled if it had not ended. Raises: UnknownJob."""
-        job = await self.jobs.cancel(job_id)
-        if (task := self._tasks.get(job_id)) is not None and job.state == "cancelled":
-            task.cancel()
-        return job
+    def start(self) -> None:
+        """Begins to claim jobs, and to delete expired ones; called once, from the event loop that it is to run in."""
+        sweeper = Sweeper(self._queue, self._files, min(_SWEEP_EVERY_S, self._limits.results_kept_s))
+        self._claiming = asyncio.create_task(self._claim_jobs())
+        self._sweeping = asyncio.create_task(sweeper.run())
 
-    async def _run(self, services: ReleaseServices, job: Job) -> None:
+    async def close(self) -> None:
+        """Claims no more, and hands back what it has in hand, which another runner then begins anew."""
+        self._closing = True
+        self._freed.set()
+        if self._claiming is not None and self._sweeping is not None:
+            await _cancel([self._sweeping])
+            await asyncio.wait({self._claiming})  # which ends by itself: what it claims must be known here
+            await asyncio.sleep(0)  # a task that is cancelled before it has begun could hand nothing back
+        await _cancel(list(self._runs.values()))
+
+    async def _claim_jobs(self) -> None:
+        while not self._closing:
+            try:
+                room = await self._room()
+                claims = await self._queue.claim(self.name, room) if room > 0 else []
+            except Unavailable as error:
+                logger.warning("no jobs can be claimed now: %s", error)
+                claims = []
+            except Exception:
+                logger.exception("no jobs can be claimed now")
+                claims = []
+            for claim in claims:
+                task = asyncio.create_task(self._run(_Run(claim)))
+                self._runs[claim.job.job_id] = task
+                task.add_done_callback(lambda _, job_id=claim.job.job_id: self._free(job_id))  # type: ignore[misc]
+            if not self._closing:
+                self._freed.clear()
+            await _set_within(self._freed, self._limits.jobs_poll_s)
+
+    async def _room(self) -> int:
         try:
-            generated = await self._generate(services, job)
-        except GatefoldError as error:
-            logger.warning("job %s failed: %s: %s", job.job_id, error.code, error.message)
-            await self.jobs.fail(job.job_id, error)
-        except Exception:
-            logger.exception("job %s failed", job.job_id)
-            await self.jobs.fail(job.job_id, internal_error())
-        else:
-            await self.jobs.succeed(job.job_id, generated)
+            with self._active.current() as services:
+                return await services.generator.capacity() + WAITING - len(self._runs)
+        except IndexNotReady:
+            return 0
 
-    async def _generate(self, services: ReleaseServices, job: Job) -> GeneratedCovers:
+    def _free(self, job_id: str) -> None:
+        self._runs.pop(job_id, None)
+        self._freed.set()
+
+    async def _run(self, run: _Run) -> None:
+        claim, job_id = run.claim, run.claim.job.job_id
+        try:
+            with self._active.current() as services:
+                result = await self._while_held(run, self._generate(services, run))
+            await self._persist(lambda: self._queue.succeed(claim, result))
+        except LeaseLost as error:
+            logger.info("%s", error)
+            return
+        except asyncio.CancelledError:
+            with suppress(Unavailable):  # then its lease ends by itself
+                await self._queue.hand_back(claim)
+            raise
+        except Unavailable as error:
+            if await self._try_later(claim, error):
+                return
+        except GatefoldError as error:
+            logger.warning("job %s failed: %s: %s", job_id, error.code, error.message)
+            await self._fail(claim, error)
+        except Exception:
+            logger.exception("job %s failed", job_id)
+            await self._fail(claim, internal_error())
+        try:
+            await self._files.delete_song(job_id)
+        except GatefoldError as error:
+            logger.warning("job %s: its song stays until the job is deleted: %s", job_id, error)
+
+    async def _while_held(self, run: _Run, work: "Awaitable[JobResult]") -> JobResult:
+        """What the work gives. Raises: LeaseLost once the claim is lost, and the work is cancelled."""
+        working = asyncio.ensure_future(work)
+        keeping = asyncio.create_task(self._keep(run))
+        try:
+            await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                keeping.result()  # raises LeaseLost: it ends by itself for no other reason
+            return await working
+        finally:
+            run.finished.set()
+            await _cancel([working])
+            await asyncio.wait({keeping})
+            if not keeping.cancelled():
+                keeping.exception()  # of a claim that was lost in the last moment, which the next write finds out too
+
+    async def _keep(self, run: _Run) -> None:
+        """Renews the claim and writes the progress down until the run has finished. Raises: LeaseLost."""
+        every_s = min(self._limits.jobs_poll_s, self._limits.job_lease_s / (2 * _RENEWALS))
+        written, renewed_at = run.progress, time.monotonic()
+        while not run.finished.is_set():
+            if await _set_within(run.finished, every_s):
+                return
+            progress, due = run.progress, time.monotonic() - renewed_at > self._limits.job_lease_s / _RENEWALS
+            try:
+                if progress is not None and progress != written:
+                    await self._queue.advance(run.claim, progress)
+                elif due:
+                    await self._queue.renew(run.claim)
+                else:
+                    await self._queue.check(run.claim)
+                    continue
+            except Unavailable as error:  # the lease may end; until another has claimed the job, it can be renewed
+                logger.warning("job %s: its claim cannot be renewed now: %s", run.claim.job.job_id, error)
+                continue
+            written, renewed_at = progress, time.monotonic()
+
+    async def _generate(self, services: ReleaseServices, run: _Run) -> JobResult:
+        claim, job = run.claim, run.claim.job
+        spec = await for_release(services, job.spec, lambda: self._files.read_song(job.job_id))
+        if spec is not job.spec:
+            await self._persist(lambda: self._queue.respecify(claim, spec))
         result: GenerationResult | None = None
-        async with aclosing(services.generator.generate(job.spec.job)) as generating:
+        async with aclosing(services.generator.generate(spec.job)) as generating:
             async for news in generating:
                 if isinstance(news, GenerationResult):
                     result = news
-                else:
-                    await self.jobs.advance(job.job_id, news)
+                    continue
+                if run.progress is None:
+                    await self._persist(lambda: self._queue.begin(claim))
+                run.progress = news
         if result is None:
             raise internal_error()
-        return GeneratedCovers(result, await _closest(services, result))
+        closest = await _closest(services, result)
+        covers = [StoredCover(cover_record(one), near) for one, near in zip(result.covers, closest, strict=True)]
+        stored = JobResult(f"run-{claim.token}", result.matches, tuple(covers))
+        manifest = manifest_of(replace(job, spec=spec, state="succeeded", result=stored)).model_dump_json().encode()
+        await self._files.put_result(job.job_id, stored.folder, result.covers, manifest)
+        return stored
+
+    async def _fail(self, claim: Claim, error: GatefoldError) -> None:
+        with suppress(LeaseLost):
+            await self._persist(lambda: self._queue.fail(claim, error))
+
+    async def _try_later(self, claim: Claim, error: GatefoldError) -> bool:
+        """Queues the job again, or fails it where it has begun often enough; whether it is queued."""
+        logger.warning("job %s was not finished: %s: %s", claim.job.job_id, error.code, error.message)
+        left = 0
+
+        async def count() -> None:
+            nonlocal left
+            left = await self._queue.attempts_left(claim)
+
+        await self._persist(count)
+        if left:
+            after_s = _RETRY_AFTER_POLLS * self._limits.jobs_poll_s
+            await self._persist(lambda: self._queue.hand_back(claim, after_s=after_s, counts=True))
+        else:
+            await self._fail(claim, error)
+        return left > 0
+
+    async def _persist(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Tries until the database answers: what was generated is not given up for an outage. Raises: LeaseLost."""
+        while True:
+            try:
+                return await write()
+            except DatabaseUnavailable as error:
+                logger.warning("%s", error)
+                await asyncio.sleep(self._limits.jobs_poll_s)
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Whether the event is set before so many seconds have passed. Unlike `wait_for` it never loses a cancellation."""
+    waiting = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({waiting}, timeout=seconds)
+    finally:
+        waiting.cancel()
+    return event.is_set()
+
+
+async def _cancel(tasks: "Sequence[asyncio.Future[Any]]") -> None:
+    """Cancels these, and returns when they have ended."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
 
 
 async def _closest(services: ReleaseServices, result: GenerationResult) -> tuple[Match | None, ...]:

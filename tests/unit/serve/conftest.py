@@ -37,9 +37,13 @@ from serve.interfaces import (
     SongQuery,
     Vector,
 )
-from serve.jobs.jobs import InProcessJobs
+from serve.jobs.database import Database
+from serve.jobs.files import JobFiles
+from serve.jobs.queue import JobQueue
+from serve.jobs.runner import JobRunner
 from serve.middleware.keys import Keys
 from serve.optout_filter import OptOuts
+from tests.postgres import PostgresServer
 
 WIDTH = 4
 COVER = CoverSettings(size=32)
@@ -143,6 +147,9 @@ class Generator:
         novelty = 0.5 if self.kind == "local-score" else None
         return GeneratorFacts(self.kind, 3, accepts, novelty, {}, COVER)
 
+    async def capacity(self) -> int:
+        return 8
+
 
 def match(song_id: str, rank: int) -> Match:
     """As the retriever gives it."""
@@ -169,27 +176,30 @@ class Endpoint:
     ready: Ready
     active: ActiveRelease
     workspace: Workspace
-    """where its opt-outs lie"""
+    """where its opt-outs and jobs lie"""
 
 
 @pytest.fixture
 def endpoint(tmp_path: Path) -> Iterator[Callable[..., Endpoint]]:
     """Makes an endpoint; `limits` and `keys` as they would be configured, `examples` a folder."""
-    opened: list[TestClient] = []
+    opened: list[tuple[TestClient, JobRunner, Database]] = []
 
     def make(
         limits: ServeSettings | None = None, keys: str = "", examples: Path | None = None, cover_uri: str | None = None,
         exports: ExportOptions | None = None,
     ) -> Endpoint:
-        limits = limits or ServeSettings()
+        limits = (limits or ServeSettings()).model_copy(update={"jobs_poll_s": 0.01})
         encoder, retriever, generator, ready = Encoder(), Retriever(cover_uri), Generator(), Ready()
         workspace = Workspace(objects.resolve(str(tmp_path / "workspace")))
         active = ActiveRelease(OptOuts(workspace))
         active.switch_to(ReleaseServices(RELEASE, encoder, retriever, generator, ready))
+        url = f"sqlite:///{tmp_path}/jobs.sqlite"
+        files = JobFiles(workspace, limits.image_cache_bytes)
         app = create_app(
             active,
             limits=limits,
-            jobs=InProcessJobs(max_unfinished=limits.jobs_max, max_finished=limits.max_finished_jobs),
+            database=Database(url),
+            files=files,
             keys=Keys.from_environment({"GATEFOLD_API_KEYS": keys}),
             examples=Examples(examples),
             thumbnails=Thumbnails(workspace, limits.thumbnail_cache_bytes),
@@ -197,9 +207,40 @@ def endpoint(tmp_path: Path) -> Iterator[Callable[..., Endpoint]]:
         )
         client = TestClient(app, base_url="http://localhost")
         client.__enter__()  # one event loop for all of a test's requests, as jobs outlive theirs
-        opened.append(client)
+        runner_database = Database(url)  # as another process has it
+        runner = JobRunner(active, JobQueue(runner_database, limits), files, limits)
+        assert client.portal is not None
+        client.portal.call(_start, runner)
+        opened.append((client, runner, runner_database))
         return Endpoint(client, encoder, retriever, generator, ready, active, workspace)
 
     yield make
-    for client in opened:
+    for client, runner, database in opened:
+        assert client.portal is not None
+        client.portal.call(runner.close)
+        client.portal.call(database.close)
         client.__exit__(None, None, None)
+
+
+async def _start(runner: JobRunner) -> None:
+    runner.start()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A server for all tests of a session."""
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/jobs/jobs.sqlite"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database()

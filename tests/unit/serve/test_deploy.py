@@ -5,10 +5,13 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from gatefold.errors import InvalidSettings, Unavailable
+from gatefold.config import ServeSettings, Settings
+from gatefold.errors import GatefoldError, InvalidSettings, Unavailable
 from gatefold.workspace import Workspace
+from serve.app import ApiArgs
 from serve.deploy import deploy, load_config, unknown_keys
 from tests.factories import publish_small_release
+from tests.served import free_port
 
 HOUSE = Path(__file__).parents[3] / "serve" / "serve.yaml"
 
@@ -24,10 +27,10 @@ def test_the_file_we_ship_fits_on_two_cores_twice() -> None:
     assert needed + 2 * each <= 2  # two releases run side by side while one takes over
 
 
-def test_the_ingress_has_one_replica_as_its_jobs_live_in_memory() -> None:
+def test_the_api_and_what_runs_its_jobs_follow_the_active_release() -> None:
     deployments = {d["name"]: d for d in load_config(HOUSE)["applications"][0]["deployments"]}
-    assert deployments["Api"]["num_replicas"] == 1
-    assert "autoscaling_config" not in deployments["Api"]
+    assert set(deployments) == {"Api", "Runner"}
+    assert deployments["Api"]["user_config"] == deployments["Runner"]["user_config"]
 
 
 def test_keys_that_ray_would_ignore_are_found_however_deep() -> None:
@@ -140,7 +143,7 @@ def test_a_host_that_others_reach_is_refused_without_keys_unless_that_is_meant(
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ({"args": {"limits": {"jobs_kept": 5}}}, "serve.jobs_kept is serve.max_finished_jobs now"),
+        ({"args": {"limits": {"jobs_kept": 5}}}, "serve.jobs_kept is serve.results_kept_s now"),
         ({"args": {"limits": {"look_every_s": 5}}}, "serve.look_every_s is serve.poll_interval_s now"),
         (
             {"deployments": [{"name": "Api", "user_config": {"searches": {"together": 32}}}]},
@@ -157,3 +160,49 @@ def test_an_old_name_of_a_setting_in_the_file_is_answered_with_the_new_one(
     path.write_text(yaml.safe_dump({"applications": [api, release]}))
     with pytest.raises(InvalidSettings, match=said):
         load_config(path)
+
+
+def test_the_database_goes_with_the_deployment_the_environments_before_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GATEFOLD_DATABASE_URL", raising=False)
+    settings = Settings(serve=ServeSettings(database_url=f"sqlite:///{tmp_path}/a.sqlite"))
+    api, release = deployed(monkeypatch, tmp_path / "w", host="127.0.0.1", settings=settings)
+    assert api["args"]["database_url"] == f"sqlite:///{tmp_path}/a.sqlite"
+    assert "a.sqlite" not in str(release)
+    assert (tmp_path / "a.sqlite").exists()
+    monkeypatch.setenv("GATEFOLD_DATABASE_URL", f"sqlite:///{tmp_path}/b.sqlite")
+    api, _ = deployed(monkeypatch, tmp_path / "v", host="127.0.0.1", settings=settings)
+    assert api["args"]["database_url"] == f"sqlite:///{tmp_path}/b.sqlite"
+    assert "database_url" not in api["args"]["limits"]
+
+
+def test_a_database_that_cannot_be_used_is_refused_before_anything_starts_and_never_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish_small_release(Workspace(tmp_path.as_uri()), 3)
+    refused: list[str] = []
+    for url in (f"postgresql://me:hunter2@127.0.0.1:{free_port()}/jobs", "mysql://me:hunter2@host/jobs"):
+        monkeypatch.setenv("GATEFOLD_DATABASE_URL", url)
+        with pytest.raises(GatefoldError) as error:
+            deploy(HOUSE, workspace=str(tmp_path), examples=None, host="127.0.0.1", port=0)
+        refused.append(f"{error.value.code} {error.value.message} {error.value!r}")
+    assert [one.split()[0] for one in refused] == ["database_unavailable", "invalid_settings"]
+    assert "hunter2" not in "".join(refused) + caplog.text
+
+
+def test_a_database_in_the_limits_of_the_file_is_refused_as_it_would_be_shown(tmp_path: Path) -> None:
+    path = tmp_path / "serve.yaml"
+    config = yaml.safe_load(HOUSE.read_text())
+    config["applications"][0]["args"]["limits"]["database_url"] = "postgresql://me:hunter2@host/jobs"
+    path.write_text(yaml.safe_dump(config))
+    publish_small_release(Workspace(tmp_path.as_uri()), 3)
+    with pytest.raises(InvalidSettings, match=r"limits\.database_url must be args\.database_url") as refused:
+        deploy(path, workspace=str(tmp_path), examples=None, host="127.0.0.1", port=0)
+    assert "hunter2" not in refused.value.message
+
+
+def test_a_database_is_not_shown_with_the_settings() -> None:
+    settings = Settings(serve=ServeSettings(database_url="postgresql://me:hunter2@host/jobs"))
+    arguments = ApiArgs(workspace="w", database_url="postgresql://me:hunter2@host/jobs")
+    assert "hunter2" not in f"{settings!r} {settings} {settings.model_dump_json()} {arguments!r} {arguments}"

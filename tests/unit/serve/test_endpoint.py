@@ -10,7 +10,7 @@ from gatefold.storage import objects
 from gatefold.storage.contents import releases
 from gatefold.storage.contents.releases import Release, ReleasePart
 from gatefold.workspace import Workspace
-from serve.endpoint import Endpoint, reason
+from serve.endpoint import Endpoint, agreed, reason
 
 CONFIG = {"applications": [{"name": "gatefold"}, {"name": "release"}]}
 
@@ -119,3 +119,10 @@ def test_the_reason_of_a_failure_is_the_error_without_its_traceback() -> None:
     traceback = "Failed 3 times.\nTraceback:\n  File x\ngatefold.errors.BundleCorrupt: index 'i1' is cut short\n\n"
     assert reason([traceback, traceback]) == "gatefold.errors.BundleCorrupt: index 'i1' is cut short"
     assert "see its logs" in reason(["", " \n"])
+
+
+def test_replicas_that_do_not_agree_on_the_active_release_have_not_gone_over() -> None:
+    assert agreed([["r2", "r1"], ["r2"], ["r2", "r0"]]) == ["r2", "r0", "r1"]
+    assert agreed([["r2"], ["r1"]]) == []
+    assert agreed([["r2"], []]) == []
+    assert agreed([[]]) == []

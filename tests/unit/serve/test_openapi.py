@@ -48,7 +48,7 @@ def test_both_ends_of_an_order_are_described(endpoint: Callable[..., Any]) -> No
     responses = operations(endpoint().client)["POST /v1/covers"]["responses"]
     for status in ("200", "202"):
         assert responses[status]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/JobView"}
-        assert set(responses[status]["headers"]) == {"Location", "Preference-Applied"}
+        assert set(responses[status]["headers"]) == {"Location", "Preference-Applied", "Idempotent-Replayed"}
 
 
 def test_security_is_described_where_it_is_asked_for_and_nowhere_else(endpoint: Callable[..., Any]) -> None:
@@ -64,7 +64,7 @@ def test_security_is_described_where_it_is_asked_for_and_nowhere_else(endpoint: 
         ("/v1/tracks/t1", "GET, DELETE"),
         ("/v1/tracks/t1/cover", "GET, HEAD"),
         ("/v1/tracks/a%2Fb/cover", "GET, HEAD"),
-        ("/v1/covers", "POST"),
+        ("/v1/covers", "GET, POST"),
         ("/v1/covers/x", "GET, DELETE"),
         ("/v1/covers/x/events", "GET"),
         ("/v1/limits", "GET"),

@@ -27,7 +27,7 @@ FORM, JSON = ("requestBody", "content", "multipart/form-data"), ("requestBody", 
 SETTINGS = ServeSettings(
     upload_max_bytes=70_000, upload_max_duration_s=61, form_fields_max=17, form_fields_max_bytes=1025,
     json_max_bytes=1026, songs_queued_max=7, k_max=51, n_max=3, size_max=257, steps_max=11, jobs_max=6,
-    max_finished_jobs=5, wait_max_s=2.5,
+    results_kept_s=5, wait_max_s=2.5,
 )  # fmt: skip
 
 
@@ -43,9 +43,7 @@ class Row:
     send: Callable[[Any], Any] | None
     status: int = 422
     set_to: float | None = None
-    """of the setting; None for a constant"""
-    setting: str | None = None
-    """its name, where it is not that of the limit"""
+    """of the setting of the same name; None for a constant"""
 
 
 def search(**body: Any) -> Callable[[Any], Any]:
@@ -103,12 +101,8 @@ ROWS = {
     "idempotency_key_max": Row((*COVERS, "parameters", "1", "schema", "anyOf", "0", "maxLength"), with_key),
     "songs_queued_max": Row((*SEARCH, *FORM, "x-max-queued"), None),
     "jobs_max": Row((*COVERS, "x-max-jobs"), two_jobs, 429, 1),
-    "jobs_kept": Row(
-        ("paths", "/v1/covers/{job_id}", "get", "x-max-jobs-kept"),
-        lambda client: client.get("/v1/covers/x"),
-        404,
-        3,
-        setting="max_finished_jobs",
+    "results_kept_s": Row(
+        ("paths", "/v1/covers/{job_id}", "get", "x-results-kept-s"), lambda client: client.get("/v1/covers/x"), 404, 3
     ),
     "wait_max_s": Row((*COVERS, "parameters", "0", "schema", "x-max-wait-s"), None),
 }
@@ -126,9 +120,9 @@ def test_every_limit_stands_in_openapi_as_it_is_answered(endpoint: Callable[...,
     assert {name: found(description, row.place) for name, row in ROWS.items()} == told
     assert told == {name: told[name] for name in LimitsView.model_fields}
     settings = SETTINGS.model_dump()
-    decided = {name: ROWS[name].setting or name for name in told if (ROWS[name].setting or name) in settings}
+    decided = {name: settings[name] for name in told if name in settings}
     assert len(decided) == 15
-    assert {name: told[name] for name in decided} == {name: settings[setting] for name, setting in decided.items()}
+    assert {name: told[name] for name in decided} == decided
     assert "x-limit" not in client.get("/openapi.json").text
 
 
@@ -137,8 +131,7 @@ def test_a_request_above_a_limit_is_refused_by_its_number_and_its_setting(
     endpoint: Callable[..., Any], name: str
 ) -> None:
     row = ROWS[name]
-    setting = row.setting or name
-    e = endpoint(ServeSettings() if row.set_to is None else ServeSettings.model_validate({setting: row.set_to}))
+    e = endpoint(ServeSettings() if row.set_to is None else ServeSettings.model_validate({name: row.set_to}))
     e.generator.hold = True
     assert row.send is not None
     answer = row.send(e.client)
@@ -146,7 +139,7 @@ def test_a_request_above_a_limit_is_refused_by_its_number_and_its_setting(
     assert answer.status_code == row.status, answer.text
     detail = answer.json()["detail"]
     assert f"{told:g}" in detail.replace(",", "") or str(told) in detail
-    assert row.set_to is None or f"serve.{setting}" in detail
+    assert row.set_to is None or f"serve.{name}" in detail
 
 
 def test_a_song_that_lasts_too_long_is_refused_by_the_endpoints_setting() -> None:

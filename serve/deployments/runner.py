@@ -1,0 +1,54 @@
+"""Runs generation jobs, as a deployment beside the API: a job does not end with the replica that accepted it.
+
+Several replicas share one queue. Knows nothing of HTTP.
+"""
+
+from typing import Any
+
+from gatefold.config import ServeSettings
+from gatefold.workspace import Workspace
+from serve.active_release import ActiveRelease
+from serve.deployments import replica
+from serve.deployments.release import services_of
+from serve.jobs.database import Database
+from serve.jobs.files import JobFiles
+from serve.jobs.queue import JobQueue
+from serve.jobs.runner import JobRunner
+from serve.optout_filter import OptOuts
+
+
+class Runner:
+    """Claims jobs as long as it lives, once it knows a release to run them by.
+
+    Args:
+        workspace: URI; songs and images of jobs lie there.
+        database_url: of the database of jobs.
+    """
+
+    def __init__(self, workspace: str, *, limits: ServeSettings, endpoint_url: str | None, database_url: str) -> None:
+        replica.set_up(endpoint_url)
+        found = Workspace(workspace)
+        self._database = Database(database_url)
+        self._active = ActiveRelease(OptOuts(found))
+        files = JobFiles(found, cache_bytes=0)  # it writes pictures and reads none
+        self._runner = JobRunner(self._active, JobQueue(self._database, limits), files, limits)
+        self._started = False
+
+    async def reconfigure(self, config: dict[str, Any]) -> None:
+        """`user_config`: the application of the release that jobs are run by from now on, and how searches cross to
+        it. Waits until it is there."""
+        self._active.switch_to(await services_of(config))
+        if not self._started:
+            self._started = True
+            await self._database.upgrade()
+            self._runner.start()
+
+    async def in_use(self) -> list[str]:
+        """Versions of the active release, which comes first, and of those that still have jobs to finish."""
+        return self._active.in_use()
+
+    async def __del__(self) -> None:
+        """Called by Ray Serve when the replica is to end: what it has in hand goes back to the queue."""
+        if self._started:
+            await self._runner.close()
+            await self._database.close()

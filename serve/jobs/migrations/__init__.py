@@ -1,0 +1,1 @@
+"""Schema versions of the database of jobs, applied in order when it is opened (serve.jobs.database)."""

@@ -1,0 +1,123 @@
+"""Rows of the database of jobs and the `Job` they stand for; and the one way in which a job changes, which numbers the
+change and writes it down as an event."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from serve.jobs.jobs import ENDED, Job, JobResult, StoredCover
+from serve.jobs.records import error_of, match_of, spec_of
+from serve.jobs.tables import events, images, jobs
+
+_AHEAD = jobs.alias("ahead")
+POSITION = sa.case(
+    (
+        jobs.c.state == "queued",
+        sa.select(sa.func.count())
+        .select_from(_AHEAD)
+        .where(
+            _AHEAD.c.state == "queued",
+            (_AHEAD.c.priority > jobs.c.priority)
+            | ((_AHEAD.c.priority == jobs.c.priority) & (_AHEAD.c.number < jobs.c.number)),
+        )
+        .correlate(jobs)
+        .scalar_subquery(),
+    )
+).label("position")
+"""queued jobs that go before this one; null once it is not queued"""
+UNFINISHED = jobs.c.state.in_(("queued", "running"))
+
+
+async def read_jobs(connection: AsyncConnection, *where: sa.ColumnElement[bool], limit: int | None = None) -> list[Job]:
+    """The jobs that these conditions hold for, the last accepted first.
+
+    Args:
+        limit: jobs at most.
+    """
+    query = sa.select(jobs, POSITION).where(*where).order_by(jobs.c.number.desc()).limit(limit)
+    rows = (await connection.execute(query)).all()
+    succeeded = [row.job_id for row in rows if row.state == "succeeded"]
+    covers: dict[str, list[StoredCover]] = {job_id: [] for job_id in succeeded}
+    if succeeded:
+        of_jobs = sa.select(images).where(images.c.job_id.in_(succeeded)).order_by(images.c.job_id, images.c.place)
+        for row in await connection.execute(of_jobs):
+            closest = None if row.closest is None else match_of(row.closest)
+            covers[row.job_id].append(StoredCover(row.record, closest))
+    return [_job_of(row, covers.get(row.job_id)) for row in rows]
+
+
+def _job_of(row: Any, covers: Sequence[StoredCover] | None) -> Job:
+    result = None
+    if covers is not None:
+        matches = tuple(match_of(match) for match in row.result["matches"])
+        result = JobResult(row.result["folder"], matches, tuple(covers))
+    return Job(
+        job_id=row.job_id,
+        caller=row.caller,
+        spec=spec_of(row.spec),
+        created_at=_time(row.created_at),
+        state=row.state,
+        position=row.position,
+        progress=row.progress,
+        started_at=None if row.started_at is None else _time(row.started_at),
+        finished_at=None if row.finished_at is None else _time(row.finished_at),
+        expires_at=None if row.expires_at is None else _time(row.expires_at),
+        result=result,
+        error=None if row.error is None else error_of(row.error),
+        last_event=row.last_event,
+    )
+
+
+async def change(
+    connection: AsyncConnection, now: float, values: dict[Any, Any], *where: sa.ColumnElement[bool]
+) -> bool:
+    """Changes the one job that the conditions hold for, and writes the change down as its next event.
+
+    Args:
+        now: seconds since 1970.
+        values: by column.
+
+    Returns: whether there was such a job.
+    """
+    changed = await connection.execute(
+        sa.update(jobs)
+        .where(*where)
+        .values({jobs.c.last_event: jobs.c.last_event + 1, **values})
+        .returning(jobs.c.job_id, jobs.c.last_event, jobs.c.state, jobs.c.progress)
+    )
+    row = changed.one_or_none()
+    if row is None:
+        return False
+    await connection.execute(
+        sa.insert(events).values(
+            job_id=row.job_id, number=row.last_event, at=now, state=row.state, progress=row.progress
+        )
+    )
+    return True
+
+
+def at_event(job: Job, event: Any) -> Job:
+    """The job as it was at an event, seen from what it is now: only the last event shows its present position."""
+    if event.number == job.last_event:
+        return job
+    ended = event.state in ENDED
+    return replace(
+        job,
+        state=event.state,
+        progress=event.progress,
+        position=event.position,
+        started_at=None if event.state == "queued" else job.started_at,
+        finished_at=job.finished_at if ended else None,
+        expires_at=job.expires_at if ended else None,
+        result=job.result if event.state == "succeeded" else None,
+        error=job.error if event.state == "failed" else None,
+        last_event=event.number,
+    )
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,240 @@
+"""Jobs as the API sees them: accepted, found, listed, followed, cancelled. All of it is in the database, so any replica
+answers for any job, and a restart loses none. Who runs them is in serve.jobs.queue."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gatefold.config import ServeSettings
+from gatefold.errors import IdempotencyConflict, Overloaded, UnknownJob
+from serve.jobs.database import Database, uninterrupted
+from serve.jobs.jobs import Idempotency, Job, JobSpec, State
+from serve.jobs.records import spec_record
+from serve.jobs.rows import UNFINISHED, at_event, change, read_jobs
+from serve.jobs.tables import events, jobs
+from serve.jobs.watching import ChangeWatcher
+
+RETRY_AFTER_S = 5
+"""seconds after which a full queue is likely to have room: about one job"""
+IDEMPOTENCY_KEPT_S = 86_400
+"""seconds that a caller's key stands for its request"""
+
+
+def new_job_id() -> str:
+    """An id that nobody can guess."""
+    return secrets.token_hex(16)
+
+
+class JobStore:
+    """The jobs of one database.
+
+    Args:
+        database: with its schema up to date.
+        limits: `jobs_max`, `results_kept_s`, `jobs_poll_s`.
+    """
+
+    def __init__(self, database: Database, limits: ServeSettings) -> None:
+        self._database = database
+        self._limits = limits
+        self._watcher = ChangeWatcher(database, limits.jobs_poll_s)
+
+    @uninterrupted
+    async def admit(self) -> None:
+        """Nothing, if one more job would be taken. Raises: Overloaded."""
+        async with self._database.read() as connection:
+            await self._admit(connection)
+
+    @uninterrupted
+    async def find(self, caller: str, idempotency: Idempotency) -> Job | None:
+        """The job made with this key. Raises: IdempotencyConflict if the key was used for another request."""
+        async with self._database.read() as connection:
+            return await self._find(connection, caller, idempotency)
+
+    @uninterrupted
+    async def create(
+        self, job_id: str, spec: JobSpec, *, caller: str, idempotency: Idempotency | None = None, priority: int = 0
+    ) -> tuple[Job, bool]:
+        """A queued job, and whether it is new: the same key and request give the same job.
+
+        Args:
+            job_id: of `new_job_id`; what the job needs of the store lies there already.
+            priority: a larger one goes first.
+
+        Raises: Overloaded; IdempotencyConflict; DatabaseUnavailable.
+        """
+        async with self._database.write() as connection:
+            await self._database.lock(connection)  # those who count, and those who look for a key, go one by one
+            if idempotency is not None and (known := await self._find(connection, caller, idempotency)) is not None:
+                return known, False
+            await self._admit(connection)
+            now = await self._database.now(connection)
+            if idempotency is not None:
+                await self._free_key(connection, caller, idempotency.key)
+            await connection.execute(
+                sa.insert(jobs).values(
+                    job_id=job_id,
+                    caller=caller,
+                    priority=priority,
+                    idempotency_key=idempotency.key if idempotency else None,
+                    idempotency_digest=idempotency.digest if idempotency else None,
+                    state="queued",
+                    created_at=now,
+                    spec=spec_record(spec),
+                )
+            )
+            (job,) = await read_jobs(connection, jobs.c.job_id == job_id)
+            await connection.execute(
+                sa.insert(events).values(
+                    job_id=job_id, number=1, at=now, state="queued", progress=0.0, position=job.position
+                )
+            )
+        return job, True
+
+    @uninterrupted
+    async def get(self, job_id: str) -> Job:
+        """Raises: UnknownJob."""
+        async with self._database.read() as connection:
+            return await self._get(connection, job_id)
+
+    @uninterrupted
+    async def list_of(self, caller: str, *, state: State | None, limit: int, after: str | None) -> list[Job]:
+        """A caller's own jobs, the last accepted first.
+
+        Args:
+            state: that they are in; any when None.
+            limit: at most so many.
+            after: the job_id after which to go on; from the first when None.
+
+        Raises: UnknownJob where `after` is none of theirs.
+        """
+        where = [jobs.c.caller == caller]
+        if state is not None:
+            where.append(jobs.c.state == state)
+        async with self._database.read() as connection:
+            if after is not None:
+                of_after = sa.select(jobs.c.number).where(jobs.c.caller == caller, jobs.c.job_id == after)
+                number = await connection.scalar(of_after)
+                if number is None:
+                    raise UnknownJob(self._unknown(after))
+                where.append(jobs.c.number < number)
+            return await read_jobs(connection, *where, limit=limit)
+
+    @uninterrupted
+    async def cancel(self, job_id: str) -> Job:
+        """The job, cancelled if it had not ended; its runner stops when it next looks. Raises: UnknownJob."""
+        async with self._database.write() as connection:
+            now = await self._database.now(connection)
+            end = end_values("cancelled", now, self._limits.results_kept_s)
+            await change(connection, now, end, jobs.c.job_id == job_id, UNFINISHED)
+            return await self._get(connection, job_id)
+
+    async def ended(self, job_id: str, within_s: float) -> Job:
+        """The job when it has ended, or as it is after so many seconds. Raises: UnknownJob."""
+        deadline = asyncio.get_running_loop().time() + within_s
+        while not (job := await self.get(job_id)).ended:
+            left_s = deadline - asyncio.get_running_loop().time()
+            if left_s <= 0:
+                return job
+            with suppress(asyncio.TimeoutError):  # the job as it is then is the answer
+                await asyncio.wait_for(self._watcher.changed(job_id, (job.last_event, job.position)), left_s)
+        return job
+
+    async def events(self, job_id: str, after: int) -> AsyncIterator[tuple[int, Job]]:
+        """Every change of a job, numbered from 1, those after number `after`; ends when the job does, or is deleted.
+
+        A queued job that moves up is given again, under the number of its last change. Raises: UnknownJob.
+        """
+        job, new = await self._changes(job_id, after)
+        number = min(max(after, 0), job.last_event)
+        while True:
+            for number, snapshot in new:
+                yield number, snapshot
+            if job.ended:
+                return
+            before = job
+            await self._watcher.changed(job_id, (job.last_event, job.position))
+            try:
+                job, new = await self._changes(job_id, number)
+            except UnknownJob:
+                return
+            if not new and job.position != before.position:
+                yield number, job
+
+    async def last_event(self, job_id: str) -> int | None:
+        """The number of a job's last change; None while there may be another. Raises: UnknownJob."""
+        job = await self.get(job_id)
+        return job.last_event if job.ended else None
+
+    def close(self) -> None:
+        """Stops whoever follows a job."""
+        self._watcher.close()
+
+    @uninterrupted
+    async def _changes(self, job_id: str, after: int) -> tuple[Job, list[tuple[int, Job]]]:
+        """The job, and what it was at each event after this one."""
+        async with self._database.read() as connection:
+            job = await self._get(connection, job_id)
+            query = sa.select(events).where(events.c.job_id == job_id, events.c.number > after)
+            rows = (await connection.execute(query.order_by(events.c.number))).all()
+        return job, [(row.number, at_event(job, row)) for row in rows if row.number <= job.last_event]
+
+    async def _get(self, connection: AsyncConnection, job_id: str) -> Job:
+        found = await read_jobs(connection, jobs.c.job_id == job_id)
+        if not found:
+            raise UnknownJob(self._unknown(job_id))
+        return found[0]
+
+    def _unknown(self, job_id: str) -> str:
+        return (
+            f"job '{job_id[:64]}' is not known; a job is deleted with its results "
+            f"{self._limits.results_kept_s:g} s after it ended (serve.results_kept_s)"
+        )
+
+    async def _find(self, connection: AsyncConnection, caller: str, idempotency: Idempotency) -> Job | None:
+        since = await self._database.now(connection) - IDEMPOTENCY_KEPT_S
+        query = sa.select(jobs.c.job_id, jobs.c.idempotency_digest).where(
+            jobs.c.caller == caller, jobs.c.idempotency_key == idempotency.key, jobs.c.created_at > since
+        )
+        known = (await connection.execute(query)).one_or_none()
+        if known is None:
+            return None
+        if known.idempotency_digest != idempotency.digest:
+            raise IdempotencyConflict(
+                f"this Idempotency-Key was used for another request (job '{known.job_id}'); use a new key for a new "
+                "request"
+            )
+        return await self._get(connection, known.job_id)
+
+    async def _free_key(self, connection: AsyncConnection, caller: str, key: str) -> None:
+        """Takes the key from a job of more than a day ago, so that it can stand for another."""
+        old = sa.update(jobs).where(jobs.c.caller == caller, jobs.c.idempotency_key == key)
+        await connection.execute(old.values(idempotency_key=None, idempotency_digest=None))
+
+    async def _admit(self, connection: AsyncConnection) -> None:
+        unfinished = await connection.scalar(sa.select(sa.func.count()).select_from(jobs).where(UNFINISHED))
+        if (unfinished or 0) >= self._limits.jobs_max:
+            raise Overloaded(
+                f"{unfinished} jobs are under way, at most {self._limits.jobs_max} (serve.jobs_max); try again later",
+                RETRY_AFTER_S,
+            )
+
+
+def end_values(state: State, now: float, kept_s: float) -> dict[object, object]:
+    """What an end changes in a job's row; a job with a key is kept for as long as its key.
+
+    Args:
+        now: seconds since 1970.
+        kept_s: seconds that results are kept.
+    """
+    key_ends = jobs.c.created_at + IDEMPOTENCY_KEPT_S
+    has_longer_key = jobs.c.idempotency_key.is_not(None) & (key_ends > now + kept_s)
+    return {
+        jobs.c.state: state,
+        jobs.c.finished_at: now,
+        jobs.c.expires_at: sa.case((has_longer_key, key_ends), else_=now + kept_s),
+        jobs.c.lease_until: None,
+    }

@@ -1,0 +1,83 @@
+"""Waiting for jobs to change, wherever they are changed: one query of the database for all that wait in a process."""
+
+import asyncio
+import contextvars
+import logging
+from collections import defaultdict
+
+import sqlalchemy as sa
+
+from gatefold.errors import Unavailable
+from serve.jobs.database import Database, uninterrupted
+from serve.jobs.rows import POSITION
+from serve.jobs.tables import jobs
+
+logger = logging.getLogger(__name__)
+
+Version = tuple[int, int | None]
+"""number of a job's last event, and its position"""
+_ASKED_AT_ONCE = 500  # jobs in one query
+
+
+class ChangeWatcher:
+    """Polls while somebody waits, and only then.
+
+    Args:
+        poll_s: seconds between two questions.
+    """
+
+    def __init__(self, database: Database, poll_s: float) -> None:
+        self._database = database
+        self._poll_s = poll_s
+        self._waiting: defaultdict[str, list[tuple[Version, asyncio.Future[None]]]] = defaultdict(list)
+        self._polling: asyncio.Task[None] | None = None
+
+    async def changed(self, job_id: str, seen: Version) -> None:
+        """Returns when the job is no longer as it was seen, or no longer there."""
+        waiter = (seen, asyncio.get_running_loop().create_future())
+        self._waiting[job_id].append(waiter)
+        if self._polling is None or self._polling.done():
+            # in an empty context: Serve cancels what carries the context of a request that is lost
+            self._polling = contextvars.Context().run(asyncio.create_task, self._poll())
+        try:
+            await waiter[1]
+        finally:
+            self._forget(job_id, waiter)
+
+    def close(self) -> None:
+        """Stops polling; whoever still waits is cancelled."""
+        if self._polling is not None:
+            self._polling.cancel()
+        for waiters in self._waiting.values():
+            for _, future in waiters:
+                future.cancel()
+
+    async def _poll(self) -> None:
+        while self._waiting:
+            await asyncio.sleep(self._poll_s)
+            asked = list(self._waiting)
+            try:
+                now = await self._versions(asked)
+            except Unavailable as error:  # they wait until it answers again
+                logger.warning("changes of jobs cannot be read: %s", error)
+                continue
+            for job_id in asked:
+                for seen, future in self._waiting.get(job_id, ()):
+                    if now.get(job_id) != seen and not future.done():
+                        future.set_result(None)
+
+    @uninterrupted
+    async def _versions(self, asked: list[str]) -> dict[str, Version]:
+        found: dict[str, Version] = {}
+        async with self._database.read() as connection:
+            for start in range(0, len(asked), _ASKED_AT_ONCE):
+                some = asked[start : start + _ASKED_AT_ONCE]
+                query = sa.select(jobs.c.job_id, jobs.c.last_event, POSITION).where(jobs.c.job_id.in_(some))
+                found |= {row.job_id: (row.last_event, row.position) for row in await connection.execute(query)}
+        return found
+
+    def _forget(self, job_id: str, waiter: tuple[Version, "asyncio.Future[None]"]) -> None:
+        waiters = self._waiting[job_id]
+        waiters.remove(waiter)
+        if not waiters:
+            del self._waiting[job_id]
