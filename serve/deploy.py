@@ -57,10 +57,9 @@ def deploy(
         settings: limits of the endpoint and of new covers; None leaves them to the file.
         is_open: whether an endpoint without API keys may listen where other machines reach it.
 
-    Raises: InvalidSettings for a file with unknown or wrong keys, a port that is taken, or a host that is open to
-        others without that being meant; BundleNotFound where the workspace has no release; SchemaMismatch where a newer
-        gatefold has used the database of jobs; Unavailable where that does not answer, or, with the deployments' own
-        words, where they do not start.
+    Raises: InvalidSettings for wrong keys in the file, a port that is taken, or a host that is open to others without
+        that being meant; BundleNotFound without a release; SchemaMismatch for a database of a newer gatefold;
+        Unavailable where that, or a deployment, does not start.
     """
     config = load_config(Path(config_path))
     api, release = config["applications"]
@@ -82,8 +81,7 @@ def deploy(
         _set_environment(application, settings.endpoint_url if settings else None)
     config.setdefault("http_options", {}).update(host=host, port=port)
     served = Workspace(release["args"]["workspace"])
-    pinned = release["args"]["release"]
-    if pinned is None:
+    if (pinned := release["args"]["release"]) is None:
         releases.current(served)  # where there is none, it says so before anything starts
     _prepare_database(api["args"])
     _start(_validated(config, config_path))
