@@ -91,9 +91,9 @@ class CoverRoutes:
         idempotency, caller = None, request.state.caller
         if idempotency_key is not None:
             idempotency = Idempotency(idempotency_key, _digest(body, fields))
-        job, new = await self._store.find(caller, idempotency) if idempotency else None, False
+        # asked before the song is encoded: a full queue, or a repeated request, should cost nothing
+        job, new = await self._store.admit(caller, idempotency), False
         if job is None:
-            await self._store.admit()  # before the song is encoded: a full queue should cost nothing
             job, new = await self._accept(_asked(body, fields), caller, idempotency)
         if not new:
             response.headers["Idempotent-Replayed"] = "true"
@@ -181,15 +181,19 @@ class CoverRoutes:
 
     async def _accept(self, asked: CoversRequest, caller: str, idempotency: Idempotency | None) -> tuple[Job, bool]:
         """The job of this request, and whether it is new; the uploaded song is stored before anybody can claim it."""
-        with self._active.current() as serving:
-            spec = await make_spec(serving, asked)
         job_id, new = new_job_id(), False
+        storing: asyncio.Future[None] | None = None
+        if isinstance(asked.song, SongFile):  # while it is encoded, which takes longer
+            storing = asyncio.ensure_future(self._files.put_song(job_id, asked.song.data))
         try:
-            if isinstance(asked.song, SongFile):
-                await self._files.put_song(job_id, asked.song.data)
+            with self._active.current() as serving:
+                spec = await make_spec(serving, asked)
+            if storing is not None:
+                await storing
             job, new = await self._store.create(job_id, spec, caller=caller, idempotency=idempotency)
         finally:
-            if not new and isinstance(asked.song, SongFile):
+            if storing is not None and not new:
+                await asyncio.wait({storing})
                 await self._files.delete_song(job_id)
         return job, new
 

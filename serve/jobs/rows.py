@@ -59,13 +59,13 @@ def _job_of(row: Any, covers: Sequence[StoredCover] | None) -> Job:
         job_id=row.job_id,
         caller=row.caller,
         spec=spec_of(row.spec),
-        created_at=_time(row.created_at),
+        created_at=time_of(row.created_at),
         state=row.state,
         position=row.position,
         progress=row.progress,
-        started_at=None if row.started_at is None else _time(row.started_at),
-        finished_at=None if row.finished_at is None else _time(row.finished_at),
-        expires_at=None if row.expires_at is None else _time(row.expires_at),
+        started_at=None if row.started_at is None else time_of(row.started_at),
+        finished_at=None if row.finished_at is None else time_of(row.finished_at),
+        expires_at=None if row.expires_at is None else time_of(row.expires_at),
         result=result,
         error=None if row.error is None else error_of(row.error),
         last_event=row.last_event,
@@ -119,5 +119,6 @@ def at_event(job: Job, event: Any) -> Job:
     )
 
 
-def _time(seconds: float) -> datetime:
+def time_of(seconds: float) -> datetime:
+    """The moment so many seconds after the beginning of 1970."""
     return datetime.fromtimestamp(seconds, UTC)

@@ -14,7 +14,7 @@ from gatefold.errors import IdempotencyConflict, Overloaded, UnknownJob
 from serve.jobs.database import Database, uninterrupted
 from serve.jobs.jobs import Idempotency, Job, JobSpec, State
 from serve.jobs.records import spec_record
-from serve.jobs.rows import UNFINISHED, at_event, change, read_jobs
+from serve.jobs.rows import POSITION, UNFINISHED, at_event, change, read_jobs, time_of
 from serve.jobs.tables import events, jobs
 from serve.jobs.watching import ChangeWatcher
 
@@ -43,16 +43,16 @@ class JobStore:
         self._watcher = ChangeWatcher(database, limits.jobs_poll_s)
 
     @uninterrupted
-    async def admit(self) -> None:
-        """Nothing, if one more job would be taken. Raises: Overloaded."""
-        async with self._database.read() as connection:
-            await self._admit(connection)
+    async def admit(self, caller: str, idempotency: Idempotency | None) -> Job | None:
+        """The job made with this key; None where there is none yet, and one more job would be taken.
 
-    @uninterrupted
-    async def find(self, caller: str, idempotency: Idempotency) -> Job | None:
-        """The job made with this key. Raises: IdempotencyConflict if the key was used for another request."""
+        Raises: Overloaded; IdempotencyConflict if the key was used for another request.
+        """
         async with self._database.read() as connection:
-            return await self._find(connection, caller, idempotency)
+            if idempotency is not None and (known := await self._find(connection, caller, idempotency)) is not None:
+                return known
+            await self._admit(connection)
+        return None
 
     @uninterrupted
     async def create(
@@ -72,27 +72,29 @@ class JobStore:
                 return known, False
             await self._admit(connection)
             now = await self._database.now(connection)
-            if idempotency is not None:
-                await self._free_key(connection, caller, idempotency.key)
+            key = idempotency.key if idempotency else None
+            if key is not None:  # of a job of more than a day ago it can stand for another
+                old = sa.update(jobs).where(jobs.c.caller == caller, jobs.c.idempotency_key == key)
+                await connection.execute(old.values(idempotency_key=None, idempotency_digest=None))
             await connection.execute(
                 sa.insert(jobs).values(
                     job_id=job_id,
                     caller=caller,
                     priority=priority,
-                    idempotency_key=idempotency.key if idempotency else None,
+                    idempotency_key=key,
                     idempotency_digest=idempotency.digest if idempotency else None,
                     state="queued",
                     created_at=now,
                     spec=spec_record(spec),
                 )
             )
-            (job,) = await read_jobs(connection, jobs.c.job_id == job_id)
+            position = await connection.scalar(sa.select(POSITION).where(jobs.c.job_id == job_id))
             await connection.execute(
                 sa.insert(events).values(
-                    job_id=job_id, number=1, at=now, state="queued", progress=0.0, position=job.position
+                    job_id=job_id, number=1, at=now, state="queued", progress=0.0, position=position
                 )
             )
-        return job, True
+        return Job(job_id, caller, spec, time_of(now), position=position), True
 
     @uninterrupted
     async def get(self, job_id: str) -> Job:
@@ -195,12 +197,10 @@ class JobStore:
         )
 
     async def _find(self, connection: AsyncConnection, caller: str, idempotency: Idempotency) -> Job | None:
-        since = await self._database.now(connection) - IDEMPOTENCY_KEPT_S
-        query = sa.select(jobs.c.job_id, jobs.c.idempotency_digest).where(
-            jobs.c.caller == caller, jobs.c.idempotency_key == idempotency.key, jobs.c.created_at > since
-        )
-        known = (await connection.execute(query)).one_or_none()
-        if known is None:
+        query = sa.select(jobs.c.job_id, jobs.c.idempotency_digest, jobs.c.created_at)
+        of_key = (jobs.c.caller == caller, jobs.c.idempotency_key == idempotency.key)
+        known = (await connection.execute(query.where(*of_key))).one_or_none()
+        if known is None or known.created_at < await self._database.now(connection) - IDEMPOTENCY_KEPT_S:
             return None
         if known.idempotency_digest != idempotency.digest:
             raise IdempotencyConflict(
@@ -208,11 +208,6 @@ class JobStore:
                 "request"
             )
         return await self._get(connection, known.job_id)
-
-    async def _free_key(self, connection: AsyncConnection, caller: str, key: str) -> None:
-        """Takes the key from a job of more than a day ago, so that it can stand for another."""
-        old = sa.update(jobs).where(jobs.c.caller == caller, jobs.c.idempotency_key == key)
-        await connection.execute(old.values(idempotency_key=None, idempotency_digest=None))
 
     async def _admit(self, connection: AsyncConnection) -> None:
         unfinished = await connection.scalar(sa.select(sa.func.count()).select_from(jobs).where(UNFINISHED))

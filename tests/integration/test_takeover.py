@@ -154,7 +154,7 @@ def test_releases_take_over_and_back_under_load_without_an_error(
             http.delete(f"/v1/covers/{job}")
         reading.join()
         seen_through = http.get(f"/v1/covers/{behind_them}").json()
-        assert (seen_through["state"], seen_through["release"]) == ("succeeded", "r1"), seen_through
+        assert (seen_through["state"], seen_through["release"]) == ("succeeded", "r2"), seen_through
         time.sleep(0.5)
         going_back = time.monotonic()
         releases.rollback(workspace)
@@ -166,7 +166,7 @@ def test_releases_take_over_and_back_under_load_without_an_error(
     assert asking.releases(gone_over, going_back) == {"r2"}
     assert asking.releases(gone_back, time.monotonic()) == {"r1"}
     assert {(release, encoder) for _, _, release, encoder in asking.answers} == set(encoders.items())
-    assert api_pid() == api, "the replica with the jobs in its memory was exchanged"
+    assert api_pid() == api, "the replica was exchanged"
 
 
 @MINUTES

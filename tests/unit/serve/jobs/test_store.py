@@ -68,7 +68,7 @@ def test_jobs_beyond_the_limit_are_refused_with_a_time_to_come_back(opened: Open
     async def main() -> None:
         async with opened(jobs_max=2) as jobs:
             first, _ = await jobs.make(), await jobs.make()
-            for refused in (jobs.make(), jobs.store.admit()):
+            for refused in (jobs.make(), jobs.store.admit("me", None), jobs.store.admit("me", Idempotency("k", "d"))):
                 with pytest.raises(Overloaded, match=r"2 jobs are under way, at most 2 \(serve.jobs_max\)") as error:
                     await refused
                 assert error.value.retry_after_s > 0
@@ -95,11 +95,12 @@ def test_a_key_gives_the_same_job_over_a_restart_and_a_conflict_for_another_requ
         async with opened(jobs_max=1) as jobs:  # a repeated request is answered by a full queue too
             again, new = await jobs.store.create(new_job_id(), SPEC, caller="me", idempotency=Idempotency("k", "d"))
             assert (again.job_id, new) == (first.job_id, False)
-            found = await jobs.store.find("me", Idempotency("k", "d"))
+            found = await jobs.store.admit("me", Idempotency("k", "d"))
             assert found is not None
             assert found.job_id == first.job_id
-            assert await jobs.store.find("you", Idempotency("k", "d")) is None
-            for refused in (jobs.make(key="k", digest="e"), jobs.store.find("me", Idempotency("k", "e"))):
+            with pytest.raises(Overloaded):
+                await jobs.store.admit("you", Idempotency("k", "d"))
+            for refused in (jobs.make(key="k", digest="e"), jobs.store.admit("me", Idempotency("k", "e"))):
                 with pytest.raises(IdempotencyConflict, match="use a new key"):
                     await refused
 
@@ -124,7 +125,7 @@ def test_a_key_is_free_again_after_a_day_and_its_job_is_kept_so_long(opened: Ope
             assert (ended.expires_at - ended.created_at).total_seconds() == pytest.approx(IDEMPOTENCY_KEPT_S)
             async with jobs.database.write() as connection:
                 await connection.execute(sa.update(table).values(created_at=table.c.created_at - IDEMPOTENCY_KEPT_S))
-            assert await jobs.store.find("me", Idempotency("k", "other")) is None
+            assert await jobs.store.admit("me", Idempotency("k", "other")) is None
             assert (await jobs.make(key="k", digest="other")).job_id != first.job_id
             assert (await jobs.store.get(first.job_id)).state == "cancelled"
 
