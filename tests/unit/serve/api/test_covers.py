@@ -1,7 +1,9 @@
+import hashlib
 import json
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
 from io import BytesIO
 from typing import Any
 
@@ -329,3 +331,39 @@ def test_covers_are_as_dark_as_their_seeds(endpoint: Callable[..., Any]) -> None
     job = ordered(client, WAIT, n=2, seed=100, size=16).json()
     darkness = [np.asarray(Image.open(BytesIO(client.get(i["url"]).content))).mean() for i in job["images"]]
     assert darkness == [100, 101]
+
+
+def test_a_job_says_when_it_ran_and_until_when_it_is_kept(endpoint: Callable[..., Any]) -> None:
+    client = endpoint(ServeSettings(results_kept_s=60)).client
+    job = ordered(client, WAIT).json()
+    created, started, finished, expires = (
+        datetime.fromisoformat(job[name]) for name in ("created_at", "started_at", "finished_at", "expires_at")
+    )
+    assert job["queued_s"] == pytest.approx((started - created).total_seconds())
+    assert job["generation_s"] == pytest.approx((finished - started).total_seconds())
+    assert (expires - finished).total_seconds() == pytest.approx(60)
+
+
+def test_jobs_are_listed_page_by_page(endpoint: Callable[..., Any]) -> None:
+    client = endpoint().client
+    made = [ordered(client, WAIT).json()["job_id"] for _ in range(3)]
+    first = client.get("/v1/covers", params={"limit": 2}).json()
+    assert [job["job_id"] for job in first["jobs"]] == made[:0:-1]
+    rest = client.get("/v1/covers", params={"limit": 2, "after": first["after"]}).json()
+    assert ([job["job_id"] for job in rest["jobs"]], rest["after"]) == (made[:1], None)
+    assert client.get("/v1/covers", params={"state": "failed"}).json() == {"jobs": [], "after": None}
+    for wrong in ({"state": "odd"}, {"limit": 0}, {"limit": 101}):
+        assert client.get("/v1/covers", params=wrong).status_code == 422
+    assert client.get("/v1/covers", params={"after": "nothing"}).status_code == 404
+
+
+def test_a_caller_sees_no_jobs_of_others_in_his_list(endpoint: Callable[..., Any]) -> None:
+    keys = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("mine", "theirs")}
+    client = endpoint(keys=",".join(keys.values())).client
+    bearer = {name: {"Authorization": f"Bearer {name}"} for name in keys}
+    theirs = ordered(client, bearer["theirs"] | {"Idempotency-Key": "k"}).json()
+    assert client.get("/v1/covers", headers=bearer["mine"]).json()["jobs"] == []
+    assert client.get("/v1/covers", headers=bearer["mine"], params={"after": theirs["job_id"]}).status_code == 404
+    mine = ordered(client, bearer["mine"] | {"Idempotency-Key": "k"})
+    assert mine.json()["job_id"] != theirs["job_id"]
+    assert "idempotent-replayed" not in mine.headers
