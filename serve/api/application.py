@@ -3,7 +3,7 @@ any services, so tests need no Ray; `Api` is the same as a Ray Serve ingress, wh
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,15 +70,6 @@ def create_app(
     """
     store = JobStore(database, limits)
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await database.upgrade()
-        refreshing = asyncio.create_task(active.optouts.keep_refreshing(limits.poll_interval_s))
-        yield
-        refreshing.cancel()
-        store.close()
-        await database.close()
-
     app = DescribedApi(
         limits,
         title="gatefold",
@@ -88,7 +79,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
-        lifespan=lifespan,
+        lifespan=_lifespan(active, limits, database, store),
     )
     problems.install(app)
     songs = SongRoutes(active, limits, thumbnails, cache="private" if keys.required else "public")
@@ -104,6 +95,23 @@ def create_app(
     install_page(app)
     _surround(app, limits)
     return app
+
+
+def _lifespan(
+    active: ActiveRelease, limits: ServeSettings, database: Database, store: JobStore
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """What goes on beside the requests: the schema brought up to date before them, opt-outs refreshed meanwhile."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await database.upgrade()
+        refreshing = asyncio.create_task(active.optouts.keep_refreshing(limits.poll_interval_s))
+        yield
+        refreshing.cancel()
+        store.close()
+        await database.close()
+
+    return lifespan
 
 
 def _surround(app: FastAPI, limits: ServeSettings) -> None:

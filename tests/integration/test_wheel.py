@@ -77,6 +77,7 @@ class Installed:
 def test_the_wheel_holds_what_is_read_at_run_time(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = {"serve/serve.yaml", "pipelines/prices.yaml", "pipelines/workers.yaml"}
+    wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "serve/jobs/migrations").rglob("*.py")}
     for folder in ("gatefold/examples", "serve/static"):
         wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).iterdir()}
     assert wanted <= names
