@@ -56,8 +56,13 @@ class Decoder(Protocol):
     mixer: Mixer
 
     def blocks(self, start: int, length: int) -> Iterator[tuple[int, Waveform]]:
-        """Mono blocks with the number of their first sample, ascending, from `start` or a little before it on, to the
-        end of the song; `length` is how many samples will be wanted. Raises: Misplaced.
+        """Mono blocks float32 [n], n their own, each after the number of its first sample; ascending.
+
+        Args:
+            start: sample to seek to; the first block may begin a little before it.
+            length: samples that are wanted. Blocks go on to `start + length` at least, or to the end of the song.
+
+        Raises: Misplaced.
         """
 
     def confirm(self) -> None:
@@ -81,6 +86,7 @@ class SoundFileDecoder:
         self._opened, self._file, self._name = opened, file, name
 
     def blocks(self, start: int, length: int) -> Iterator[tuple[int, Waveform]]:
+        """As `Decoder.blocks`, [n] from exactly `start` to `start + length`. Raises: TruncatedAudio."""
         try:
             self._opened.seek(min(start, self._opened.frames))
             self._file.expect(length * self._file.size // self.samples)
@@ -218,6 +224,7 @@ class FFmpegDecoder:
         return end
 
     def blocks(self, start: int, length: int) -> Iterator[tuple[int, Waveform]]:
+        """As `Decoder.blocks`, [n] from the frame that holds `start` to the end of the song."""
         if start or not self._fresh:
             lead_s = start / self.rate - self._lead_s
             # where the song begins in the middle of a frame, the frame before that is needed too
@@ -326,6 +333,7 @@ class WholeDecoder:
             raise
 
     def blocks(self, start: int, length: int) -> Iterator[tuple[int, Waveform]]:
+        """As `Decoder.blocks`, [n] from the frame that holds `start` to the end; all before it is decoded too."""
         with closing(self._frames()) as frames:
             for at, frame in joined(_counted(frames, start), start + length, BLOCK):
                 yield at, self.mixer.mono_of(frame)

@@ -1,7 +1,18 @@
-"""A few windows of the waveform of an encoded song, and no more of it read or decoded than they need.
+"""Decoding of evenly spaced windows of waveform from a sound file: no more is read or decoded than they need.
 
 What a file is, `containers` says by its content. Positions in headers are believed as long as nothing that is decoded
 contradicts them; else the song is decoded from its beginning. Knows nothing of spectrograms, URIs or Ray.
+
+Windows of `length` samples each, three of them; then what a decoder that jumps decodes for them, one span a line:
+
+    0                                                    samples
+    |-------------------------- song -------------------------|
+    [== 0 ==]               [== 1 ==]                 [== 2 ==]
+    [== 0 ==]~                                                     ~ what is left of the last block
+                         << [== 1 ==]~                             << lead: decoded so that state is right, dropped
+                                                   << [== 2 ==]+   + to see that the song ends where it should
+
+Windows less than `gap_s` apart are one span, decoded through: a jump costs as much.
 
 Shape legend: W = windows, N = samples.
 """
@@ -49,6 +60,11 @@ def decode_windows(source: Source | bytes, audio: AudioSettings, *, name: str = 
 
     Each window holds what a decoder that begins at the first sample has at the place that is stated.
 
+    Args:
+        source: the file, in one of FORMATS.
+        audio: number and length of the windows, and limits of the song.
+        name: what error messages call the song.
+
     Raises: EmptyFile, TooLarge, UndecodableAudio (caused by a MemoryError where memory was short), TruncatedAudio,
     AudioTooLong; and what the source raises.
     """
@@ -73,7 +89,14 @@ def decode_windows(source: Source | bytes, audio: AudioSettings, *, name: str = 
 
 
 def window_starts(samples: int, length: int, windows: int) -> npt.NDArray[np.int64]:
-    """[W] first samples of windows spread over so many samples; one where a single window holds them all."""
+    """int64 [W], first samples of windows spread evenly over a song, ascending; [1] where a single window holds all of
+    it.
+
+    Args:
+        samples: of the whole song.
+        length: of a window, in samples.
+        windows: how many are wanted; a short song has fewer different ones.
+    """
     return np.unique(np.linspace(0, max(0, samples - length), windows).round().astype(np.int64))
 
 

@@ -34,7 +34,12 @@ class Mixer:
         self._first_alone = True
 
     def mono(self, block: Waveform, gain: float = 1.0) -> Waveform:
-        """[N] of [N, channels], times `gain`."""
+        """float32 [N], the channels of a block mixed to one.
+
+        Args:
+            block: float32 [N, channels].
+            gain: factor of every sample.
+        """
         channels = block.shape[1]
         if self._first_alone:
             return block[:, 0] * np.float32(gain)

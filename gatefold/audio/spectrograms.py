@@ -62,9 +62,14 @@ def extract_log_mel(source: Source | bytes, audio: AudioSettings, *, name: str =
 
 
 def log_mel(windows: Waveform, rate: int, audio: AudioSettings) -> npt.NDArray[np.float16]:
-    """float16 [W, M, F] of windows float32 [W, N] sampled at `rate` hertz.
+    """float16 [W, M, F], natural logarithm of mel power; SILENT where there is none.
 
     The power of a Hann-windowed, centred short-time Fourier transform in mel bands of Slaney's scale and norm.
+
+    Args:
+        windows: float32 [W, N], full scale being 1.
+        rate: of the windows, in hertz; they are resampled to `audio.sample_rate`.
+        audio: settings of the spectrogram.
     """
     hann, slices = _window_and_bands(audio)
     with torch.inference_mode():
@@ -86,12 +91,21 @@ def log_mel(windows: Waveform, rate: int, audio: AudioSettings) -> npt.NDArray[n
 
 
 def mel_power(log_mel: torch.Tensor) -> torch.Tensor:
-    """The mel power of which `log_mel` float [..., M, F] is the logarithm, of the same shape; none at its floor."""
+    """The mel power behind a log-mel, float [..., M, F]; 0 at its floor.
+
+    Args:
+        log_mel: float [..., M, F], natural logarithm of mel power.
+    """
     return (log_mel.exp() - _SILENCE).clamp(min=0)
 
 
 def apply_gain(log_mel: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
-    """Log-mel of the same windows with `gain` times the power, which broadcasts to [..., M, F]."""
+    """The log-mel [..., M, F] of the same windows, louder or softer.
+
+    Args:
+        log_mel: float [..., M, F], natural logarithm of mel power.
+        gain: factor of the power, above 0, of a shape that broadcasts to [..., M, F].
+    """
     return (mel_power(log_mel) * gain + _LOG_FLOOR).log()
 
 
