@@ -19,8 +19,12 @@ _SHIFT = 1 / 16  # of a cover's side
 
 
 def augment_song(log_mel: Tensor, generator: torch.Generator) -> Tensor:
-    """Random gain, random shift in time, some with leading silence, with one band of mels and one stretch of frames
-masked: [B, M, F] -> [B, M, F].
+    """float [B, M, F], the windows with a random gain and a random shift in time, some with leading silence, and with
+    one band of mels and one stretch of frames masked.
+
+    Args:
+        log_mel: float [B, M, F], natural logarithm of mel power.
+        generator: on the CPU; the same state gives the same result.
 
     Source: Park et al. 2019, "SpecAugment", section 2 (masks of the mean value).
     """
@@ -35,7 +39,12 @@ masked: [B, M, F] -> [B, M, F].
 
 
 def augment_cover(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Moved a little and perhaps mirrored: [B, 3, S, S] -> [B, 3, S, S]. Its colours, which are its style, stay."""
+    """float [B, 3, S, S], the covers shifted a little and perhaps mirrored. Their colours, which are their style, stay.
+
+    Args:
+        pixels: float [B, 3, S, S] in [-1, 1].
+        generator: on the CPU; the same state gives the same result.
+    """
     side = pixels.shape[-1]
     reach = max(1, round(side * _SHIFT))
     padded = fn.pad(pixels, (reach,) * 4, mode="reflect")
@@ -44,7 +53,12 @@ def augment_cover(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def mirror(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Every other cover, at random, with left and right exchanged: [B, 3, S, S] -> [B, 3, S, S]."""
+    """float [B, 3, S, S], the covers, each with left and right exchanged at a probability of one half.
+
+    Args:
+        pixels: float [B, 3, S, S].
+        generator: on the CPU; the same state gives the same result.
+    """
     mirrored = torch.rand(len(pixels), generator=generator) < 0.5
     return torch.where(mirrored[:, None, None, None].to(pixels.device), pixels.flip(3), pixels)
 

@@ -76,7 +76,7 @@ Network = tuple[Checkpoint, nn.Module]
 
 
 class Backbone(nn.Module):
-    """A pre-trained network as a tower: log-mel windows or pixels -> features [B, D], not normalised.
+    """Pre-trained tower: x [B, M, F] of log-mel or [B, 3, S, S] of pixels -> features [B, D], not normalised.
 
     Frozen, it takes no gradient and stays as it is in training, without dropout; only the projection learns. Otherwise
     all of it learns, but for the statistics of batch norms, which would make a song depend on its batch.

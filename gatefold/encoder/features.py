@@ -1,9 +1,7 @@
-"""Hand-made descriptors of a window or a cover (timbre, tempo, colour, texture), which our towers take
-beside what they learn. From a thousand songs a network learns little of tempo, timbre or texture by itself.
+"""Hand-made descriptors of a window (timbre, tempo) or a cover (colour, texture), beside what our towers learn.
 
-Strengths are logarithms, over scales that grow by ratios: so that twice as fast, or twice as fine, is as far anywhere.
-
-Knows tensors; nothing of networks.
+From a thousand songs a network learns little of tempo, timbre or texture by itself. Strengths are logarithms, over
+scales that grow by ratios: so that twice as fast, or twice as fine, is as far anywhere. Knows tensors, no networks.
 
 Shape legend: B = batch, M = mel bands, F = frames, S = pixels a side, N = numbers that describe.
 """
@@ -28,17 +26,23 @@ _FAINT = 1e-2  # energy below which a wave hardly counts; of texture and grain a
 
 
 def levels(log_mel: Tensor) -> Tensor:
-    """[B, M, F] natural logarithm of mel power -> the same from -2 (silent) to 2 (the loudest place of the window).
+    """float [B, M, F], loudness from -2 (silent) to 2 (the loudest place of the window).
 
     So the loudness of a recording does not count, nor what is too soft beside the rest of it.
+
+    Args:
+        log_mel: float [B, M, F], natural logarithm of mel power.
     """
     below = (log_mel - log_mel.amax((1, 2), keepdim=True)).clamp(min=-_RANGE)
     return 2 + below / (_RANGE / 4)
 
 
 def describe_song(level: Tensor) -> Tensor:
-    """[B, M, F] of `levels` -> [B, N]: timbre, as mean and spread of each mel band; how fast loudness turns; how much
-    and how suddenly it changes; and how closely overtones lie.
+    """[B, N]: timbre, as mean and spread of each mel band; how fast loudness turns; how much and how suddenly it
+    changes; and how closely overtones lie.
+
+    Args:
+        level: float [B, M, F] from -2 to 2, of `levels`.
 
     Source: Pampalk et al. 2002, "Content-Based Organization and Visualization of Music Archives", section 3 (the
     fluctuations of loudness).
@@ -53,8 +57,11 @@ def describe_song(level: Tensor) -> Tensor:
 
 
 def describe_cover(pixels: Tensor) -> Tensor:
-    """[B, 3, S, S] in [-1, 1] -> [B, N]: a thumbnail, mean and spread of each channel, a histogram of colours, texture
-    by scale and angle, and grain.
+    """[B, N]: a thumbnail, mean and spread of each channel, a histogram of colours, texture by scale and angle, and
+    grain.
+
+    Args:
+        pixels: float [B, 3, S, S] in [-1, 1].
 
     Source: Swain & Ballard 1991, "Color Indexing" (the histogram); Oliva & Torralba 2001, "Modeling the Shape of the
     Scene", section 3 (the power spectrum, by scale and angle).

@@ -1,5 +1,5 @@
-"""Contrastive losses of songs and covers (InfoNCE, triplet, sigmoid) over the batch of all workers; and
-a supervised one by genre.
+"""Contrastive losses of songs and covers (InfoNCE, triplet, sigmoid) over the batch of all workers; supervised by
+genre.
 
 Every worker computes the loss of the joined batch, so that the mean of their gradients, which is what a distributed run
 descends, is what one worker would have with all the pairs.
@@ -22,7 +22,12 @@ Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def gathered(features: Tensor) -> Tensor:
-    """[B, D] of this worker -> [workers * B, D] of all, in rank order, with gradients; itself where it is alone."""
+    """[workers * B, D], the rows of all workers in rank order, with gradients; `features` itself where there is one
+    worker.
+
+    Args:
+        features: [B, D], or [B], of this worker.
+    """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return features
     return torch.cat(all_gather(features))  # type: ignore[no-untyped-call]
@@ -39,7 +44,11 @@ def loss_for(settings: EncoderSettings) -> Loss:
 
 
 def info_nce(song: Tensor, cover: Tensor, logit_scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE: each song must pick its cover among all covers, each cover its song.
+    """Symmetric InfoNCE, a scalar: each song must pick its cover among all covers, each cover its song.
+
+    Args:
+        song, cover: [B, D], unit length; row i of both is one pair.
+        logit_scale: [], 1 / temperature.
 
     Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", figure 3.
     """
@@ -49,10 +58,14 @@ def info_nce(song: Tensor, cover: Tensor, logit_scale: Tensor) -> Tensor:
 
 
 def triplet(song: Tensor, cover: Tensor, margin: float) -> Tensor:
-    """Triplet loss with one negative each, mined in the batch, in both directions; `margin` is in cosine.
+    """Triplet loss, a scalar, with one negative each, mined in the batch, in both directions.
 
     The negative is the hardest that is still farther than the positive, or the hardest of all where none is. With
     simply the hardest, untrained towers collapse to one embedding for all, which costs the margin and stays so.
+
+    Args:
+        song, cover: [B, D], unit length; row i of both is one pair.
+        margin: in cosine.
 
     Source: Apolo & Mendoza 2023 (the loss); Schroff et al. 2015, "FaceNet", section 3.2 (semi-hard negatives).
     """
@@ -71,7 +84,13 @@ def _hardest_negative(cosine: Tensor) -> Tensor:
 
 
 def sigmoid(song: Tensor, cover: Tensor, logit_scale: Tensor, logit_bias: Tensor) -> Tensor:
-    """Sigmoid loss: of each song and each cover by itself, whether they belong together; summed for a song's covers.
+    """Sigmoid loss, a scalar: of each song and each cover by itself, whether they belong together; summed over the
+    covers of a song, the mean over songs.
+
+    Args:
+        song, cover: [B, D], unit length; row i of both is one pair.
+        logit_scale: [], 1 / temperature.
+        logit_bias: [], added to every logit.
 
     Source: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", algorithm 1.
     """
@@ -81,11 +100,13 @@ def sigmoid(song: Tensor, cover: Tensor, logit_scale: Tensor, logit_bias: Tensor
 
 
 def genre_contrast(song: Tensor, cover: Tensor, genre: Tensor, temperature: float) -> Tensor:
-    """Supervised contrastive loss: songs and covers of one genre are to lie together, away from those of others.
+    """Supervised contrastive loss, a scalar: songs and covers of one genre are to lie together, away from those of
+    others.
 
     Args:
-        song: [B, D], of unit length, as is `cover`.
+        song, cover: [B, D], unit length.
         genre: int64 [B], a number for each genre; pairs below 0, whose genre is not known, take no part.
+        temperature: that cosines are divided by.
 
     Returns: the mean over all that take part, of both sides; 0 where none does.
 

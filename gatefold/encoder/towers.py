@@ -4,8 +4,8 @@ Knows tensors and settings; nothing of files, losses or Ray. The paper's network
 Mendoza, HCII 2023); these are ours: small residual convolutional towers that train on a laptop. In the place
 of either a backbone may be used.
 
-Shape legend: B = batch, W = windows, M = mel bands, F = frames, S = pixels a side, C = channels, D = width of the joint
-space.
+Shape legend: B = batch, W = windows, M = mel bands, F = frames, S = pixels a side, C = channels, N = numbers of a
+descriptor, D = width of the joint space.
 """
 
 import math
@@ -31,7 +31,7 @@ _OUTLIER = 4.0  # standard deviations beyond which a descriptor counts no more
 
 
 class ResidualBlock(nn.Module):
-    """Halve the resolution, change the width, then refine: [B, C, H, W] -> [B, C', H/2, W/2]."""
+    """x [B, C, H, W] -> [B, outputs, H / 2, W / 2], rounded up: half the resolution, then a residual refinement."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class ResidualBlock(nn.Module):
 
 
 class FeatureNorm(nn.Module):
-    """[B, N] -> [B, N]: descriptors standardised by mean and deviation of the training data; unchanged before `fit`.
+    """described [B, N] -> [B, N]: standardised by mean and deviation of the training data; unchanged before `fit`.
 
     So what differs between songs counts for more than what is large in all of them.
     """
@@ -60,7 +60,11 @@ class FeatureNorm(nn.Module):
         self.register_buffer("spread", torch.ones(numbers))
 
     def fit(self, described: Tensor) -> None:
-        """Takes mean and deviation of these descriptors [B, N]."""
+        """Takes over mean and deviation of these descriptors.
+
+        Args:
+            described: [B, N].
+        """
         self.mean.copy_(described.mean(0))
         self.spread.copy_(described.std(0, correction=0) + _LEAST_SPREAD)
 
@@ -97,7 +101,12 @@ class Tower(nn.Module):
         self._rows = rows
 
     def features(self, x: Tensor, descriptors: Tensor) -> Tensor:
-        """[B, channels, height, width], [B, described] -> [B, D]."""
+        """Features [B, D], not normalised.
+
+        Args:
+            x: [B, channels, height, width], the tower's input as a picture.
+            descriptors: [B, N], not standardised.
+        """
         x = self.blocks(fn.silu(self.stem(x)))
         x = x.flatten(2) if self._rows == 1 else x.flatten(1, 2)  # [B, C, H * W] or [B, C * H, W]
         spread = x.std(-1, correction=0)  # 0, and not NaN, where a small picture has but one place left
@@ -170,24 +179,46 @@ class DualEncoder(nn.Module):
         self.logit_bias = nn.Parameter(torch.tensor(-odds_of_a_negative)) if settings.loss == "sigmoid" else None
 
     def encode_song(self, log_mel: Tensor, *, normalize: bool = True) -> Tensor:
-        """[B, M, F] -> [B, D], one vector a window."""
+        """Embeddings [B, D], one a window.
+
+        Args:
+            log_mel: float [B, M, F], natural logarithm of mel power.
+            normalize: to unit length.
+        """
         features = self.song_tower(log_mel)
         return fn.normalize(features, dim=-1) if normalize else features
 
     def encode_cover(self, pixels: Tensor, *, normalize: bool = True) -> Tensor:
-        """[B, 3, S, S] in [-1, 1] -> [B, D]."""
+        """Embeddings [B, D].
+
+        Args:
+            pixels: float [B, 3, S, S] in [-1, 1].
+            normalize: to unit length.
+        """
         features = self.cover_tower(pixels)
         return fn.normalize(features, dim=-1) if normalize else features
 
     def forward(self, log_mel: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Song and cover embeddings [B, D], logit scale [] (clamped to 100, as CLIP does), logit bias [] (or 0)."""
+        """What a loss takes: song and cover embeddings, logit scale and logit bias.
+
+        Args:
+            log_mel: float [B, M, F], natural logarithm of mel power.
+            pixels: float [B, 3, S, S] in [-1, 1].
+
+        Returns: [B, D] and [B, D], unit length; scale [], clamped to 100 as CLIP does; bias [], 0 without one.
+        """
         scale = self.logit_scale.exp().clamp(max=100)
         bias = torch.zeros_like(scale) if self.logit_bias is None else self.logit_bias
         return self.encode_song(log_mel), self.encode_cover(pixels), scale, bias
 
     @torch.no_grad()
     def fit_feature_norm(self, log_mel: Tensor, pixels: Tensor) -> None:
-        """Fits the descriptor norms of our own towers to songs [B, M, F] and covers [B, 3, S, S], before training."""
+        """Fits the descriptor norms of our own towers, before training.
+
+        Args:
+            log_mel: float [B, M, F], natural logarithm of mel power.
+            pixels: float [B, 3, S, S] in [-1, 1].
+        """
         if isinstance(self.song_tower, SongTower):
             self.song_tower.usual.fit(describe_song(levels(log_mel)))
         if isinstance(self.cover_tower, CoverTower):
@@ -195,17 +226,26 @@ class DualEncoder(nn.Module):
 
     @torch.inference_mode()
     def embed_song(self, log_mel: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
-        """One song's windows float16 [W, M, F] -> its embedding float32 [D]: their mean, of unit length."""
+        """A song's embedding float32 [D]: the mean of its windows', of unit length.
+
+        Args:
+            log_mel: float16 [W, M, F], natural logarithm of mel power.
+
+        Raises: WrongModel for windows of another shape.
+        """
         (embedding,) = self.embed_songs([log_mel])
         return np.asarray(embedding)
 
     @torch.inference_mode()
     def embed_songs(self, log_mels: Sequence[npt.NDArray[np.float16]]) -> npt.NDArray[np.float32]:
-        """`embed_song` of several songs, float16 [W, M, F] each, W its own -> float32 [B, D].
+        """`embed_song` of several songs, float32 [B, D].
 
         Windows are encoded together whichever song they are of: on a GPU, one song is too little to fill it. On a CPU
         one thread encodes them: a sum that is split over others may round otherwise, and a song has the same embedding
         in every process, so that a seed gives the same pictures by command line and endpoint.
+
+        Args:
+            log_mels: B times float16 [W, M, F], each with its own W.
 
         Raises: WrongModel for windows of another shape.
         """
@@ -224,7 +264,10 @@ class DualEncoder(nn.Module):
 
     @torch.inference_mode()
     def embed_covers(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """uint8 [B, 3, S, S] -> float32 [B, D], of unit length; covers of any size are brought to `cover.size` first.
+        """float32 [B, D], unit length.
+
+        Args:
+            pixels: uint8 [B, 3, S, S], RGB; brought to `cover.size` first where S is another.
 
         Raises: WrongModel for pixels of another shape or type.
         """
