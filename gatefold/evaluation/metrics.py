@@ -22,31 +22,51 @@ Statistic = Callable[[Doubles, Doubles], Doubles]
 
 
 def ranks_of_own(similarity: Floats) -> Ranks:
-    """Rank [Q], from 1, of each one's own (on the diagonal of [Q, Q]); ties and NaN count against it."""
+    """int64 [Q]: the rank of each one's own, from 1; ties and NaN count against it.
+
+    Args:
+        similarity: [Q, T], own ones on the diagonal.
+    """
     own = np.diagonal(similarity)[:, None]
     ranks: Ranks = (~(similarity < own)).sum(1)  # not >=, by which NaN would rank first
     return ranks
 
 
 def expected_recall(sizes: Ranks, k: int) -> float:
-    """Expected recall@k of a random ranking of `sizes` [Q] items, the own one with them."""
+    """Expected recall@k of a random ranking.
+
+    Args:
+        sizes: int64 [Q], items that are ranked for each query, its own among them.
+    """
     return float((np.minimum(sizes, k) / sizes).mean())
 
 
 def expected_median_rank(sizes: Ranks) -> float:
-    """Median rank of the own one in a random ranking of `sizes` [Q] items, over all ranks by their probability."""
+    """Median rank of the own one in a random ranking, over all ranks by their probability.
+
+    Args:
+        sizes: int64 [Q], items that are ranked for each query, its own among them.
+    """
     ranks = np.arange(1, sizes.max() + 1)
     probability = ((ranks[:, None] <= sizes) / sizes).mean(1)
     return float(median(ranks.astype(np.float64), probability[None])[0])
 
 
 def expected_reciprocal_rank(sizes: Ranks) -> float:
-    """Expected mean reciprocal rank of a random ranking of `sizes` [Q] items."""
+    """Expected mean reciprocal rank of a random ranking.
+
+    Args:
+        sizes: int64 [Q], items that are ranked for each query, its own among them.
+    """
     return float((harmonic(sizes) / sizes).mean())
 
 
 def harmonic(n: Ranks) -> Doubles:
-    """1 + 1/2 + ... + 1/n of each entry."""
+    """Harmonic numbers, [...] like `n`: 1 + 1/2 + ... + 1/n of each entry; 0 of 0.
+
+    Args:
+        n: int64 [...], from 0.
+    """
     sums = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, n.max(initial=0) + 1))])
     return np.asarray(sums[n], dtype=np.float64)
 
@@ -70,23 +90,35 @@ def relevance(similarity: Floats, labels: npt.NDArray[np.str_]) -> npt.NDArray[n
 
 
 def precision_at_k(relevant: npt.NDArray[np.bool_], k: int) -> Doubles:
-    """[Q]: share of the first k, or of all where there are fewer; NaN where there is nothing to find."""
+    """[Q]: share of the first k, or of all where there are fewer, that is relevant; NaN where there is nothing to find.
+
+    Args:
+        relevant: bool [Q, T - 1], in the order of the ranking, as `relevance` gives it.
+    """
     precision = relevant[:, :k].mean(1)
     return np.where(relevant.any(1), precision, np.nan)
 
 
 def average_precision(relevant: npt.NDArray[np.bool_]) -> Doubles:
-    """[Q]: mean, over those with the label, of the precision down to each; NaN where there is nothing to find."""
+    """[Q]: mean, over those with the label, of the precision down to each; NaN where there is nothing to find.
+
+    Args:
+        relevant: bool [Q, T - 1], in the order of the ranking, as `relevance` gives it.
+    """
     precision = relevant.cumsum(1) / np.arange(1, relevant.shape[1] + 1)
     count = relevant.sum(1)
     return np.where(count > 0, (precision * relevant).sum(1) / np.maximum(count, 1), np.nan)
 
 
 def expected_average_precision(count: Ranks, others: int) -> Doubles:
-    """[Q]: average precision of a random ranking, `count` [Q] of the `others` being right; NaN where none is.
+    """[Q]: average precision of a random ranking; NaN where none is relevant.
 
     A place n holds a right one with probability count / others, and then 1 + (n - 1)(count - 1) / (others - 1) of the
     first n are right.
+
+    Args:
+        count: int64 [Q], how many of those ranked are relevant to each query.
+        others: how many are ranked for each query, its own left out.
     """
     first = harmonic(np.array([others]))[0]
     rest = np.maximum(count - 1, 0) / max(others - 1, 1)
@@ -97,13 +129,23 @@ def expected_average_precision(count: Ranks, others: int) -> Doubles:
 
 
 def mean(values: Doubles, weights: Doubles) -> Doubles:
-    """Weighted means [R] of values [Q], those that are NaN left out."""
+    """Weighted means [R], values that are NaN left out; NaN where none counts.
+
+    Args:
+        values: [Q].
+        weights: [R, Q], how often each value counts.
+    """
     known = ~np.isnan(values)
     return _ratio(weights[:, known] @ values[known], weights[:, known].sum(1))
 
 
 def median(values: Doubles, weights: Doubles) -> Doubles:
-    """Weighted medians [R] of values [Q]; halfway between two where the weight falls apart there."""
+    """Weighted medians [R]; halfway between two values where the weight falls apart there.
+
+    Args:
+        values: [Q]; NaN counts as the largest.
+        weights: [R, Q], how often each value counts.
+    """
     order = np.argsort(values, kind="stable")
     below = np.cumsum(weights[:, order], axis=1)
     half = below[:, -1:] / 2
@@ -113,7 +155,11 @@ def median(values: Doubles, weights: Doubles) -> Doubles:
 
 
 def mean_over(groups: npt.NDArray[np.str_]) -> Statistic:
-    """The mean of the means of the groups [Q], so that each group counts alike however large it is."""
+    """The mean of the means of groups, so that each group counts alike however large it is.
+
+    Args:
+        groups: str [Q], the group of each query.
+    """
 
     def of_groups(values: Doubles, weights: Doubles) -> Doubles:
         names = np.unique(groups[~np.isnan(values)])
@@ -125,9 +171,13 @@ def mean_over(groups: npt.NDArray[np.str_]) -> Statistic:
 
 
 def resampled(clusters: Sequence[str], rounds: int, seed: int) -> Doubles:
-    """How often each of Q counts in each of `rounds` resamplings, [R, Q]: whole clusters are drawn with replacement.
+    """How often each of Q counts in each resampling, [R, Q]: whole clusters are drawn with replacement.
 
     Songs of one artist are alike, and drawing them one by one would make the figures look surer than they are.
+
+    Args:
+        clusters: Q names, the cluster of each.
+        rounds: R.
     """
     names, places = np.unique(np.array(clusters), return_inverse=True)
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=rounds)
@@ -135,7 +185,14 @@ def resampled(clusters: Sequence[str], rounds: int, seed: int) -> Doubles:
 
 
 def interval(values: Doubles, statistic: Statistic, weights: Doubles) -> tuple[float, float]:
-    """95 % bootstrap interval (percentiles) of a statistic of values [Q], by weights [R, Q] from `resampled`."""
+    """95 % bootstrap interval (percentiles) of a statistic.
+
+    Args:
+        values: [Q].
+        weights: [R, Q], of `resampled`.
+
+    Returns: lower and upper end.
+    """
     low, high = np.nanpercentile(statistic(values, weights), [2.5, 97.5])
     return float(low), float(high)
 
@@ -148,8 +205,12 @@ def _ratio(total: Doubles, weight: npt.NDArray[np.number]) -> Doubles:
 
 
 def frechet_distance(a: Floats, b: Floats) -> float:
-    """Between Gaussians fitted to features [N, C] and [M, C]. Biased upward for few pictures: compare only at equal N
-    and M.
+    """Fréchet distance between Gaussians fitted to two sets of features. Biased upward for few pictures: compare only
+    at equal N and M.
+
+    Args:
+        a: features [N, C].
+        b: features [M, C].
 
     Source: Heusel et al. 2017, equation 6.
     """
@@ -157,11 +218,16 @@ def frechet_distance(a: Floats, b: Floats) -> float:
 
 
 def frechet_distances(a: Floats, b: Floats, weights_a: Doubles, weights_b: Doubles) -> Doubles:
-    """`frechet_distance` [R] where pictures count as often as weights [R, N] and [R, M] say; NaN where fewer than two
-    count on a side.
+    """`frechet_distance` [R] of weighted pictures; NaN where fewer than two count on a side.
 
     The trace of the root of a product of two covariances is the sum of the singular values of the product of their
     factors, which are as small as there are pictures however wide the features.
+
+    Args:
+        a: features [N, C].
+        b: features [M, C].
+        weights_a: [R, N], how often each picture counts.
+        weights_b: [R, M], likewise.
     """
     one, other = _narrowed(a.astype(np.float64), b.astype(np.float64))
     found = np.full(len(weights_a), np.nan)
@@ -197,14 +263,24 @@ def _gaussian(features: Doubles, weights: Doubles) -> tuple[Doubles, Doubles]:
 def kernel_distance(a: Floats, b: Floats) -> float:
     """KID: squared maximum mean discrepancy with the cubic kernel, unbiased, so it can be compared at any N.
 
+    Args:
+        a: features [N, C].
+        b: features [M, C].
+
     Source: Binkowski et al. 2018, equation 4 and section 3.
     """
     return float(kernel_distances(a, b, np.ones((1, len(a))), np.ones((1, len(b))))[0])
 
 
 def kernel_distances(a: Floats, b: Floats, weights_a: Doubles, weights_b: Doubles) -> Doubles:
-    """`kernel_distance` [R] where pictures count as often as weights [R, N] and [R, M] say; NaN where fewer than two
-    count on a side. The kernels are computed once for all R.
+    """`kernel_distance` [R] of weighted pictures; NaN where fewer than two count on a side. The kernels are computed
+    once for all R.
+
+    Args:
+        a: features [N, C].
+        b: features [M, C].
+        weights_a: [R, N], how often each picture counts.
+        weights_b: [R, M], likewise.
     """
     one, other = a.astype(np.float64), b.astype(np.float64)  # three sums that nearly cancel
     total = weights_a.sum(1) * weights_b.sum(1)
@@ -225,10 +301,16 @@ def _kernel(x: Floats, y: Floats) -> Doubles:
 
 
 def interval_around(value: float, rounds: Doubles) -> tuple[float, float]:
-    """95 % bootstrap interval of a distance between sets: as far from `value` as resamplings [R] are from their mean.
+    """95 % bootstrap interval of a distance between sets: as far from its value as resamplings are from their mean.
 
     Resampled sets hold fewer different pictures, by which a distance comes out larger: their percentiles alone could
     lie beside the value.
+
+    Args:
+        value: the distance of the whole sets.
+        rounds: [R], the distance in each resampling.
+
+    Returns: lower and upper end.
     """
     low, high = np.nanpercentile(rounds - np.nanmean(rounds), [2.5, 97.5])
     return value + float(low), value + float(high)

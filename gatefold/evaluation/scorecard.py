@@ -82,7 +82,14 @@ def measure_retrieval(
 
 
 def measure_genres(similarity: Floats, genres: npt.NDArray[np.str_]) -> dict[str, dict[str, float]]:
-    """For each genre that two songs have: how many have it, and the mean average precision either way."""
+    """For each genre that two songs have: how many have it, and the mean average precision either way.
+
+    Args:
+        similarity: [Q, Q], songs against covers, own covers on the diagonal.
+        genres: str [Q]; "" is unknown.
+
+    Returns: genre to "songs", "mAP" and "mAP, by cover".
+    """
     forth, back = (metrics.average_precision(metrics.relevance(s, genres)) for s in (similarity, similarity.T))
     return {
         str(name): {
