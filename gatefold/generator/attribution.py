@@ -45,7 +45,11 @@ def attribute(
 
 
 def largest_region(mask: npt.NDArray[np.bool_]) -> float:
-    """Share of all pixels [G, G] in the largest connected region of `mask`; pixels touch at their sides."""
+    """The largest connected region, as a share of all pixels, 0 to 1; pixels touch at their sides.
+
+    Args:
+        mask: bool [G, G], true in the regions.
+    """
     labels, count = ndimage.label(mask)
     return float(np.bincount(labels.ravel())[1:].max() / mask.size) if count else 0.0
 

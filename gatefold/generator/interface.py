@@ -131,6 +131,7 @@ class GeneratorModel(Protocol):
 
         Args:
             song_embedding: float32 [D], unit length.
+            on_step: progress over all covers; what it raises ends the generation.
 
         Raises: InputError for a request that this kind cannot fulfil; WrongModel for embeddings of another width.
         """

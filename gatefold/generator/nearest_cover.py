@@ -1,4 +1,4 @@
-"""The existing cover that a new one is most similar to, by features that no part of gatefold was trained with.
+"""Likeness of a new cover to the existing cover most similar to it, by features that no part of gatefold trained.
 
 All covers of a catalogue are too many to compare with: candidates are those nearest in the cover tower's space, and the
 sources that the new cover was made from.

@@ -91,6 +91,9 @@ def generate_original(
     """A new cover for each seed, or why there is none; a picture does not depend on those it is generated with.
 
     Args:
+        song_embedding: float32 [D], unit length; D = width of the joint space.
+        seeds: of the first attempts; later ones derive theirs.
+        measure_likeness: of each new cover to all existing ones.
         on_step: progress over the first attempt; later ones only call it so that it can stop them.
 
     Raises: what `generator.generate` raises.

@@ -76,10 +76,16 @@ def flow_loss(
     dropout: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Mean squared error of the velocity, [] for pictures [B, 3, S, S] in [-1, 1].
+    """Mean squared error of the velocity, a scalar.
 
-    Noise levels are drawn from a logit-normal that is shifted towards noise; with probability `dropout` a picture's
-    condition is dropped, which is what guidance needs.
+    Noise levels are drawn from a logit-normal that is shifted towards noise.
+
+    Args:
+        pixels: float [B, 3, S, S] in [-1, 1].
+        song: embeddings [B, D], unit length.
+        neighbours: embeddings [B, K, D], likewise.
+        dropout: probability that a picture's condition is dropped, which is what guidance needs.
+        generator: on the CPU; the same state gives the same loss.
 
     Source: Lipman et al. 2023, equation 23 (flow matching); Ho & Salimans 2022, algorithm 1 (dropping the condition).
     """

@@ -105,17 +105,31 @@ def _fused(network: Any) -> nn.Module:
 
 
 def likeness(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """Cosines [N, M] of features [N, C] and [M, C]: 1 is the same to this network, 0 nothing in common."""
+    """Cosines [N, M] of features: 1 is the same to this network, 0 nothing in common.
+
+    Args:
+        a: features [N, C]; their lengths do not matter.
+        b: features [M, C], likewise.
+    """
     return _unit(a) @ _unit(b).T
 
 
 def nearest_likeness(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """[N]: likeness of each of `a` [N, C] to the most similar of `b` [M, C]; NaN where M is 0."""
+    """[N]: likeness of each of `a` to the most similar of `b`; NaN where M is 0.
+
+    Args:
+        a: features [N, C].
+        b: features [M, C].
+    """
     return likeness(a, b).max(axis=1) if len(b) else np.full(len(a), np.nan)
 
 
 def diversity(features: npt.NDArray[np.floating]) -> float:
-    """Mean of 1 - likeness over all pairs of covers [N, C], 0 where all are the same; NaN for fewer than two."""
+    """Mean of 1 - likeness over all pairs of covers, 0 where all are the same; NaN for fewer than two.
+
+    Args:
+        features: [N, C].
+    """
     if len(features) < 2:
         return float("nan")
     return float(1 - likeness(features, features)[np.triu_indices(len(features), k=1)].mean())

@@ -72,12 +72,20 @@ def decode_at(data: bytes, cover: CoverSettings, size: int) -> tuple[NDArray[np.
 
 
 def to_model(pixels: "Tensor") -> "Tensor":
-    """uint8 [..., 3, S, S] as float32 of the same shape in [-1, 1], which is what the models see."""
+    """float32 [..., 3, S, S] in [-1, 1], which is what the models take.
+
+    Args:
+        pixels: uint8 [..., 3, S, S].
+    """
     return pixels.float() / 127.5 - 1.0
 
 
 def to_pixels(values: "Tensor") -> "Tensor":
-    """Floats [..., 3, S, S] in [-1, 1], clipped to that, as uint8 of the same shape. Inverse of `to_model`."""
+    """uint8 [..., 3, S, S]. Inverse of `to_model`.
+
+    Args:
+        values: float [..., 3, S, S]; clipped to [-1, 1].
+    """
     return ((values.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().byte()
 
 

@@ -86,8 +86,10 @@ class Window:
 
     @classmethod
     def of(cls, sources: Tensor) -> "Window":
-        """Args:
-        sources: float32 [A, 3, H, W] in [-1, 1].
+        """The window of these sources, with their squares.
+
+        Args:
+            sources: float32 [A, 3, H, W] in [-1, 1].
         """
         squares = sources[:, 0] * sources[:, 0]
         for channel in (1, 2):

@@ -10,11 +10,14 @@ _REGULAR = 1e-3  # added to each variance, so that a picture of one colour has a
 
 
 def colour_maps(pixels: Tensor, lead: int) -> tuple[Tensor, Tensor]:
-    """Matrices float32 [N, 3, 3] and offsets [N, 3] of y = matrix x + offset, x in [-1, 1]: the colours of each source,
-    as a normal distribution, become those of source number `lead` at the least mean squared change.
+    """Linear maps y = matrix x + offset, x in [-1, 1]: the colours of each source, as a normal distribution, become
+    those of a leading source at the least mean squared change.
 
     Args:
         pixels: uint8 [N, 3, S, S].
+        lead: number of the leading source.
+
+    Returns: matrices float32 [N, 3, 3] and offsets float32 [N, 3].
 
     Source: Pitié & Kokaram 2007, "The linear Monge-Kantorovitch linear colour mapping for example-based colour
     transfer", equation 7.
@@ -38,7 +41,13 @@ def _root(matrices: Tensor) -> Tensor:
 
 
 def recoloured(pixels: Tensor, matrices: Tensor, offsets: Tensor) -> Tensor:
-    """float32 [N, 3, H, W] in [-1, 1] of pixels uint8 [N, 3, H, W], each by its own map; clipped to that range."""
+    """float32 [N, 3, H, W] in [-1, 1], each picture by its own map; clipped to that range.
+
+    Args:
+        pixels: uint8 [N, 3, H, W].
+        matrices: float32 [N, 3, 3], of `colour_maps`.
+        offsets: float32 [N, 3], of `colour_maps`.
+    """
     values = pixels.float().div_(127.5).sub_(1.0)
     mapped = torch.empty_like(values)
     for channel in range(3):

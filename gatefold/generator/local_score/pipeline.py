@@ -111,6 +111,9 @@ class LocalScorePipeline(DiffusionPipeline):
     ) -> list[Generated]:
         """See `GeneratorModel.generate`; sources need cosines and pixels.
 
+        Args:
+            song_embedding: [D], not used: the cosines of the sources say all of it.
+
         Raises: InputError for a request of another kind of generator, a size out of range, a larger size than the
             sources' where originals cannot be read, and `palette_from` that is no source.
         """

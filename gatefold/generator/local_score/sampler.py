@@ -1,4 +1,4 @@
-"""Whole pictures by exact diffusion through local windows, from coarse to fine, in tiles; and what each is composed of.
+"""Sampler of whole pictures by exact diffusion through local windows, from coarse to fine, in tiles; and their sources.
 
 Each picture has its own noise and its own palette: one source, drawn by the prior, lends its colours to all, since
 parts in the colours of many covers do not make one cover. While the composition is found (t >= 1/2) the prior of a

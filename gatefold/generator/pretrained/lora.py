@@ -108,7 +108,12 @@ class LoraTrainer:
         return [parameter for parameter in self.denoiser.parameters() if parameter.requires_grad]
 
     def loss(self, batch_size: int, generator: torch.Generator) -> Tensor:
-        """Mean squared error [] of the model's prediction for covers, mirror images and noise drawn at random."""
+        """Mean squared error [] of the model's prediction for covers, mirror images and noise drawn at random.
+
+        Args:
+            batch_size: covers drawn, with replacement.
+            generator: on the CPU; the same state gives the same loss.
+        """
         rows = torch.randint(len(self._mean), (batch_size,), generator=generator)
         drawn = torch.randn(self._mean[rows].shape, generator=generator)
         latents = (self._mean[rows] + self._std[rows] * drawn).to(self._device)
@@ -136,19 +141,26 @@ class LoraTrainer:
         return fn.mse_loss(predicted.float(), noise - latents)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What has been learned, in the machine's memory."""
+        """The learned factors of each attention projection by name, float32 [rank, inputs] and [outputs, rank], on the
+        CPU.
+        """
         state: dict[str, Tensor] = get_peft_model_state_dict(self.denoiser)
         return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Takes back what `state_dict` gave.
+
+        Args:
+            state: by name, [rank, inputs] or [outputs, rank] each.
+        """
         set_peft_model_state_dict(self.denoiser, state)
 
 
 def encode_lora(state: dict[str, Tensor], settings: LoraSettings, name: str) -> bytes:
-    """A file as diffusers' `load_lora_weights` reads it, from what `LoraTrainer.state_dict` gave.
+    """A file as diffusers' `load_lora_weights` reads it.
 
     Args:
+        state: of `LoraTrainer.state_dict`, [rank, inputs] or [outputs, rank] each.
         name: class of the checkpoint, as `check_trainable` gives it.
     """
     config = _config(settings).to_dict()

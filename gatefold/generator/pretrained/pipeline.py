@@ -132,6 +132,9 @@ class PretrainedGenerator:
     ) -> list[Generated]:
         """As `GeneratorModel.generate`.
 
+        Args:
+            song_embedding: float32 [D], unit length, for the first stage; D = width of the joint space.
+
         Raises: InputError for a request that leaves no denoising step, for a LoRA of another checkpoint, and for a
         picture that the checkpoint's safety checker refuses; NotFound for an unknown LoRA; what the first stage raises.
         """
