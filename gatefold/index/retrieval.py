@@ -125,7 +125,11 @@ class CoverIndex:
         encoder_fingerprint: str,
         filters: Filters = ALL,
     ) -> list[list[Match]]:
-        """The k nearest covers of each query [B, D], best first; fewer only where the filters leave fewer.
+        """The k nearest covers of each of B queries, best first; fewer only where the filters leave fewer.
+
+        Args:
+            embeddings: float32 [B, D], unit length.
+            encoder_fingerprint: of the encoder that made the queries.
 
         Raises: WrongModel naming both fingerprints; InputError for a query that is not [B, D] or not finite, and for a
             filter by a column that is not there.
@@ -136,7 +140,13 @@ class CoverIndex:
     def search_columns(
         self, embeddings: Vectors, k: int, *, encoder_fingerprint: str, filters: Filters = ALL
     ) -> list[MatchColumns]:
-        """`search`, its matches still in columns."""
+        """`search`, its matches still in columns.
+
+        Args:
+            embeddings: float32 [B, D], unit length.
+
+        Raises: as `search`.
+        """
         self._check(embeddings, encoder_fingerprint)
         allowed = self._allowed(filters)
         scores, found = self.nearest(embeddings, k, allowed)

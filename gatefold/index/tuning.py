@@ -1,6 +1,7 @@
-"""Building an index to a recall: its search parameters are raised until the recall asked for is measured against exact
-search, on queries the index was not made of; and what was measured is stated. Below it there is no index. Of shards
-that are built apart, the joint recall is computed.
+"""Tuning of FAISS search parameters to a recall, measured against exact search on queries the index was not made of.
+
+The parameters are raised until the recall asked for is measured; what was measured is stated. Below it there is no
+index. Of shards that are built apart, the joint recall is computed.
 
 Shape legend: Q = queries measured with, T = vectors kept, D = their width.
 """
@@ -93,12 +94,22 @@ class TunedIndex:
 
 
 def build_tuned(covers: Vectors, songs: Vectors, settings: IndexSettings) -> TunedIndex:
-    """`build_for` with evaluation queries made of these covers and songs."""
+    """`build_for` with evaluation queries made of these covers and songs.
+
+    Args:
+        covers: float32 [T, D], unit length.
+        songs: float32 [songs, D], unit length.
+
+    Raises: as `build_for`.
+    """
     return build_for(covers, eval_queries_of(covers, songs), settings)
 
 
 def build_for(covers: Vectors, eval_queries: EvalQueries, settings: IndexSettings) -> TunedIndex:
-    """The index of covers [T, D] that reaches `settings.recall`.
+    """The index of these covers that reaches `settings.recall`.
+
+    Args:
+        covers: float32 [T, D], unit length.
 
     Raises: RecallTooLow naming kind, recall reached and recall asked for; InvalidSettings.
     """
@@ -162,7 +173,12 @@ def _together(pieces: Sequence[tuple[Vectors, Ids]], starts: Ids) -> Ids:
 
 
 def exact(covers: Vectors, queries: Vectors) -> Ids:
-    """The truly nearest of each query, ids [Q, min(DEPTH, T)], best first."""
+    """The truly nearest covers of each query, ids int64 [Q, min(DEPTH, T)], best first.
+
+    Args:
+        covers: float32 [T, D].
+        queries: float32 [Q, D].
+    """
     return _exact(covers, queries)[1]
 
 
@@ -184,7 +200,12 @@ def _found(index: faiss.Index, covers: Vectors, queries: Vectors) -> tuple[Vecto
 
 
 def recall_of(found: Ids, truth: Ids) -> float:
-    """Share of `truth` [Q, K] that is in the same row of `found`."""
+    """Share of the truly nearest that were found, 0 to 1.
+
+    Args:
+        found: ids int64 [Q, any number].
+        truth: ids int64 [Q, K].
+    """
     return float(np.mean([np.isin(wanted, got).mean() for got, wanted in zip(found, truth, strict=True)]))
 
 
@@ -220,7 +241,12 @@ def _search_params_to_try(index: faiss.Index) -> Iterator[dict[str, int]]:
 
 
 def eval_queries_of(covers: Vectors, songs: Vectors) -> EvalQueries:
-    """Up to QUERIES of these songs [S, D]; where they are too few, of the covers [T, D], disturbed."""
+    """Up to QUERIES of these songs; where they are too few, of the covers, with noise.
+
+    Args:
+        covers: float32 [T, D], unit length.
+        songs: float32 [songs, D], unit length.
+    """
     rng = np.random.default_rng(SEED)
     few = min(QUERIES, len(covers)) > len(songs)
     source = covers if few else songs

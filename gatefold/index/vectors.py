@@ -1,7 +1,7 @@
-"""FAISS indexes of vectors: flat, a graph (HNSW), inverted lists (IVF), or codes in inverted lists (IVF-PQ), each
-made by FAISS. Which kind follows from size and memory. Inner products of unit vectors, so scores are cosines.
+"""FAISS indexes of vectors: flat, a graph (HNSW), inverted lists (IVF), or codes in inverted lists (IVF-PQ).
 
-The same vectors and settings make the same index. Knows nothing of tracks, files or recall (tuning.py).
+Which kind follows from size and memory. Inner products of unit vectors, so scores are cosines. The same vectors and
+settings make the same index. Knows nothing of tracks, files or recall (tuning.py).
 
 Shape legend: B = queries, T = vectors kept, D = their width.
 """
@@ -83,8 +83,13 @@ def subquantizers_of(width: int) -> int:
 
 
 def build(vectors: Vectors, kind: Kind) -> faiss.Index:
-    """An index over float32 [T, D], its search parameters not yet tuned. Raises: InvalidSettings for too few
-    vectors."""
+    """An index over these vectors, its search parameters not yet tuned.
+
+    Args:
+        vectors: float32 [T, D], unit length.
+
+    Raises: InvalidSettings for too few vectors.
+    """
     count, width = vectors.shape
     vectors = np.ascontiguousarray(vectors)
     if kind == "ivfpq" and count < CODES:
@@ -194,7 +199,11 @@ class GpuCopy:
         self._lock = threading.Lock()
 
     def search(self, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
-        """As `search` of this module."""
+        """Scores float32 and ids int64 [B, k], as `search` of this module.
+
+        Args:
+            queries: float32 [B, D], contiguous.
+        """
         with self._lock:
             return cast(tuple[Vectors, Ids], self._index.search(queries, k))
 
@@ -222,11 +231,15 @@ def stored(index: faiss.Index) -> Vectors | None:
 
 
 def cosines(queries: Vectors, vectors: Vectors, ids: Ids) -> Vectors:
-    """Inner products [B, K] of queries [B, D] with those of the vectors [T, D] that ids [B, K] name, all contiguous;
-    -inf where an id is negative. Each is the same bits among whichever others.
+    """Inner products float32 [B, K]; -inf where an id is negative. Each is the same bits among whichever others.
 
     That is not so of a matrix product, nor of FAISS's searches: their rounding may depend on the shape, and equal
     vectors may come out unequal. No vector is copied, wherever it lies.
+
+    Args:
+        queries: float32 [B, D], contiguous, as are the others.
+        vectors: float32 [T, D].
+        ids: int64 [B, K], which vectors each query is multiplied with.
     """
     scores = np.empty(ids.shape, np.float32)
     out, queries_ptr, vectors_ptr, ids_ptr = (faiss.swig_ptr(array) for array in (scores, queries, vectors, ids))

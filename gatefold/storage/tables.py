@@ -278,7 +278,11 @@ def _whole_parquet(uri: str) -> Iterator[None]:
 
 
 def tensor_column(arrays: Sequence[npt.NDArray[Any]], tensor: pa.FixedShapeTensorType) -> pa.ChunkedArray:
-    """Arrays [*shape] or [rows, *shape] -> a column of the given fixed-shape tensor type, which shares their memory."""
+    """A column of the given fixed-shape tensor type, which shares the memory of the arrays.
+
+    Args:
+        arrays: each [*shape], one row, or [rows, *shape].
+    """
     return pa.chunked_array([_tensor_chunk(array, tensor) for array in arrays], tensor)
 
 

@@ -84,7 +84,11 @@ class Sketch:
     rng: np.random.Generator
 
     def polygon(self, points: Points, colour: Colour) -> None:
-        """Fills an outline, [P, 2] of x and y from the top left."""
+        """Fills an outline.
+
+        Args:
+            points: x and y from the top left, float64 [P, 2].
+        """
         self.draw.polygon((points * self.side).ravel().tolist(), fill=colour)
 
     def disc(self, x: float, y: float, radius: float, colour: Colour) -> None:
@@ -95,6 +99,12 @@ class Sketch:
         self.draw.rectangle([left * self.side, top * self.side, right * self.side, bottom * self.side], fill=colour)
 
     def line(self, points: Points, width: float, colour: Colour) -> None:
+        """Draws a line through the points, at least one pixel wide.
+
+        Args:
+            points: x and y from the top left, float64 [P, 2].
+            width: of the line, as a share of the side.
+        """
         self.draw.line(
             (points * self.side).ravel().tolist(), fill=colour, width=max(1, round(width * self.side)), joint="curve"
         )
