@@ -37,7 +37,11 @@ class RemoteIndex:
     def search(
         self, embeddings: Vectors, k: int, *, encoder_fingerprint: str, filters: Filters = ALL
     ) -> list[list[Match]]:
-        """As `CoverIndex.search`."""
+        """As `CoverIndex.search`.
+
+        Args:
+            embeddings: float32 [B, D], B queries of unit length in a joint space of width D.
+        """
         found: list[list[Match]] = self._ask("search", embeddings, k, encoder_fingerprint, filters)
         return found
 
@@ -47,17 +51,17 @@ class RemoteIndex:
         return track
 
     def song_embedding(self, song_id: str) -> Vectors:
-        """As `CoverIndex.song_embedding`."""
+        """float32 [D], as `CoverIndex.song_embedding`."""
         (vector,) = self.song_embeddings([song_id])
         return np.asarray(vector, np.float32)
 
     def song_embeddings(self, song_ids: Sequence[str]) -> Vectors:
-        """As `CoverIndex.song_embeddings`."""
+        """float32 [len(song_ids), D], as `CoverIndex.song_embeddings`."""
         vectors: Vectors = self._ask("song_embeddings", list(song_ids))
         return vectors
 
     def cover_embeddings(self, song_ids: Sequence[str]) -> Vectors:
-        """As `CoverIndex.cover_embeddings`."""
+        """float32 [len(song_ids), D], as `CoverIndex.cover_embeddings`."""
         vectors: Vectors = self._ask("cover_embeddings", list(song_ids))
         return vectors
 

@@ -168,7 +168,12 @@ def _write_block(batch: dict[str, Any], synthesis: SynthesisSettings, folder: st
 
 
 def encode_song(waveform: NDArray[np.float32], path: str) -> bytes:
-    """The bytes of an audio file in the format that the path names."""
+    """The bytes of an audio file in the format that the path names.
+
+    Args:
+        waveform: float32 [N], mono, at SAMPLE_RATE, full scale being 1.
+        path: ends with a suffix of the formats that the demo has.
+    """
     kind, subtype = _FORMATS[path.rsplit(".", 1)[1]]
     buffer = io.BytesIO()
     soundfile.write(buffer, waveform, SAMPLE_RATE, format=kind, subtype=subtype)
@@ -192,7 +197,11 @@ def _numbered_zero(ogg: bytes) -> bytes:
 
 
 def encode_cover(pixels: NDArray[np.uint8], path: str) -> bytes:
-    """The bytes of an image file in the format that the path names."""
+    """The bytes of an image file: PNG where the path ends with .png, else JPEG.
+
+    Args:
+        pixels: uint8 [S, S, 3], RGB.
+    """
     buffer = io.BytesIO()
     if path.endswith(".png"):
         Image.fromarray(pixels).save(buffer, format="PNG", compress_level=3)

@@ -114,7 +114,11 @@ def _in_parts(pixels: Pixels, embed: Callable[[Pixels], Floats]) -> Floats:
 
 
 def unit(features: Floats) -> Floats:
-    """Rows [N, C] of length 1; one that is all zero stays so."""
+    """Features [N, C] of length 1; one that is all zero stays so.
+
+    Args:
+        features: [N, C].
+    """
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     scaled: Floats = features / np.where(lengths > 0, lengths, 1)
     return scaled
@@ -153,7 +157,12 @@ def generation_measures(
 
 
 def at_most(pixels: Pixels, real: Pixels) -> Pixels:
-    """Generated covers, reduced where they are larger than the real ones: more pixels alone are no likeness."""
+    """Generated covers uint8 [A, 3, s, s], s being the smaller side of both: more pixels alone are no likeness.
+
+    Args:
+        pixels: uint8 [A, 3, S, S], generated.
+        real: uint8 [A, 3, S, S], of another size perhaps; only its size counts.
+    """
     return resized(pixels, min(pixels.shape[-1], real.shape[-1]))
 
 
@@ -242,8 +251,10 @@ def median_measure(
     """The median of one value for each song.
 
     Args:
+        name: of the measure.
         values: [A], or one for each of `songs`.
-        songs: int64, which held-out songs they are of; those in `halves.asked` when None.
+        baseline_values: the same measure of something better or worse, by its name.
+        songs: int64 [len(values)], which held-out songs they are of; those in `halves.asked` when None.
     """
     value = float(metrics.median(values, np.ones((1, len(values))))[0])
     if not halves.sure:

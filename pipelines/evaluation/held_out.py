@@ -2,6 +2,8 @@
 
 What is measured on them is decided elsewhere; how well an encoder was trained does not matter here, so the same songs
 can be embedded by any, also by one that learned nothing.
+
+Shape legend: Q = held-out songs, D = width of the joint space.
 """
 
 from dataclasses import dataclass
@@ -62,7 +64,13 @@ def held_out_of(settings: Settings, workspace: Workspace, index: Index) -> HeldO
 
 
 def named(workspace: Workspace, ids: list[str], songs: Vectors, covers: Vectors) -> HeldOut:
-    """These songs, song and cover embeddings [Q, D], with what the catalogue says of them."""
+    """These songs with what the catalogue says of them.
+
+    Args:
+        ids: Q song_ids, each in the catalogue.
+        songs: embeddings float32 [Q, D], unit length.
+        covers: embeddings float32 [Q, D], unit length.
+    """
     tracks = read_tracks(workspace, ["song_id", "artist", "genre"])
     rows = tracks.filter(pc.is_in(tracks["song_id"], value_set=pa.array(ids, pa.string()))).to_pylist()
     known = {row["song_id"]: row for row in rows}

@@ -1,9 +1,15 @@
-"""Reconciling of a table's parts with the catalogue: one row or reject a song, of its present etag; and merging of
-small parts.
+"""Reconciling of a table's parts with the catalogue, and merging of small parts. One row or reject a song is left.
 
 A stage that was killed, run twice, or run before the catalogue changed may have left rows too many; none is ever
 missing for it, as parts are put whole. All here is by song_id and etag; what the other columns mean is not known. Only
 the holder of the stage's lease may call what deletes.
+
+    catalogue   song@etag: a@1 b@2 c@1 d@1
+    part 1      a@1 b@1    ->  a@1        b has another etag now: extracted anew
+    part 2      a@1 c@1    ->  c@1        a is in part 1
+    part 3      x@1        ->  deleted    x left the catalogue
+    `remove_stale` leaves a@1 | c@1; the stage adds b@2 d@1; then `compact`, where there are many small parts:
+    [a] [c] [b d] ...      ->  [a b c d]  put under a name of its own, and then its pieces are deleted
 """
 
 import hashlib
@@ -45,7 +51,14 @@ def part_name(songs: pa.Table) -> str:
 
 
 def present(folder: str, tracks: pa.Table) -> Mask:
-    """For each track, which has `song_id` and `etag`, whether the folder has a row of it made of that etag."""
+    """bool [tracks]: whether the folder has a row of each track, made of its present etag.
+
+    Args:
+        folder: of the table's parts.
+        tracks: has `song_id` and `etag`.
+
+    Raises: SchemaMismatch for a part without one of these columns.
+    """
     found = np.zeros(tracks.num_rows, np.bool_)
     uris = tables.parts(folder)
     if uris:
@@ -60,7 +73,11 @@ def remove_stale(folder: str, tracks: pa.Table, claimed: Mask) -> dict[str, Part
     Of rows of one song in several parts those of the first stay. A part is deleted, or replaced as a whole.
 
     Args:
-        claimed: for each track, whether it needs no row here; becomes True where one is found.
+        folder: of the table's parts.
+        tracks: has `song_id` and `etag`.
+        claimed: bool [tracks], whether a track needs no row here; becomes True where one is found.
+
+    Raises: SchemaMismatch for a part without one of these columns.
     """
     uris = tables.parts(folder)
     if not uris:

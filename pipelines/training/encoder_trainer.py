@@ -68,14 +68,23 @@ class EncoderTrainer:
         self._best: dict[str, Any] | None = None
 
     def fit_feature_norm(self, sample: Block) -> None:
-        """Fits the towers' feature norms to some rows of `read_pairs`, the same on every worker, before the first
-        step."""
+        """Fits the towers' feature norms, before the first step.
+
+        Args:
+            sample: rows of `read_pairs`, the same on every worker: log_mel float16 [B, W, M, F], pixels uint8
+                [B, 3, S, S].
+        """
         log_mel, pixels = (torch.from_numpy(sample[side]).to(self._device) for side in ("log_mel", "pixels"))
         for encoder in (self._module, self.average):
             encoder.fit_feature_norm(log_mel.flatten(0, 1).float(), to_model(pixels))
 
     def step(self, step: int, batch: dict[str, Tensor]) -> dict[str, float]:
-        """Step number `step`, from 0, on rows of `stream_pairs`; its figures."""
+        """Trains one step; its loss and learning rate.
+
+        Args:
+            step: number of the step, from 0.
+            batch: rows of `stream_pairs`: log_mel float16 [B, W, M, F], pixels uint8 [B, 3, S, S], genre int64 [B].
+        """
         encoder_settings = self._settings.encoder
         generator = step_generator(encoder_settings.seed, step, self._rank)
         windows = batch["log_mel"]
@@ -218,7 +227,12 @@ class Validation:
 
 
 def weights_to_publish(state: dict[str, Any]) -> dict[str, Tensor]:
-    """Of a learner's last state: those that reached the best recall, or the last where none was measured."""
+    """Of a learner's last state the weights by name, each [...] of its own shape: those that reached the best recall,
+    or the last where none was measured.
+
+    Args:
+        state: of `EncoderTrainer`, as it is kept in a checkpoint.
+    """
     best = state["best"]
     weights: dict[str, Tensor] = best["weights"] if best else state["average"]
     return weights

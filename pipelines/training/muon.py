@@ -1,4 +1,5 @@
-"""Muon, its orthogonalisation in the floating-point type that the device is faster in. torch's own knows bfloat16 only.
+"""The Muon optimizer, orthogonalising in the floating-point type that the device is faster in; torch's has bfloat16
+only.
 
 Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; Liu et al. 2025, "Muon is
 Scalable for LLM Training", section 2.2 (updates as large as those of AdamW, so that both share one learning rate).
@@ -52,10 +53,13 @@ class Muon(torch.optim.Muon):
 def orthogonalised(
     matrix: Tensor, dtype: torch.dtype, *, coefficients: tuple[float, float, float], steps: int, eps: float
 ) -> Tensor:
-    """A matrix [A, B] with its singular values brought near 1 (0.5 to 1.5) by Newton-Schulz iterations in `dtype`.
+    """[A, B] in `dtype`: the matrix with its singular values brought near 1 (0.5 to 1.5) by Newton-Schulz iterations.
 
     Args:
+        matrix: [A, B].
+        dtype: that is computed in.
         coefficients: of x, x^3 and x^5 in the polynomial that is applied to the singular values.
+        steps: iterations.
         eps: least norm that is divided by.
 
     Source: Jordan et al. 2024, as `torch.optim.Muon` has it.

@@ -1,7 +1,9 @@
-"""Songs with their covers, as Ray Data streams them to training: only those that have both sides.
+"""Training data: songs with their covers, as Ray Data streams them to workers; only those that have both sides.
 
 What fits into the object store is kept there; of more than that, each epoch reads anew what it needs next, so the
 catalogue may be larger than all memory. Either way the rows come in one and the same order.
+
+Shape legend: B = songs of a batch, W = windows, M = mel bands, F = frames, S = pixels a side.
 """
 
 import math
@@ -77,7 +79,12 @@ def sample(ids: pa.Array, at_most: int) -> list[str]:
 
 
 def genres_of(workspace: Workspace, ids: pa.Array) -> npt.NDArray[np.int64]:
-    """A number for the genre of each of these songs, the same all through the catalogue; -1 where it is not known."""
+    """int64 [len(ids)], a number for the genre of each song, the same all through the catalogue; -1 where it is not
+    known.
+
+    Args:
+        ids: song_ids, each in the catalogue.
+    """
     tracks = read_tracks(workspace, ["song_id", "genre"])
     spelt = tracks["genre"].dictionary_encode().combine_chunks()
     names = [normal_name(name) for name in spelt.dictionary.to_pylist()]
@@ -107,6 +114,7 @@ def training_dataset(
     """The rows that `read` makes of blocks of `songs`, in one order: as training takes them, epoch after epoch.
 
     Args:
+        read: a block of `songs`, column to array, to a block of rows.
         row_bytes: that a row takes in memory; whether all of them are kept there hangs on it.
     """
     workers = workers_of(settings.train)
@@ -135,7 +143,14 @@ def split_into_equal_blocks(songs: pa.Table, workers: int, at_most: int) -> list
 
 
 def read_pairs(settings: Settings, workspace: Workspace, batch: Block) -> Block:
-    """Both sides of the songs named in `batch["song_id"]`, with `batch["genre"]`, and without the names."""
+    """Both sides of these songs, without their names.
+
+    Args:
+        batch: "song_id" str [B], "genre" int64 [B].
+
+    Returns: "log_mel" float16 [B, W, M, F], "pixels" uint8 [B, 3, S, S], "genre" as it was given. A song with fewer
+    than W windows has them repeated.
+    """
     ids = [str(song_id) for song_id in batch["song_id"]]
     pixels = read_pixels(workspace.covers(settings.stored_cover), ids, settings.cover.size)
     windows = read_windows(settings, workspace, ids)
@@ -148,7 +163,7 @@ def read_pairs(settings: Settings, workspace: Workspace, batch: Block) -> Block:
 
 
 def without_genre(ids: list[str]) -> Block:
-    """The batch of `read_pairs` where genres do not matter."""
+    """The batch of `read_pairs` where genres do not matter: "song_id" str [B], "genre" int64 [B], all -1."""
     return {"song_id": np.array(ids), "genre": np.full(len(ids), -1)}
 
 

@@ -225,8 +225,14 @@ class Progress:
 def batches(
     batch_size: int, steps_per_epoch: int, first: int, steps: int, *, seed: int
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Numbered batches of the worker's share, from step `first` until `steps`, shuffled anew in each epoch; those of a
-    begun epoch that were used before are passed over.
+    """Numbered batches of the worker's share, shuffled anew in each epoch: (step, column to tensor [batch_size, ...]).
+
+    Those of a begun epoch that were used before are passed over.
+
+    Args:
+        first: number of the first step that is wanted.
+        steps: of the whole training; the last batch has number `steps - 1`.
+        seed: of the shuffling, with the epoch added.
 
     Raises: Corrupt where an epoch has fewer than `steps_per_epoch`.
     """
