@@ -119,7 +119,11 @@ class SongEncoding(Protocol):
         """The embedding of the song in these bytes. Raises: InputError where they cannot be decoded."""
 
     async def embed_covers(self, pixels: Pictures) -> Vector:
-        """float32 [n, D] of pictures uint8 [n, 3, S, S]."""
+        """float32 [n, D], unit length.
+
+        Args:
+            pixels: uint8 [n, 3, S, S], RGB.
+        """
 
     async def describe(self) -> EncoderFacts: ...
 

@@ -79,6 +79,7 @@ class OptOutFilteredRetriever:
         return await self._retriever.track(song_id)
 
     async def cover_embeddings(self, song_ids: list[str]) -> Vector:
+        """float32 [len(song_ids), D], D = width of the joint space. Raises: UnknownTrack, also for a withdrawn song."""
         for song_id in song_ids:
             self._check(song_id)
         return await self._retriever.cover_embeddings(song_ids)

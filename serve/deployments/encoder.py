@@ -1,6 +1,10 @@
-"""The encoder as a deployment: embeds songs and new covers. Songs are decoded in child processes, torch runs on threads
-of its own, so that the replica's event loop stays free for health checks and for the next request. Knows nothing of
-HTTP or of the index."""
+"""The encoder as a Ray Serve deployment: embeds songs and new covers.
+
+Songs are decoded in child processes, torch runs on threads of its own, so that the replica's event loop stays free for
+health checks and for the next request. Knows nothing of HTTP or of the index.
+
+Shape legend: n = covers, S = pixels a side, D = width of the joint space.
+"""
 
 import asyncio
 import io
@@ -50,7 +54,11 @@ class SongEncoder:
         return await loop.run_in_executor(self._workers, self._encode_song, data, name, spectrogram)
 
     async def embed_covers(self, pixels: Pictures) -> Vector:
-        """float32 [n, D] of pictures uint8 [n, 3, S, S]."""
+        """float32 [n, D], unit length.
+
+        Args:
+            pixels: uint8 [n, 3, S, S], RGB.
+        """
         writable = np.array(pixels)  # what Ray passes is read-only, which torch warns about
         return await asyncio.get_running_loop().run_in_executor(self._workers, self._model.embed_covers, writable)
 

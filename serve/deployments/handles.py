@@ -57,6 +57,11 @@ class EncoderHandle:
         return encoded
 
     async def embed_covers(self, pixels: Pictures) -> Vector:
+        """As `SongEncoding.embed_covers`: float32 [n, D].
+
+        Args:
+            pixels: uint8 [n, 3, S, S], RGB.
+        """
         embeddings: Vector = await call(self._handle.embed_covers, pixels)
         return embeddings
 
@@ -109,6 +114,7 @@ class RetrieverHandle:
         return track
 
     async def cover_embeddings(self, song_ids: list[str]) -> Vector:
+        """As `CoverRetrieval.cover_embeddings`: float32 [len(song_ids), D]."""
         embeddings: Vector = await call(self._handle.cover_embeddings, song_ids)
         return embeddings
 

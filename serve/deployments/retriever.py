@@ -1,6 +1,9 @@
-"""The index as deployments. Searches that come together are answered together, which costs little more than one of
-them. An index of one shard is searched in the retriever itself; of several, each is a deployment of its own, and their
-answers are merged to those of the whole. Knows nothing of songs, pictures or HTTP."""
+"""The index as Ray Serve deployments, of one shard or several.
+
+Searches that come together are answered together, which costs little more than one of them. An index of one shard is
+searched in the retriever itself; of several, each is a deployment of its own, and their answers are merged to those of
+the whole. Knows nothing of songs, pictures or HTTP.
+"""
 
 import asyncio
 from bisect import bisect_right
@@ -67,6 +70,7 @@ class CoverShard:
         return self._index.get(song_id)
 
     async def cover_embeddings(self, song_ids: list[str]) -> Vector:
+        """float32 [len(song_ids), D], D = width of the joint space. Raises: UnknownTrack."""
         return self._index.cover_embeddings(song_ids)
 
 
@@ -137,6 +141,7 @@ class Shards:
         return known
 
     async def cover_embeddings(self, song_ids: list[str]) -> Vector:
+        """float32 [len(song_ids), D], in the order of the ids, wherever they lie. Raises: UnknownTrack."""
         shards = np.array([self._shard_of(song_id) for song_id in song_ids], np.int64)
         found = np.empty((len(song_ids), self._width), np.float32)
         places = [np.flatnonzero(shards == number) for number in np.unique(shards)]
