@@ -1,4 +1,4 @@
-"""Names of artists, albums and genres, as they are compared: one writer's "BJÖRK " is another's "Björk"."""
+"""Normalisation of names of artists, albums and genres for comparison: one writer's "BJÖRK " is another's "Björk"."""
 
 import unicodedata
 

@@ -1,9 +1,10 @@
-"""Metrics of retrieval and of generated covers: arrays in, numbers out. Retrieval by rank and by genre, with the
-expectation of a random ranking and how far chance may have moved a figure; generation by distance between sets of
-features.
+"""Metrics of retrieval (by rank, by genre) and of generated covers (Fréchet distance, KID), with bootstrap intervals.
 
-Shape legend: Q = those who ask, songs or covers; T = what they are asked among, their own on the diagonal (T = Q);
-R = resamplings; N = pictures; C = feature width.
+Arrays in, numbers out. Retrieval has the expectation of a random ranking beside it; generation is measured by distances
+between sets of features.
+
+Shape legend: Q = queries, songs or covers; T = what they are ranked among, their own on the diagonal (T = Q);
+R = resamplings; N, M = pictures; C = feature width.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,7 @@
-"""Measures of retrieval and generation, each with a bootstrap interval and the values of baselines: random ranking,
-random ranking within the genre, an untrained encoder. Arrays in, rows of a table out; where
-the embeddings come from is not known here.
+"""Measures of retrieval and generation, each with a bootstrap interval and the values of baselines.
+
+Baselines are random ranking, random ranking within the genre, an untrained encoder. Arrays in, rows of a table out;
+where the embeddings come from is not known here.
 
 Shape legend: Q = held-out songs, each with its own cover.
 """

@@ -1,4 +1,4 @@
-"""The rule of sources: which covers new ones may be made from, for training, command line and endpoint alike.
+"""Selection of source covers: which covers new ones may be made from, for training, command line and endpoint alike.
 
 Not the song's own cover nor its artist's others, since a cover made from those would be a copy; none that was
 withdrawn; none whose `may_be_source` is false or empty; and only those that `generator.sources` allows.

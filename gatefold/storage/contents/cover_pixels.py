@@ -1,5 +1,7 @@
-"""Pixels of the catalogue's covers by song_id: from the covers table, of which a process keeps some, or from the
-original files at any size."""
+"""Pixels of the catalogue's covers by song_id, from the covers table or from the original files at any size.
+
+A process keeps some of what it has read of the table.
+"""
 
 import threading
 from collections import OrderedDict

@@ -1,5 +1,5 @@
-"""The bytes of a cover, be it a file of its own or a picture inside an audio file (`<audio uri>#picture`); and the tags
-of audio files, among which pictures lie.
+"""Pictures and tags embedded in audio files (`<audio uri>#picture`), and the bytes of covers that are files of their
+own.
 
 What an audio file is, `gatefold.audio.containers` says by its content, as to the decoder. Tags that cannot be read are
 no tags: they never cost the song.

@@ -1,5 +1,7 @@
-"""Index bundles: FAISS files, and Parquet tables of the tracks with their embeddings and metadata; one of each, or one
-for each shard. A shard is a slice of the tracks in the order of their ids, and an index in itself."""
+"""Index bundles: FAISS files, and Parquet tables of the tracks with their embeddings and metadata.
+
+One of each, or one for each shard. A shard is a slice of the tracks in the order of their ids, and an index in itself.
+"""
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,5 +1,8 @@
-"""New covers of a song, in a process that has loaded a generator: reads the pixels of its sources, generates, and
-measures how close each picture comes to an existing cover. How the sources were found is not known here."""
+"""Generation of new covers of a song, in a process that has loaded a generator.
+
+Reads the pixels of the sources, generates, and measures how close each picture comes to an existing cover. How the
+sources were found is not known here.
+"""
 
 from collections.abc import Callable, Sequence
 
