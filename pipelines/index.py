@@ -1,4 +1,4 @@
-"""The index of the catalogue's covers, as a bundle that also knows what each match is called.
+"""Building of the FAISS index of the catalogue's covers, published as a bundle with the metadata of each match.
 
 A large catalogue is cut into shards by the ids of its songs. Each is a task of its own: it reads its songs, builds and
 tunes their vectors and stores both; only stats come back, and the whole is published last.

@@ -1,4 +1,4 @@
-"""Bind the encoder, the index and the generator that belong together, and make them what serves."""
+"""Release of an encoder, index and generator that belong together: binds them, and makes them what serves."""
 
 import time
 from datetime import UTC, datetime

@@ -1,5 +1,4 @@
-"""Interfaces of the encoder, the retriever and the generator that the API calls, and the
-plain data that passes between them.
+"""Interfaces of the encoder, the retriever and the generator that the API calls, and the data passed between them.
 
 Interfaces only. In production they are Ray deployments behind handles (serve.deployments.handles); in a test they
 are a few lines each. Everything here crosses process boundaries as plain data: numbers, strings, bytes, numpy arrays.

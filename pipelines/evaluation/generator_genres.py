@@ -1,8 +1,9 @@
-"""Genre by genre: how far generated covers lie from the hundred covers nearest to their songs, and from real covers of
-the genre. This is how the article judged its generator, as far as that is known.
+"""Fréchet distances genre by genre: of generated covers to their songs' nearest hundred, and to real covers of the
+genre.
 
-Features in, rows out. A Fréchet distance of few pictures is too large, by the more the fewer they are, so within a
-genre each is taken of the same number of pictures on both sides, and that number is stated.
+This is how the article judged its generator, as far as that is known. Features in, rows out. A Fréchet distance of few
+pictures is too large, by the more the fewer they are, so within a genre each is taken of the same number of pictures on
+both sides, and that number is stated.
 
 Shape legend: n = covers that a candidate made, C = width of a space.
 """

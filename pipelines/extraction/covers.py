@@ -1,4 +1,4 @@
-"""Pictures to square pixels, over the whole catalogue."""
+"""Decoding of covers to square pixels, over the whole catalogue."""
 
 from functools import partial
 

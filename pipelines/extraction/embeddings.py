@@ -1,5 +1,7 @@
-"""Both sides of every song into the joint space, by actors that load the encoder once, each on a GPU where the cluster
-has any."""
+"""Embedding of songs and covers into the joint space, over the whole catalogue.
+
+Actors load the encoder once, each on a GPU where the cluster has any.
+"""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Songs to log-mel windows, over the whole catalogue."""
+"""Extraction of log-mel windows from songs, over the whole catalogue."""
 
 from functools import partial
 

@@ -1,5 +1,8 @@
-"""The HTTP API, assembled: routes, keys, problems and headers around the active release. `create_app` builds it around
-any services, so tests need no Ray; `Api` is the same as a Ray Serve ingress, whose active release can be switched."""
+"""The HTTP API, assembled: routes, keys, problems and headers around the active release.
+
+`create_app` builds it around any services, so tests need no Ray; `Api` is the same as a Ray Serve ingress, whose
+active release can be switched.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -1,5 +1,7 @@
-"""Models of response bodies, each with its fields' ranges and units. Requests are in `serve.api.requests`.
-Nothing here knows of routes, of Ray or of models."""
+"""Models of response bodies, each with its fields' ranges and units.
+
+Requests are in `serve.api.requests`. Nothing here knows of routes, of Ray or of models.
+"""
 
 from collections.abc import Iterable
 from datetime import datetime

@@ -1,5 +1,5 @@
-"""Covers of the catalogue as small pictures: from the covers table, where they lie decoded and square, and from the
-original files only where the table has none of that size.
+"""Thumbnails of the catalogue's covers, from the covers table, and from the original files where it has none of that
+size.
 
 Covers that are asked for together are read together. A table that does not answer in time is left alone for a while.
 Knows nothing of HTTP.

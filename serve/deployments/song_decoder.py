@@ -1,5 +1,8 @@
-"""Uploads to log-mel windows, each in a child process: a file that kills, stalls or overfills its decoder is refused,
-and costs the replica nothing but another child. Knows nothing of Ray, of HTTP or of models."""
+"""Decoding of uploads to log-mel windows, each in a child process.
+
+A file that kills, stalls or overfills its decoder is refused, and costs the replica nothing but another child. Knows
+nothing of Ray, of HTTP or of models.
+"""
 
 import queue
 import threading

@@ -1,5 +1,8 @@
-"""Allowed host names: a request whose `Host` is none of them is refused, so that a page elsewhere
-cannot reach an endpoint inside a network by a name of its own that points there (DNS rebinding)."""
+"""Allowed host names, against DNS rebinding.
+
+A request whose `Host` is none of them is refused, so that a page elsewhere cannot reach an endpoint inside a network by
+a name of its own that points there.
+"""
 
 import ipaddress
 import re
