@@ -9,7 +9,7 @@ Windows of `length` samples each, three of them; then what a decoder that jumps 
     |-------------------------- song -------------------------|
     [== 0 ==]               [== 1 ==]                 [== 2 ==]
     [== 0 ==]~                                                     ~ what is left of the last block
-                         << [== 1 ==]~                             << lead: decoded so that state is right, dropped
+                         << [== 1 ==]~                             << lead, of all but wav, aiff, flac: decoded, dropped
                                                    << [== 2 ==]+   + to see that the song ends where it should
 
 Windows less than `gap_s` apart are one span, decoded through: a jump costs as much.
