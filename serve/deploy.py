@@ -30,7 +30,7 @@ from gatefold.storage.contents import releases
 from gatefold.storage.environment import storage_settings
 from gatefold.workspace import Workspace
 from serve.app import ApiArgs, ReleaseArgs
-from serve.endpoint import ANSWER_WITHIN_S, Endpoint
+from serve.endpoint import ANSWER_WITHIN_S, FOLLOWING, Endpoint
 from serve.jobs.database import VARIABLE, Database, database_url
 from serve.middleware.hosts import ANY_ADDRESS, names_of
 from serve.middleware.keys import Keys, refuse_open_host
@@ -155,7 +155,19 @@ def load_config(path: Path) -> dict[str, Any]:
         for deployment in application.get("deployments") or []:
             refuse_renamed(deployment)
     _validated(config, path)
+    _check_following(config, path)
     return config
+
+
+def _check_following(config: dict[str, Any], path: Path) -> None:
+    """Raises: InvalidSettings where a deployment that follows the active release is not told which it is."""
+    listed = {one["name"]: one for one in config["applications"][0].get("deployments") or []}
+    for name in FOLLOWING:
+        if not (listed.get(name, {}).get("user_config") or {}).get("release"):
+            raise InvalidSettings(
+                f"'{path}': the first application has no deployment '{name}' with user_config: {{release: ...}}; "
+                "take it over from serve/serve.yaml"
+            )
 
 
 def unknown_keys(model: type[BaseModel], values: dict[str, Any], where: str = "") -> list[str]:

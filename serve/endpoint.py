@@ -29,7 +29,8 @@ START_WITHIN_S = 600.0
 ANSWER_WITHIN_S = 60.0
 """seconds from running to answering"""
 _PREFIX = "release-"
-_FOLLOWING = (Api.__name__, Runner.__name__)  # deployments that go over to the active release
+FOLLOWING = (Api.__name__, Runner.__name__)
+"""deployments that go over to the active release"""
 _NOTHING = ("", "")
 _RAY_ERRORS = (RayError, RayServeException, TimeoutError)
 _POLL_S = 0.3
@@ -143,7 +144,7 @@ class Endpoint:
         """Makes Serve run the API and these releases, and no other; changing the active release restarts nothing."""
         api = copy.deepcopy(self._api)
         for deployment in api["deployments"]:
-            if deployment["name"] in _FOLLOWING:
+            if deployment["name"] in FOLLOWING:
                 deployment.setdefault("user_config", {})["release"] = _PREFIX + current
         config = {**self._config, "applications": [api, *running.values()]}
         deploy_applications(ServeDeploySchema.model_validate(config))
@@ -153,7 +154,7 @@ class Endpoint:
         its jobs answer; empty where one does not answer at present, or they do not agree yet on the active one."""
         answers: list[list[str]] = []
         try:
-            for name in _FOLLOWING:
+            for name in FOLLOWING:
                 handle = serve.get_deployment_handle(name, self._api["name"])  # which Serve ends with itself
                 initialise(handle)
                 found = handle.broadcast("in_use").results(timeout_s=ANSWER_WITHIN_S)

@@ -82,6 +82,17 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, text: str, said: st
         load_config(path)
 
 
+@pytest.mark.parametrize("missing", ["Api", "Runner"])
+def test_a_file_without_what_follows_the_release_is_refused(tmp_path: Path, missing: str) -> None:
+    config = yaml.safe_load(HOUSE.read_text())
+    deployments = config["applications"][0]["deployments"]
+    config["applications"][0]["deployments"] = [one for one in deployments if one["name"] != missing]
+    path = tmp_path / "serve.yaml"
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(InvalidSettings, match=f"no deployment '{missing}' with user_config"):
+        load_config(path)
+
+
 def test_a_file_that_is_absent_says_so(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match="cannot be read"):
         load_config(tmp_path / "absent.yaml")
