@@ -19,7 +19,6 @@ from gatefold.errors import WrongModel
 from gatefold.generator.interface import Generated, GenerationRequest, OnStep, Sources, Vectors, check_request
 from gatefold.images.pixels import resized, to_pixels
 
-"""fields of `interface.GenerationRequest` that it has no use for"""
 _SIGMA_FLOOR = 0.05  # below this noise level the division by sigma would only amplify rounding
 
 
