@@ -160,7 +160,7 @@ def load_config(path: Path) -> dict[str, Any]:
 
 
 def _check_following(config: dict[str, Any], path: Path) -> None:
-    """Raises: InvalidSettings where a deployment that follows the active release is not told which it is."""
+    """Raises: InvalidSettings where a deployment that follows the active release has no name of it."""
     listed = {one["name"]: one for one in config["applications"][0].get("deployments") or []}
     for name in FOLLOWING:
         if not (listed.get(name, {}).get("user_config") or {}).get("release"):

@@ -43,7 +43,7 @@ class ReleaseRoot:
 
 
 async def services_of(config: dict[str, Any]) -> ReleaseServices:
-    """The services of a release, for a replica that is told by `user_config` which one. Waits until it is there.
+    """The services of a release, for a replica whose `user_config` names it. Waits until it is there.
 
     Args:
         config: `release`, the name of its application; `searches`, how they cross to it.

@@ -56,7 +56,7 @@ def uninterrupted(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Co
 def _ended(task: "asyncio.Future[Any]") -> None:
     _under_way.discard(task)
     if not task.cancelled():
-        task.exception()  # whoever waits for it raises it; where nobody does any more, it is of no interest
+        task.exception()  # raised where it is awaited; where nothing awaits it any more, it is of no interest
 
 
 class Database:

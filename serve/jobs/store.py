@@ -172,7 +172,7 @@ class JobStore:
         return job.last_event if job.ended else None
 
     def close(self) -> None:
-        """Stops whoever follows a job."""
+        """Ends what follows a job."""
         self._watcher.close()
 
     @uninterrupted

@@ -45,7 +45,7 @@ class ChangeWatcher:
             self._forget(job_id, waiter)
 
     def close(self) -> None:
-        """Stops polling; whoever still waits is cancelled."""
+        """Stops polling; what still waits is cancelled."""
         if self._polling is not None:
             self._polling.cancel()
         for waiters in self._waiting.values():
