@@ -1,8 +1,8 @@
 """Jobs as a runner sees them: claimed for a while, renewed, begun, ended, handed back; and those that have expired.
 
-A claim is a lease and a token. Only the holder of a job's last token may write; a runner that lost it, because its lease
-ended and another claimed the job, or since the job was cancelled, learns that by LeaseLost. A job whose runner is lost
-while it generates is queued again, so often and not more.
+A claim is a lease and a token. Only the holder of a job's last token may write; a runner that lost it, because its
+lease ended and another claimed the job, or since the job was cancelled, learns that by LeaseLost. A job whose runner is
+lost while it generates is queued again, so often and not more.
 """
 
 from collections.abc import Sequence
