@@ -64,6 +64,11 @@ class Workspace:
         return f"{self.uri}/jobs"
 
     @property
+    def backfill(self) -> str:
+        """What each run of `gatefold backfill` wrote, and what undoes it."""
+        return f"{self.uri}/backfill"
+
+    @property
     def releases(self) -> str:
         return f"{self.uri}/releases"
 

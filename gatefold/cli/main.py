@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gatefold.cli.backfill_command import backfill
 from gatefold.cli.export_commands import export, preflight
 from gatefold.cli.generate_commands import SONG, adapt, generate, load_release
 from gatefold.cli.planning_commands import doctor, plan
@@ -379,6 +380,7 @@ app.command(rich_help_panel=_USE)(generate)
 app.command(rich_help_panel=_USE)(adapt)
 app.command(rich_help_panel=_USE)(export)
 app.command(rich_help_panel=_USE)(preflight)
+app.command(rich_help_panel=_USE)(backfill)
 app.command(rich_help_panel=_MAINTAIN)(status)
 app.command(rich_help_panel=_MAINTAIN)(plan)
 app.command(rich_help_panel=_MAINTAIN)(doctor)

@@ -9,7 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -106,6 +106,7 @@ def put_if_unchanged(uri: str, data: bytes, etag: str) -> bool:
         except FileNotFoundError:
             return False
         if unchanged:
+            _make_like(temporary, path)
             temporary.replace(path)
         return unchanged
 
@@ -164,6 +165,15 @@ def _written_beside(path: Path, content: bytes | Path) -> Iterator[Path]:
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _make_like(temporary: Path, path: Path) -> None:
+    """Gives a file the mode, the extended attributes and, where this account may, the owner of another."""
+    status = path.stat()
+    with suppress(PermissionError):
+        os.chown(temporary, status.st_uid, status.st_gid)
+    shutil.copystat(path, temporary)
+    os.utime(temporary)
 
 
 @contextmanager

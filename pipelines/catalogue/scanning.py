@@ -24,7 +24,7 @@ from pipelines.row_mapper import map_rows
 _STEMS = ("cover", "folder", "front", "albumart")
 """Names of pictures that show the cover of the album beside them, the better first; the last may go on as it likes."""
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
-_DISC = re.compile(r"(cd|dis[ck]|vinyl|lp|side)[ ._-]*([0-9]{1,2}|[a-d])\b.*", re.IGNORECASE)
+DISC = re.compile(r"(cd|dis[ck]|vinyl|lp|side)[ ._-]*([0-9]{1,2}|[a-d])\b.*", re.IGNORECASE)
 """Folders of one disc of an album, whose cover may lie in the folder above."""
 _FILES_PER_TASK = 64
 _READERS = 8
@@ -52,7 +52,7 @@ def scan(folder: str) -> tuple[pa.Table, PassedOver]:
     covers: dict[str, tuple[int, str, str | None]] = {}
     for path, uri, etag in listing.files:
         name = path.rpartition("/")[2].lower()
-        rank = _cover_rank(name)
+        rank = cover_rank(name)
         if rank is not None:
             better = (rank, uri, etag)
             covers[_above(path)] = min(better, covers.get(_above(path), better))
@@ -72,7 +72,7 @@ def scan(folder: str) -> tuple[pa.Table, PassedOver]:
     return table.add_column(0, "row", pa.array(range(len(ids)), pa.int64())), passed_over
 
 
-def _cover_rank(name: str) -> int | None:
+def cover_rank(name: str) -> int | None:
     """How good the name of a file, in lower case, is for a cover, 0 being best; None where it is none."""
     stem, dot, suffix = name.rpartition(".")
     if f"{dot}{suffix}" not in _PICTURES:
@@ -84,7 +84,7 @@ def _cover_rank(name: str) -> int | None:
 
 def _cover_of(path: str, covers: dict[str, tuple[int, str, str | None]]) -> tuple[int, str | None, str | None]:
     folder = _above(path)
-    if folder not in covers and folder and _DISC.fullmatch(folder.rpartition("/")[2]):
+    if folder not in covers and folder and DISC.fullmatch(folder.rpartition("/")[2]):
         folder = _above(folder)
     return covers.get(folder, (0, None, None))
 

@@ -42,7 +42,7 @@ _FRAMES = ("TIT2", "TPE1", "TALB", "TCON")
 _ATOMS = ("\xa9nam", "\xa9ART", "\xa9alb", "\xa9gen")
 _INFO = (b"INAM", b"IART", b"IPRD", b"IGNR")
 _AIFF_TEXTS = (b"NAME", b"AUTH")
-_UNREADABLE = (
+UNREADABLE = (
     mutagen.MutagenError, OSError, ValueError, IndexError, KeyError, EOFError, TypeError, AttributeError,
     OverflowError, ZeroDivisionError, struct.error, zlib.error,
 )  # fmt: skip
@@ -131,7 +131,7 @@ def _attempt(
             read(tagged, file, found)
         finally:
             file.check()  # first: what mutagen makes of a read that failed says nothing of the file
-    except (TooLarge, *_UNREADABLE):
+    except (TooLarge, *UNREADABLE):
         tagged.unreadable = True
 
 
@@ -191,7 +191,7 @@ def _add_vorbis(tagged: Tagged, tags: mutagen.Tags | None, pictures: list[Pictur
 def _vorbis_pictures(texts: list[str]) -> list[Picture]:
     pictures = []
     for text in texts:
-        with suppress(*_UNREADABLE):  # one that is damaged is no picture
+        with suppress(*UNREADABLE):  # one that is damaged is no picture
             pictures.append(Picture(base64.b64decode(text)))
     pictures.sort(key=lambda picture: picture.type != _FRONT_COVER)
     return [picture for picture in pictures if picture.mime != _LINK]

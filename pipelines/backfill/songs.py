@@ -1,0 +1,200 @@
+"""Which songs of a source have no cover, and which of them get the same one.
+
+Songs of one album in one folder are one group, for which one cover is made; a song whose tags name no album is a group
+of its own. A song has a cover where there is a picture in its tags, decodable or not, one beside it by a name that
+counts for an album, or one in its manifest.
+"""
+
+import hashlib
+import json
+import stat
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gatefold.errors import InputError
+from gatefold.names import normal_name
+from gatefold.records import TRACKS
+from gatefold.storage import objects
+from pipelines.catalogue.manifests import is_manifest, read_manifest
+from pipelines.catalogue.scanning import DISC, cover_rank, scan, tagged
+from pipelines.report import OnProgress
+
+Into = Literal["file", "tags", "manifest"]
+COVER_NAME = "cover.jpg"
+_SEVERAL = f"songs of several albums share this folder, to which no {COVER_NAME} would belong; use --into tags"
+READ_ONLY = "the file is read-only"
+
+
+@dataclass(frozen=True)
+class Song:
+    """A song without a cover."""
+
+    song_id: str
+    uri: str
+    artist: str | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Songs that get the same cover."""
+
+    key: str
+    """a hash of where they lie and of their album, the same in every run"""
+    album: str | None
+    songs: tuple[Song, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Group":
+        values = json.loads(text)
+        return cls(values["key"], values["album"], tuple(Song(**song) for song in values["songs"]))
+
+
+@dataclass(frozen=True)
+class Left:
+    """A song without a cover that is left as it is, and why."""
+
+    song_id: str
+    uri: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done for a source."""
+
+    source: str
+    groups: list[Group]
+    left: list[Left]
+    rows: pa.Table
+    """the source's songs as a manifest"""
+    songs: int
+    covered: int
+    """songs that have a cover"""
+
+
+@dataclass
+class _Found:
+    """The groups of a source, also those that have a cover, and the folders that each lies in."""
+
+    groups: dict[str, list[Song]] = field(default_factory=lambda: defaultdict(list))
+    albums: dict[str, str | None] = field(default_factory=dict)
+    keys_of_folder: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+
+def make_plan(source: str, into: Into, on_progress: OnProgress) -> Plan:
+    """What a backfill of this folder, prefix or manifest would do. Nothing is written.
+
+    Raises: InvalidManifest; storage errors.
+    """
+    uri = objects.resolve(source)
+    tracks, left = _tracks_of_manifest(uri, on_progress) if is_manifest(uri) else _tracks_of_folder(uri, on_progress)
+    columns = [tracks[name].to_pylist() for name in ("song_id", "audio_uri", "cover_uri", "artist", "album")]
+    found = _Found()
+    unusable = {one.song_id for one in left}
+    for song_id, audio_uri, cover_uri, artist, album in zip(*columns, strict=True):
+        key = _key(song_id, audio_uri, album)
+        found.keys_of_folder[objects.parent(audio_uri)].add(key)
+        if cover_uri is None and song_id not in unusable:
+            found.groups[key].append(Song(song_id, audio_uri, artist))
+            found.albums[key] = album
+    groups = []
+    for key, songs in found.groups.items():
+        reasons = {song.song_id: _reason_against(song.uri, into, found) for song in songs}
+        left += [Left(song.song_id, song.uri, why) for song in songs if (why := reasons[song.song_id])]
+        kept = tuple(song for song in songs if not reasons[song.song_id])
+        if kept:
+            groups.append(Group(key, found.albums[key], kept))
+    count = sum(len(group.songs) for group in groups)
+    return Plan(uri, groups, left, tracks, tracks.num_rows, tracks.num_rows - count - len(left))
+
+
+def _key(song_id: str, audio_uri: str, album: str | None) -> str:
+    name = normal_name(album)
+    parts = ("album", _album_folder(audio_uri), name) if name else ("song", audio_uri, song_id)
+    return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:32]
+
+
+def _album_folder(audio_uri: str) -> str:
+    """The folder of a song; of one in a folder of one disc, the folder above."""
+    folder = objects.parent(audio_uri)
+    return objects.parent(folder) if DISC.fullmatch(objects.name(folder)) else folder
+
+
+def _reason_against(uri: str, into: Into, found: _Found) -> str | None:
+    if into == "file" and len(found.keys_of_folder[objects.parent(uri)]) > 1:
+        return _SEVERAL
+    return READ_ONLY if into == "tags" and is_read_only(uri) else None
+
+
+def is_read_only(uri: str) -> bool:
+    """Whether nobody may write to a local file; of a stored object, its store says so when it is written."""
+    path = objects.local_path(uri)
+    return path is not None and path.exists() and not path.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
+
+
+def has_cover_beside(audio_uri: str) -> bool:
+    """Whether a picture that counts for an album lies beside a song at this moment."""
+    return any(_covers_in(folder) for folder in dict.fromkeys((objects.parent(audio_uri), _album_folder(audio_uri))))
+
+
+def _covers_in(folder: str) -> bool:
+    return any(cover_rank(objects.name(info.uri).lower()) is not None for info in objects.list_folder(folder))
+
+
+def _tracks_of_folder(uri: str, on_progress: OnProgress) -> tuple[pa.Table, list[Left]]:
+    return _tagged(scan(uri)[0], on_progress)
+
+
+def _tracks_of_manifest(uri: str, on_progress: OnProgress) -> tuple[pa.Table, list[Left]]:
+    """What the manifest says, completed by the tags of the files that it says have no cover."""
+    base = objects.parent(uri)
+    rows = read_manifest(uri)
+    left, audio = [], []
+    for song_id, value in zip(rows["song_id"].to_pylist(), rows["audio_uri"].to_pylist(), strict=True):
+        try:
+            audio.append(objects.resolve(value, base))
+        except InputError as error:
+            left.append(Left(song_id, value, error.message))
+            audio.append(value)
+    rows = rows.set_column(rows.column_names.index("audio_uri"), "audio_uri", pa.array(audio, pa.string()))
+    unusable = pa.array([one.song_id for one in left], pa.string())
+    open_rows = pc.and_(pc.is_null(rows["cover_uri"]), pc.invert(pc.is_in(rows["song_id"], value_set=unusable)))
+    asked = rows.filter(open_rows)
+    beside = [f"{objects.parent(one)}/{COVER_NAME}" if has_cover_beside(one) else None
+              for one in asked["audio_uri"].to_pylist()]  # fmt: skip
+    none = pa.nulls(asked.num_rows, pa.string())
+    songs = pa.table({"row": pa.array(range(asked.num_rows), pa.int64()), "song_id": asked["song_id"],
+                      "audio_uri": asked["audio_uri"], "audio_etag": none, "album_cover": pa.array(beside, pa.string()),
+                      "album_etag": none})  # fmt: skip
+    tracks, faulty = _tagged(songs, on_progress)
+    at = pc.index_in(rows["song_id"], value_set=tracks["song_id"].combine_chunks())
+    for name in ("cover_uri", "title", "artist", "album", "genre"):
+        known = pc.coalesce(rows[name], tracks[name].take(at))
+        rows = rows.set_column(rows.column_names.index(name), name, known)
+    return rows, left + faulty
+
+
+def _tagged(songs: pa.Table, on_progress: OnProgress) -> tuple[pa.Table, list[Left]]:
+    tracks, faults, _ = tagged(songs, None, on_progress)
+    ids = songs["song_id"].to_pylist()
+    left = [Left(ids[fault["row"]], fault["uri"], fault["message"]) for fault in faults.to_pylist()]
+    return tracks.select(TRACKS.names), left
+
+
+def without(plan: Plan, done: Callable[[Song], bool]) -> Plan:
+    """The plan without the songs for which this says that they are done."""
+    groups = []
+    for group in plan.groups:
+        kept = tuple(song for song in group.songs if not done(song))
+        if kept:
+            groups.append(Group(group.key, group.album, kept))
+    count = sum(len(group.songs) for group in groups)
+    return Plan(plan.source, groups, plan.left, plan.rows, plan.songs, plan.songs - count - len(plan.left))
