@@ -2,6 +2,7 @@
 
 import base64
 import io
+from functools import cache
 from pathlib import Path
 
 import av
@@ -23,6 +24,7 @@ PICTURE = encode_picture(np.full((3, 8, 8), 200, np.uint8), 16, "jpeg")
 KINDS = ("mp3", "flac", "ogg", "opus", "m4a", "wav", "aiff", "aac")
 
 
+@cache
 def sound(kind: str, seconds: float = 1.0) -> bytes:
     """A file without tags."""
     samples, mono = music(seconds), tone(seconds, 16_000)

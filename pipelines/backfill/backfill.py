@@ -79,7 +79,8 @@ def backfill(
                 version = releases.current(workspace).version
                 run, _ = new_run(workspace, uri, into, release=version, size=size, novelty=novelty)
             maker = (maker_of or _release_covers(settings, workspace))(run)
-            writer = Writer(run, Journal(workspace, run.run_id), lease, maker)
+            timeout_s = settings.batch.song_timeout_s
+            writer = Writer(run, Journal(workspace, run.run_id), lease, maker, timeout_s)
             outcomes = _write(plan, writer, while_held(lease, on_progress))
         lease.check()
         if run is not None:
@@ -168,7 +169,8 @@ def _release_covers(settings: Settings, workspace: Workspace) -> MakerOf:
     generator, originality = settings.generator.model_dump_json(), settings.originality.model_dump_json()
 
     def maker_of(run: Run) -> MakeCover:
-        return ReleaseCovers(workspace, run.release, generator, originality, run.size, run.novelty)
+        timeout_s = settings.batch.song_timeout_s
+        return ReleaseCovers(workspace, run.release, generator, originality, run.size, run.novelty, timeout_s)
 
     return maker_of
 

@@ -60,7 +60,7 @@ class Row(BaseModel):
     @property
     def key(self) -> str:
         """Name of the row in the journal."""
-        return _hashed(f"{self.song_id}\0{self.uri}" if self.kind == "manifest" else self.uri)
+        return _hashed(f"{self.song_id}\0{self.uri}")
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -1,6 +1,6 @@
 """One new cover for a group of songs, by the models of a release, which are loaded once in each process."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
@@ -8,8 +8,10 @@ from gatefold.config import GeneratorSettings, OriginalitySettings
 from gatefold.errors import InputError
 from gatefold.generator.interface import GenerationRequest
 from gatefold.images.pixels import encode_picture
+from gatefold.storage import objects
 from gatefold.storage.contents import releases
 from gatefold.workspace import Workspace
+from pipelines.backfill.isolated import decode_song
 from pipelines.backfill.songs import Group
 from pipelines.devices import granted_device
 
@@ -36,6 +38,7 @@ class ReleaseCovers:
     Args:
         generator, originality: settings, as JSON.
         size: pixels a side.
+        timeout_s: that decoding a song may take.
     """
 
     workspace: Workspace
@@ -44,12 +47,13 @@ class ReleaseCovers:
     originality: str
     size: int
     novelty: float | None
+    timeout_s: float
 
     def __call__(self, group: Group) -> bytes:
         from gatefold.generator.originality import NewCover
 
         loaded = _loaded(self.workspace, self.version, self.generator, self.originality, granted_device())
-        encoded = _encoded(loaded, group)
+        encoded = _encoded(loaded, group, self.timeout_s)
         request = GenerationRequest(size=self.size, novelty=self.novelty)
         first = int(group.key[:8], 16)
         refused = ""
@@ -61,12 +65,16 @@ class ReleaseCovers:
         raise InputError(f"each of {_SEEDS} new covers came too close to an existing one: {refused}")
 
 
-def _encoded(loaded: "LoadedRelease", group: Group) -> "EncodedSong":
+def _encoded(loaded: "LoadedRelease", group: Group, timeout_s: float) -> "EncodedSong":
     """The first song that can be decoded. Raises: InputError, of the last that was tried."""
+    from gatefold.storage.models.loaded_release import EncodedSong
+
     failure: InputError | None = None
     for song in group.songs[:_SONGS]:
         try:
-            return replace(loaded.encode_song(song.uri), artist=song.artist)
+            windows = decode_song(song.uri, loaded.encoder.audio, timeout_s)
+            embedding = loaded.encoder.embed_song(windows.log_mel)
+            return EncodedSong(objects.name(song.uri), embedding, song=windows, artist=song.artist)
         except InputError as error:
             failure = error
     assert failure is not None

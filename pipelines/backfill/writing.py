@@ -7,7 +7,6 @@ was read. The journal has a row before it is written, and the same as done after
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import PurePosixPath
 from typing import Literal
 
 import pyarrow as pa
@@ -15,13 +14,13 @@ import pyarrow as pa
 from gatefold.errors import InputError, NotFound, StorageDenied, TooLarge
 from gatefold.storage import objects
 from gatefold.storage.leases import Lease
+from pipelines.backfill.isolated import TagRequest, write_picture
 from pipelines.backfill.journal import Journal, Row, Run, sha256
 from pipelines.backfill.making import MakeCover
 from pipelines.backfill.patches import make_patch
 from pipelines.backfill.songs import COVER_NAME, READ_ONLY, Group, Song, has_cover_beside, is_read_only
-from pipelines.backfill.tag_writing import with_picture
 
-MAX_TAGGED_BYTES = 1 << 29
+MAX_TAGGED_BYTES = 1 << 28
 """of a file whose tags are written: it is in memory a few times"""
 CHANGED = "the file was changed by somebody else meanwhile"
 COVERED = "it has a cover by now"
@@ -44,12 +43,14 @@ class Writer:
 
     Args:
         lease: of the run; nothing is written once it is lost.
+        timeout_s: that writing the tags of a file may take.
     """
 
     run: Run
     journal: Journal
     lease: Lease
     make_cover: MakeCover
+    timeout_s: float
 
     def __call__(self, groups: pa.Table) -> pa.Table:
         """A row for each of these groups: `outcomes`, as JSON."""
@@ -125,7 +126,7 @@ class Writer:
         if found.size_bytes > MAX_TAGGED_BYTES:
             raise TooLarge(f"'{uri}' has {found.size_bytes:,} bytes, limit {MAX_TAGGED_BYTES:,}; use --into file")
         data = objects.read(uri)
-        changed = with_picture(data, picture, PurePosixPath(objects.name(uri)).name)
+        changed = write_picture(TagRequest(data, picture, objects.name(uri)), self.timeout_s)
         if changed is None or has_cover_beside(song.uri):
             return COVERED
         etag = found.etag

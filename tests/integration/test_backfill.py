@@ -58,7 +58,7 @@ def test_every_kind_of_file_gets_a_cover_and_keeps_its_sound(workspace: Workspac
     assert fill(str(songs), workspace, "tags").done == 0
     run = runs(workspace)[-1]
     generator, originality = Settings().generator.model_dump_json(), Settings().originality.model_dump_json()
-    maker = ReleaseCovers(workspace, run.release, generator, originality, SIZE, None)
+    maker = ReleaseCovers(workspace, run.release, generator, originality, SIZE, None, 60.0)
     group = plan.groups[0]
     assert Journal(workspace, run.run_id).picture(group.key) == maker(group), "by Ray and in this process alike"
     assert undo(workspace, run.run_id).rejected == 0

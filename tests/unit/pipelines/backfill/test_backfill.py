@@ -20,11 +20,13 @@ from gatefold.storage import objects
 from gatefold.storage.contents.embedded_pictures import tags_of
 from gatefold.workspace import Workspace
 from pipelines.backfill import backfill as module
-from pipelines.backfill import writing
+from pipelines.backfill import isolated, writing
 from pipelines.backfill.backfill import backfill, preview, undo
 from pipelines.backfill.journal import Journal, Run, runs
 from pipelines.backfill.songs import Group
+from pipelines.backfill.tag_writing import audio_digest
 from pipelines.report import Report
+from tests.deadly_tags import make_deadly_writer
 from tests.library import PICTURE, library, sound, tag
 
 ALBUM, LOOSE, INSIDE, BESIDE = "album", "loose", "inside", "beside"
@@ -273,6 +275,42 @@ def test_a_store_that_fails_ends_the_run_and_the_next_one_goes_on_with_it(
     assert bench.run().state == "finished"
     assert sorted(bench.maker.made) == sorted(set(bench.maker.made)), "a cover that was made is not made again"
     assert len(made) < len(bench.maker.made)
+
+
+def test_a_file_that_kills_or_stalls_what_writes_its_tags_costs_itself_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolated, "make_tag_writer", make_deadly_writer)
+    for name in ("kills", "stalls"):
+        (bench.songs / "mp3" / ALBUM / "1.mp3").rename(bench.songs / "mp3" / ALBUM / f"1 {name}.mp3")
+        isolated._tag_writer.cache_clear()  # the next one is made anew
+        settings = Settings.model_validate({"batch": {"song_timeout_s": 2.0}})
+        source, kept = str(bench.songs), bench.files()[f"mp3/{ALBUM}/1 {name}.mp3"]
+        report = backfill(settings, source, bench.workspace, into="tags", size=64, maker_of=lambda _: bench.maker)
+        assert (report.done, report.rejected) == (5, 1)
+        assert bench.files()[f"mp3/{ALBUM}/1 {name}.mp3"] == kept
+        isolated._tag_writer(settings.batch.song_timeout_s).close()
+        bench.undo()
+        (bench.songs / "mp3" / ALBUM / f"1 {name}.mp3").rename(bench.songs / "mp3" / ALBUM / "1.mp3")
+    isolated._tag_writer.cache_clear()
+
+
+@pytest.mark.slow
+def test_three_hundred_files_of_all_kinds_are_filled_and_given_back(bench: Bench, tmp_path: Path) -> None:
+    bench.songs = tmp_path / "many"
+    for number in range(8):
+        library(bench.songs / f"{number}")
+    before = bench.files()
+    sounds = {name: audio_digest(data) for name, data in before.items() if not name.endswith("JPG")}
+    report = bench.fill()
+    after = bench.files()
+    assert (len(sounds), report.done, report.skipped, report.rejected) == (320, 192, 128, 0)
+    assert {name: audio_digest(after[name]) for name in sounds} == sounds
+    assert all(pictures(after[name]) for name in sounds if BESIDE not in name)
+    assert bench.fill().details["run"] is None
+    assert bench.files() == after
+    assert bench.undo().rejected == 0
+    assert bench.files() == before
 
 
 _KILLED = """
