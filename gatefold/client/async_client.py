@@ -11,7 +11,7 @@ from typing import Literal, Self, TypeVar, Unpack
 import httpx
 
 from gatefold.client import calls, files, models
-from gatefold.client.calls import Call, CoverOptions, PictureFormat, SearchOptions, SongLike
+from gatefold.client.calls import Call, CoverOptions, ExportOptions, PictureFormat, SearchOptions, SongLike
 from gatefold.client.endpoint import Endpoint, is_replayed, no_answer
 from gatefold.client.errors import ApiError, ClientError, NoAnswer
 from gatefold.client.models import JobStatus
@@ -110,6 +110,18 @@ class AsyncClient:
     async def job(self, job_id: str) -> "AsyncCoverJob":
         """A job that was created before."""
         return AsyncCoverJob(self, await self.send(calls.job(job_id)))
+
+    async def jobs(
+        self, state: str | None = None, *, limit: int | None = None, after: str | None = None
+    ) -> models.JobPage:
+        """Jobs of the caller, the last created first.
+
+        Args:
+            state: that they are in; any where absent.
+            limit: how many at most.
+            after: that of the page before.
+        """
+        return await self.send(calls.jobs(state, limit, after))
 
     async def track(self, song_id: str) -> models.TrackAnswer:
         """A song of the catalogue."""
@@ -260,9 +272,28 @@ class AsyncCoverJob:
         self.status = await self._client.send(calls.cancel(self.job_id))
         return self.status
 
-    async def image(self, index: int, *, size: int | None = None, picture_format: PictureFormat = "png") -> bytes:
-        """An encoded picture. Args: size: pixels a side, as asked for where absent."""
-        return await self._client.send(calls.image(self.job_id, index, size, picture_format))
+    async def image(
+        self,
+        index: int,
+        *,
+        size: int | None = None,
+        picture_format: PictureFormat = "png",
+        quality: int | None = None,
+        profile: str | None = None,
+    ) -> bytes:
+        """An encoded picture.
+
+        Args:
+            size: pixels a side, as the job was asked for where absent.
+            quality: 1 to 100, of JPEG and WebP.
+            profile: of a store, which decides size and shape.
+        """
+        return await self._client.send(calls.image(self.job_id, index, size, picture_format, quality, profile))
+
+    async def export(self, index: int, profile: str, **options: Unpack[ExportOptions]) -> bytes:
+        """A picture as a store demands it, with title and artist on it, checked by preflight; or a zip with its
+        sidecar."""
+        return await self._client.send(calls.export(self.job_id, index, profile, options))
 
     async def sources(self, index: int) -> list[models.CoverSource]:
         """What a new cover is made from, the largest share first."""
@@ -279,7 +310,7 @@ class AsyncCoverJob:
     async def save(
         self, folder: str | Path, *, size: int | None = None, picture_format: PictureFormat = "png"
     ) -> list[Path]:
-        """The pictures in a folder, `cover-SEED.png` or `.jpg`, with `manifest.json` beside; paths of the pictures.
+        """The pictures in a folder, `cover-SEED.png`, `.jpg` or `.webp`, and `manifest.json` beside; their paths.
 
         Raises: JobFailed; JobCancelled; JobUnfinished.
         """

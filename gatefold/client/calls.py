@@ -15,7 +15,7 @@ from gatefold.client.uploads import Fields, SongUpload
 
 SongLike = str | os.PathLike[str] | bytes
 """path of an audio file, or its bytes"""
-PictureFormat = Literal["png", "jpeg"]
+PictureFormat = Literal["png", "jpeg", "webp"]
 T = TypeVar("T")
 
 
@@ -53,6 +53,27 @@ class CoverOptions(TypedDict, total=False):
     num_inference_steps: int | None
     strength: float | None
     adapter: str | None
+
+
+class ExportOptions(TypedDict, total=False):
+    """What an export takes beside its profile."""
+
+    title: str
+    """of the release, set on the picture exactly as it is given"""
+    artist: str
+    layout: Literal["auto", "corner", "band", "poster"]
+    letters: bool
+    """whether title and artist are set on the picture; else they are metadata alone"""
+    creator: str
+    """whose cover it is, in its metadata"""
+    format: Literal["png", "jpeg"]
+    quality: int
+    """of a JPEG at most, 1 to 100"""
+    answer: Literal["file", "zip"]
+    """the picture, or a zip of it and its sidecar"""
+
+
+_Options = SearchOptions | CoverOptions | ExportOptions
 
 
 @dataclass(frozen=True)
@@ -126,6 +147,11 @@ def job(job_id: str) -> Call[models.JobStatus]:
     return _get(_job_path(job_id), models.JobStatus)
 
 
+def jobs(state: str | None, limit: int | None, after: str | None) -> Call[models.JobPage]:
+    query = {"state": state, "limit": None if limit is None else str(limit), "after": after}
+    return _get("/v1/covers", models.JobPage, {name: value for name, value in query.items() if value is not None})
+
+
 def cancel(job_id: str) -> Call[models.JobStatus]:
     return Call("DELETE", _job_path(job_id), models.JobStatus, True)
 
@@ -134,9 +160,22 @@ def events_path(job_id: str) -> str:
     return f"{_job_path(job_id)}/events"
 
 
-def image(job_id: str, index: int, size: int | None, picture_format: PictureFormat) -> Call[bytes]:
-    query = {"format": picture_format} | ({} if size is None else {"size": str(size)})
-    return _get(f"{_job_path(job_id)}/images/{int(index)}", bytes, query)
+def image(
+    job_id: str,
+    index: int,
+    size: int | None,
+    picture_format: PictureFormat,
+    quality: int | None = None,
+    profile: str | None = None,
+) -> Call[bytes]:
+    query = {"format": picture_format, "size": size, "quality": quality, "profile": profile}
+    given = {name: str(value) for name, value in query.items() if value is not None}
+    return _get(f"{_job_path(job_id)}/images/{int(index)}", bytes, given)
+
+
+def export(job_id: str, index: int, profile: str, options: ExportOptions) -> Call[bytes]:
+    body = _json(options) | {"profile": profile}
+    return Call("POST", f"{_job_path(job_id)}/images/{int(index)}/export", bytes, False, json=body)
 
 
 def sources(job_id: str, index: int) -> Call[models.CoverSources]:
@@ -194,13 +233,13 @@ def _quoted(field_name: str, value: str) -> str:
     return quote(value, safe="")
 
 
-def _json(options: SearchOptions | CoverOptions) -> dict[str, Any]:
+def _json(options: _Options) -> dict[str, Any]:
     """The options without those that are None; sequences as lists."""
     given = {name: value for name, value in options.items() if value is not None}
     return {name: _plain(name, value) for name, value in given.items()}
 
 
-def _form(options: SearchOptions | CoverOptions) -> Fields:
+def _form(options: _Options) -> Fields:
     """The same as texts: a list is a field that is sent several times, an object is JSON."""
     fields: list[tuple[str, str]] = []
     for name, value in _json(options).items():

@@ -10,7 +10,7 @@ from typing import Literal, Self, TypeVar, Unpack
 import httpx
 
 from gatefold.client import calls, files, models
-from gatefold.client.calls import Call, CoverOptions, PictureFormat, SearchOptions, SongLike
+from gatefold.client.calls import Call, CoverOptions, ExportOptions, PictureFormat, SearchOptions, SongLike
 from gatefold.client.endpoint import Endpoint, is_replayed, no_answer
 from gatefold.client.errors import ApiError, ClientError, NoAnswer
 from gatefold.client.models import JobStatus
@@ -109,6 +109,18 @@ class Client:
     def job(self, job_id: str) -> "CoverJob":
         """A job that was created before."""
         return CoverJob(self, self.send(calls.job(job_id)))
+
+    def jobs(
+        self, state: str | None = None, *, limit: int | None = None, after: str | None = None
+    ) -> models.JobPage:
+        """Jobs of the caller, the last created first.
+
+        Args:
+            state: that they are in; any where absent.
+            limit: how many at most.
+            after: that of the page before.
+        """
+        return self.send(calls.jobs(state, limit, after))
 
     def track(self, song_id: str) -> models.TrackAnswer:
         """A song of the catalogue."""
@@ -258,9 +270,28 @@ class CoverJob:
         self.status = self._client.send(calls.cancel(self.job_id))
         return self.status
 
-    def image(self, index: int, *, size: int | None = None, picture_format: PictureFormat = "png") -> bytes:
-        """An encoded picture. Args: size: pixels a side, as asked for where absent."""
-        return self._client.send(calls.image(self.job_id, index, size, picture_format))
+    def image(
+        self,
+        index: int,
+        *,
+        size: int | None = None,
+        picture_format: PictureFormat = "png",
+        quality: int | None = None,
+        profile: str | None = None,
+    ) -> bytes:
+        """An encoded picture.
+
+        Args:
+            size: pixels a side, as the job was asked for where absent.
+            quality: 1 to 100, of JPEG and WebP.
+            profile: of a store, which decides size and shape.
+        """
+        return self._client.send(calls.image(self.job_id, index, size, picture_format, quality, profile))
+
+    def export(self, index: int, profile: str, **options: Unpack[ExportOptions]) -> bytes:
+        """A picture as a store demands it, with title and artist on it, checked by preflight; or a zip with its
+        sidecar."""
+        return self._client.send(calls.export(self.job_id, index, profile, options))
 
     def sources(self, index: int) -> list[models.CoverSource]:
         """What a new cover is made from, the largest share first."""
@@ -277,7 +308,7 @@ class CoverJob:
     def save(
         self, folder: str | Path, *, size: int | None = None, picture_format: PictureFormat = "png"
     ) -> list[Path]:
-        """The pictures in a folder, `cover-SEED.png` or `.jpg`, with `manifest.json` beside; paths of the pictures.
+        """The pictures in a folder, `cover-SEED.png`, `.jpg` or `.webp`, and `manifest.json` beside; their paths.
 
         Raises: JobFailed; JobCancelled; JobUnfinished.
         """

@@ -10,8 +10,8 @@ MANIFEST = "manifest.json"
 
 
 def image_name(image: CoverImage, picture_format: PictureFormat) -> str:
-    """File name of a new cover: `cover-SEED.png` or `.jpg`."""
-    return f"cover-{image.seed}.{'jpg' if picture_format == 'jpeg' else 'png'}"
+    """File name of a new cover: `cover-SEED.png`, `.jpg` or `.webp`."""
+    return f"cover-{image.seed}.{'jpg' if picture_format == 'jpeg' else picture_format}"
 
 
 def write(folder: Path, name: str, data: bytes) -> Path:

@@ -195,6 +195,14 @@ class JobStatus(Answer):
         return self.state in ENDED
 
 
+class JobPage(Answer):
+    """Jobs of the caller, the last created first."""
+
+    jobs: list[JobStatus]
+    after: str | None
+    """names what `client.jobs(after=...)` goes on with; None where there is nothing more"""
+
+
 class BundleInfo(Answer):
     """An encoder, index or generator of a release."""
 

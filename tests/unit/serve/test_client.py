@@ -26,7 +26,8 @@ MODELS = {
     "SongView": models.EncodedSong, "MatchView": models.FoundCover, "SearchResult": models.SearchAnswer,
     "EmbeddingResult": models.EmbeddingAnswer, "CoverRequestView": models.JobSettings, "ImageView": models.CoverImage,
     "RefusedView": models.RefusedCover, "SourceView": models.CoverSource, "SourcesView": models.CoverSources,
-    "JobView": models.JobStatus, "PartView": models.BundleInfo, "ReleaseView": models.ReleaseInfo,
+    "JobView": models.JobStatus,
+    "JobList": models.JobPage, "PartView": models.BundleInfo, "ReleaseView": models.ReleaseInfo,
     "NeighbourView": models.NeighbourScore, "CoverManifest": models.JobManifest, "Health": models.HealthAnswer,
 }  # fmt: skip
 """By the name in the description, what the client makes of it."""
@@ -92,6 +93,20 @@ def test_songs_are_found_by_file_bytes_id_and_embedding(endpoint: Callable[..., 
             client.track("nobody")
     assert sorted(e.active.optouts.song_ids) == ["t5"]
     assert e.retriever.asked[1].filters.exclude_song_ids == {"t0"}
+
+
+def test_jobs_are_listed_page_by_page_and_exported(endpoint: Callable[..., Any]) -> None:
+    with listening(endpoint().client.app) as url, Client(url) as client:
+        jobs = [client.generate(song_id="t3", n=1, seed=seed).wait(20) for seed in range(3)]
+        first = client.jobs("succeeded", limit=2)
+        rest = client.jobs("succeeded", limit=2, after=first.after)
+        assert [one.job_id for one in first.jobs + rest.jobs] == [job.job_id for job in reversed(jobs)]
+        assert (rest.after, client.jobs("failed").jobs) == (None, [])
+        assert jobs[0].image(0, size=32, picture_format="webp", quality=50)[8:12] == b"WEBP"
+        assert jobs[0].export(0, "bandcamp", title="T", artist="A").startswith(b"\xff\xd8")
+        assert jobs[0].status.expires_at is not None
+        again = client.generate(song_id="t3", n=1, idempotency_key="k")
+        assert (again.replayed, client.generate(song_id="t3", n=1, idempotency_key="k").replayed) == (False, True)
 
 
 def test_a_job_is_cancelled(endpoint: Callable[..., Any]) -> None:
