@@ -13,23 +13,29 @@ class Workspace:
 
     @property
     def catalogue(self) -> str:
+        """Tracks, one row a song."""
         return f"{self.uri}/catalogue"
 
     def spectrograms(self, audio: AudioSettings) -> str:
+        """Log-mel windows, one row a window, made with these settings."""
         return f"{self.uri}/spectrograms/{audio.fingerprint()}"
 
     def covers(self, cover: CoverSettings) -> str:
+        """Pixels, one row a song, made with these settings."""
         return f"{self.uri}/covers/{cover.fingerprint()}"
 
     def rejects(self, stage: str) -> str:
+        """One row for each input that a stage could not use."""
         return f"{self.uri}/rejects/{stage}"
 
     @property
     def encoders(self) -> str:
+        """Bundles of encoders, by version."""
         return f"{self.uri}/encoders"
 
     @property
     def generators(self) -> str:
+        """Bundles of generators, by version."""
         return f"{self.uri}/generators"
 
     @property
@@ -39,9 +45,11 @@ class Workspace:
 
     @property
     def indexes(self) -> str:
+        """Bundles of indexes, by version."""
         return f"{self.uri}/indexes"
 
     def embeddings(self, encoder_version: str) -> str:
+        """Song and cover embeddings by this encoder, one row a song."""
         return f"{self.uri}/embeddings/{encoder_version}"
 
     def neighbours(self, generator_version: str) -> str:
@@ -70,6 +78,7 @@ class Workspace:
 
     @property
     def releases(self) -> str:
+        """Which encoder, index and generator serve together."""
         return f"{self.uri}/releases"
 
     @property
@@ -79,4 +88,5 @@ class Workspace:
 
     @property
     def reports(self) -> str:
+        """What each stage did, as JSON."""
         return f"{self.uri}/reports"

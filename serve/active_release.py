@@ -44,6 +44,7 @@ class ActiveRelease:
         self._busy[services.release.version] += 1
 
     def release(self, services: ReleaseServices) -> None:
+        """Ends work that `acquire` counted."""
         self._busy[services.release.version] -= 1
 
     def in_use(self) -> list[str]:

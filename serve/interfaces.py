@@ -58,7 +58,7 @@ class SongQuery:
     filters: Filters = ALL
 
     def to_query(self, known: IndexedTrack) -> Query:
-        """Raises: UnknownTrack where only its cover is known."""
+        """The search by this song's embedding. Raises: UnknownTrack where only its cover is known."""
         return Query(song_embedding(known), self.encoder, self.k, self.filters)
 
 
@@ -135,7 +135,7 @@ class CoverRetrieval(Protocol):
         is not there or has no embedding."""
 
     async def track(self, song_id: str) -> IndexedTrack:
-        """Raises: UnknownTrack."""
+        """The track of this id, with its embeddings float32 [D]. Raises: UnknownTrack."""
 
     async def cover_embeddings(self, song_ids: list[str]) -> Vector:
         """float32 [N, D]. Raises: UnknownTrack."""

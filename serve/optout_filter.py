@@ -75,6 +75,7 @@ class OptOutFilteredRetriever:
             wanted = query.k + 2 * (len(found) - len(left))
 
     async def track(self, song_id: str) -> IndexedTrack:
+        """As `CoverRetrieval.track`. Raises: UnknownTrack, also for a withdrawn one."""
         self._check(song_id)
         return await self._retriever.track(song_id)
 

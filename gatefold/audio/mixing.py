@@ -53,7 +53,7 @@ class Mixer:
         return mixed
 
     def mono_of(self, frame: av.AudioFrame) -> Waveform:
-        """[N], full scale being 1."""
+        """The frame's channels as one, float32 [N], full scale being 1."""
         if frame.layout.nb_channels > _MOST_PLANES:
             (frame,) = av.AudioResampler(format="flt").resample(frame)
         block = frame.to_ndarray()

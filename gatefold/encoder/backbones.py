@@ -123,6 +123,7 @@ class Backbone(nn.Module):
         return features
 
     def train(self, mode: bool = True) -> "Backbone":
+        """Sets the mode of all but what is frozen and batch norms, which keep their statistics."""
         super().train(mode)
         for module in self.network.modules():
             if self.frozen or isinstance(module, nn.BatchNorm2d):

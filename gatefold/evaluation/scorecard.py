@@ -48,6 +48,7 @@ class Metric:
     statistic: Statistic = metrics.mean
 
     def value(self) -> float:
+        """The statistic of the values, each counting once."""
         return float(self.statistic(self.values, np.ones((1, len(self.values))))[0])
 
 

@@ -69,6 +69,7 @@ class Refused:
 
     @property
     def detail(self) -> str:
+        """What was measured, the limit and what to do, for a person."""
         what = {
             "too_much_of_one_source": f"{self.value:.0%} of it come from one source",
             "region_too_large": f"a connected region of {self.value:.0%} comes from one source",

@@ -157,10 +157,12 @@ class CoverPipeline(DiffusionPipeline):
 
     @property
     def num_inference_steps(self) -> int:
+        """denoising steps where none are asked for"""
         return int(self.config["num_inference_steps"])
 
     @property
     def guidance_scale(self) -> float:
+        """where none is asked for; 1 is no guidance"""
         return float(self.config["guidance_scale"])
 
     @torch.inference_mode()

@@ -64,6 +64,7 @@ class MatchColumns:
     """by field of Track"""
 
     def matches(self) -> list[Match]:
+        """One match for each cover, with its rank from 1; scores are at most 1."""
         names, rows = tuple(self.tracks), zip(*self.tracks.values(), strict=True)
         return _MATCHES.validate_python(  # all in one go, which takes half as long as one by one
             [

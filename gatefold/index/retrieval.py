@@ -115,6 +115,7 @@ class CoverIndex:
 
     @property
     def embed_dim(self) -> int:
+        """D, width of the embeddings"""
         return int(self._covers.shape[1])
 
     def search(
@@ -221,7 +222,7 @@ class CoverIndex:
         return scores, ids
 
     def get(self, song_id: str) -> IndexedTrack:
-        """Raises: UnknownTrack."""
+        """The track of this id, with the embeddings there are, float32 [D] each. Raises: UnknownTrack."""
         row = self._row(song_id)
         values = {name: self._tracks[name][row] for name in (*METADATA, "song_embedding", "cover_embedding")}
         sides = (values["song_embedding"].values, values["cover_embedding"].values)

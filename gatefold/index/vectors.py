@@ -42,6 +42,10 @@ SEED = 1234
 def choose(count: int, width: int, settings: IndexSettings) -> Kind:
     """The kind asked for, or by "auto" the most exact that is fast enough and fits the memory.
 
+    Args:
+        count: T, how many vectors are to be kept.
+        width: D.
+
     Raises: InvalidSettings when it takes more than `settings.max_bytes`.
     """
     if count == 0:  # nothing to learn from
@@ -61,7 +65,12 @@ def choose(count: int, width: int, settings: IndexSettings) -> Kind:
 
 
 def bytes_of(kind: Kind, count: int, width: int) -> int:
-    """What an index of this kind will take in memory, to a few percent."""
+    """What an index of this kind will take in memory, to a few percent.
+
+    Args:
+        count: T, how many vectors it keeps.
+        width: D.
+    """
     centroids = nlist_for(count) * width * 4
     if kind == "flat":
         return count * width * 4
@@ -122,7 +131,7 @@ def _empty(kind: Kind, count: int, width: int) -> faiss.Index:
 
 
 def kind_of(index: faiss.Index) -> Kind:
-    """Raises: BundleCorrupt for one that `build` does not make."""
+    """Which kind of index this is. Raises: BundleCorrupt for one that `build` does not make."""
     made = {"IndexFlatIP": "flat", "IndexFlat": "flat", "IndexHNSWFlat": "hnsw", "IndexIVFFlat": "ivf",
             "IndexRefine": "ivfpq"}
     name = type(index).__name__
@@ -282,7 +291,7 @@ def serialize(index: faiss.Index) -> bytes:
 
 
 def deserialize(data: bytes) -> faiss.Index:
-    """Raises: BundleCorrupt."""
+    """The index that `serialize` wrote. Raises: BundleCorrupt."""
     try:
         return faiss.deserialize_index(np.frombuffer(data, np.uint8))
     except (RuntimeError, MemoryError) as error:

@@ -106,6 +106,7 @@ def _refuse_short(response_dict: dict[str, Any], operation_model: Any, **_: obje
 
 
 def target(uri: str) -> dict[str, str]:
+    """Bucket and key, as the SDK's calls take them. Raises: ObjectNotFound for a bucket."""
     bucket, key = bucket_and_key(uri)
     if not key:
         raise ObjectNotFound(f"'{uri}' is a bucket, not an object")
@@ -113,6 +114,7 @@ def target(uri: str) -> dict[str, str]:
 
 
 def code(error: ClientError) -> str:
+    """The store's own name of the error, as "NoSuchKey"; empty where it gives none."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 

@@ -259,5 +259,9 @@ def _fill(form: str, rng: np.random.Generator) -> str:
 
 
 def beats_per_minute(tempo: float) -> float:
-    """66 to 158."""
+    """Beats a minute, 66 to 158.
+
+    Args:
+        tempo: the trait, 0 to 1.
+    """
     return 66.0 + 92.0 * tempo

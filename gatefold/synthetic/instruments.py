@@ -62,7 +62,14 @@ def _cycle(wave: str, formant: int, harmonics: int) -> Wave:
 
 
 def tone(voice: Voice, formant: int, pitch: float, beat_s: float, attack_s: float) -> Wave:
-    """One note of unit level at a MIDI pitch, with its envelope, float32 [n]."""
+    """One note of unit level with its envelope, float32 [n] at `SAMPLE_RATE`.
+
+    Args:
+        formant: which overtones are raised: those about number 2 + formant.
+        pitch: MIDI number, 69 is 440 Hz.
+        beat_s: seconds of a beat; the note decays over `voice.decay_beats` of them.
+        attack_s: seconds that it takes to rise.
+    """
     frequency = 440.0 * 2 ** ((pitch - 69) / 12)
     harmonics = max(1, min(64, int(9_500 / frequency)))
     decay_s = voice.decay_beats * beat_s
@@ -115,7 +122,11 @@ _HITS: dict[str, _Hit] = {
 
 @lru_cache(maxsize=32)
 def drum_hit(name: str) -> Wave:
-    """One stroke of a drum, float32 [n]."""
+    """One stroke of a drum, float32 [n] at `SAMPLE_RATE`.
+
+    Args:
+        name: of the drum, as "kick".
+    """
     hit = _HITS[name]
     length = int(SAMPLE_RATE * max(hit.tone_decay_s, hit.noise_decay_s) * 5)
     time = np.arange(length) / SAMPLE_RATE

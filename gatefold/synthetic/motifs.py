@@ -21,8 +21,12 @@ Points = NDArray[np.float64]
 
 
 def oklch(lightness: float, chroma: float, hue: float) -> Colour:
-    """The sRGB bytes of an OKLCH colour; lightness in [0, 1], hue in degrees. Chroma gives way where the screen has
-    no such colour.
+    """The sRGB bytes of an OKLCH colour. Chroma gives way where the screen has no such colour.
+
+    Args:
+        lightness: 0 (black) to 1 (white).
+        chroma: from 0 (grey); about 0.3 is the most that a screen has.
+        hue: degrees.
 
     Source: B. Ottosson, "A perceptual color space for image processing" (2020).
     """
@@ -92,10 +96,12 @@ class Sketch:
         self.draw.polygon((points * self.side).ravel().tolist(), fill=colour)
 
     def disc(self, x: float, y: float, radius: float, colour: Colour) -> None:
+        """Fills a circle; centre and radius are shares of the side."""
         box = [(x - radius) * self.side, (y - radius) * self.side, (x + radius) * self.side, (y + radius) * self.side]
         self.draw.ellipse(box, fill=colour)
 
     def box(self, left: float, top: float, right: float, bottom: float, colour: Colour) -> None:
+        """Fills a rectangle; its edges are shares of the side, from the top left."""
         self.draw.rectangle([left * self.side, top * self.side, right * self.side, bottom * self.side], fill=colour)
 
     def line(self, points: Points, width: float, colour: Colour) -> None:
@@ -110,6 +116,7 @@ class Sketch:
         )
 
     def jitter(self, spread: float) -> float:
+        """A number between -spread and spread, drawn at random."""
         return float(self.rng.uniform(-spread, spread))
 
 

@@ -30,10 +30,12 @@ class Block:
     seconds: float
 
     def to_json(self) -> str:
+        """As text, from which `from_json` makes the same block."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, said: str) -> "Block":
+        """What `to_json` wrote."""
         read = json.loads(said)
         parts = {side: Part(**read[side]) if read[side] else None for side in ("rows", "rejects")}
         return cls(**(read | parts))
@@ -61,6 +63,7 @@ class ProgressCounts:
     began: float = field(default_factory=time.monotonic)
 
     def add(self, block: Block) -> None:
+        """Counts the songs of a block that is done."""
         songs = sum(block.codes.values()) + (block.rows.songs if block.rows else 0)
         self.done += songs
         self.songs += songs
@@ -88,6 +91,7 @@ class ProgressCounts:
         return RejectSample(self.codes, self.songs, self.tried, self.block_songs, self.total - self.done)
 
     def outcome(self) -> Outcome:
+        """Songs in all and rejects by code, of all runs together."""
         return Outcome(self.total, dict(self.rejected))
 
     def report(self, stage: Stage, **more: JsonValue) -> Report:

@@ -48,6 +48,7 @@ class Stage:
 
     @property
     def rejects(self) -> str:
+        """URI of the table of this stage's rejects."""
         return self.workspace.rejects(self.name)
 
     @property
@@ -91,7 +92,7 @@ def forget(workspace: Workspace, stage: str) -> None:
 
 
 def spectrogram_stage(settings: Settings, workspace: Workspace) -> Stage:
-    """Raises: StageMissing when there is no catalogue yet."""
+    """The stage that makes log-mel windows of songs. Raises: StageMissing when there is no catalogue yet."""
     return Stage(SPECTROGRAMS, workspace.spectrograms(settings.audio), workspace, _fingerprint(workspace))
 
 
@@ -101,7 +102,7 @@ def spectrogram_tracks(workspace: Workspace) -> pa.Table:
 
 
 def cover_stage(settings: Settings, workspace: Workspace) -> Stage:
-    """Raises: StageMissing when there is no catalogue yet."""
+    """The stage that makes pixels of covers. Raises: StageMissing when there is no catalogue yet."""
     return Stage(COVERS, workspace.covers(settings.stored_cover), workspace, _fingerprint(workspace))
 
 
@@ -112,7 +113,13 @@ def cover_tracks(workspace: Workspace) -> pa.Table:
 
 
 def embedding_stage(settings: Settings, workspace: Workspace, encoder: str) -> Stage:
-    """Raises: StageMissing when there is no catalogue yet."""
+    """The stage that embeds songs and covers.
+
+    Args:
+        encoder: version of its bundle.
+
+    Raises: StageMissing when there is no catalogue yet.
+    """
     digest = hashlib.sha256(_fingerprint(workspace).encode())
     for folder in (workspace.spectrograms(settings.audio), workspace.covers(settings.stored_cover)):
         digest.update("\n".join(["", *tables.parts(folder)]).encode())

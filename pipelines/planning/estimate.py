@@ -43,9 +43,11 @@ class Range(Record):
     high: float
 
     def times(self, factor: float) -> "Range":
+        """Mean and bounds, each times the factor, which is not negative."""
         return Range(mean=self.mean * factor, low=self.low * factor, high=self.high * factor)
 
     def plus(self, other: "Range") -> "Range":
+        """Means and bounds, each summed."""
         return Range(mean=self.mean + other.mean, low=self.low + other.low, high=self.high + other.high)
 
 

@@ -59,7 +59,7 @@ class WorkerType(Section):
 
 
 def read_prices(path: Path) -> Prices:
-    """Raises: InvalidSettings naming the file and what is wrong in it."""
+    """The prices in a YAML file. Raises: InvalidSettings naming the file and what is wrong in it."""
     try:
         return Prices.model_validate(_read_mapping(path))
     except ValidationError as error:

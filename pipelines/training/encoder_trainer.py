@@ -174,6 +174,7 @@ class EncoderTrainer:
         return patience is not None and bool(recalls) and len(recalls) - 1 - recalls.index(max(recalls)) >= patience
 
     def state_dict(self) -> dict[str, Any]:
+        """All that a training goes on from: tensors and plain values."""
         return {
             "model": self._module.state_dict(),
             "average": self.average.state_dict(),

@@ -48,9 +48,11 @@ class ProgressActor:
         self._noted = (0, 0)
 
     def note(self, done: int, total: int) -> None:
+        """Keeps how many steps are done, of how many."""
         self._noted = (done, total)
 
     def read(self) -> tuple[int, int]:
+        """Steps done and steps in all, as noted last."""
         return self._noted
 
 
@@ -295,6 +297,7 @@ class OptimizerSchedule:
         self._parts: list[Any] = [*self._optimizers, *self._schedules]
 
     def step(self) -> None:
+        """One update by the gradients, which are cleared, and the learning rate of the next."""
         for optimizer, schedule in zip(self._optimizers, self._schedules, strict=True):
             optimizer.step()
             optimizer.zero_grad()
@@ -306,9 +309,11 @@ class OptimizerSchedule:
         return float(self._optimizers[0].param_groups[0]["lr"])
 
     def state_dict(self) -> list[dict[str, Any]]:
+        """Of each optimizer, then of each schedule."""
         return [part.state_dict() for part in self._parts]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Takes back what `state_dict` gave."""
         for part, state in zip(self._parts, states, strict=True):
             part.load_state_dict(state)
 
@@ -328,9 +333,11 @@ class LossHistory:
         self._points[-1] = (step, mean + (loss - mean) / (count + 1), count + 1)
 
     def state_dict(self) -> list[tuple[int, float, int]]:
+        """Points: last step, mean loss, steps that it is the mean of."""
         return list(self._points)
 
     def load_state_dict(self, state: list[tuple[int, float, int]]) -> None:
+        """Takes back what `state_dict` gave."""
         self._points = list(state)
 
 

@@ -192,6 +192,8 @@ class Api:
 
 
 def require_api_key(keys: Keys) -> Callable[..., Awaitable[None]]:
+    """A dependency of routes that lets in whom the keys let in, and notes the caller in the request's state."""
+
     async def accept_anyone(request: Request) -> None:
         """Accepts every caller."""
         request.state.caller = keys.caller(None)

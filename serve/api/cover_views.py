@@ -27,6 +27,7 @@ def matches_of(job: Job) -> tuple[Match, ...]:
 
 
 def job_view(job: Job) -> JobView:
+    """The job as the API shows it."""
     return JobView(
         job_id=job.job_id,
         state=job.state,
@@ -91,7 +92,7 @@ def _refused_views(job: Job) -> list[RefusedView]:
 
 
 def new_cover(job: Job, index: int) -> StoredCover:
-    """Raises: NotFound saying why there is none."""
+    """The cover that a job generated as number `index`, from 0. Raises: NotFound saying why there is none."""
     if job.result is None:
         raise NotFound(f"job '{job.job_id}' has no images: it is {job.state}")
     if not 0 <= index < job.spec.n:
@@ -129,6 +130,7 @@ def manifest_of(job: Job) -> CoverManifest:
 
 
 def request_view(spec: JobSpec) -> CoverRequestView:
+    """What was asked for, as the API shows it."""
     request, picked = spec.job.request, spec.job.source_song_ids
     return CoverRequestView(
         n=spec.n,
@@ -166,4 +168,5 @@ def sources_view(job: Job, index: int) -> SourcesView:
 
 
 def path_of(job: Job) -> str:
+    """The path of the job in the API."""
     return f"/v1/covers/{job.job_id}"

@@ -224,6 +224,7 @@ class ExportRoutes:
         self._store, self._limits, self._files = store, limits, files
 
     def router(self) -> APIRouter:
+        """The routes of exports."""
         router = APIRouter(prefix="/covers", tags=["covers"])
         schema = ExportFields.model_json_schema() | marked(x_max_bytes="json_max_bytes")
         body = {"required": True, "content": {"application/json": {"schema": schema}}}

@@ -37,6 +37,7 @@ class Examples:
         self._examples = {} if folder is None else {example.file: example for example in _read(folder)}
 
     def router(self) -> APIRouter:
+        """The routes of the example songs."""
         router = APIRouter(prefix="/examples", tags=["examples"])
         router.add_api_route("", self.list)
         add_content_route(router, "/{file}", self.file, "audio/*", _UNKNOWN_TYPE)

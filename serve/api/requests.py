@@ -46,6 +46,7 @@ class SearchFields(Body):
 
     @property
     def filters(self) -> Filters:
+        """The filters of these fields, for the index."""
         genres = (("genre", frozenset(self.genres)),) if self.genres else ()
         where = tuple((column, frozenset(values)) for column, values in self.where.items())
         return Filters(frozenset(self.exclude_song_ids), frozenset(self.exclude_artists), (*genres, *where))
@@ -106,6 +107,7 @@ class CoverFields(Body):
 
     @property
     def generator_request(self) -> GenerationRequest:
+        """What of these fields goes to the generator."""
         return GenerationRequest(
             size=self.size,
             novelty=self.novelty,

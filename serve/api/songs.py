@@ -58,6 +58,7 @@ class SongRoutes:
         self._cache = f"{cache}, max-age={COVER_MAX_AGE_S}"
 
     def router(self) -> APIRouter:
+        """The routes of searches, embeddings and tracks."""
         router = APIRouter(tags=["songs"])
         either = body_of(requests.SearchUpload, requests.SearchQuery)
         router.add_api_route("/searches", self.search, methods=["POST"], openapi_extra=either)

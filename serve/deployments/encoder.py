@@ -63,6 +63,7 @@ class SongEncoder:
         return await asyncio.get_running_loop().run_in_executor(self._workers, self._model.embed_covers, writable)
 
     async def describe(self) -> EncoderFacts:
+        """The limits of a song and the fingerprint of the encoder."""
         return EncoderFacts(self._audio, self._model.fingerprint)
 
     def _encode_song(self, data: bytes, name: str, spectrogram: bool) -> SongEmbedding:

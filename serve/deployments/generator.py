@@ -87,6 +87,7 @@ class CoverGenerator:
         self._workers = replica.workers(1, tuning["threads"])  # one worker: one job at a time, whatever arrives
 
     async def describe(self) -> GeneratorFacts:
+        """Kind and defaults of the generator, and what it may be asked for."""
         model, loaded = self._loaded.model, self._loaded
         return GeneratorFacts(
             model.kind, model.num_sources, model.accepts, model.novelty, loaded.sources, loaded.cover

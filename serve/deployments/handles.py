@@ -52,6 +52,7 @@ class EncoderHandle:
         self._facts: EncoderFacts | None = None
 
     async def encode_song(self, data: bytes, name: str, spectrogram: bool) -> SongEmbedding:
+        """As `SongEncoding.encode_song`."""
         # once: the uploaded bytes may be what the replica died of, and would end the next one too
         encoded: SongEmbedding = await call(self._handle.encode_song, data, name, spectrogram, attempts=1)
         return encoded
@@ -100,6 +101,7 @@ class RetrieverHandle:
         self._search_batched = batched(self._search_batch)
 
     async def search(self, query: Query | SongQuery) -> list[Match]:
+        """As `CoverRetrieval.search`."""
         answer: MatchColumns | GatefoldError = await self._search_batched(query)
         if isinstance(answer, GatefoldError):
             raise answer
@@ -110,6 +112,7 @@ class RetrieverHandle:
         return answers
 
     async def track(self, song_id: str) -> IndexedTrack:
+        """As `CoverRetrieval.track`."""
         track: IndexedTrack = await call(self._handle.track, song_id)
         return track
 
@@ -133,6 +136,7 @@ class GeneratorHandle:
         self._replicas, self._counted_until = 0, 0.0
 
     async def generate(self, job: GenerationJob) -> AsyncGenerator[float | GenerationResult, None]:
+        """As `CoverGeneration.generate`."""
         for attempt in range(1, ATTEMPTS + 1):
             response = self._streaming.generate.remote(job)
             finished = False
@@ -176,6 +180,7 @@ class ServeReadiness:
         self._ready_until = 0.0
 
     async def check(self) -> None:
+        """As `Readiness.check`."""
         if time.monotonic() < self._ready_until:  # many who ask at once cost the controller one question
             return
         known = (await asyncio.to_thread(serve.status)).applications

@@ -67,6 +67,7 @@ class CoverShard:
         return search_batch(self._index, queries)
 
     async def track(self, song_id: str) -> IndexedTrack:
+        """The track of this id, with its embeddings float32 [D]. Raises: UnknownTrack."""
         return self._index.get(song_id)
 
     async def cover_embeddings(self, song_ids: list[str]) -> Vector:
@@ -105,7 +106,7 @@ class CoverRetriever:
             return error
 
     async def track(self, song_id: str) -> IndexedTrack:
-        """Raises: UnknownTrack."""
+        """The track of this id, with its embeddings float32 [D]. Raises: UnknownTrack."""
         return await self._index.track(song_id)
 
     async def cover_embeddings(self, song_ids: list[str]) -> Vector:
@@ -113,6 +114,7 @@ class CoverRetriever:
         return await self._index.cover_embeddings(song_ids)
 
     async def describe(self) -> IndexFacts:
+        """Covers in all shards, and the width of an embedding."""
         return self._facts
 
 

@@ -42,7 +42,12 @@ class Parameters:
     """share of a picture above which a source's prior is lowered while the picture is composed"""
 
     def half_window(self, size: int, t: float) -> int:
-        """Pixels that a window reaches to each side of its centre, at a level of `size` pixels a side."""
+        """Pixels that a window reaches to each side of its centre.
+
+        Args:
+            size: pixels a side of the level.
+            t: noise level, 0 (none) to 1 (noise alone).
+        """
         return max(self.narrowest, round(self.widest * size * t)) // 2
 
 

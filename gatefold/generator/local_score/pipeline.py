@@ -69,11 +69,13 @@ class LocalScorePipeline(DiffusionPipeline):
 
     @property
     def curve(self) -> list[CurvePoint]:
+        """Calibrated points, from the closest to the most novel pictures."""
         points = json.loads(self.config["curve"])
         return [CurvePoint(Parameters(**point.pop("parameters")), **point) for point in points]
 
     @property
     def num_sources(self) -> int:
+        """nearest covers that pictures are made from"""
         return int(self.config["num_sources"])
 
     @property
@@ -83,6 +85,7 @@ class LocalScorePipeline(DiffusionPipeline):
 
     @property
     def encoder_fingerprint(self) -> str:
+        """of the encoder whose cosines it is given"""
         return str(self.config["encoder_fingerprint"])
 
     @property
@@ -92,7 +95,11 @@ class LocalScorePipeline(DiffusionPipeline):
         return self.config["default"] / last if last else 0.0
 
     def parameters(self, novelty: float | None) -> Parameters:
-        """Those at a place on the curve from 0, the closest, to 1, the most novel; between points they are mixed."""
+        """Those at a place on the curve; between points they are mixed.
+
+        Args:
+            novelty: 0, the closest pictures, to 1, the most novel; the default point's where it is None.
+        """
         points = [point.parameters for point in self.curve]
         place = (self.novelty if novelty is None else novelty) * (len(points) - 1)
         below = min(int(place), max(0, len(points) - 2))

@@ -58,6 +58,7 @@ class GeneratedForSong:
 
     @property
     def new(self) -> list[NewCover]:
+        """Those that kept within all limits, in the order of the seeds."""
         return [cover for cover in self.covers if isinstance(cover, NewCover)]
 
 
