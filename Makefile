@@ -20,7 +20,7 @@ serve: $(INSTALLED) ## serve the active release of the workspace; SERVE_ARGS= go
 	.venv/bin/gatefold serve $(SERVE_ARGS)
 
 test: $(INSTALLED) ## run the tests, which need Chromium for the page; ARGS= goes to pytest
-	.venv/bin/pytest -n 2 $(ARGS)
+	.venv/bin/pytest $(ARGS)
 
 test-chaos: $(INSTALLED) ## kill what can be killed, spoil what can be spoilt, and all else that takes minutes; ARGS= goes to pytest
 	.venv/bin/pytest -m 'chaos or kills' tests/chaos tests/integration $(ARGS)

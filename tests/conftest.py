@@ -3,6 +3,7 @@
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)  # before nodes are named by their group
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that use the session's `demo` stay together too: it takes minutes, and need not be made twice."""
     for item in items:
