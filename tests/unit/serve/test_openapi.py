@@ -1,7 +1,6 @@
 """The description says what the endpoint does: as it is written, and as schemathesis tries it with a key."""
 
 import hashlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,7 +101,6 @@ def test_a_truth_value_of_a_form_is_written_as_in_json(endpoint: Callable[..., A
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="schemathesis runs on Python 3.11 and later")
 def test_with_a_key_the_endpoint_does_what_its_description_says(endpoint: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "c.png"
     path.write_bytes(encode_picture(np.zeros((3, 64, 64), np.uint8), 400, "png"))
