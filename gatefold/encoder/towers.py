@@ -9,8 +9,7 @@ descriptor, D = width of the joint space.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ from gatefold.config import AudioSettings, CoverSettings, EncoderSettings
 from gatefold.encoder.backbones import Backbone
 from gatefold.encoder.features import describe_cover, describe_song, levels
 from gatefold.errors import WrongModel
+from gatefold.images.likeness import one_thread
 from gatefold.images.pixels import resized, to_model
 
 _LEAST_SPREAD = 1e-3  # of a descriptor, in its own unit, which is about 1: one that never varies is not made to
@@ -257,7 +257,7 @@ class DualEncoder(nn.Module):
             return np.zeros((0, self.settings.embed_dim), np.float32)
         windows = torch.from_numpy(np.concatenate(log_mels))
         at_once = _WINDOWS_ON_CPU if self._device.type == "cpu" else _WINDOWS_ON_GPU
-        with _one_thread():
+        with one_thread():
             parts = [self.encode_song(some.to(self._device, torch.float32)) for some in torch.split(windows, at_once)]
         of_songs = torch.split(torch.cat(parts), [len(log_mel) for log_mel in log_mels])
         return torch.stack([fn.normalize(own.mean(0), dim=-1) for own in of_songs]).cpu().numpy()
@@ -280,14 +280,3 @@ class DualEncoder(nn.Module):
     @property
     def _device(self) -> torch.device:
         return self.logit_scale.device
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """What is computed inside runs on one thread of the CPU."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

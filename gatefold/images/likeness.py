@@ -9,7 +9,8 @@ Source: Tan & Le 2019, "EfficientNet: Rethinking Model Scaling for Convolutional
 Google's, without squeeze-and-excitation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -66,7 +67,8 @@ class IndependentFeatures:
         """
         if pixels.ndim != 4 or pixels.shape[1] != 3 or pixels.dtype != np.uint8:
             raise InputError(f"pixels {pixels.dtype} {list(pixels.shape)}: uint8 [covers, 3, side, side] is wanted")
-        parts = [self._features(pixels[at : at + _BATCH]) for at in range(0, len(pixels), _BATCH)]
+        with one_thread():
+            parts = [self._features(pixels[at : at + _BATCH]) for at in range(0, len(pixels), _BATCH)]
         return np.concatenate(parts) if parts else np.zeros((0, WIDTH), np.float32)
 
     def _features(self, pixels: npt.NDArray[np.uint8]) -> Floats:
@@ -76,6 +78,17 @@ class IndependentFeatures:
         values = ((values - _CENTRE) / _SPREAD).contiguous(memory_format=torch.channels_last)
         found = self._extract(values)
         return found.mean((2, 3)).cpu().numpy()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """What is computed inside runs on one thread of the CPU: a sum that is split over several may round otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _load() -> nn.Module:

@@ -95,7 +95,8 @@ def test_serve_prints_its_url_answers_and_stops_in_order(
     demo: Demo, environment: dict[str, str], stop: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shell = demo.shell
-    for name, value in environment.items():
+    database = {"GATEFOLD_DATABASE_URL": f"sqlite:///{shell.folder}/jobs.sqlite"}  # the workspace is a bucket
+    for name, value in (environment | database).items():
         monkeypatch.setitem(shell.environment, name, value)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

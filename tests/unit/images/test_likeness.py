@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from gatefold.errors import InputError
 from gatefold.images import likeness
@@ -38,6 +39,16 @@ def test_a_cover_has_the_same_bits_alone_and_among_others_and_again(network: Ind
     alone = np.concatenate([network.features(covers[at : at + 1]) for at in (0, 7, 34)])
     np.testing.assert_array_equal(together[[0, 7, 34]], alone)
     np.testing.assert_array_equal(IndependentFeatures().features(covers[:3]), together[:3])
+
+
+def test_a_cover_has_the_same_bits_on_any_number_of_threads(network: IndependentFeatures) -> None:
+    covers = drawn(6)
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(network.features(covers[:threads]))
+    torch.set_num_threads(1)
+    np.testing.assert_array_equal(found[0][0], found[1][0])
 
 
 def test_a_cover_is_like_itself_at_another_size_and_less_like_noise(network: IndependentFeatures) -> None:
