@@ -3,13 +3,14 @@ command line."""
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gatefold.cli.session import Session
 
 if TYPE_CHECKING:
+    from gatefold.generator.interface import Generated
     from gatefold.storage.models.loaded_release import LoadedRelease
 
 SONG = "A sound file, its s3:// URI, or a song_id of the catalogue."
@@ -69,10 +70,25 @@ def generate(
     seeds = range(seed, seed + n)
     with session.terminal.progress("generating") as on_step:
         made = loaded.generate(encoded, seeds=seeds, request=request, source_song_ids=sources, on_step=on_step)
-    record = write_covers(folder, encoded.name, made.covers, made.record)
+    record = write_covers(folder, encoded.name, made.covers, made.record, partial(_png, session, made.record))
     shown = [str(folder / name) for name in record["pictures"]]
     refused = [f"seed {one['seed']}: none, since {one['detail']}" for one in record["covers"] if "refused" in one]
     session.terminal.result({**record, "folder": str(folder.resolve())}, *shown, *refused)
+
+
+def _png(session: Session, record: dict[str, Any], generated: "Generated") -> bytes:
+    """The same file as the endpoint gives for this cover."""
+    from gatefold.export.disclosure import Disclosure, SourceShare, source_type_of
+    from gatefold.export.export import picture_file
+
+    shares = generated.attribution.shares if generated.attribution else ()
+    disclosure = Disclosure(
+        source_type_of(record["generator"]),
+        session.settings.export.credit,
+        sources=tuple(SourceShare(one.song_id, one.share) for one in shares),
+    )
+    side = generated.pixels.shape[-1]
+    return picture_file(generated.pixels, (side, side), "png", 100, disclosure)
 
 
 def adapt(

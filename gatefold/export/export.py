@@ -14,7 +14,7 @@ from PIL import Image
 from gatefold.errors import InputError
 from gatefold.export.credentials import Signer, reserve_bytes, sign
 from gatefold.export.disclosure import Disclosure, png_texts, sidecar, xmp_packet
-from gatefold.export.encoding import encode_within, framed
+from gatefold.export.encoding import encode, encode_within, framed
 from gatefold.export.lettering import Lettered, letter
 from gatefold.export.preflight import Check, preflight, require
 from gatefold.export.profiles import Format, Profile
@@ -108,3 +108,18 @@ def _lettering_facts(lettered: Lettered | None) -> dict[str, Any] | None:
         return None
     facts = replace(lettered, contrast=round(lettered.contrast, 2))
     return {name: getattr(facts, name) for name in ("layout", "font", "lines", "contrast", "veil")}
+
+
+def picture_file(
+    pixels: NDArray[np.uint8], size: tuple[int, int], format: Format, quality: int, disclosure: Disclosure
+) -> bytes:
+    """A new cover to look at, of any size; it discloses its origin, and no store's rules are applied. Equal pixels and
+    disclosures always give the same bytes.
+
+    Args:
+        pixels: uint8 [3, S, S], RGB.
+        size: pixels across and down.
+        quality: 1 to 100; PNG has none.
+    """
+    framed_to_size = framed(Image.fromarray(pixels.transpose(1, 2, 0).copy()), *size)
+    return encode(framed_to_size, format, quality, xmp_packet(disclosure), png_texts(disclosure))

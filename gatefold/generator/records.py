@@ -1,7 +1,7 @@
 """Records of a generated cover: in manifests, in JSON and in PNG text."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ from typing import Any
 from gatefold.generator.attribution import draw_map
 from gatefold.generator.interface import Generated
 from gatefold.generator.originality import NewCover, Refused
-from gatefold.images.pixels import encode_picture
 
 
 def cover_record(cover: NewCover | Refused) -> dict[str, Any]:
@@ -36,13 +35,18 @@ def sources_text(generated: Generated) -> str:
 
 
 def write_covers(
-    folder: Path, name: str, covers: Sequence[NewCover | Refused], record: dict[str, Any]
+    folder: Path,
+    name: str,
+    covers: Sequence[NewCover | Refused],
+    record: dict[str, Any],
+    encode: Callable[[Generated], bytes],
 ) -> dict[str, Any]:
     """Writes `NAME-SEED.png` for each new cover, `NAME-SEED-sources.png` where its sources are known, and `NAME.json`.
 
     Args:
         name: of the song; a slash in it becomes an underscore.
         record: what the JSON holds beside the names of the files.
+        encode: makes the PNG of a new cover.
 
     Returns: what the JSON holds.
     """
@@ -54,8 +58,7 @@ def write_covers(
             continue
         generated = cover.generated
         path = folder / f"{stem}-{generated.seed}.png"
-        texts = {"gatefold:sources": sources_text(generated)}
-        path.write_bytes(encode_picture(generated.pixels, generated.pixels.shape[-1], "png", texts))
+        path.write_bytes(encode(generated))
         pictures.append(path.name)
         if generated.attribution is not None:
             (folder / f"{stem}-{generated.seed}-sources.png").write_bytes(draw_map(generated.attribution))

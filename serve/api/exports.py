@@ -15,15 +15,13 @@ from math import ceil
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
-from PIL import Image
 from pydantic import Field
 
 from gatefold.config import ExportSettings, ServeSettings
 from gatefold.errors import InputError, Overloaded
 from gatefold.export.credentials import Signer
-from gatefold.export.disclosure import Disclosure, SourceShare, png_texts, source_type_of, xmp_packet
-from gatefold.export.encoding import encode, framed
-from gatefold.export.export import Exported, Lettering, export_cover
+from gatefold.export.disclosure import Disclosure, SourceShare, source_type_of, xmp_packet
+from gatefold.export.export import Exported, Lettering, export_cover, picture_file
 from gatefold.export.profiles import PROFILES, Format, Profile, ProfileName, plain
 from gatefold.generator.interface import Generated
 from serve.active_release import ActiveRelease
@@ -278,10 +276,8 @@ def _format(profile: Profile, format: Format | None) -> Format:
 
 
 def _picture(cover: Generated, wanted: Wanted, disclosure: Disclosure) -> bytes:
-    opened = Image.fromarray(cover.pixels.transpose(1, 2, 0).copy())
-    made = framed(opened, wanted.profile.width, wanted.profile.height)
-    quality = wanted.quality or JPEG_QUALITY
-    return encode(made, wanted.format, quality, xmp_packet(disclosure), png_texts(disclosure))
+    size = wanted.profile.width, wanted.profile.height
+    return picture_file(cover.pixels, size, wanted.format, wanted.quality or JPEG_QUALITY, disclosure)
 
 
 def _disposition(disposition: str, name: str) -> dict[str, str]:
