@@ -1,4 +1,4 @@
-"""What tests of several floors make by hand: small settings, tables of unit vectors."""
+"""What tests of several floors make by generator_bundle: small settings, tables of unit vectors."""
 
 from collections.abc import Mapping, Sequence
 
@@ -77,15 +77,15 @@ def indexed_tracks(covers: Vectors, *, without_cover: Sequence[int] = (), songs:
 def write_pairs(workspace: Workspace, windows: Mapping[str, int], seed: int = 0) -> None:
     """Spectrograms and covers, drawn at random, of songs that have so many windows."""
     draw = np.random.default_rng(seed)
-    heard = [(song_id, window) for song_id, count in windows.items() for window in range(count)]
-    log_mel = [draw.standard_normal((AUDIO.n_mels, AUDIO.frames)) for _ in heard]
+    rows = [(song_id, window) for song_id, count in windows.items() for window in range(count)]
+    log_mel = [draw.standard_normal((AUDIO.n_mels, AUDIO.frames)) for _ in rows]
     sounds = spectrogram_schema(AUDIO)
     columns = {
-        "song_id": pa.array([song_id for song_id, _ in heard]),
-        "window": pa.array([window for _, window in heard], pa.int16()),
-        "start_s": pa.array([0.0] * len(heard), pa.float32()),
+        "song_id": pa.array([song_id for song_id, _ in rows]),
+        "window": pa.array([window for _, window in rows], pa.int16()),
+        "start_s": pa.array([0.0] * len(rows), pa.float32()),
         "log_mel": tables.tensor_column(log_mel, sounds.field("log_mel").type),
-        "etag": pa.nulls(len(heard), pa.string()),
+        "etag": pa.nulls(len(rows), pa.string()),
     }
     tables.write_part(workspace.spectrograms(AUDIO), "part", pa.table(columns))
     pixels = [draw.integers(256, size=(3, COVER.size, COVER.size)) for _ in windows]
@@ -102,7 +102,7 @@ def publish_small_release(workspace: Workspace, tracks: int = 12, number: int = 
     "e1", "i1" and "g1", or with whatever number."""
     e, i, g, r = (f"{kind}{number}" for kind in "eigr")
     encoder = DualEncoder(ENCODER, AUDIO, COVER).eval()
-    ears = publish_encoder(f"{workspace.encoders}/{e}", encoder, version=e, lineage={}, details={})
+    encoder_bundle = publish_encoder(f"{workspace.encoders}/{e}", encoder, version=e, lineage={}, details={})
     pixels = np.random.default_rng(0).integers(0, 256, (tracks, 3, COVER.size, COVER.size), np.uint8)
     pictures = [encode_picture(picture, 64, "png") for picture in pixels]
     seen = np.stack([decode_cover(picture, COVER) for picture in pictures])
@@ -115,19 +115,20 @@ def publish_small_release(workspace: Workspace, tracks: int = 12, number: int = 
         objects.put(uri, picture)
     table = table.set_column(table.column_names.index("cover_uri"), "cover_uri", pa.array(uris))
     built = build_tuned(*unit_columns(table), IndexSettings())
-    index = CoverIndex(table, ears.fingerprint, built.vectors)
-    eyes = publish_index(f"{workspace.indexes}/{i}", index, table, built.stats, version=i, lineage={})
+    index = CoverIndex(table, encoder_bundle.fingerprint, built.vectors)
+    index_bundle = publish_index(f"{workspace.indexes}/{i}", index, table, built.stats, version=i, lineage={})
     pipeline = build_pipeline(
         build_transformer(GENERATOR, COVER, ENCODER.embed_dim),
         neighbours=GENERATOR.neighbours,
         num_inference_steps=GENERATOR.num_inference_steps,
         guidance_scale=2.0,
-        encoder_fingerprint=ears.fingerprint,
+        encoder_fingerprint=encoder_bundle.fingerprint,
     )
-    hand = publish_generator(
+    generator_bundle = publish_generator(
         f"{workspace.generators}/{g}", pipeline, version=g, lineage={}, details={}, cover=COVER, sources={}
     )
-    encoder_part, index_part, generator_part = (_part(workspace, bundle) for bundle in (ears, eyes, hand))
+    bundles = (encoder_bundle, index_bundle, generator_bundle)
+    encoder_part, index_part, generator_part = (_part(workspace, bundle) for bundle in bundles)
     release = Release(
         version=r,
         created_at="2024-01-01T00:00:00+00:00",

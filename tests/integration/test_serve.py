@@ -204,11 +204,11 @@ def test_events_stream_while_the_job_runs_and_resume(endpoint: Endpoint) -> None
         for part in stream.iter_text():
             arrived.append(time.monotonic())
             text += part
-    told = events(text)
-    assert (told[0]["state"], told[-1]["state"]) == ("queued", "succeeded")
-    assert [t["progress"] for t in told] == sorted(t["progress"] for t in told)
+    sent = events(text)
+    assert (sent[0]["state"], sent[-1]["state"]) == ("queued", "succeeded")
+    assert [t["progress"] for t in sent] == sorted(t["progress"] for t in sent)
     assert len(arrived) > 1
-    resumed = events(endpoint.http.get(path, headers={"Last-Event-ID": str(len(told) - 1)}).text)
+    resumed = events(endpoint.http.get(path, headers={"Last-Event-ID": str(len(sent) - 1)}).text)
     assert [t["state"] for t in resumed] == ["succeeded"]
 
 
@@ -286,8 +286,8 @@ def test_the_served_encoder_hears_what_the_ground_floor_hears(endpoint: Endpoint
     release = releases.current(endpoint.workspace)
     encoder = load_encoder(f"{endpoint.workspace.uri}/{release.encoder.uri}")
     served = endpoint.http.post("/v1/embeddings", files=song()).json()["embedding"]
-    heard = extract_log_mel(song()["song"][1], encoder.audio)
-    np.testing.assert_allclose(served, encoder.embed_song(heard.log_mel), atol=1e-6)
+    windows = extract_log_mel(song()["song"][1], encoder.audio)
+    np.testing.assert_allclose(served, encoder.embed_song(windows.log_mel), atol=1e-6)
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -56,7 +56,7 @@ def built(request: pytest.FixtureRequest) -> TunedIndex:
 @pytest.fixture
 def index(built: TunedIndex, monkeypatch: pytest.MonkeyPatch) -> CoverIndex:
     monkeypatch.setattr("gatefold.index.retrieval.BRUTE_FORCE_MAX", 20)  # so that filters reach the approximate search
-    return CoverIndex(indexed_tracks(COVERS), "ears", built.vectors)
+    return CoverIndex(indexed_tracks(COVERS), "e1", built.vectors)
 
 
 def truly(queries: Vectors, k: int, allowed: np.ndarray) -> np.ndarray:
@@ -171,7 +171,7 @@ def test_eight_threads_find_in_ten_thousand_queries_what_one_finds(
 ) -> None:
     monkeypatch.setattr("gatefold.index.retrieval.BRUTE_FORCE_MAX", 20)
     tracks = indexed_tracks(COVERS)
-    made = CoverIndex(tracks, "ears", built.vectors)
+    made = CoverIndex(tracks, "e1", built.vectors)
     index = load_index(publish_index(tmp_path.as_uri(), made, tracks, built.stats, version="i1", lineage={}).uri)
     jazz = Filters(where=(("genre", frozenset({"jazz"})),))
     filters = (Filters(), jazz, Filters(exclude_artists=frozenset({"artist 7"})), Filters(frozenset({"s1", "s2"})))
@@ -179,7 +179,7 @@ def test_eight_threads_find_in_ten_thousand_queries_what_one_finds(
 
     def found(query: tuple[int, Filters]) -> list[MatchColumns]:
         row, kept = query
-        return index.search_columns(QUERIES[row : row + 1], 20, encoder_fingerprint="ears", filters=kept)
+        return index.search_columns(QUERIES[row : row + 1], 20, encoder_fingerprint="e1", filters=kept)
 
     with ThreadPoolExecutor(8, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
         together = list(pool.map(found, queries))

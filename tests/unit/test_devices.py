@@ -14,7 +14,7 @@ from gatefold.generator.interface import Generated, GenerationRequest, Generator
 from gatefold.generator.local_score.denoiser import Parameters
 from gatefold.generator.local_score.pipeline import CurvePoint, build_local_pipeline
 from gatefold.generator.transformer import build_pipeline, build_transformer
-from gatefold.images.likeness import IndependentFeatures, available
+from gatefold.images.likeness import IndependentFeatures
 from gatefold.index.retrieval import CoverIndex
 from gatefold.index.vectors import build, on_gpu
 from gatefold.storage import objects
@@ -117,7 +117,6 @@ def test_a_pretrained_model_goes_over_pictures(device: str, tmp_path: Path) -> N
 
 
 @on_each_device
-@pytest.mark.skipif(not available(), reason="needs the extra `eval`")
 def test_independent_features_are_alike(device: str) -> None:
     pixels = drawn_covers(3, 64)
     here, there = (IndependentFeatures(one).features(pixels) for one in ("cpu", device))

@@ -50,7 +50,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def found(retriever: Retriever, withdrawn: OptOuts, k: int) -> list[Match]:
-    query = Query(np.zeros(4, np.float32), "ears", k)
+    query = Query(np.zeros(4, np.float32), "e1", k)
     return asyncio.run(OptOutFilteredRetriever(retriever, withdrawn).search(query))
 
 
@@ -75,7 +75,7 @@ def test_the_index_is_asked_again_only_where_a_withdrawn_song_was_found(workspac
 def test_withdrawn_songs_are_unknown_one_by_one_too(workspace: Workspace) -> None:
     optouts.withdraw(workspace, "7")
     consenting = OptOutFilteredRetriever(Retriever(10), OptOuts(workspace))
-    mine = SongQuery("7", "ears", 3)
+    mine = SongQuery("7", "e1", 3)
     for asked in (consenting.track("7"), consenting.cover_embeddings(["6", "7"]), consenting.search(mine)):
         with pytest.raises(UnknownTrack, match="'7' was withdrawn"):
             asyncio.run(asked)

@@ -63,6 +63,9 @@ def test_any_number_of_processes_may_bring_the_schema_up_to_date_at_once(databas
         await asyncio.gather(*(database.upgrade() for database in databases))
         await databases[0].upgrade()
         for database in databases:
+            async with database.read() as connection:
+                versions = await connection.scalars(sa.text("SELECT version_num FROM alembic_version"))
+                assert len(versions.all()) == 1
             await database.close()
 
     run(main())
@@ -75,7 +78,8 @@ def test_a_database_without_our_tables_beside_others_is_upgraded_and_keeps_those
             await connection.execute(sa.text("CREATE TABLE theirs (a integer)"))
         await database.upgrade()
         async with database.read() as connection:
-            await connection.execute(sa.text("SELECT a FROM theirs"))
+            kept = await connection.execute(sa.text("SELECT a FROM theirs"))
+            assert (kept.all(), (await connection.execute(sa.text("SELECT job_id FROM jobs"))).all()) == ([], [])
         await database.close()
 
     run(main())
