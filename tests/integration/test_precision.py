@@ -14,7 +14,7 @@ STEPS = """
 import sys, time
 import torch
 from gatefold.config import CoverSettings, EncoderSettings, GeneratorSettings, Settings, TransformerSettings
-from pipelines import transformer_trainer
+from pipelines.training import transformer_trainer
 torch.set_num_threads(1)
 settings = Settings(
     cover=CoverSettings(size=32),
@@ -41,7 +41,7 @@ print(chosen / seconds())
 WORKER = """
 import sys
 import torch, torch.distributed as dist
-from pipelines import precision
+from pipelines.training import precision
 rank, store, *faster = sys.argv[1:]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=2)
 for both in faster:
