@@ -6,6 +6,7 @@ import socket
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pyarrow.parquet as pq
@@ -48,18 +49,25 @@ def test_a_search_by_file_and_by_song_id_prints_matches(demo: Demo) -> None:
     assert shell("search", "nothing-like-it", code=1)["error"]["code"] == "not_found"
 
 
-def test_the_same_seed_gives_the_same_bytes_and_sources(demo: Demo) -> None:
-    shell = demo.shell
-    record = shell("generate", str(CLIPS[2]), "-n", "2", "--seed", "7", "--size", "64", "-o", "two")
-    assert record["pictures"] == [f"{CLIPS[2].stem}-7.png", f"{CLIPS[2].stem}-8.png"]
-    for cover in record["covers"]:
+@pytest.fixture(scope="module")
+def generated(demo: Demo) -> dict[str, Any]:
+    """What `gatefold generate` says of two covers, of the seeds 7 and 8, in the folder `two`."""
+    record: dict[str, Any] = demo.shell(
+        "generate", str(CLIPS[2]), "-n", "2", "--seed", "7", "--size", "64", "-o", "two"
+    )
+    return record
+
+
+def test_generated_covers_are_files_with_sources_whose_shares_sum_to_one(demo: Demo, generated: dict[str, Any]) -> None:
+    assert generated["pictures"] == [f"{CLIPS[2].stem}-7.png", f"{CLIPS[2].stem}-8.png"]
+    for name, cover in zip(generated["pictures"], generated["covers"], strict=True):
         assert sum(source["share"] for source in cover["sources"]) == pytest.approx(1, abs=1e-3)
-    alone = shell("generate", str(CLIPS[2]), "-n", "1", "--seed", "8", "--size", "64", "-o", "alone")
-    assert alone["covers"] == record["covers"][1:]
-    second = record["pictures"][1]
-    for name in (second, second.replace(".png", "-sources.png")):
-        assert (shell.folder / "alone" / name).read_bytes() == (shell.folder / "two" / name).read_bytes()
-    refused = shell("generate", str(CLIPS[2]), "--guidance", "2", "-o", "none", code=2)["error"]
+        for file in (name, name.replace(".png", "-sources.png")):
+            assert (demo.shell.folder / "two" / file).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_request_that_the_generator_has_no_use_for_is_refused(demo: Demo) -> None:
+    refused = demo.shell("generate", str(CLIPS[2]), "--guidance", "2", "-o", "none", code=2)["error"]
     assert "guidance_scale = 2.0: a generator of kind 'local-score' has no guidance_scale" in refused["message"]
 
 
@@ -69,9 +77,9 @@ THROUGHPUT = dict(
 
 
 def served_cover(url: str, clip: Path, *, seed: int, size: int) -> bytes:
-    """The PNG that the endpoint gives for a song."""
+    """The PNG that the endpoint gives for a song, alone in its job."""
     with httpx.Client(base_url=url, timeout=120) as client:
-        fields = {"n": "2", "seed": str(seed), "size": str(size)}
+        fields = {"n": "1", "seed": str(seed), "size": str(size)}
         song = {"song": (clip.name, clip.read_bytes())}
         job = client.post("/v1/covers", files=song, data=fields, headers={"Prefer": "wait=60"}).json()
         assert job["state"] == "succeeded", job
@@ -92,8 +100,14 @@ def haproxy_listens(port: int) -> bool:
     ],
 )
 def test_serve_prints_its_url_answers_and_stops_in_order(
-    demo: Demo, environment: dict[str, str], stop: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch
+    demo: Demo,
+    generated: dict[str, Any],
+    environment: dict[str, str],
+    stop: signal.Signals,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """And a cover has the same bytes over HTTP, alone in its job, as on the command line beside another."""
     shell = demo.shell
     database = {"GATEFOLD_DATABASE_URL": f"sqlite:///{shell.folder}/jobs.sqlite"}  # the workspace is a bucket
     for name, value in (environment | database).items():
@@ -106,9 +120,8 @@ def test_serve_prints_its_url_answers_and_stops_in_order(
     url = json.loads(process.stdout.readline())["url"]
     with urllib.request.urlopen(f"{url}/v1/releases/current", timeout=30) as answer:
         assert json.load(answer)["version"] == releases.current(Workspace(shell.workspace)).version
-    shell("generate", str(CLIPS[2]), "-n", "1", "--seed", "7", "--size", "64", "-o", "local")
-    local = (shell.folder / "local" / f"{CLIPS[2].stem}-7.png").read_bytes()
-    assert served_cover(url, CLIPS[2], seed=7, size=64) == local
+    on_the_command_line = (shell.folder / "two" / generated["pictures"][1]).read_bytes()
+    assert served_cover(url, CLIPS[2], seed=8, size=64) == on_the_command_line
     assert haproxy_listens(port) == bool(environment)
     out, err = interrupt(process, stop)
     assert (process.returncode, out) == (code, ""), err

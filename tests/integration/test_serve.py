@@ -1,5 +1,6 @@
 """The endpoint as it is deployed: real Ray Serve, a small workspace of untrained models, and HTTP from outside."""
 
+import importlib
 import io
 import json
 import socket
@@ -30,6 +31,7 @@ from gatefold.storage.models.indexes import load_index
 from gatefold.workspace import Workspace
 from serve.deploy import deploy, stop
 from tests.mutations import memory_bomb
+from tests.openapi.run import generated_client
 from tests.served import TRACKS, free_port, publish_release, song
 
 CONFIG = Path(__file__).parents[2] / "serve" / "serve.yaml"
@@ -288,6 +290,22 @@ def test_the_served_encoder_hears_what_the_ground_floor_hears(endpoint: Endpoint
     served = endpoint.http.post("/v1/embeddings", files=song()).json()["embedding"]
     windows = extract_log_mel(song()["song"][1], encoder.audio)
     np.testing.assert_allclose(served, encoder.embed_song(windows.log_mel), atol=1e-6)
+
+
+def test_a_client_made_from_the_description_reads_a_finished_job(endpoint: Endpoint, tmp_path: Path) -> None:
+    package = generated_client(endpoint.http.get("/openapi.json").json(), tmp_path)
+    covers = {
+        name: importlib.import_module(f"gatefold_client.api.covers.{name}") for name in ("covers_get", "covers_image")
+    }
+    client = package.Client(base_url=endpoint.url)
+    order = {"song_id": "song/1", "n": 1}
+    made = endpoint.http.post("/v1/covers", json=order, headers={"Prefer": "wait=60"}).json()
+    job_id = made["job_id"]
+    job = covers["covers_get"].sync(job_id, client=client)
+    assert (job.job_id, str(job.state), job.request.n) == (job_id, "succeeded", 1)
+    assert [match.rank for match in job.matches][:2] == [1, 2]
+    picture = covers["covers_image"].sync(job_id, 0, client=client)
+    assert picture.payload.read()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -79,7 +79,7 @@ def shell_with_songs(folder: Path) -> Shell:
 @pytest.mark.parametrize(
     ("way", "number", "code"),
     [
-        ("a script's background", signal.SIGINT, 130),
+        pytest.param("a script's background", signal.SIGINT, 130, marks=pytest.mark.chaos),
         pytest.param("nohup in a script's background", signal.SIGTERM, 143, marks=pytest.mark.chaos),
         ("the foreground", signal.SIGTERM, 143),
     ],
