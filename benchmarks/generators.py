@@ -24,10 +24,11 @@ from gatefold.config import Settings, load
 from gatefold.images.pixels import resized
 from gatefold.index.retrieval import CoverIndex
 from gatefold.storage import objects
+from gatefold.storage.contents.cover_pixels import read_covers
 from gatefold.storage.models.indexes import load_index
 from gatefold.workspace import Workspace
 from pipelines.cluster import connect
-from pipelines.evaluation.generator_candidates import NEAREST, Candidate, Pictures, nearest_of, read_covers, rule_of
+from pipelines.evaluation.generator_candidates import NEAREST, Candidate, Pictures, nearest_of, rule_of
 from pipelines.evaluation.generator_comparison import compare_generators
 from pipelines.evaluation.generator_tables import as_markdown
 from pipelines.report import NOTHING, OnProgress

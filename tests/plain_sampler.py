@@ -57,8 +57,7 @@ def sample(pyramid: dict[int, Tensor], cosines: Tensor, parameters: Parameters, 
         half = parameters.half_window(step.size, step.t)
         sums, larger = window_sum(error, half)
         logits = sums * (larger * (-0.5 / (s * s))) + prior.repeat(2)[:, None, None]
-        weights = (logits - logits.amax(0)).clamp(min=-40).exp()
-        weights = weights / weights.sum(0)
+        weights = torch.softmax(logits, 0)
         clean = (weights[:, None] * sources).sum(0)
         if step.t >= 0.5:
             share = weights.sum((1, 2), dtype=torch.float64).view(2, count).sum(0) / step.size**2

@@ -26,11 +26,12 @@ from gatefold.images.likeness import IndependentFeatures, available, nearest_lik
 from gatefold.index.interface import Filters, Index
 from gatefold.records import LogMelWindows
 from gatefold.storage import leases, objects
+from gatefold.storage.contents.cover_pixels import read_covers
 from gatefold.storage.leases import Lease
 from gatefold.storage.models.encoders import load_encoder
 from gatefold.workspace import Workspace
 from pipelines.evaluation.generation_scores import Halves, generation_measures, halves_of, share_measures
-from pipelines.evaluation.generator_candidates import Pictures, generate_covers, read_covers
+from pipelines.evaluation.generator_candidates import Pictures, generate_covers
 from pipelines.evaluation.held_out import HeldOut, ceiling_of, embed_pairs, held_out_of
 from pipelines.evaluation.independent_features import catalogue_sample, features_of
 from pipelines.index_access import open_index

@@ -27,7 +27,7 @@ from gatefold.generator.sources import ANY, SourceRule, sources_of
 from gatefold.index.interface import Index
 from gatefold.storage.bundles import list_bundles
 from gatefold.storage.contents import optouts
-from gatefold.storage.contents.cover_pixels import pixels_in_process
+from gatefold.storage.contents.cover_pixels import read_covers
 from gatefold.storage.models.generators import load_generator
 from gatefold.workspace import Workspace
 from pipelines.report import OnProgress, silent
@@ -100,19 +100,6 @@ def nearest_of(index: Index, song_id: str, count: int, rule: SourceRule = ANY) -
 def rule_of(settings: Settings, workspace: Workspace) -> SourceRule:
     """Which covers may be sources, by these settings and the opt-outs so far."""
     return SourceRule(settings.generator.sources, optouts.song_ids(workspace))
-
-
-def read_covers(settings: Settings, workspace: Workspace, song_ids: Sequence[str]) -> Pixels:
-    """The covers of these songs as the workspace has them, uint8 [n, 3, S, S], in this order; an id may come again.
-
-    Raises: StageMissing naming a song without a cover.
-    """
-    stored = settings.stored_cover
-    found = pixels_in_process(workspace.covers(stored), stored, settings.generator.cache_bytes).read(song_ids)
-    missing = [song_id for song_id in song_ids if song_id not in found]
-    if missing:
-        raise StageMissing(f"track '{missing[0]}' has no cover in '{workspace.uri}'; see `gatefold rejects list`")
-    return np.stack([found[song_id] for song_id in song_ids])
 
 
 def real_covers(settings: Settings, workspace: Workspace) -> Candidate:

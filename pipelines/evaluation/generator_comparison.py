@@ -21,6 +21,7 @@ from gatefold.evaluation.scorecard import Measure
 from gatefold.images.likeness import IndependentFeatures, available, diversity, likeness
 from gatefold.index.interface import Index
 from gatefold.storage import leases, objects
+from gatefold.storage.contents.cover_pixels import read_covers
 from gatefold.storage.leases import Lease
 from gatefold.storage.models.encoders import load_encoder
 from gatefold.workspace import Workspace
@@ -44,7 +45,6 @@ from pipelines.evaluation.generator_candidates import (
     nearest_covers,
     nearest_of,
     published,
-    read_covers,
     real_covers,
     rule_of,
 )

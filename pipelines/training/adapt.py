@@ -17,11 +17,11 @@ from gatefold.generator.sources import SourceRule, chosen
 from gatefold.storage import leases, objects
 from gatefold.storage.bundles import Bundle, find_bundle
 from gatefold.storage.contents import optouts
+from gatefold.storage.contents.cover_pixels import read_covers
 from gatefold.storage.leases import Lease
 from gatefold.storage.models.loaded_release import load_active_release
 from gatefold.storage.models.pretrained_generators import ADAPTER, digest_of, model_of, on_disk, publish_adapter
 from gatefold.workspace import Workspace
-from pipelines.evaluation.generator_candidates import read_covers
 from pipelines.report import OnProgress, Report, silent, write_report
 from pipelines.training.precision import agreed_dtype
 from pipelines.training.training_run import (

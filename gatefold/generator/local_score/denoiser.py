@@ -25,7 +25,6 @@ STEPS = 16
 """denoising steps from pure noise to t = 1/16, which is where the level of 256 pixels ends"""
 NOISE_FLOOR = 0.02
 """least t that a window is compared at"""
-_LOG_NOTHING = -40.0  # log weight that counts as none; denormal numbers would be slow
 
 
 @dataclass(frozen=True)
@@ -125,11 +124,8 @@ def posterior(
     error = _window_sums(fn.pad(error, (0, 0, above, below)), half, 1)
     rows = _coverage(error.shape[1], half, above, below, error.device)
     columns = _coverage(error.shape[2], half, left, right, error.device)
-    weights = error * ((rows[:, None] * columns) * (-0.5 / (s * s))) + log_prior[:, None, None]
-    weights -= weights.amax(0)
-    weights = weights.clamp_(min=_LOG_NOTHING).exp_()
-    weights /= weights.sum(0)
-    return weights
+    logits = error * ((rows[:, None] * columns) * (-0.5 / (s * s))) + log_prior[:, None, None]
+    return torch.softmax(logits, 0)
 
 
 def _window_sums(values: Tensor, half: int, dim: int) -> Tensor:

@@ -11,11 +11,12 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from gatefold.config import CoverSettings
-from gatefold.errors import Corrupt
+from gatefold.config import CoverSettings, Settings
+from gatefold.errors import Corrupt, StageMissing
 from gatefold.images.pixels import decode_at, resized
 from gatefold.storage import tables
 from gatefold.storage.contents.embedded_pictures import read_cover
+from gatefold.workspace import Workspace
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -91,3 +92,16 @@ class CoverPixels:
 def pixels_in_process(folder: str, cover: CoverSettings, cache_bytes: int) -> CoverPixels:
     """One for all tasks of a process that read the same table: the covers nearest to one song are near others too."""
     return CoverPixels(folder, cover, cache_bytes)
+
+
+def read_covers(settings: Settings, workspace: Workspace, song_ids: Sequence[str]) -> Pixels:
+    """The covers of these songs as the workspace has them, uint8 [n, 3, S, S], in this order; an id may come again.
+
+    Raises: StageMissing naming a song without a cover.
+    """
+    stored = settings.stored_cover
+    found = pixels_in_process(workspace.covers(stored), stored, settings.generator.cache_bytes).read(song_ids)
+    missing = [song_id for song_id in song_ids if song_id not in found]
+    if missing:
+        raise StageMissing(f"track '{missing[0]}' has no cover in '{workspace.uri}'; see `gatefold rejects list`")
+    return np.stack([found[song_id] for song_id in song_ids])

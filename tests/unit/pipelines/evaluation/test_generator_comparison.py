@@ -17,12 +17,13 @@ from gatefold.records import TRACKS, embedding_schema
 from gatefold.storage import objects, tables
 from gatefold.storage.contents import catalogues
 from gatefold.storage.contents.catalogues import Catalogue
+from gatefold.storage.contents.cover_pixels import read_covers
 from gatefold.storage.models.encoders import publish_encoder
 from gatefold.storage.models.generators import publish_generator
 from gatefold.storage.models.indexes import load_index
 from gatefold.workspace import Workspace
 from pipelines.evaluation import generator_candidates, generator_comparison, independent_features
-from pipelines.evaluation.generator_candidates import Candidate, Pictures, nearest_of, published, read_covers
+from pipelines.evaluation.generator_candidates import Candidate, Pictures, nearest_of, published
 from pipelines.evaluation.generator_comparison import compare_generators
 from pipelines.evaluation.generator_genres import genre_rows, hundred_nearest
 from pipelines.evaluation.generator_tables import generators_section, genre_sections, readable_sections
