@@ -23,6 +23,7 @@ from benchmarks import sngan
 from gatefold.config import Settings, load
 from gatefold.images.pixels import resized
 from gatefold.index.retrieval import CoverIndex
+from gatefold.progress import NOTHING, OnProgress
 from gatefold.storage import objects
 from gatefold.storage.contents.cover_pixels import read_covers
 from gatefold.storage.models.indexes import load_index
@@ -31,7 +32,6 @@ from pipelines.cluster import connect
 from pipelines.evaluation.generator_candidates import NEAREST, Candidate, Pictures, nearest_of, rule_of
 from pipelines.evaluation.generator_comparison import compare_generators
 from pipelines.evaluation.generator_tables import as_markdown
-from pipelines.report import NOTHING, OnProgress
 from pipelines.training.training_data import paired_ids
 from pipelines.versions import versions_of
 

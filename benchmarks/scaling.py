@@ -29,6 +29,7 @@ from rich.console import Console
 
 from benchmarks.extraction import songs
 from gatefold.config import Settings, load
+from gatefold.progress import NOTHING
 from gatefold.storage import tables
 from gatefold.storage.contents.catalogues import read_tracks
 from gatefold.workspace import Workspace
@@ -37,7 +38,6 @@ from pipelines.cluster import connect
 from pipelines.extraction.blocks import BlockMapper, cut
 from pipelines.extraction.extract_partition import make_mapper
 from pipelines.extraction.spectrograms import extract_spectrograms
-from pipelines.report import NOTHING
 
 RESULTS = Path(__file__).parent / "results" / "scaling.md"
 SAMPLE_EVERY_S = 1.0  # to look takes a tenth of a core while it lasts, which one worker leaves free and two do not

@@ -25,6 +25,7 @@ from gatefold.index.tuning import (
     merge_shard_stats,
 )
 from gatefold.index.vectors import SEED
+from gatefold.progress import OnProgress, silent
 from gatefold.records import TRACKS
 from gatefold.storage import leases, objects, tables
 from gatefold.storage.bundles import Bundle, find_bundle, open_bundle
@@ -42,7 +43,7 @@ from gatefold.storage.models.indexes import (
 from gatefold.storage.tables import EVERYTHING, Span
 from gatefold.workspace import Workspace
 from pipelines.index_access import SONGS_IN_PROCESS
-from pipelines.report import OnProgress, Report, silent, while_held, write_report
+from pipelines.report import Report, while_held, write_report
 from pipelines.row_mapper import reraise_domain_errors
 from pipelines.versions import Versions, check_unchanged, versions_of
 

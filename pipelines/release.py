@@ -5,12 +5,13 @@ from datetime import UTC, datetime
 
 from gatefold.config import Settings
 from gatefold.errors import BundleNotFound, WrongModel
+from gatefold.progress import OnProgress, silent
 from gatefold.storage import leases, objects
 from gatefold.storage.bundles import Bundle, open_bundle
 from gatefold.storage.contents import releases
 from gatefold.storage.contents.releases import Release, ReleasePart
 from gatefold.workspace import Workspace
-from pipelines.report import OnProgress, Report, silent, write_report
+from pipelines.report import Report, write_report
 from pipelines.versions import versions_of
 
 STAGE = "release"

@@ -1,30 +1,14 @@
 """Report of a pipeline stage: counts, seconds and details."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from gatefold.errors import Corrupt, ObjectNotFound
+from gatefold.progress import NOTHING, OnProgress
 from gatefold.storage import objects
 from gatefold.storage.leases import Lease
 from gatefold.workspace import Workspace
-
-NOTHING: Mapping[str, str] = MappingProxyType({})
-
-
-class OnProgress(Protocol):
-    """Called with the inputs done so far and all of them, as a stage goes on.
-
-    `facts` is what else a watcher may want to see, name to value, ready to be shown and in that order.
-    """
-
-    def __call__(self, done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None: ...
-
-
-def silent(done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:
-    """For callers who do not watch."""
 
 
 def while_held(lease: Lease, on_progress: OnProgress) -> OnProgress:

@@ -11,7 +11,7 @@ import ray.data
 import ray.exceptions
 
 from gatefold.errors import GatefoldError
-from pipelines.report import OnProgress
+from gatefold.progress import OnProgress
 
 
 def map_rows(

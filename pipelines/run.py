@@ -9,8 +9,9 @@ from functools import partial
 from importlib import import_module
 
 from gatefold.config import Settings
+from gatefold.progress import OnProgress
 from gatefold.workspace import Workspace
-from pipelines.report import OnProgress, Report
+from pipelines.report import Report
 
 StageFunction = Callable[[Settings, Workspace, OnProgress], Report]
 Job = Callable[[OnProgress], Report]

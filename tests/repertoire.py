@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from gatefold.config import AudioSettings, BatchSettings, Settings
+from gatefold.progress import OnProgress, silent
 from gatefold.ranged import Source
 from gatefold.records import LogMelWindows
 from gatefold.storage import objects, tables
@@ -33,7 +34,7 @@ from pipelines.extraction import extract_partition
 from pipelines.extraction.blocks import BlockMapper, map_tracks
 from pipelines.extraction.rejects import read_rejects
 from pipelines.extraction.stages import spectrogram_stage, spectrogram_tracks
-from pipelines.report import OnProgress, Report, silent
+from pipelines.report import Report
 from tests.sounds import AUDIO, encoded, tone
 
 SONGS, SONGS_PER_BLOCK = 128, 8

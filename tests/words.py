@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from gatefold.config import BatchSettings
 from gatefold.errors import ObjectNotFound, StorageUnavailable, UndecodableAudio
+from gatefold.progress import OnProgress, silent
 from gatefold.records import TRACKS
 from gatefold.storage import objects, tables
 from gatefold.storage.contents import catalogues
@@ -21,7 +22,7 @@ from gatefold.workspace import Workspace
 from pipelines.extraction.blocks import BlockMapper, BlockResult, map_tracks
 from pipelines.extraction.rejects import read_rejects, reject_of
 from pipelines.extraction.stages import Stage, spectrogram_tracks
-from pipelines.report import OnProgress, Report, silent
+from pipelines.report import Report
 
 BAD, SLOW, LATE, AWAY, DEADLY, LAST = "bad", "slow", "late", "away", "deadly", "last"
 """What a file may say: that it is refused, that it takes a while, that the store hands it out at the second attempt, or

@@ -20,9 +20,9 @@ from gatefold.cli.export_commands import export, preflight
 from gatefold.cli.generate_commands import SONG, adapt, generate, load_release
 from gatefold.cli.planning_commands import doctor, plan
 from gatefold.cli.session import Command, Commands, Session, packaged, readable
+from gatefold.cli.stopping import Terminated, handle_signals
 from gatefold.cli.terminal import Terminal, table
 from gatefold.cli.workspace_commands import opt_out, rejects_app, release_app, status
-from gatefold.stopping import Terminated, handle_signals
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
+from gatefold.cli.stopping import Terminated, exit_code
 from gatefold.cli.terminal import Terminal
 from gatefold.errors import (
     BundleNotFound,
@@ -24,7 +25,6 @@ from gatefold.errors import (
     StageMissing,
     TooManyRejects,
 )
-from gatefold.stopping import Terminated, exit_code
 
 if TYPE_CHECKING:
     from gatefold.config import Settings

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 import typer
@@ -21,9 +20,9 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Table
 from rich.text import Text
 
-from gatefold import stopping
+from gatefold.cli import stopping
+from gatefold.progress import NOTHING, OnProgress
 
-NOTHING: Mapping[str, str] = MappingProxyType({})
 _LINE_EVERY_S = 5.0
 _WIDE = 1000  # characters
 _NAME_WIDTH = 16  # the longest verb, and one
@@ -32,14 +31,8 @@ _SPARKS, _BLOCKS = 14, "▁▂▃▄▅▆▇█"
 _INDENT, _BETWEEN = "  ", " · "
 
 
-class OnProgress(Protocol):
-    """Called with what is done and what there is in all, and with facts to show beside: name to value, in order."""
-
-    def __call__(self, done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None: ...
-
-
-class Outcome(Protocol):
-    """Numbers of a finished stage."""
+class StageCounts(Protocol):
+    """Numbers of a finished stage: inputs done in this run, done before, that could not be used, and its seconds."""
 
     @property
     def done(self) -> int: ...
@@ -51,7 +44,7 @@ class Outcome(Protocol):
     def seconds(self) -> float: ...
 
 
-AnyOutcome = TypeVar("AnyOutcome", bound=Outcome)
+AnyCounts = TypeVar("AnyCounts", bound=StageCounts)
 
 
 class Terminal:
@@ -113,12 +106,12 @@ class Terminal:
         with self._errors.status(Text("stopping")):
             yield
 
-    def watch(self, name: str, job: Callable[[OnProgress], AnyOutcome]) -> AnyOutcome:
+    def watch(self, name: str, job: Callable[[OnProgress], AnyCounts]) -> AnyCounts:
         """What the job returns; it may report its progress from any thread. What it raises passes through."""
         with self.progress(name) as on_progress:
-            outcome = job(on_progress)
-        self._errors.print(_finished(name, outcome))
-        return outcome
+            counts = job(on_progress)
+        self._errors.print(_finished(name, counts))
+        return counts
 
     @contextmanager
     def progress(self, name: str) -> Iterator[OnProgress]:
@@ -245,14 +238,14 @@ def _lasting(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _finished(name: str, outcome: Outcome) -> Text:
-    counts = f"{outcome.done:,} done" if outcome.done else "up to date"
-    if outcome.done and outcome.skipped:
-        counts += f", {outcome.skipped:,} before"
-    line = Text("✓ ", "bold green") + Text(f"{name:<{_NAME_WIDTH}} {counts}")
-    if outcome.rejected:
-        line += Text(f", {outcome.rejected:,} rejected", "yellow")
-    return line + Text(f"  {outcome.seconds:,.1f} s", "dim")
+def _finished(name: str, counts: StageCounts) -> Text:
+    text = f"{counts.done:,} done" if counts.done else "up to date"
+    if counts.done and counts.skipped:
+        text += f", {counts.skipped:,} before"
+    line = Text("✓ ", "bold green") + Text(f"{name:<{_NAME_WIDTH}} {text}")
+    if counts.rejected:
+        line += Text(f", {counts.rejected:,} rejected", "yellow")
+    return line + Text(f"  {counts.seconds:,.1f} s", "dim")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()) -> Table:

@@ -18,6 +18,7 @@ from pydantic import JsonValue
 
 from gatefold.config import Settings
 from gatefold.errors import NotFound
+from gatefold.progress import OnProgress, silent
 from gatefold.storage import leases, objects
 from gatefold.storage.contents import releases
 from gatefold.storage.leases import Lease
@@ -27,9 +28,9 @@ from pipelines.backfill.journal import Journal, Row, Run, new_run, open_run, run
 from pipelines.backfill.making import MakeCover, ReleaseCovers
 from pipelines.backfill.patches import apply_patch
 from pipelines.backfill.songs import Into, Left, Plan, make_plan
-from pipelines.backfill.writing import Outcome, Writer, outcomes_of
+from pipelines.backfill.writing import SongOutcome, Writer, outcomes_of
 from pipelines.devices import gpus
-from pipelines.report import OnProgress, Report, silent, while_held, write_report
+from pipelines.report import Report, while_held, write_report
 from pipelines.row_mapper import map_rows
 
 STAGE, UNDO = "backfill", "backfill-undo"
@@ -73,7 +74,7 @@ def backfill(
         if run is not None:
             settle(Journal(workspace, run.run_id))
         plan = preview(source, workspace, into)
-        outcomes: list[Outcome] = []
+        outcomes: list[SongOutcome] = []
         if plan.groups:
             if run is None:
                 version = releases.current(workspace).version
@@ -156,7 +157,7 @@ def _undo_row(journal: Journal, row: Row) -> str:
     return ""
 
 
-def _write(plan: Plan, writer: Writer, on_progress: OnProgress) -> list[Outcome]:
+def _write(plan: Plan, writer: Writer, on_progress: OnProgress) -> list[SongOutcome]:
     table = pa.table({"group": pa.array([group.to_json() for group in plan.groups], pa.string())})
     if not ray.is_initialized():
         return outcomes_of(map_rows(table, writer, max(1, table.num_rows), on_progress))
@@ -208,7 +209,7 @@ def _finish(run: Run, workspace: Workspace, plan: Plan, lease: Lease) -> None:
 
 
 def _report(
-    run: Run | None, plan: Plan, outcomes: list[Outcome], seconds: float, workspace: Workspace
+    run: Run | None, plan: Plan, outcomes: list[SongOutcome], seconds: float, workspace: Workspace
 ) -> Report:
     late = [Left(one.song_id, one.uri, one.reason) for one in outcomes if one.state == "left"]
     left = plan.left + late

@@ -18,11 +18,11 @@ import pyarrow.compute as pc
 
 from gatefold.errors import InputError
 from gatefold.names import normal_name
+from gatefold.progress import OnProgress
 from gatefold.records import TRACKS
 from gatefold.storage import objects
 from pipelines.catalogue.manifests import is_manifest, read_manifest
 from pipelines.catalogue.scanning import DISC, cover_rank, scan, tagged
-from pipelines.report import OnProgress
 
 Into = Literal["file", "tags", "manifest"]
 COVER_NAME = "cover.jpg"

@@ -28,7 +28,7 @@ _OUTCOMES = pa.schema([("outcomes", pa.string())])
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SongOutcome:
     """What became of a song."""
 
     song_id: str
@@ -58,7 +58,7 @@ class Writer:
         rows = [{"outcomes": json.dumps([asdict(one) for one in outcomes])} for outcomes in done]
         return pa.Table.from_pylist(rows, schema=_OUTCOMES)
 
-    def write(self, group: Group) -> list[Outcome]:
+    def write(self, group: Group) -> list[SongOutcome]:
         """What became of each song of a group. Raises: storage errors that are not about one object."""
         try:
             picture = self._picture(group)
@@ -80,7 +80,7 @@ class Writer:
             self.journal.put_picture(group.key, picture)
         return picture
 
-    def _beside(self, group: Group, picture: bytes) -> Iterator[Outcome]:
+    def _beside(self, group: Group, picture: bytes) -> Iterator[SongOutcome]:
         for folder in dict.fromkeys(objects.parent(song.uri) for song in group.songs):
             songs = [song for song in group.songs if objects.parent(song.uri) == folder]
             reason = self._put_beside(songs[0], objects.join(folder, COVER_NAME), group, picture)
@@ -106,7 +106,7 @@ class Writer:
         self.journal.put(row.model_copy(update={"state": "done"}))
         return ""
 
-    def _attempt(self, song: Song, group: Group, picture: bytes) -> Outcome:
+    def _attempt(self, song: Song, group: Group, picture: bytes) -> SongOutcome:
         try:
             reason = self._put_inside(song, group, picture)
         except (InputError, NotFound) as error:
@@ -148,7 +148,7 @@ class Writer:
         self.journal.put(row.model_copy(update={"state": "done"}))
         return ""
 
-    def _named(self, song: Song, group: Group, picture: bytes) -> Outcome:
+    def _named(self, song: Song, group: Group, picture: bytes) -> SongOutcome:
         uri = self.journal.picture_uri(group.key)
         row = Row(song_id=song.song_id, group=group.key, uri=uri, kind="manifest", before=None, after=sha256(picture),
                   state="done")  # fmt: skip
@@ -156,9 +156,9 @@ class Writer:
         return _written(song)
 
 
-def outcomes_of(table: pa.Table) -> list[Outcome]:
+def outcomes_of(table: pa.Table) -> list[SongOutcome]:
     """What the rows of a writer say."""
-    return [Outcome(**one) for text in table["outcomes"].to_pylist() for one in json.loads(text)]
+    return [SongOutcome(**one) for text in table["outcomes"].to_pylist() for one in json.loads(text)]
 
 
 def _itself(uri: str) -> str:
@@ -167,9 +167,9 @@ def _itself(uri: str) -> str:
     return uri if path is None else objects.resolve(str(path.resolve()))
 
 
-def _written(song: Song) -> Outcome:
-    return Outcome(song.song_id, song.uri, "written")
+def _written(song: Song) -> SongOutcome:
+    return SongOutcome(song.song_id, song.uri, "written")
 
 
-def _left(song: Song, reason: str) -> Outcome:
+def _left(song: Song, reason: str) -> SongOutcome:
     return replace(_written(song), state="left", reason=reason)

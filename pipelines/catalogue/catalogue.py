@@ -21,6 +21,7 @@ from pydantic import JsonValue
 
 from gatefold.config import Settings, SplitSettings
 from gatefold.errors import InputError
+from gatefold.progress import OnProgress, silent
 from gatefold.records import REJECTS, SPLITS, TRACKS, split_of
 from gatefold.row_lookup import in_chunks
 from gatefold.storage import leases, objects, tables
@@ -33,7 +34,7 @@ from pipelines.catalogue import scanning
 from pipelines.catalogue.etags import find_etags
 from pipelines.catalogue.manifests import is_manifest, read_manifest
 from pipelines.extraction.rejects import check_share, read_attempts, read_rejects
-from pipelines.report import OnProgress, Report, silent, while_held, write_report
+from pipelines.report import Report, while_held, write_report
 
 STAGE = "catalogue"
 _ROWS_PER_PART = 65_536

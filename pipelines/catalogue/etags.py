@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gatefold.errors import InputError, NotFound, StorageDenied
+from gatefold.progress import NOTHING, OnProgress
 from gatefold.storage import objects
-from pipelines.report import NOTHING, OnProgress
 from pipelines.row_mapper import map_rows
 
 _WORTH_LISTING = 8  # wanted objects of one folder

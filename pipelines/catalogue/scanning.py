@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gatefold.errors import InputError, InvalidManifest, NotFound, StorageDenied
+from gatefold.progress import OnProgress
 from gatefold.records import TRACKS
 from gatefold.storage import objects
 from gatefold.storage.contents.embedded_pictures import FRAGMENT
 from pipelines.catalogue.folders import AUDIO, list_files
 from pipelines.catalogue.manifests import SUFFIXES
 from pipelines.catalogue.tags import read_tags
-from pipelines.report import OnProgress
 from pipelines.row_mapper import map_rows
 
 _STEMS = ("cover", "folder", "front", "albumart")

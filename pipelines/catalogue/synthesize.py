@@ -24,6 +24,7 @@ from PIL import Image
 
 from gatefold.config import Settings, SynthesisSettings
 from gatefold.errors import InputError
+from gatefold.progress import OnProgress, silent
 from gatefold.storage import leases
 from gatefold.storage.leases import Lease
 from gatefold.storage.objects import delete, delete_tree, exists, join, list_objects, put, read, resolve
@@ -31,7 +32,7 @@ from gatefold.synthetic.catalogue import TRAIT_NAMES, SyntheticTrack, compose_ca
 from gatefold.synthetic.composition import render_song
 from gatefold.synthetic.drawing import draw_cover
 from gatefold.synthetic.instruments import SAMPLE_RATE
-from pipelines.report import OnProgress, Report, silent
+from pipelines.report import Report
 
 MANIFEST = "manifest.parquet"
 NOTE = "synthesis.json"

@@ -13,12 +13,13 @@ from gatefold.config import Settings
 from gatefold.encoder.towers import DualEncoder
 from gatefold.errors import BundleNotFound, StageMissing
 from gatefold.evaluation.scorecard import Measure, measure_retrieval
+from gatefold.progress import OnProgress, silent
 from gatefold.storage import objects
 from gatefold.storage.bundles import list_bundles
 from gatefold.storage.models.encoders import load_encoder
 from gatefold.workspace import Workspace
 from pipelines.evaluation.held_out import HeldOut, ceiling_of, embed_pairs, named
-from pipelines.report import OnProgress, Report, silent, write_report
+from pipelines.report import Report, write_report
 from pipelines.training.training_data import paired_ids, sample
 
 STAGE = "compare"

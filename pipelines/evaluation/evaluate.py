@@ -24,6 +24,7 @@ from gatefold.evaluation.scorecard import BY_COVER, ROUNDS, Measure, as_markdown
 from gatefold.images.contact_sheet import Row, draw_contact_sheet
 from gatefold.images.likeness import IndependentFeatures, available, nearest_likeness
 from gatefold.index.interface import Filters, Index
+from gatefold.progress import OnProgress, silent
 from gatefold.records import LogMelWindows
 from gatefold.storage import leases, objects
 from gatefold.storage.contents.cover_pixels import read_covers
@@ -35,7 +36,7 @@ from pipelines.evaluation.generator_candidates import Pictures, generate_covers
 from pipelines.evaluation.held_out import HeldOut, ceiling_of, embed_pairs, held_out_of
 from pipelines.evaluation.independent_features import catalogue_sample, features_of
 from pipelines.index_access import open_index
-from pipelines.report import OnProgress, Report, read_report, silent, while_held, write_report
+from pipelines.report import Report, read_report, while_held, write_report
 from pipelines.training.training_data import read_windows
 from pipelines.versions import Versions, evaluation_of, versions_of
 

@@ -11,6 +11,7 @@ from gatefold.generator.interface import GenerationRequest
 from gatefold.generator.records import sources_text
 from gatefold.images.contact_sheet import Pixels, Row, draw_contact_sheet
 from gatefold.images.pixels import decode_cover, encode_picture
+from gatefold.progress import OnProgress, silent
 from gatefold.records import Match
 from gatefold.storage import leases, objects
 from gatefold.storage.contents import releases
@@ -19,7 +20,7 @@ from gatefold.storage.contents.releases import Release
 from gatefold.storage.leases import Lease
 from gatefold.storage.models.loaded_release import EncodedSong, GeneratedForSong, LoadedRelease
 from gatefold.workspace import Workspace
-from pipelines.report import OnProgress, Report, read_report, silent, write_report
+from pipelines.report import Report, read_report, write_report
 
 STAGE = "examples"
 SHEET = "contact-sheet.png"

@@ -25,12 +25,12 @@ from gatefold.generator.interface import Generated, GenerationRequest, Sources
 from gatefold.generator.originality import Refused, generate_original
 from gatefold.generator.sources import ANY, SourceRule, sources_of
 from gatefold.index.interface import Index
+from gatefold.progress import OnProgress, silent
 from gatefold.storage.bundles import list_bundles
 from gatefold.storage.contents import optouts
 from gatefold.storage.contents.cover_pixels import read_covers
 from gatefold.storage.models.generators import load_generator
 from gatefold.workspace import Workspace
-from pipelines.report import OnProgress, silent
 from pipelines.row_mapper import reraise_domain_errors
 
 logger = logging.getLogger(__name__)

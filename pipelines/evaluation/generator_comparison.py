@@ -20,6 +20,7 @@ from gatefold.evaluation.metrics import Floats
 from gatefold.evaluation.scorecard import Measure
 from gatefold.images.likeness import IndependentFeatures, available, diversity, likeness
 from gatefold.index.interface import Index
+from gatefold.progress import NOTHING, OnProgress, silent
 from gatefold.storage import leases, objects
 from gatefold.storage.contents.cover_pixels import read_covers
 from gatefold.storage.leases import Lease
@@ -53,7 +54,7 @@ from pipelines.evaluation.generator_tables import as_markdown
 from pipelines.evaluation.held_out import held_out_of
 from pipelines.evaluation.independent_features import catalogue_sample, features_of
 from pipelines.index_access import open_index
-from pipelines.report import NOTHING, OnProgress, Report, silent, while_held, write_report
+from pipelines.report import Report, while_held, write_report
 from pipelines.versions import versions_of
 
 STAGE, TABLE = "compare-generators", "generators.md"

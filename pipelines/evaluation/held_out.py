@@ -20,6 +20,7 @@ from gatefold.encoder.towers import DualEncoder
 from gatefold.errors import SchemaMismatch, StageMissing
 from gatefold.index.interface import Index
 from gatefold.names import normal_name
+from gatefold.progress import silent
 from gatefold.storage import tables
 from gatefold.storage.contents.catalogues import read_tracks
 from gatefold.storage.contents.cover_pixels import read_pixels
@@ -27,7 +28,6 @@ from gatefold.storage.models.encoders import build_encoder, load_encoder
 from gatefold.synthetic.catalogue import GENRES, TRAIT_NAMES, log_odds_of_own
 from gatefold.workspace import Workspace
 from pipelines.devices import gpus, granted_device
-from pipelines.report import silent
 from pipelines.row_mapper import map_rows
 from pipelines.training.training_data import paired_ids, read_windows, sample
 

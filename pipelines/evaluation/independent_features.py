@@ -11,11 +11,11 @@ import torch
 
 from gatefold.config import Settings
 from gatefold.images.likeness import WIDTH, IndependentFeatures
+from gatefold.progress import OnProgress, silent
 from gatefold.storage import tables
 from gatefold.storage.contents.cover_pixels import read_covers
 from gatefold.workspace import Workspace
 from pipelines.devices import gpus, granted_device
-from pipelines.report import OnProgress, silent
 from pipelines.row_mapper import map_rows
 from pipelines.training.training_data import present_ids, sample
 

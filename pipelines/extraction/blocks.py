@@ -23,6 +23,7 @@ import ray.data
 
 from gatefold.config import BatchSettings
 from gatefold.errors import Corrupt, StorageUnavailable, TooManyRejects
+from gatefold.progress import OnProgress
 from gatefold.records import ETAG
 from gatefold.storage import leases, objects, tables
 from gatefold.storage.leases import Lease
@@ -40,7 +41,7 @@ from pipelines.extraction.rejects import (
 )
 from pipelines.extraction.stages import Stage
 from pipelines.extraction.telemetry import block_done
-from pipelines.report import OnProgress, Report, while_held, write_report
+from pipelines.report import Report, while_held, write_report
 from pipelines.row_mapper import reraise_domain_errors
 
 _LEAST_SONGS = 8

@@ -9,6 +9,7 @@ import pyarrow as pa
 from gatefold.config import CoverSettings, Settings
 from gatefold.errors import InputError, NotFound, Unavailable
 from gatefold.images.pixels import decode_cover
+from gatefold.progress import OnProgress, silent
 from gatefold.records import cover_schema
 from gatefold.storage.contents.embedded_pictures import read_cover
 from gatefold.storage.tables import tensor_column
@@ -16,7 +17,7 @@ from gatefold.workspace import Workspace
 from pipelines.extraction.blocks import BlockMapper, BlockResult, map_tracks
 from pipelines.extraction.rejects import Reject, reject_of
 from pipelines.extraction.stages import COVERS, cover_stage, cover_tracks
-from pipelines.report import OnProgress, Report, silent
+from pipelines.report import Report
 
 
 def extract_covers(settings: Settings, workspace: Workspace, on_progress: OnProgress = silent) -> Report:

@@ -12,6 +12,7 @@ import torch
 
 from gatefold.config import Settings
 from gatefold.encoder.towers import DualEncoder
+from gatefold.progress import OnProgress, silent
 from gatefold.records import embedding_schema
 from gatefold.storage import objects
 from gatefold.storage.contents.cover_pixels import read_pixels
@@ -20,7 +21,7 @@ from gatefold.workspace import Workspace
 from pipelines.devices import gpus, granted_device
 from pipelines.extraction.blocks import BlockMapper, BlockResult, map_tracks
 from pipelines.extraction.stages import embedding_stage, embedding_tracks
-from pipelines.report import OnProgress, Report, silent
+from pipelines.report import Report
 from pipelines.training.training_data import read_windows
 from pipelines.versions import versions_of
 

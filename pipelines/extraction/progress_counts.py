@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from pipelines.extraction.compaction import Part
 from pipelines.extraction.rejects import RejectSample, most_frequent
-from pipelines.extraction.stages import Outcome, Stage
+from pipelines.extraction.stages import Stage, StageOutcome
 from pipelines.report import Report
 
 
@@ -90,9 +90,9 @@ class ProgressCounts:
         """What this run says of the songs that it has not come to yet."""
         return RejectSample(self.codes, self.songs, self.tried, self.block_songs, self.total - self.done)
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> StageOutcome:
         """Songs in all and rejects by code, of all runs together."""
-        return Outcome(self.total, dict(self.rejected))
+        return StageOutcome(self.total, dict(self.rejected))
 
     def report(self, stage: Stage, **more: JsonValue) -> Report:
         """Of this run; what it did not finish counts as neither done nor skipped."""

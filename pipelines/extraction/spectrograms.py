@@ -3,12 +3,13 @@
 from functools import partial
 
 from gatefold.config import Settings
+from gatefold.progress import OnProgress, silent
 from gatefold.storage.models.pretrained_towers import check_song_backbone
 from gatefold.workspace import Workspace
 from pipelines.extraction.blocks import map_tracks
 from pipelines.extraction.extract_partition import make_mapper
 from pipelines.extraction.stages import spectrogram_stage, spectrogram_tracks
-from pipelines.report import OnProgress, Report, silent
+from pipelines.report import Report
 
 
 def extract_spectrograms(settings: Settings, workspace: Workspace, on_progress: OnProgress = silent) -> Report:

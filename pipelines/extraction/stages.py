@@ -30,7 +30,7 @@ _ABSENT = "-"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StageOutcome:
     """Of a stage over the whole catalogue: its songs, and by code those that were rejected."""
 
     songs: int
@@ -56,7 +56,7 @@ class Stage:
         """One for all targets of a stage, because they share its rejects."""
         return self.workspace.lease(self.name)
 
-    def finished(self) -> Outcome | None:
+    def finished(self) -> StageOutcome | None:
         """What came out, when nothing has changed since all was done; else None."""
         note, run = _read(objects.join(self.target, _NOTE)), _read(_run_uri(self.workspace, self.name))
         if (
@@ -65,7 +65,7 @@ class Stage:
             or (note["run"], note["input_fingerprint"]) != (run["run"], self.input_fingerprint)
         ):
             return None
-        return Outcome(note["songs"], note["rejected"])
+        return StageOutcome(note["songs"], note["rejected"])
 
     def begin(self) -> str:
         """A name for this run of the stage; from here on no note but that of this run counts, of whatever target."""
@@ -74,7 +74,7 @@ class Stage:
         objects.put(_run_uri(self.workspace, self.name), json.dumps({"run": run}).encode())
         return run
 
-    def finish(self, run: str, outcome: Outcome, parts: Mapping[str, Part]) -> None:
+    def finish(self, run: str, outcome: StageOutcome, parts: Mapping[str, Part]) -> None:
         """Notes that all is done, and which parts of rows there are, by name."""
         tables.record(self.target, {name: (part.first, part.last) for name, part in parts.items()})
         note = {

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from gatefold.config import Settings
 from gatefold.errors import Corrupt, ObjectNotFound, StageMissing
+from gatefold.progress import OnProgress, silent
 from gatefold.storage import objects
 from gatefold.workspace import Workspace
 from pipelines.extraction.stages import SPECTROGRAMS as SPECTROGRAMS
 from pipelines.planning.estimate import OVERHEAD, Estimate, Range, Record, estimate
 from pipelines.planning.machines import read_prices, read_worker_types
 from pipelines.planning.sampling import count_rejects, draw_sample, measure
-from pipelines.report import OnProgress, Report, read_report, silent
+from pipelines.report import Report, read_report
 
 SAMPLE = 48
 """songs measured by default"""

@@ -19,12 +19,12 @@ from gatefold.audio.spectrograms import extract_log_mel
 from gatefold.config import AudioSettings, Settings
 from gatefold.errors import DecoderCrashed, DecodingTimeout, GatefoldError, InputError, NotFound
 from gatefold.isolation import Core, Isolated
+from gatefold.progress import OnProgress, silent
 from gatefold.records import LogMelWindows
 from gatefold.storage import objects, tables
 from pipelines.catalogue.manifests import is_manifest, read_manifest
 from pipelines.catalogue.scanning import list_songs
 from pipelines.extraction.extract_partition import spectrogram_rows
-from pipelines.report import OnProgress, silent
 
 SEED = 0
 

@@ -14,6 +14,7 @@ from gatefold.config import PretrainedSettings, Settings
 from gatefold.generator.interface import Pixels
 from gatefold.generator.pretrained.lora import LoraTrainer, check_trainable, encode_lora
 from gatefold.generator.sources import SourceRule, chosen
+from gatefold.progress import OnProgress, silent
 from gatefold.storage import leases, objects
 from gatefold.storage.bundles import Bundle, find_bundle
 from gatefold.storage.contents import optouts
@@ -22,7 +23,7 @@ from gatefold.storage.leases import Lease
 from gatefold.storage.models.loaded_release import load_active_release
 from gatefold.storage.models.pretrained_generators import ADAPTER, digest_of, model_of, on_disk, publish_adapter
 from gatefold.workspace import Workspace
-from pipelines.report import OnProgress, Report, silent, write_report
+from pipelines.report import Report, write_report
 from pipelines.training.precision import agreed_dtype
 from pipelines.training.training_run import (
     LossHistory,

@@ -23,6 +23,7 @@ from gatefold.generator.local_score.denoiser import COARSEST, Parameters
 from gatefold.generator.local_score.pipeline import CurvePoint, LocalScorePipeline, build_local_pipeline
 from gatefold.generator.sources import SourceRule, sources_of
 from gatefold.images.pixels import resized
+from gatefold.progress import NOTHING, OnProgress
 from gatefold.storage import objects
 from gatefold.storage.bundles import open_bundle
 from gatefold.storage.contents import optouts
@@ -30,7 +31,6 @@ from gatefold.storage.contents.cover_pixels import pixels_in_process
 from gatefold.storage.models.encoders import load_encoder
 from gatefold.workspace import Workspace
 from pipelines.index_access import open_index
-from pipelines.report import NOTHING, OnProgress
 from pipelines.row_mapper import map_rows
 from pipelines.training.conditions import index_in_process
 from pipelines.training.training_data import validation_ids

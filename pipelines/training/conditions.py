@@ -17,10 +17,10 @@ import pyarrow as pa
 from gatefold.errors import StageMissing
 from gatefold.generator.sources import ANY, SourceRule, sources_of
 from gatefold.index.interface import Index
+from gatefold.progress import silent
 from gatefold.records import neighbour_schema
 from gatefold.storage import objects, tables
 from gatefold.storage.models.indexes import load_index
-from pipelines.report import silent
 from pipelines.row_mapper import map_rows
 
 Vectors = npt.NDArray[np.float32]

@@ -8,12 +8,13 @@ import ray.train.torch
 import torch
 
 from gatefold.config import Settings
+from gatefold.progress import OnProgress, silent
 from gatefold.storage import leases, objects
 from gatefold.storage.bundles import Bundle, find_bundle
 from gatefold.storage.leases import Lease
 from gatefold.storage.models.encoders import build_encoder, publish_encoder
 from gatefold.workspace import Workspace
-from pipelines.report import OnProgress, Report, silent, write_report
+from pipelines.report import Report, write_report
 from pipelines.training.encoder_trainer import EncoderTrainer, Validation, weights_to_publish
 from pipelines.training.training_data import paired_ids, read_pairs, sample, stream_pairs, validation_ids, without_genre
 from pipelines.training.training_run import Progress, batches, history, last_state, run_training

@@ -6,12 +6,13 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from gatefold.config import Settings
+from gatefold.progress import OnProgress, silent
 from gatefold.storage import leases, objects
 from gatefold.storage.bundles import Bundle, find_bundle, open_bundle
 from gatefold.storage.leases import Lease
 from gatefold.storage.models.generators import publish_generator
 from gatefold.workspace import Workspace
-from pipelines.report import OnProgress, Report, silent, while_held, write_report
+from pipelines.report import Report, while_held, write_report
 from pipelines.versions import Versions, versions_of
 
 STAGE = "train-generator"

@@ -13,13 +13,13 @@ from accelerate import Accelerator
 from gatefold.config import Settings
 from gatefold.generator.sources import SourceRule
 from gatefold.generator.transformer import CoverPipeline, build_pipeline, build_transformer
+from gatefold.progress import OnProgress
 from gatefold.storage import objects
 from gatefold.storage.bundles import open_bundle
 from gatefold.storage.contents import optouts
 from gatefold.storage.contents.cover_pixels import read_pixels
 from gatefold.storage.leases import Lease
 from gatefold.workspace import Workspace
-from pipelines.report import OnProgress
 from pipelines.training.conditions import read_conditions, store_conditions
 from pipelines.training.training_data import Block, paired_ids, training_dataset
 from pipelines.training.training_run import Progress, batches, history, last_state, run_training

@@ -27,11 +27,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from gatefold.config import TrainSettings
 from gatefold.errors import Corrupt
+from gatefold.progress import OnProgress
 from gatefold.storage import objects
 from gatefold.storage.arrow_files import arrow_filesystem
 from gatefold.storage.leases import Lease
 from gatefold.workspace import Workspace
-from pipelines.report import OnProgress
 
 _STATE = "state.pt"
 _CURVE_POINTS = 48

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from gatefold.errors import LeaseLost, RunInProgress, StorageUnavailable, TooManyRejects
+from gatefold.progress import NOTHING
 from gatefold.storage import leases, objects, tables
 from pipelines.extraction import blocks
-from pipelines.report import NOTHING, read_report
+from pipelines.report import read_report
 from tests.words import AWAY, BAD, DEADLY, LAST, SLOW, Words, usable
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]

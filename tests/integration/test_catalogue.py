@@ -13,6 +13,7 @@ import pytest
 from gatefold.config import BatchSettings, Settings
 from gatefold.errors import InvalidManifest, StageMissing, StorageUnavailable, TooManyRejects
 from gatefold.images.pixels import decode_cover
+from gatefold.progress import NOTHING, silent
 from gatefold.records import TRACKS
 from gatefold.storage import objects
 from gatefold.storage.contents import catalogues
@@ -21,7 +22,7 @@ from gatefold.workspace import Workspace
 from pipelines.catalogue import etags
 from pipelines.catalogue.catalogue import build_catalogue
 from pipelines.extraction.rejects import read_rejects
-from pipelines.report import NOTHING, Report, read_report, silent
+from pipelines.report import Report, read_report
 from pipelines.row_mapper import map_rows
 
 MUSIC = Path(__file__).parents[2] / "gatefold" / "examples"

@@ -14,6 +14,7 @@ import torch
 
 from gatefold.audio.spectrograms import extract_log_mel
 from gatefold.errors import BundleNotFound, StageMissing, TooManyRejects, UnknownTrack
+from gatefold.progress import NOTHING, OnProgress, silent
 from gatefold.storage import objects, tables
 from gatefold.storage.bundles import open_bundle
 from gatefold.storage.contents import releases
@@ -29,7 +30,6 @@ from pipelines.evaluation.held_out import untrained
 from pipelines.extraction.covers import extract_covers
 from pipelines.extraction.rejects import read_rejects
 from pipelines.extraction.spectrograms import extract_spectrograms
-from pipelines.report import NOTHING, OnProgress, silent
 from pipelines.run import run_all
 from pipelines.training.training_data import read_windows
 from pipelines.versions import versions_of

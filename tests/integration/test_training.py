@@ -14,12 +14,13 @@ import ray
 from tensorboardX.proto.event_pb2 import Event
 
 from gatefold.config import EncoderSettings, GeneratorSettings, Settings, TrainSettings
+from gatefold.progress import NOTHING
 from gatefold.records import TRACKS
 from gatefold.storage import objects
 from gatefold.storage.contents import catalogues
 from gatefold.storage.contents.catalogues import Catalogue
 from gatefold.workspace import Workspace
-from pipelines.report import NOTHING, Report, read_report
+from pipelines.report import Report, read_report
 from pipelines.training import training_run
 from pipelines.training.train_encoder import train_encoder
 from tests.factories import COVER, write_pairs

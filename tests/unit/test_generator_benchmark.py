@@ -11,9 +11,9 @@ import pytest
 
 from benchmarks import generators
 from gatefold.config import Settings
+from gatefold.progress import silent
 from gatefold.workspace import Workspace
 from pipelines.evaluation.generator_candidates import Nearest
-from pipelines.report import silent
 
 Pixels = npt.NDArray[np.uint8]
 

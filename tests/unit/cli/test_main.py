@@ -15,6 +15,7 @@ from gatefold.cli import session
 from gatefold.cli.main import app
 from gatefold.config import Settings
 from gatefold.errors import SilentAudio, StorageUnavailable, TooManyRejects, UndecodableAudio
+from gatefold.progress import OnProgress
 from gatefold.storage import objects
 from gatefold.storage.contents import optouts, releases
 from gatefold.storage.contents.releases import Release, ReleasePart
@@ -22,7 +23,7 @@ from gatefold.workspace import Workspace
 from pipelines import run
 from pipelines.evaluation import encoder_comparison, generator_comparison
 from pipelines.extraction.rejects import reject_of, write_rejects
-from pipelines.report import OnProgress, Report, write_report
+from pipelines.report import Report, write_report
 
 VERBS = ["run", "catalogue", "spectrograms", "covers", "train-encoder", "embed", "index", "train-generator", "evaluate"]
 

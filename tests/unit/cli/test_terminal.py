@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pytest
 
 from gatefold.cli import terminal
-from gatefold.cli.terminal import OnProgress, Terminal, sparkline, table
+from gatefold.cli.terminal import Terminal, sparkline, table
+from gatefold.progress import OnProgress
 
 
 @dataclass

@@ -14,7 +14,7 @@ from gatefold.storage.contents.catalogues import Catalogue
 from gatefold.storage.contents.releases import Release, ReleasePart
 from gatefold.workspace import Workspace
 from pipelines.extraction.rejects import reject_of, write_rejects
-from pipelines.extraction.stages import Outcome, spectrogram_stage
+from pipelines.extraction.stages import StageOutcome, spectrogram_stage
 from pipelines.report import Report, write_report
 from pipelines.status import StageStatus, status_of
 from pipelines.versions import evaluation_of, versions_of
@@ -78,7 +78,7 @@ def test_a_song_whose_file_has_changed_is_not_done(workspace: Workspace) -> None
 
 def test_a_stage_that_ended_well_is_believed_without_a_look_at_its_parts(workspace: Workspace) -> None:
     ended = spectrogram_stage(SETTINGS, workspace)
-    ended.finish(ended.begin(), Outcome(4, {"silent_audio": 1}), {})
+    ended.finish(ended.begin(), StageOutcome(4, {"silent_audio": 1}), {})
     found = stage(workspace, "spectrograms")
     assert (found.state, found.done, found.total, found.rejected) == ("fresh", 3, 4, 1)
 

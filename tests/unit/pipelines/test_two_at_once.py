@@ -19,6 +19,7 @@ from gatefold.config import GeneratorSettings, Settings
 from gatefold.encoder.towers import DualEncoder
 from gatefold.errors import LeaseLost, RunInProgress, Unavailable
 from gatefold.generator.transformer import build_pipeline, build_transformer
+from gatefold.progress import silent
 from gatefold.records import TRACKS, embedding_schema
 from gatefold.storage import leases, objects, tables
 from gatefold.storage.bundles import list_bundles, open_bundle
@@ -34,7 +35,7 @@ from pipelines.evaluation.generator_comparison import compare_generators
 from pipelines.extraction.rejects import remove_rejects
 from pipelines.index import build_index
 from pipelines.release import publish_release
-from pipelines.report import Report, silent
+from pipelines.report import Report
 from pipelines.training import train_encoder
 from pipelines.training.train_generator import train_generator
 from pipelines.versions import versions_of

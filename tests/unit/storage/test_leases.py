@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from gatefold.errors import Corrupt, LeaseLost, RunInProgress, StorageDenied, StorageUnavailable
+from gatefold.progress import OnProgress, silent
 from gatefold.storage import leases, objects
 from gatefold.storage.leases import Lease, hold
-from pipelines.report import OnProgress, silent, while_held
+from pipelines.report import while_held
 
 
 @pytest.fixture

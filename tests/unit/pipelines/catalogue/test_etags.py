@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 from gatefold.errors import ObjectNotFound, StorageDenied, StorageUnavailable
+from gatefold.progress import silent
 from gatefold.storage.uris import ObjectInfo, parent
 from pipelines.catalogue import etags
 from pipelines.catalogue.etags import find_etags
-from pipelines.report import silent
 
 
 @dataclass

@@ -13,6 +13,7 @@ from gatefold.encoder.towers import DualEncoder
 from gatefold.errors import StageMissing
 from gatefold.generator.transformer import build_pipeline, build_transformer
 from gatefold.index.retrieval import CoverIndex
+from gatefold.progress import OnProgress
 from gatefold.records import TRACKS, embedding_schema
 from gatefold.storage import objects, tables
 from gatefold.storage.contents import catalogues
@@ -28,7 +29,7 @@ from pipelines.evaluation.generator_comparison import compare_generators
 from pipelines.evaluation.generator_genres import genre_rows, hundred_nearest
 from pipelines.evaluation.generator_tables import generators_section, genre_sections, readable_sections
 from pipelines.index import build_index
-from pipelines.report import OnProgress, read_report
+from pipelines.report import read_report
 from pipelines.versions import versions_of
 from tests.factories import COVER, ENCODER, GENERATOR, CoarseColours, unit_vectors, write_pairs
 from tests.sounds import AUDIO

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pytest
 
 from gatefold.errors import Corrupt, StorageUnavailable, TooManyRejects
+from gatefold.progress import NOTHING
 from gatefold.storage import tables
 from pipelines.extraction import blocks
 from pipelines.extraction.progress_counts import Block
 from pipelines.extraction.rejects import read_rejects, remove_rejects
-from pipelines.report import NOTHING, read_report
+from pipelines.report import read_report
 from tests.words import AWAY, BAD, LATE, Words, usable
 
 

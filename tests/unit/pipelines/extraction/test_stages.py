@@ -14,7 +14,7 @@ from gatefold.storage.contents.catalogues import Catalogue
 from gatefold.workspace import Workspace
 from pipelines.extraction.compaction import Part
 from pipelines.extraction.stages import (
-    Outcome,
+    StageOutcome,
     cover_tracks,
     embedding_stage,
     embedding_tracks,
@@ -24,7 +24,7 @@ from pipelines.extraction.stages import (
 )
 
 SETTINGS = Settings()
-OUTCOME = Outcome(3, {"silent_audio": 1})
+OUTCOME = StageOutcome(3, {"silent_audio": 1})
 
 
 def catalogue(workspace: Workspace, fingerprint: str = "c1", **etags: str | None) -> None:

@@ -11,10 +11,10 @@ import pytest
 import ray
 from typer.testing import CliRunner
 
-from gatefold import stopping
+from gatefold.cli import stopping
 from gatefold.cli.main import app
+from gatefold.cli.stopping import Terminated, exit_code, handle_signals
 from gatefold.cli.terminal import Terminal
-from gatefold.stopping import Terminated, exit_code, handle_signals
 from pipelines import cluster
 
 
@@ -45,7 +45,7 @@ def test_a_second_sigterm_does_not_cut_short_what_the_first_began() -> None:
 
 def test_ctrl_c_works_where_it_was_ignored_from_the_start() -> None:
     program = (
-        "import time\nfrom gatefold.stopping import handle_signals\n"
+        "import time\nfrom gatefold.cli.stopping import handle_signals\n"
         "handle_signals()\nprint(flush=True)\ntime.sleep(60)"
     )
     process = subprocess.Popen(
