@@ -30,7 +30,7 @@ from pipelines.extraction.stages import (
 from pipelines.report import read_report
 from pipelines.versions import Versions, evaluation_of, versions_of
 
-State = Literal["fresh", "partly", "stale", "missing"]
+StageState = Literal["fresh", "partly", "stale", "missing"]
 """fresh: nothing to do; partly: songs are left; stale: made of another catalogue or other settings; missing: never"""
 
 
@@ -42,7 +42,7 @@ class StageStatus:
     """
 
     stage: str
-    state: State
+    state: StageState
     done: int
     total: int | None
     rejected: int
@@ -95,7 +95,7 @@ def _rows(stage: Stage, read_tracks: Callable[[], pa.Table], version: str) -> St
     made, refused = (present(folder, tracks) for folder in (stage.target, stage.rejects))
     done, rejected = int(made.sum()), int((refused & ~made).sum())
     if done + rejected >= tracks.num_rows:
-        state: State = "fresh"
+        state: StageState = "fresh"
     elif done:
         state = "partly"
     else:
@@ -115,7 +115,7 @@ def _evaluation(settings: Settings, workspace: Workspace, versions: Versions) ->
     report = read_report(workspace, "evaluate")
     input_fingerprint = evaluation_of(settings, versions)
     fresh = report is not None and report.details.get("input_fingerprint") == input_fingerprint
-    state: State = "fresh" if fresh else "missing" if report is None else "stale"
+    state: StageState = "fresh" if fresh else "missing" if report is None else "stale"
     return StageStatus("evaluate", state, int(fresh), 1, 0, versions.release)
 
 

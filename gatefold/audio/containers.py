@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from gatefold.audio.mpeg import adts_at, first_frame, frame_at
 from gatefold.ranged import PrefixedRange, RangedFile, Source
 
-Kind: TypeAlias = Literal["wav", "aiff", "flac", "ogg", "mov", "mp3", "aac"]
+ContainerKind: TypeAlias = Literal["wav", "aiff", "flac", "ogg", "mov", "mp3", "aac"]
 FORMATS = "wav, flac, mp3, ogg (vorbis, opus), m4a, aac or aiff"
 _REACH = 1 << 16  # bytes of junk in front that are looked through
 _HEAD = 64
@@ -24,7 +24,7 @@ _MOST_TAGS = 8
 class Container:
     """A sound file of some kind, whose own first byte is number `start`."""
 
-    kind: Kind
+    kind: ContainerKind
     start: int
 
     def of(self, source: Source) -> Source:
@@ -50,7 +50,7 @@ def identify(file: RangedFile) -> Container | None:
 def _beyond_junk(file: RangedFile, at: int) -> Container | None:
     """The first that is found a little further on."""
     data = _read(file, at, _REACH + _HEAD)
-    found: list[tuple[int, Kind | None]] = []
+    found: list[tuple[int, ContainerKind | None]] = []
     frames = first_frame(data)
     if frames is not None:
         found.append((frames[1], frames[0]))
@@ -72,7 +72,7 @@ def _beyond_junk(file: RangedFile, at: int) -> Container | None:
     return None
 
 
-def _kind_of(file: RangedFile, head: bytes, at: int) -> Kind | None:
+def _kind_of(file: RangedFile, head: bytes, at: int) -> ContainerKind | None:
     """What begins with these bytes, which begin at byte `at`."""
     kind = _by_mark(head)
     if kind is not None:
@@ -84,7 +84,7 @@ def _kind_of(file: RangedFile, head: bytes, at: int) -> Kind | None:
     return "mp3" if frame_at(head, 0) else None
 
 
-def _by_mark(head: bytes) -> Kind | None:
+def _by_mark(head: bytes) -> ContainerKind | None:
     """By letters that announce a format."""
     if head[:4] in (b"fLaC", b"OggS"):
         return "flac" if head[:4] == b"fLaC" else "ogg"

@@ -133,7 +133,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Layout:
+class FrameLayout:
     """What is known of an mp3 before a frame of it is decoded."""
 
     honest: bool
@@ -160,11 +160,11 @@ class Layout:
         return 0.75 < (self.samples / self.bytes) / (samples / size) < 1.33
 
 
-UNKNOWN = Layout(True, None)
+UNKNOWN = FrameLayout(True, None)
 """Of a file that is no mp3, or promises nothing."""
 
 
-def layout(file: RangedFile) -> Layout:
+def layout(file: RangedFile) -> FrameLayout:
     """What the first frame, which begins at the first byte, promises, as far as it agrees with the size of the file."""
     file.seek(0)
     data = file.read(_FIRST_BYTES)
@@ -174,18 +174,18 @@ def layout(file: RangedFile) -> Layout:
         return UNKNOWN
     said = (promised.frames or 0) * frame.samples, promised.bytes or 0
     if not promised.frames or not promised.bytes:
-        return Layout(False, None, *said)
+        return FrameLayout(False, None, *said)
     surplus = file.size - promised.bytes
     if abs(surplus) > frame.size + _ID3V1_BYTES and (surplus < 0 or surplus != _tag_bytes(file)):
-        return Layout(False, None, *said)
+        return FrameLayout(False, None, *said)
     second = frame_at(data, frame.size)
     if not promised.constant or second is None:
-        return Layout(True, None, *said)
+        return FrameLayout(True, None, *said)
     # some count the first frame, which holds no music, and some do not
     off = promised.bytes - promised.frames * second.exact
     if not -second.size <= off <= frame.size + second.size:
-        return Layout(False, None, *said)
-    return Layout(True, Grid(frame.size, second.exact), *said)
+        return FrameLayout(False, None, *said)
+    return FrameLayout(True, Grid(frame.size, second.exact), *said)
 
 
 def _tag_bytes(file: RangedFile) -> int:

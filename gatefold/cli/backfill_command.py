@@ -9,7 +9,7 @@ import typer
 from gatefold.cli.session import Session, readable
 
 if TYPE_CHECKING:
-    from pipelines.backfill.songs import Plan
+    from pipelines.backfill.songs import BackfillPlan
     from pipelines.report import Report
 
 _SHOWN = 20
@@ -85,7 +85,7 @@ def _preview(session: Session, source: str, into: Into) -> None:
     session.terminal.result(_plan_record(plan, into), *_planned(plan, into))
 
 
-def _plan_record(plan: "Plan", into: Into) -> dict[str, Any]:
+def _plan_record(plan: "BackfillPlan", into: Into) -> dict[str, Any]:
     return {
         "source": plan.source,
         "into": into.value,
@@ -96,7 +96,7 @@ def _plan_record(plan: "Plan", into: Into) -> dict[str, Any]:
     }
 
 
-def _planned(plan: "Plan", into: Into) -> list[str]:
+def _planned(plan: "BackfillPlan", into: Into) -> list[str]:
     count = sum(len(one.songs) for one in plan.groups)
     lines = [f"{count:,} of {plan.songs:,} songs would get one of {len(plan.groups):,} new covers"]
     for one in plan.groups[:_SHOWN]:

@@ -26,7 +26,7 @@ from gatefold.storage import objects
 from gatefold.storage.leases import LEASE_TTL_S
 from gatefold.workspace import Workspace
 
-State = Literal["ok", "warning", "fault"]
+FindingState = Literal["ok", "warning", "fault"]
 """fault: something will fail; warning: something may, or will be slow"""
 Check = Callable[[], "list[Finding]"]
 _GB = 1 << 30
@@ -43,7 +43,7 @@ class Finding:
     """What a check found; `remedy` says what to do unless all is well."""
 
     name: str
-    state: State
+    state: FindingState
     detail: str
     remedy: str = ""
 
@@ -344,7 +344,7 @@ def check_open_files() -> list[Finding]:
     return [Finding("open files", "warning", detail, "ulimit -n 65536 in the shell that starts Ray")]
 
 
-def _graded(value: float, limits: tuple[float, float]) -> State:
+def _graded(value: float, limits: tuple[float, float]) -> FindingState:
     """Under the second limit a fault, under the first a warning."""
     warning, fault = limits
     return "fault" if value < fault else "warning" if value < warning else "ok"

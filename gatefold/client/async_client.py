@@ -17,7 +17,7 @@ from gatefold.client.errors import ApiError, ClientError, NoAnswer
 from gatefold.client.models import JobStatus
 from gatefold.client.retries import RetryPolicy
 from gatefold.client.sse import EventCursor
-from gatefold.client.waiting import OnProgress, Wait, check_succeeded
+from gatefold.client.waiting import OnStatus, Wait, check_succeeded
 
 T = TypeVar("T")
 
@@ -238,7 +238,7 @@ class AsyncCoverJob:
         self.status = await self._client.send(calls.job(self.job_id))
         return self.status
 
-    async def wait(self, timeout_s: float | None = None, on_progress: OnProgress | None = None) -> "AsyncCoverJob":
+    async def wait(self, timeout_s: float | None = None, on_progress: OnStatus | None = None) -> "AsyncCoverJob":
         """The job itself, once it has succeeded.
 
         Args:

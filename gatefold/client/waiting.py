@@ -9,7 +9,7 @@ from gatefold.client.models import JobStatus
 
 FIRST_POLL_S, LAST_POLL_S = 0.2, 2.0
 """seconds between two looks at a job: it begins with the first, and grows by half each time"""
-OnProgress = Callable[[JobStatus], object]
+OnStatus = Callable[[JobStatus], object]
 
 
 class Wait:
@@ -22,7 +22,7 @@ class Wait:
     Raises: ValueError.
     """
 
-    def __init__(self, timeout_s: float | None, on_progress: OnProgress | None) -> None:
+    def __init__(self, timeout_s: float | None, on_progress: OnStatus | None) -> None:
         if timeout_s is not None and not (math.isfinite(timeout_s) and timeout_s >= 0):
             raise ValueError(f"timeout_s = {timeout_s}: a number of seconds, at least 0, or None")
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s

@@ -27,7 +27,7 @@ _BETWEEN = 0.35  # of an em of the artist, between title and artist
 _PROBE = 1000  # pixels an em, at which text is measured
 
 Align = Literal["left", "centre", "right"]
-Kind = Literal["title", "artist"]
+TextKind = Literal["title", "artist"]
 Place = tuple[Literal["top", "middle", "bottom"], Align]
 Words = tuple[str, ...]
 
@@ -75,7 +75,7 @@ LAYOUTS = {
 
 
 @dataclass(frozen=True)
-class Block:
+class TextBlock:
     """Lines of one size. Pixels of the picture, but `lines`.
 
     Args:
@@ -84,7 +84,7 @@ class Block:
         box: left, top, right, bottom.
     """
 
-    kind: Kind
+    kind: TextKind
     lines: tuple[str, ...]
     size: int
     ascent: float
@@ -98,7 +98,7 @@ class Placed:
     """Title and artist at one place. `size_share` is 1 where the title is as large as the layout lets it be."""
 
     font: Font
-    blocks: tuple[Block, ...]
+    blocks: tuple[TextBlock, ...]
     size_share: float
 
 
@@ -183,8 +183,8 @@ def _placed(
     height = _height(rows, sizes)
     tops = {"top": margin, "middle": (picture[1] - height) / 2, "bottom": picture[1] - margin - height}
     top = tops[down]
-    blocks: list[Block] = []
-    kinds: tuple[Kind, Kind] = ("title", "artist")
+    blocks: list[TextBlock] = []
+    kinds: tuple[TextKind, TextKind] = ("title", "artist")
     for kind, lines, em in zip(kinds, rows, sizes, strict=True):
         if not lines:
             continue
@@ -199,12 +199,12 @@ def _placed(
 
 
 def _block(
-    kind: Kind, font: Font, lines: tuple[str, ...], em: float, align: Align, top: float, width: int, margin: float
-) -> Block:
+    kind: TextKind, font: Font, lines: tuple[str, ...], em: float, align: Align, top: float, width: int, margin: float
+) -> TextBlock:
     wide = max(_wide(font, line) for line in lines) * em
     left = {"left": margin, "centre": (width - wide) / 2, "right": width - margin - wide}[align]
     line_height = em * _LEADING
     ascent = (line_height + _capital(font) * em) / 2  # capitals in the middle of their line
-    return Block(
+    return TextBlock(
         kind, lines, int(em), ascent, line_height, align, (left, top, left + wide, top + len(lines) * line_height)
     )

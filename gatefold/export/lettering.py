@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from gatefold.errors import InputError, UnsupportedText
 from gatefold.export.fonts import Font, font_for, has_shaping
-from gatefold.export.layouts import LAYOUTS, Block, Layout, Placed, set_block
+from gatefold.export.layouts import LAYOUTS, Layout, Placed, TextBlock, set_block
 
 CONTRAST_MIN = 4.5
 """WCAG contrast of text and what lies behind it, at all but a twentieth of the place; a veil brings it about"""
@@ -44,7 +44,7 @@ class Lettered:
 class _Group:
     """Blocks that stand together and so have one ink."""
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[TextBlock, ...]
     ink: tuple[int, int, int]
     veil: float
     contrast: float
@@ -141,7 +141,7 @@ def _judged(placed: Placed, layout: Layout, luminance: Values, picture: Image.Im
     return _Choice(placed, layout, groups, min(legible, 1.0) - spoilt + 0.5 * placed.size_share + layout.favour)
 
 
-def _grouped(blocks: tuple[Block, ...], luminance: Values, scale: float) -> _Group:
+def _grouped(blocks: tuple[TextBlock, ...], luminance: Values, scale: float) -> _Group:
     """The better of the inks for these blocks, and the weakest veil that gives it the contrast it needs."""
     parts = []
     for block in blocks:
@@ -184,7 +184,7 @@ def _drawn(picture: Image.Image, choice: _Choice) -> Lettered:
     return Lettered(result, choice.layout.name, choice.placed.font.name, lines, contrast, veil)
 
 
-def _draw_block(draw: ImageDraw.ImageDraw, block: Block, font: Font, ink: tuple[int, int, int]) -> None:
+def _draw_block(draw: ImageDraw.ImageDraw, block: TextBlock, font: Font, ink: tuple[int, int, int]) -> None:
     face = font.at(block.size)
     left, top, right, _ = block.box
     across = {"left": left, "centre": (left + right) / 2, "right": right}[block.align]

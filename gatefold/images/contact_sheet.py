@@ -14,7 +14,7 @@ _PAPER, _INK, _FAINT = (247, 244, 238), (28, 26, 24), (120, 112, 104)
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """One song."""
 
     title: str
@@ -27,7 +27,7 @@ class Row:
     """covers uint8 [3, S, S]"""
 
 
-def draw_contact_sheet(rows: Sequence[Row]) -> Image.Image:
+def draw_contact_sheet(rows: Sequence[SheetRow]) -> Image.Image:
     """RGB, one row for each song; all rows show as many covers as the first."""
     nearest, new = len(rows[0].nearest), len(rows[0].new)
     new_at = _LABEL + _CELL + _GAP + nearest * (_CELL + _GAP) + 2 * _GAP

@@ -26,7 +26,7 @@ from gatefold.index.tuning import DEPTH
 from gatefold.index.vectors import (
     GpuCopy,
     Ids,
-    Kind,
+    IndexKind,
     Mask,
     Vectors,
     build,
@@ -57,7 +57,7 @@ class _Shard:
     """Vectors of the covers from `start` to before `stop`."""
 
     vectors: faiss.Index
-    kind: Kind
+    kind: IndexKind
     start: int
     stop: int
     gpu: GpuCopy | None

@@ -22,7 +22,7 @@ from gatefold.index.vectors import (
     LINKS,
     SEED,
     Ids,
-    Kind,
+    IndexKind,
     Vectors,
     build,
     choose,
@@ -51,7 +51,7 @@ class IndexStats(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Kind
+    kind: IndexKind
     parameters: dict[str, int]
     """of the build and of a search, the largest of any shard"""
     vectors: int

@@ -22,8 +22,8 @@ from gatefold.errors import BundleCorrupt, InvalidSettings
 Vectors = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-Kind = Literal["flat", "hnsw", "ivf", "ivfpq"]
-KINDS: tuple[Kind, ...] = ("flat", "hnsw", "ivf", "ivfpq")
+IndexKind = Literal["flat", "hnsw", "ivf", "ivfpq"]
+KINDS: tuple[IndexKind, ...] = ("flat", "hnsw", "ivf", "ivfpq")
 """From the most exact and largest to the smallest."""
 
 FLAT_BYTES = 80_000_000
@@ -39,7 +39,7 @@ SAMPLE_PER_CENTROID = 64
 SEED = 1234
 
 
-def choose(count: int, width: int, settings: IndexSettings) -> Kind:
+def choose(count: int, width: int, settings: IndexSettings) -> IndexKind:
     """The kind asked for, or by "auto" the most exact that is fast enough and fits the memory.
 
     Args:
@@ -51,7 +51,7 @@ def choose(count: int, width: int, settings: IndexSettings) -> Kind:
     if count == 0:  # nothing to learn from
         return "flat"
     if settings.kind != "auto":
-        kind: Kind = settings.kind
+        kind: IndexKind = settings.kind
     else:
         fast = [k for k in KINDS if k != "flat" or count * width * 4 <= FLAT_BYTES]
         kind = next((k for k in fast if bytes_of(k, count, width) <= settings.max_bytes), "ivfpq")
@@ -64,7 +64,7 @@ def choose(count: int, width: int, settings: IndexSettings) -> Kind:
     return kind
 
 
-def bytes_of(kind: Kind, count: int, width: int) -> int:
+def bytes_of(kind: IndexKind, count: int, width: int) -> int:
     """What an index of this kind will take in memory, to a few percent.
 
     Args:
@@ -91,7 +91,7 @@ def subquantizers_of(width: int) -> int:
     return next(width // size for size in (4, 3, 2, 1) if width % size == 0)
 
 
-def build(vectors: Vectors, kind: Kind) -> faiss.Index:
+def build(vectors: Vectors, kind: IndexKind) -> faiss.Index:
     """An index over these vectors, its search parameters not yet tuned.
 
     Args:
@@ -114,7 +114,7 @@ def build(vectors: Vectors, kind: Kind) -> faiss.Index:
     return index
 
 
-def _empty(kind: Kind, count: int, width: int) -> faiss.Index:
+def _empty(kind: IndexKind, count: int, width: int) -> faiss.Index:
     if kind == "flat":
         return faiss.IndexFlatIP(width)
     if kind == "hnsw":
@@ -130,14 +130,14 @@ def _empty(kind: Kind, count: int, width: int) -> faiss.Index:
     return index
 
 
-def kind_of(index: faiss.Index) -> Kind:
+def kind_of(index: faiss.Index) -> IndexKind:
     """Which kind of index this is. Raises: BundleCorrupt for one that `build` does not make."""
     made = {"IndexFlatIP": "flat", "IndexFlat": "flat", "IndexHNSWFlat": "hnsw", "IndexIVFFlat": "ivf",
             "IndexRefine": "ivfpq"}
     name = type(index).__name__
     if name not in made:
         raise BundleCorrupt(f"the index is a FAISS '{name}', which is none of {list(KINDS)}; build it anew")
-    return cast(Kind, made[name])
+    return cast(IndexKind, made[name])
 
 
 def ivf_of(index: faiss.Index) -> faiss.IndexIVF:

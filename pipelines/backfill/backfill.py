@@ -24,10 +24,10 @@ from gatefold.storage.contents import releases
 from gatefold.storage.leases import Lease
 from gatefold.workspace import Workspace
 from pipelines.backfill import songs as songs_of_source
-from pipelines.backfill.journal import Journal, Row, Run, new_run, open_run, runs, sha256
+from pipelines.backfill.journal import Journal, JournalRow, Run, new_run, open_run, runs, sha256
 from pipelines.backfill.making import MakeCover, ReleaseCovers
 from pipelines.backfill.patches import apply_patch
-from pipelines.backfill.songs import Into, Left, Plan, make_plan
+from pipelines.backfill.songs import BackfillPlan, Into, Left, make_plan
 from pipelines.backfill.writing import SongOutcome, Writer, outcomes_of
 from pipelines.devices import gpus
 from pipelines.report import Report, while_held, write_report
@@ -43,7 +43,7 @@ _SHOWN = 1_000
 MakerOf = Callable[[Run], MakeCover]
 
 
-def preview(source: str, workspace: Workspace, into: Into, on_progress: OnProgress = silent) -> Plan:
+def preview(source: str, workspace: Workspace, into: Into, on_progress: OnProgress = silent) -> BackfillPlan:
     """What `backfill` would do now; nothing is written. Raises: as `make_plan`."""
     return _open_songs(make_plan(source, into, on_progress), workspace, into)
 
@@ -136,7 +136,7 @@ def _digest(uri: str) -> str | None:
         return None
 
 
-def _undo_row(journal: Journal, row: Row) -> str:
+def _undo_row(journal: Journal, row: JournalRow) -> str:
     """Why an object was not put back; empty where it is as it was before the run."""
     if row.kind != "manifest":
         try:
@@ -157,7 +157,7 @@ def _undo_row(journal: Journal, row: Row) -> str:
     return ""
 
 
-def _write(plan: Plan, writer: Writer, on_progress: OnProgress) -> list[SongOutcome]:
+def _write(plan: BackfillPlan, writer: Writer, on_progress: OnProgress) -> list[SongOutcome]:
     table = pa.table({"group": pa.array([group.to_json() for group in plan.groups], pa.string())})
     if not ray.is_initialized():
         return outcomes_of(map_rows(table, writer, max(1, table.num_rows), on_progress))
@@ -176,7 +176,7 @@ def _release_covers(settings: Settings, workspace: Workspace) -> MakerOf:
     return maker_of
 
 
-def _open_songs(plan: Plan, workspace: Workspace, into: Into) -> Plan:
+def _open_songs(plan: BackfillPlan, workspace: Workspace, into: Into) -> BackfillPlan:
     """Without the songs that an earlier manifest has: the source itself does not show them."""
     if into != "manifest":
         return plan
@@ -193,7 +193,7 @@ def _named_before(workspace: Workspace, source: str) -> dict[str, str]:
     return found
 
 
-def _finish(run: Run, workspace: Workspace, plan: Plan, lease: Lease) -> None:
+def _finish(run: Run, workspace: Workspace, plan: BackfillPlan, lease: Lease) -> None:
     journal = Journal(workspace, run.run_id)
     if run.into == "manifest":
         covers = _named_before(workspace, plan.source)
@@ -209,7 +209,7 @@ def _finish(run: Run, workspace: Workspace, plan: Plan, lease: Lease) -> None:
 
 
 def _report(
-    run: Run | None, plan: Plan, outcomes: list[SongOutcome], seconds: float, workspace: Workspace
+    run: Run | None, plan: BackfillPlan, outcomes: list[SongOutcome], seconds: float, workspace: Workspace
 ) -> Report:
     late = [Left(one.song_id, one.uri, one.reason) for one in outcomes if one.state == "left"]
     left = plan.left + late

@@ -43,7 +43,7 @@ class Run(BaseModel):
     state: Literal["open", "finished", "undone"] = "open"
 
 
-class Row(BaseModel):
+class JournalRow(BaseModel):
     """One object that the run writes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,24 +92,24 @@ class Journal:
     def write(self, run: Run) -> None:
         objects.put(self._run, run.model_dump_json(indent=1).encode())
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[JournalRow]:
         """All rows, in no order."""
         with ThreadPoolExecutor(_READERS) as pool:
             uris = [info.uri for info in objects.list_objects(objects.join(self.folder, _ROWS))]
-            yield from pool.map(lambda uri: _parsed(Row, uri), uris)
+            yield from pool.map(lambda uri: _parsed(JournalRow, uri), uris)
 
-    def put(self, row: Row) -> None:
+    def put(self, row: JournalRow) -> None:
         objects.put(objects.join(self.folder, _ROWS, f"{row.key}.json"), row.model_dump_json().encode())
 
-    def remove(self, row: Row) -> None:
+    def remove(self, row: JournalRow) -> None:
         """Forgets a row, of which nothing was written."""
         objects.delete(objects.join(self.folder, _ROWS, f"{row.key}.json"))
         objects.delete(self._original(row))
 
-    def put_original(self, row: Row, patch: bytes) -> None:
+    def put_original(self, row: JournalRow, patch: bytes) -> None:
         objects.put(self._original(row), patch)
 
-    def original(self, row: Row) -> bytes:
+    def original(self, row: JournalRow) -> bytes:
         """The patch. Raises: ObjectNotFound."""
         return objects.read(self._original(row))
 
@@ -130,7 +130,7 @@ class Journal:
     def _run(self) -> str:
         return objects.join(self.workspace.backfill, f"{self.run_id}{_SUFFIX}")
 
-    def _original(self, row: Row) -> str:
+    def _original(self, row: JournalRow) -> str:
         return objects.join(self.folder, _ORIGINALS, f"{row.key}.patch")
 
 

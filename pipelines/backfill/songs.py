@@ -67,7 +67,7 @@ class Left:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BackfillPlan:
     """What is to be done for a source."""
 
     source: str
@@ -89,7 +89,7 @@ class _Found:
     keys_of_folder: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
 
-def make_plan(source: str, into: Into, on_progress: OnProgress) -> Plan:
+def make_plan(source: str, into: Into, on_progress: OnProgress) -> BackfillPlan:
     """What a backfill of this folder, prefix or manifest would do. Nothing is written.
 
     Raises: InvalidManifest; storage errors.
@@ -113,7 +113,7 @@ def make_plan(source: str, into: Into, on_progress: OnProgress) -> Plan:
         if kept:
             groups.append(Group(key, found.albums[key], kept))
     count = sum(len(group.songs) for group in groups)
-    return Plan(uri, groups, left, tracks, tracks.num_rows, tracks.num_rows - count - len(left))
+    return BackfillPlan(uri, groups, left, tracks, tracks.num_rows, tracks.num_rows - count - len(left))
 
 
 def _key(song_id: str, audio_uri: str, album: str | None) -> str:
@@ -189,7 +189,7 @@ def _tagged(songs: pa.Table, on_progress: OnProgress) -> tuple[pa.Table, list[Le
     return tracks.select(TRACKS.names), left
 
 
-def without(plan: Plan, done: Callable[[Song], bool]) -> Plan:
+def without(plan: BackfillPlan, done: Callable[[Song], bool]) -> BackfillPlan:
     """The plan without the songs for which this says that they are done."""
     groups = []
     for group in plan.groups:
@@ -197,4 +197,4 @@ def without(plan: Plan, done: Callable[[Song], bool]) -> Plan:
         if kept:
             groups.append(Group(group.key, group.album, kept))
     count = sum(len(group.songs) for group in groups)
-    return Plan(plan.source, groups, plan.left, plan.rows, plan.songs, plan.songs - count - len(plan.left))
+    return BackfillPlan(plan.source, groups, plan.left, plan.rows, plan.songs, plan.songs - count - len(plan.left))

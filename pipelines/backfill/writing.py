@@ -15,7 +15,7 @@ from gatefold.errors import InputError, NotFound, StorageDenied, TooLarge
 from gatefold.storage import objects
 from gatefold.storage.leases import Lease
 from pipelines.backfill.isolated import TagRequest, write_picture
-from pipelines.backfill.journal import Journal, Row, Run, sha256
+from pipelines.backfill.journal import Journal, JournalRow, Run, sha256
 from pipelines.backfill.making import MakeCover
 from pipelines.backfill.patches import make_patch
 from pipelines.backfill.songs import COVER_NAME, READ_ONLY, Group, Song, has_cover_beside, is_read_only
@@ -88,8 +88,8 @@ class Writer:
 
     def _put_beside(self, song: Song, uri: str, group: Group, picture: bytes) -> str:
         """Why no cover was put beside the songs; empty where it was."""
-        row = Row(song_id=song.song_id, group=group.key, uri=uri, kind="file", before=None, after=sha256(picture),
-                  state="writing")  # fmt: skip
+        row = JournalRow(song_id=song.song_id, group=group.key, uri=uri, kind="file", before=None,
+                         after=sha256(picture), state="writing")  # fmt: skip
         if has_cover_beside(song.uri):
             return COVERED
         try:
@@ -132,8 +132,8 @@ class Writer:
         etag = found.etag
         if etag is None or objects.stat(uri).etag != etag:
             return CHANGED
-        row = Row(song_id=song.song_id, group=group.key, uri=uri, kind="tags", before=sha256(data),
-                  after=sha256(changed), state="writing")  # fmt: skip
+        row = JournalRow(song_id=song.song_id, group=group.key, uri=uri, kind="tags", before=sha256(data),
+                         after=sha256(changed), state="writing")  # fmt: skip
         self.journal.put_original(row, make_patch(data, changed))
         self.journal.put(row)
         self.lease.check()
@@ -150,8 +150,8 @@ class Writer:
 
     def _named(self, song: Song, group: Group, picture: bytes) -> SongOutcome:
         uri = self.journal.picture_uri(group.key)
-        row = Row(song_id=song.song_id, group=group.key, uri=uri, kind="manifest", before=None, after=sha256(picture),
-                  state="done")  # fmt: skip
+        row = JournalRow(song_id=song.song_id, group=group.key, uri=uri, kind="manifest", before=None,
+                         after=sha256(picture), state="done")  # fmt: skip
         self.journal.put(row)
         return _written(song)
 

@@ -21,7 +21,7 @@ from gatefold.encoder.towers import DualEncoder
 from gatefold.errors import StageMissing
 from gatefold.evaluation import metrics
 from gatefold.evaluation.scorecard import BY_COVER, ROUNDS, Measure, as_markdown, measure_genres, measure_retrieval
-from gatefold.images.contact_sheet import Row, draw_contact_sheet
+from gatefold.images.contact_sheet import SheetRow, draw_contact_sheet
 from gatefold.images.likeness import IndependentFeatures, available, nearest_likeness
 from gatefold.index.interface import Filters, Index
 from gatefold.progress import OnProgress, silent
@@ -172,7 +172,7 @@ def _draw_sheet(
         again = [asked + turn * len(song_ids) + number for turn in range(_NEW - 1)]
         windows_of_song = LogMelWindows(0.0, np.zeros(0, np.float32), windows[song_id][:1])
         rows.append(
-            Row(
+            SheetRow(
                 title=track.title or song_id,
                 subtitle=", ".join(part for part in (track.artist, track.genre) if part),
                 spectrogram=spectrogram_picture(windows_of_song),

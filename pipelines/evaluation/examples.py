@@ -9,7 +9,7 @@ from gatefold.audio.spectrograms import spectrogram_picture
 from gatefold.errors import NotFound
 from gatefold.generator.interface import GenerationRequest
 from gatefold.generator.records import sources_text
-from gatefold.images.contact_sheet import Pixels, Row, draw_contact_sheet
+from gatefold.images.contact_sheet import Pixels, SheetRow, draw_contact_sheet
 from gatefold.images.pixels import decode_cover, encode_picture
 from gatefold.progress import OnProgress, silent
 from gatefold.records import Match
@@ -70,7 +70,7 @@ def _make(paths: list[Path], workspace: Workspace, release: Release, lease: Leas
     return report
 
 
-def _make_one(loaded: LoadedRelease, path: str, folder: str) -> Row:
+def _make_one(loaded: LoadedRelease, path: str, folder: str) -> SheetRow:
     encoded = loaded.encode_song(path)
     matches = loaded.search(encoded, _MATCHES)
     generated = loaded.generate(encoded, seeds=[SEED], request=GenerationRequest(size=_SIZE))
@@ -83,11 +83,11 @@ def _make_one(loaded: LoadedRelease, path: str, folder: str) -> Row:
     return _row(loaded, encoded, matches[:_NEAREST], generated)
 
 
-def _row(loaded: LoadedRelease, encoded: EncodedSong, matches: list[Match], generated: GeneratedForSong) -> Row:
+def _row(loaded: LoadedRelease, encoded: EncodedSong, matches: list[Match], generated: GeneratedForSong) -> SheetRow:
     assert encoded.song is not None  # it came from a file
     genres = [match.track.genre for match in matches if match.track.genre]
     nearest = max(set(genres), key=genres.count) if genres else ""
-    return Row(
+    return SheetRow(
         title=encoded.name.replace("_", " "),
         subtitle=f"mostly near {nearest}" if nearest else "",
         spectrogram=spectrogram_picture(encoded.song),

@@ -28,7 +28,7 @@ from gatefold.records import ETAG
 from gatefold.storage import leases, objects, tables
 from gatefold.storage.leases import Lease
 from pipelines.extraction.compaction import Part, compact, name_of, part_name, part_of, remove_stale
-from pipelines.extraction.progress_counts import Block, ProgressCounts
+from pipelines.extraction.progress_counts import BlockCounts, ProgressCounts
 from pipelines.extraction.rejects import (
     Reject,
     attempt_key,
@@ -213,7 +213,7 @@ def spread(blocks: list[_T]) -> list[_T]:
     return random.Random(_ORDER_SEED).sample(blocks, len(blocks))
 
 
-def _map(blocks: list[pa.Table], mapper: tuple[Any, ...], num_gpus: int) -> Generator[Block, None, None]:
+def _map(blocks: list[pa.Table], mapper: tuple[Any, ...], num_gpus: int) -> Generator[BlockCounts, None, None]:
     """The blocks as they are finished; closed before the last, it stops the others."""
     ray.data.DataContext.get_current().max_consecutive_actor_init_deaths = _WORKER_STARTS
     finished = ray.data.from_arrow(blocks).map_batches(
@@ -231,7 +231,7 @@ def _map(blocks: list[pa.Table], mapper: tuple[Any, ...], num_gpus: int) -> Gene
     )
     # nothing is prefetched: each block would be reported when the next one is finished
     for batch in finished.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield from map(Block.from_json, batch["block"].to_pylist())
+        yield from map(BlockCounts.from_json, batch["block"].to_pylist())
 
 
 class _BlockMapper:
@@ -257,7 +257,7 @@ class _BlockMapper:
         rejects = reject_table([self._counted(reject, etags[reject.song_id]) for reject in made.rejects])
         name = part_name(tracks)
         self._lease.check()  # a worker of a driver that was killed finds another holder, and writes nothing
-        block = Block(
+        block = BlockCounts(
             name,
             _put(self._stage.target, name, rows),
             _put(self._stage.rejects, name, rejects),

@@ -14,7 +14,7 @@ from pipelines.report import Report
 
 
 @dataclass(frozen=True)
-class Block:
+class BlockCounts:
     """One finished block: the name of its parts, those of rows and of rejects if there are any, and what it took.
 
     `codes` counts the rejects by code, `postponed` says what the store did not return, by song_id; `seconds` are its
@@ -34,7 +34,7 @@ class Block:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, said: str) -> "Block":
+    def from_json(cls, said: str) -> "BlockCounts":
         """What `to_json` wrote."""
         read = json.loads(said)
         parts = {side: Part(**read[side]) if read[side] else None for side in ("rows", "rejects")}
@@ -62,7 +62,7 @@ class ProgressCounts:
     workers: int = 0
     began: float = field(default_factory=time.monotonic)
 
-    def add(self, block: Block) -> None:
+    def add(self, block: BlockCounts) -> None:
         """Counts the songs of a block that is done."""
         songs = sum(block.codes.values()) + (block.rows.songs if block.rows else 0)
         self.done += songs

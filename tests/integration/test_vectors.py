@@ -14,7 +14,7 @@ from gatefold.index.retrieval import CoverIndex
 from gatefold.index.tuning import TunedIndex, build_tuned, exact, recall_of
 from gatefold.index.vectors import (
     KINDS,
-    Kind,
+    IndexKind,
     Vectors,
     build,
     bytes_of,
@@ -42,12 +42,12 @@ def clustered(count: int, seed: int) -> Vectors:
 
 
 COVERS, QUERIES = clustered(COUNT, 1), clustered(40, 2)
-BUILT: dict[Kind, TunedIndex] = {}
+BUILT: dict[IndexKind, TunedIndex] = {}
 
 
 @pytest.fixture(params=KINDS)
 def built(request: pytest.FixtureRequest) -> TunedIndex:
-    kind: Kind = request.param
+    kind: IndexKind = request.param
     if kind not in BUILT:
         BUILT[kind] = build_tuned(COVERS, NO_SONGS, IndexSettings(kind=kind, recall=ASKED))
     return BUILT[kind]
@@ -75,12 +75,12 @@ def truly(queries: Vectors, k: int, allowed: np.ndarray) -> np.ndarray:
         (20_000_000, 4_000_000_000, "ivfpq"),
     ],
 )
-def test_the_kind_follows_from_count_and_memory(count: int, max_bytes: int, kind: Kind) -> None:
+def test_the_kind_follows_from_count_and_memory(count: int, max_bytes: int, kind: IndexKind) -> None:
     assert choose(count, 128, IndexSettings(max_bytes=max_bytes)) == kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_kind_that_is_asked_for_is_taken_or_refused(kind: Kind) -> None:
+def test_a_kind_that_is_asked_for_is_taken_or_refused(kind: IndexKind) -> None:
     assert choose(1_000_000, 128, IndexSettings(kind=kind)) == kind
     with pytest.raises(InvalidSettings, match=f"kind '{kind}' over 1,000,000 vectors takes .*max_bytes is 1,000"):
         choose(1_000_000, 128, IndexSettings(kind=kind, max_bytes=1_000))
@@ -115,7 +115,7 @@ def test_codes_are_not_learned_from_a_handful() -> None:
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])
-def test_the_same_vectors_make_the_same_index(kind: Kind) -> None:
+def test_the_same_vectors_make_the_same_index(kind: IndexKind) -> None:
     settings = IndexSettings(kind=kind, recall=ASKED)
     assert serialize(build_tuned(COVERS, NO_SONGS, settings).vectors) == serialize(
         build_tuned(COVERS, NO_SONGS, settings).vectors
@@ -123,7 +123,7 @@ def test_the_same_vectors_make_the_same_index(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize(("kind", "kept"), [("flat", True), ("hnsw", True), ("ivf", False), ("ivfpq", False)])
-def test_what_an_index_stores_whole_is_read_where_it_lies(kind: Kind, kept: bool) -> None:
+def test_what_an_index_stores_whole_is_read_where_it_lies(kind: IndexKind, kept: bool) -> None:
     index = build(COVERS[:1000], kind)
     vectors = stored(index)  # which lasts no longer than it
     assert (vectors is not None) == kept
@@ -131,7 +131,7 @@ def test_what_an_index_stores_whole_is_read_where_it_lies(kind: Kind, kept: bool
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])
-def test_cosines_with_vectors_in_a_mapped_file_are_the_same_bits(kind: Kind, tmp_path: Path) -> None:
+def test_cosines_with_vectors_in_a_mapped_file_are_the_same_bits(kind: IndexKind, tmp_path: Path) -> None:
     path = tmp_path / "index.faiss"
     path.write_bytes(serialize(build(COVERS[:1000], kind)))
     index = open_mapped(str(path))

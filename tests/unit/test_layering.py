@@ -206,6 +206,18 @@ def test_every_module_has_a_docstring() -> None:
     assert [path for path in PRODUCT if not ast.get_docstring(tree(path))] == []
 
 
+def test_no_two_public_classes_have_one_name() -> None:
+    """But for those of the client, which are what a program outside sees of the endpoint's."""
+    classes = Counter(
+        node.name
+        for path in PRODUCT
+        if package_of_file(path) != "gatefold.client"
+        for node in tree(path).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert {name: count for name, count in classes.items() if count > 1} == {}
+
+
 def test_files_stay_short() -> None:
     lengths = {path: len((ROOT / path).read_text().splitlines()) for path in PRODUCT + TESTS}
     assert {path: length for path, length in lengths.items() if length > MAX_FILE} == {}

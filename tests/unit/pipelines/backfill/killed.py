@@ -13,7 +13,7 @@ from gatefold.storage import objects
 from gatefold.workspace import Workspace
 from pipelines.backfill import backfill as module
 from pipelines.backfill import writing
-from pipelines.backfill.journal import Journal, Row
+from pipelines.backfill.journal import Journal, JournalRow
 from pipelines.backfill.songs import Group
 
 AT = 2
@@ -46,7 +46,7 @@ def run(source: str, workspace: str, into: Any, moment: str) -> None:
 
     counted = killing("row", "row", put_row)
 
-    def put(journal: Journal, row: Row) -> None:
+    def put(journal: Journal, row: JournalRow) -> None:
         if row.state == "writing":
             counted(journal, row)
         else:

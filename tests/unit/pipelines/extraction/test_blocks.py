@@ -13,18 +13,18 @@ from gatefold.errors import Corrupt, StorageUnavailable, TooManyRejects
 from gatefold.progress import NOTHING
 from gatefold.storage import tables
 from pipelines.extraction import blocks
-from pipelines.extraction.progress_counts import Block
+from pipelines.extraction.progress_counts import BlockCounts
 from pipelines.extraction.rejects import read_rejects, remove_rejects
 from pipelines.report import read_report
 from tests.words import AWAY, BAD, LATE, Words, usable
 
 
-def map_here(cut: list[pa.Table], mapper: tuple[Any, ...], _num_gpus: int) -> Iterator[Block]:
+def map_here(cut: list[pa.Table], mapper: tuple[Any, ...], _num_gpus: int) -> Iterator[BlockCounts]:
     """What Ray does, by one worker that is never lost."""
     block_mapper = blocks._BlockMapper(*mapper)
     for tracks in cut:
         for said in block_mapper(tracks)["block"].to_pylist():
-            yield Block.from_json(said)
+            yield BlockCounts.from_json(said)
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from mutagen.flac import FLAC, Picture
 from mutagen.id3 import APIC, ID3, TIT2, TPE1
 from PIL import Image
 
-from gatefold.audio.containers import Kind, identify
+from gatefold.audio.containers import ContainerKind, identify
 from gatefold.audio.decoding import decode_windows
 from gatefold.config import AudioSettings, CoverSettings
 from gatefold.errors import UndecodableAudio, UndecodableCover
@@ -67,7 +67,7 @@ def test_the_first_picture_that_decodes_is_taken_the_front_cover_first(tmp_path:
     assert read_cover(f"{uri}#picture", 10**6) == png()
 
 
-LAYERS: dict[str, tuple[Callable[[bytes], bytes], Kind]] = {
+LAYERS: dict[str, tuple[Callable[[bytes], bytes], ContainerKind]] = {
     "text of a radio": (lambda data: b"ICY 200 OK\r\nicy-br:128\r\n\r\n" + data, "mp3"),
     "zeros": (lambda data: bytes(3_000) + data, "mp3"),
     "half a frame": (lambda data: data[-300:] + data, "mp3"),

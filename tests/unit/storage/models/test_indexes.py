@@ -9,7 +9,7 @@ from gatefold.config import IndexSettings
 from gatefold.errors import BundleCorrupt, RecallTooLow
 from gatefold.index.retrieval import CoverIndex, unit_columns
 from gatefold.index.tuning import build_for, build_tuned, eval_queries_of, exact, merge_shard_stats, recall_of
-from gatefold.index.vectors import KINDS, Kind, kind_of
+from gatefold.index.vectors import KINDS, IndexKind, kind_of
 from gatefold.storage.bundles import Bundle, open_bundle, publish
 from gatefold.storage.models.indexes import (
     load_index,
@@ -25,14 +25,14 @@ TRACKS = indexed_tracks(unit_vectors(400, 8), without_cover=(3, 70))
 QUERIES = unit_vectors(5, 8, seed=1)
 
 
-def published(folder: Path, kind: Kind) -> tuple[Bundle, CoverIndex]:
+def published(folder: Path, kind: IndexKind) -> tuple[Bundle, CoverIndex]:
     built = build_tuned(*unit_columns(TRACKS), IndexSettings(kind=kind, recall=0.8))
     index = CoverIndex(TRACKS, "ears", built.vectors)
     return publish_index((folder / kind).as_uri(), index, TRACKS, built.stats, version="i1", lineage={}), index
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_searched_as_before_and_says_what_it_is(tmp_path: Path, kind: Kind) -> None:
+def test_it_is_searched_as_before_and_says_what_it_is(tmp_path: Path, kind: IndexKind) -> None:
     bundle, index = published(tmp_path, kind)
     loaded = load_index(bundle.uri)
     for given, expected in zip(loaded.nearest(QUERIES, 30), index.nearest(QUERIES, 30), strict=True):
@@ -45,7 +45,7 @@ def test_it_is_searched_as_before_and_says_what_it_is(tmp_path: Path, kind: Kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_altered_and_shortened_vectors_are_refused(tmp_path: Path, kind: Kind) -> None:
+def test_altered_and_shortened_vectors_are_refused(tmp_path: Path, kind: IndexKind) -> None:
     bundle, _ = published(tmp_path, kind)
     path = Path(bundle.uri_of("covers.faiss").removeprefix("file://"))
     data = path.read_bytes()
@@ -72,7 +72,7 @@ def test_a_bundle_of_another_kind_than_it_says_is_refused(tmp_path: Path) -> Non
         load_index(liar.uri)
 
 
-def sharded(folder: Path, kind: Kind, recall: float = 0.8) -> Bundle:
+def sharded(folder: Path, kind: IndexKind, recall: float = 0.8) -> Bundle:
     """Three shards, the second of which has no cover."""
     settings, uri = IndexSettings(kind=kind, recall=recall), (folder / "shards").as_uri()
     tracks = indexed_tracks(unit_vectors(600, 8), without_cover=range(290, 310))
@@ -88,7 +88,7 @@ def sharded(folder: Path, kind: Kind, recall: float = 0.8) -> Bundle:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_shards_are_one_index_and_each_is_an_index_in_itself(tmp_path: Path, kind: Kind) -> None:
+def test_shards_are_one_index_and_each_is_an_index_in_itself(tmp_path: Path, kind: IndexKind) -> None:
     bundle = sharded(tmp_path, kind)
     whole, shards = load_index(bundle.uri), shards_of(bundle)
     assert [(shard.covers, shard.tracks) for shard in shards] == [(290, 290), (0, 20), (290, 290)]
