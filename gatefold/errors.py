@@ -38,36 +38,52 @@ class InputError(GatefoldError):
 
 
 class InvalidSettings(InputError):
+    """A setting that is unknown, out of range, or does not fit another."""
+
     code = "invalid_settings"
     status = 400
 
 
 class InvalidManifest(InputError):
+    """A manifest that lacks a column, repeats an id, or cannot be read."""
+
     code = "invalid_manifest"
 
 
 class EmptyFile(InputError):
+    """A file of no bytes."""
+
     code = "empty_file"
 
 
 class UndecodableAudio(InputError):
+    """A file that is no audio, or of a kind that no decoder knows."""
+
     code = "undecodable_audio"
     status = 415
 
 
 class TruncatedAudio(InputError):
+    """Audio that ends before its headers say."""
+
     code = "truncated_audio"
 
 
 class SilentAudio(InputError):
+    """Audio without a sound in it."""
+
     code = "silent_audio"
 
 
 class AudioTooShort(InputError):
+    """Audio that lasts less than the least allowed."""
+
     code = "audio_too_short"
 
 
 class AudioTooLong(InputError):
+    """Audio that lasts longer than allowed."""
+
     code = "audio_too_long"
     status = 413
 
@@ -85,6 +101,8 @@ class DecoderCrashed(InputError):
 
 
 class UndecodableCover(InputError):
+    """A picture that cannot be decoded."""
+
     code = "undecodable_cover"
     status = 415
 
@@ -128,6 +146,8 @@ class RequestTimeout(InputError):
 
 
 class Unauthorized(InputError):
+    """A request without a key that the endpoint knows."""
+
     code = "unauthorized"
     status = 401
 
@@ -143,23 +163,33 @@ class IdempotencyConflict(InputError):
 
 
 class NotFound(GatefoldError):
+    """What was asked for is not there."""
+
     code = "not_found"
     status = 404
 
 
 class ObjectNotFound(NotFound):
+    """No object of this uri is in the storage."""
+
     code = "object_not_found"
 
 
 class UnknownTrack(NotFound):
+    """No song of this id is in the catalogue or the index, or it was withdrawn."""
+
     code = "unknown_track"
 
 
 class UnknownJob(NotFound):
+    """No job of this id is the caller's, or is kept any more."""
+
     code = "unknown_job"
 
 
 class BundleNotFound(NotFound):
+    """No bundle or release of this version is in the workspace."""
+
     code = "bundle_not_found"
 
 
@@ -179,12 +209,16 @@ class TooManyRejects(GatefoldError):
 
 
 class Unavailable(GatefoldError):
+    """Something that is needed does not answer now; trying again can help."""
+
     code = "unavailable"
     status = 503
     retryable = True
 
 
 class StorageUnavailable(Unavailable):
+    """The storage did not answer, or not as it should."""
+
     code = "storage_unavailable"
 
 
@@ -213,6 +247,8 @@ class RunInProgress(Unavailable):
 
 
 class IndexNotReady(Unavailable):
+    """The endpoint has no release loaded yet."""
+
     code = "index_not_ready"
 
 
@@ -231,14 +267,20 @@ class Overloaded(Unavailable):
 
 
 class Corrupt(GatefoldError):
+    """Something of our own is damaged or does not fit; trying again does not help."""
+
     code = "corrupt"
 
 
 class BundleCorrupt(Corrupt):
+    """A bundle whose files are not those that were published."""
+
     code = "bundle_corrupt"
 
 
 class SchemaMismatch(Corrupt):
+    """A table whose columns are not those that this version writes."""
+
     code = "schema_mismatch"
 
 

@@ -37,9 +37,11 @@ class BytesSource:
 
     @property
     def size(self) -> int:
+        """bytes"""
         return len(self._data)
 
     def read_at(self, offset: int, length: int) -> memoryview:
+        """As `Source.read_at`; a view, not a copy."""
         return self._data[offset : offset + length]
 
 
@@ -52,6 +54,7 @@ class PrefixedRange:
         self.size = len(prefix) + size
 
     def read_at(self, offset: int, length: int) -> bytes | memoryview:
+        """As `Source.read_at`; a copy only where both parts are in it."""
         length = min(length, self.size - offset)
         begin = offset - len(self._prefix)
         if begin >= 0:

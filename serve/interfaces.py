@@ -87,18 +87,24 @@ class GenerationResult:
 
 @dataclass(frozen=True)
 class EncoderFacts:
+    """The encoder that serves: its fingerprint, and the audio settings that it was trained with."""
+
     audio: AudioSettings
     fingerprint: str
 
 
 @dataclass(frozen=True)
 class IndexFacts:
+    """The index that serves: how many covers it holds, and the width of their embeddings."""
+
     covers: int
     embed_dim: int
 
 
 @dataclass(frozen=True)
 class GeneratorFacts:
+    """The generator that serves: its kind, and what a request may ask of it."""
+
     kind: str
     num_sources: int
     accepts: frozenset[str]
@@ -124,7 +130,8 @@ class SongEncoding(Protocol):
             pixels: uint8 [n, 3, S, S], RGB.
         """
 
-    async def describe(self) -> EncoderFacts: ...
+    async def describe(self) -> EncoderFacts:
+        """Facts of the encoder that serves."""
 
 
 class CoverRetrieval(Protocol):
@@ -140,7 +147,8 @@ class CoverRetrieval(Protocol):
     async def cover_embeddings(self, song_ids: list[str]) -> Vector:
         """float32 [N, D]. Raises: UnknownTrack."""
 
-    async def describe(self) -> IndexFacts: ...
+    async def describe(self) -> IndexFacts:
+        """Facts of the index that serves."""
 
 
 class CoverGeneration(Protocol):
@@ -152,7 +160,8 @@ class CoverGeneration(Protocol):
         Closing the iterator early stops the generator within a step. Raises: NoSources; InputError.
         """
 
-    async def describe(self) -> GeneratorFacts: ...
+    async def describe(self) -> GeneratorFacts:
+        """Facts of the generator that serves."""
 
     async def capacity(self) -> int:
         """Jobs that it can generate at once now."""

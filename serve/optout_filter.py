@@ -86,6 +86,7 @@ class OptOutFilteredRetriever:
         return await self._retriever.cover_embeddings(song_ids)
 
     async def describe(self) -> IndexFacts:
+        """As `CoverRetrieval.describe`; withdrawn songs count until the index is built anew."""
         return await self._retriever.describe()
 
     def _check(self, song_id: str) -> None:

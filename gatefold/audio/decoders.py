@@ -283,6 +283,7 @@ class FFmpegDecoder:
         return number * int(packet.duration) - int(packet.pts)
 
     def confirm(self) -> None:
+        """Returns where all places seen agree with the number of samples. Raises: Misplaced."""
         if self._format == "flac" and not self._seen.is_even(self.samples, self._file.size):
             raise Misplaced(self.samples)
 

@@ -83,6 +83,7 @@ def attempt(name: str, check: Check) -> list[Finding]:
 
 
 def check_versions() -> list[Finding]:
+    """Whether Python and the libraries installed are those that gatefold requires."""
     try:
         python, wanted = metadata.metadata("gatefold")["Requires-Python"], metadata.requires("gatefold")
     except metadata.PackageNotFoundError:
@@ -92,7 +93,7 @@ def check_versions() -> list[Finding]:
 
 
 def judge_versions(requirements: list[str]) -> list[Finding]:
-    """Args: requirements: as in pyproject.toml, of extras with their marker; `python` is the interpreter."""
+    """Whether requirements, as in pyproject.toml, are met, but those of extras; `python` is the interpreter."""
     everyones = [one for one in map(Requirement, requirements) if not one.marker or one.marker.evaluate({"extra": ""})]
     there = {one.name: _version(one.name) for one in everyones}
     wrong = [
@@ -113,6 +114,7 @@ def _version(name: str) -> str | None:
 
 
 def check_torch() -> list[Finding]:
+    """Versions of torch and torchaudio. Raises: what importing them raises."""
     import torch
     import torchaudio
 
@@ -120,17 +122,19 @@ def check_torch() -> list[Finding]:
 
 
 def check_codecs() -> list[Finding]:
+    """Which audio formats can be decoded here."""
     from gatefold.audio.codec_check import check_codecs
 
     faults = check_codecs()
-    deaf = [f"{name}: {fault}" for name, fault in faults.items() if fault is not None]
-    if deaf:
+    missing = [f"{name}: {fault}" for name, fault in faults.items() if fault is not None]
+    if missing:
         remedy = "pip install --force-reinstall av soundfile; their wheels bring their codecs, a system's may lack some"
-        return [Finding("codecs", "fault", "; ".join(deaf), remedy)]
+        return [Finding("codecs", "fault", "; ".join(missing), remedy)]
     return [Finding("codecs", "ok", f"{', '.join(faults)} can be decoded")]
 
 
 def check_gpus() -> list[Finding]:
+    """How many GPUs there are, and whether torch and FAISS can use them."""
     import faiss
     import torch
 
@@ -150,8 +154,7 @@ def check_gpus() -> list[Finding]:
 
 def check_store(uri: str) -> list[Finding]:
     """Whether a store does what we count on, tried on objects of our own under a new name, which are removed."""
-    folder = objects.join(uri, f"doctor-{uuid.uuid4().hex}")
-    trial = _Trial(folder)
+    trial = _Trial(objects.join(uri, f"doctor-{uuid.uuid4().hex}"))
     with _removed(trial):
         return _try_store(uri, trial)
 
@@ -217,11 +220,9 @@ def _try_store(uri: str, trial: _Trial) -> list[Finding]:
     findings: list[Finding] = []
     for name, step in trial.steps().items():
         try:
-            wrong = step()
-            remedy = _ANOTHER_STORE
+            wrong, remedy = step(), _ANOTHER_STORE
         except GatefoldError as error:
-            wrong = error.message.replace(trial.folder, uri)
-            remedy = _store_remedy(uri, error)
+            wrong, remedy = error.message.replace(trial.folder, uri), _store_remedy(uri, error)
         if wrong is not None:
             findings.append(Finding("store", "fault", f"cannot {name}: {wrong}", remedy))
         if name == "write":
@@ -312,8 +313,7 @@ def check_disks(uri: str) -> list[Finding]:
     from pipelines.cluster import ray_folder
 
     places = {"Ray's temporary files": (ray_folder(os.environ), "set RAY_TMPDIR to a larger disk")}
-    workspace = objects.local_path(uri)
-    if workspace is not None:
+    if (workspace := objects.local_path(uri)) is not None:
         places["the workspace"] = (workspace, "choose a larger disk with --workspace")
     findings = []
     for what, (place, other) in places.items():
@@ -326,7 +326,7 @@ def check_disks(uri: str) -> list[Finding]:
 
 
 def check_memory(source: Path = Path("/proc/meminfo")) -> list[Finding]:
-    """Nothing where the system does not say."""
+    """How much memory is free; nothing where the system does not say."""
     if not source.exists():
         return []
     lines = dict(line.split(":", 1) for line in source.read_text().splitlines())
@@ -337,6 +337,7 @@ def check_memory(source: Path = Path("/proc/meminfo")) -> list[Finding]:
 
 
 def check_open_files() -> list[Finding]:
+    """How many files a process may have open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= _OPEN_FILES:
         return [Finding("open files", "ok", "any number" if soft == resource.RLIM_INFINITY else f"up to {soft:,}")]

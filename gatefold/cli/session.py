@@ -183,6 +183,7 @@ class Session:
         return self.watch(verb, partial(dict(stages())[verb], self.settings, self.workspace))
 
     def build_catalogue(self, source: str) -> "Report":
+        """The catalogue of a source, a manifest or a folder, built and reported."""
         from pipelines.catalogue.catalogue import build_catalogue
 
         return self.watch("catalogue", partial(build_catalogue, self.settings, source, self.workspace))

@@ -32,16 +32,27 @@ _INDENT, _BETWEEN = "  ", " · "
 
 
 class StageCounts(Protocol):
-    """Numbers of a finished stage: inputs done in this run, done before, that could not be used, and its seconds."""
+    """Numbers of a finished stage, as its report has them."""
 
     @property
-    def done(self) -> int: ...
+    def done(self) -> int:
+        """inputs worked on in this run"""
+        ...
+
     @property
-    def skipped(self) -> int: ...
+    def skipped(self) -> int:
+        """inputs that were done before"""
+        ...
+
     @property
-    def rejected(self) -> int: ...
+    def rejected(self) -> int:
+        """inputs that could not be used"""
+        ...
+
     @property
-    def seconds(self) -> float: ...
+    def seconds(self) -> float:
+        """duration of the run"""
+        ...
 
 
 AnyCounts = TypeVar("AnyCounts", bound=StageCounts)

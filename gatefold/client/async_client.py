@@ -226,6 +226,7 @@ class AsyncCoverJob:
 
     @property
     def job_id(self) -> str:
+        """Id of the job, as in its path."""
         return self.status.job_id
 
     @property

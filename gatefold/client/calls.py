@@ -102,7 +102,10 @@ def search(
     name: str | None,
     options: SearchOptions,
 ) -> Call[models.SearchAnswer]:
-    """Raises: ValueError unless there is exactly one of song, song_id and embedding; SongUnreadable when sent."""
+    """Call for the covers nearest to a song.
+
+    Raises: ValueError unless there is exactly one of song, song_id and embedding; SongUnreadable when sent.
+    """
     kinds = {"song": song, "song_id": song_id, "embedding": embedding}
     given = [kind for kind, value in kinds.items() if value is not None]
     if len(given) != 1:
@@ -123,6 +126,7 @@ def search(
 
 
 def embed(song: SongLike, name: str | None) -> Call[EmbeddingAnswer]:
+    """Call for the embedding of a song. Raises: SongUnreadable when sent."""
     return Call("POST", "/v1/embeddings", EmbeddingAnswer, False, song=SongUpload.of(song, name))
 
 
@@ -144,19 +148,29 @@ def generate(
 
 
 def job(job_id: str) -> Call[models.JobStatus]:
+    """Call for the state of a job."""
     return _get(_job_path(job_id), models.JobStatus)
 
 
 def jobs(state: str | None, limit: int | None, after: str | None) -> Call[models.JobPage]:
+    """Call for a page of the caller's jobs.
+
+    Args:
+        state: only jobs in it; None for all.
+        limit: jobs at most.
+        after: as the page before gives it.
+    """
     query = {"state": state, "limit": None if limit is None else str(limit), "after": after}
     return _get("/v1/covers", models.JobPage, {name: value for name, value in query.items() if value is not None})
 
 
 def cancel(job_id: str) -> Call[models.JobStatus]:
+    """Call that cancels a job and answers with its state."""
     return Call("DELETE", _job_path(job_id), models.JobStatus, True)
 
 
 def events_path(job_id: str) -> str:
+    """Path of the server-sent events of a job."""
     return f"{_job_path(job_id)}/events"
 
 
@@ -168,49 +182,76 @@ def image(
     quality: int | None = None,
     profile: str | None = None,
 ) -> Call[bytes]:
+    """Call for a new cover as an encoded picture.
+
+    Args:
+        index: of the cover in its job, from 0.
+        size: pixels a side.
+        quality: of a JPEG, 1 to 100.
+        profile: name of a shop's rules, which decide size and format.
+    """
     query = {"format": picture_format, "size": size, "quality": quality, "profile": profile}
     given = {name: str(value) for name, value in query.items() if value is not None}
     return _get(f"{_job_path(job_id)}/images/{int(index)}", bytes, given)
 
 
 def export(job_id: str, index: int, profile: str, options: ExportOptions) -> Call[bytes]:
+    """Call for the file of an export, or a zip of it and its sidecar.
+
+    Args:
+        index: of the cover in its job, from 0.
+        profile: name of a shop's rules.
+    """
     body = _json(options) | {"profile": profile}
     return Call("POST", f"{_job_path(job_id)}/images/{int(index)}/export", bytes, False, json=body)
 
 
 def sources(job_id: str, index: int) -> Call[models.CoverSources]:
+    """Call for the covers that one new cover was made from, and the share of each."""
     return _get(f"{_job_path(job_id)}/images/{int(index)}/sources", models.CoverSources)
 
 
 def sources_map(job_id: str, index: int) -> Call[bytes]:
+    """Call for a PNG that shows which source lies where in one new cover."""
     return _get(f"{_job_path(job_id)}/images/{int(index)}/sources.png", bytes)
 
 
 def manifest(job_id: str) -> Call[models.JobManifest]:
+    """Call for all that replays a job exactly."""
     return _get(f"{_job_path(job_id)}/manifest.json", models.JobManifest)
 
 
 def manifest_bytes(job_id: str) -> Call[bytes]:
+    """The same, as the bytes that the endpoint sends."""
     return _get(f"{_job_path(job_id)}/manifest.json", bytes)
 
 
 def track(song_id: str) -> Call[models.TrackAnswer]:
+    """Call for a song of the catalogue."""
     return _get(_track_path(song_id), models.TrackAnswer)
 
 
 def track_cover(song_id: str, size: int | None) -> Call[bytes]:
+    """Call for the cover of a song of the catalogue.
+
+    Args:
+        size: pixels a side; None for the original.
+    """
     return _get(f"{_track_path(song_id)}/cover", bytes, {} if size is None else {"size": str(size)})
 
 
 def withdraw(song_id: str) -> Call[None]:
+    """Call that withdraws a song, so that it is neither found nor a source any more."""
     return Call("DELETE", _track_path(song_id), type(None), True)
 
 
 def current_release() -> Call[models.ReleaseInfo]:
+    """Call for the release that serves."""
     return _get("/v1/releases/current", models.ReleaseInfo)
 
 
 def health(probe: Literal["live", "ready"]) -> Call[models.HealthAnswer]:
+    """Call that succeeds once the endpoint is live, or ready."""
     return _get(f"/v1/health/{probe}", models.HealthAnswer)
 
 

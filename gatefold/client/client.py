@@ -224,6 +224,7 @@ class CoverJob:
 
     @property
     def job_id(self) -> str:
+        """Id of the job, as in its path."""
         return self.status.job_id
 
     @property

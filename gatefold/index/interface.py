@@ -47,11 +47,30 @@ class Index(Protocol):
 
     def search(
         self, embeddings: Vectors, k: int, *, encoder_fingerprint: str, filters: Filters = ALL
-    ) -> list[list[Match]]: ...
-    def get(self, song_id: str) -> IndexedTrack: ...
-    def song_embedding(self, song_id: str) -> Vectors: ...
-    def song_embeddings(self, song_ids: Sequence[str]) -> Vectors: ...
-    def cover_embeddings(self, song_ids: Sequence[str]) -> Vectors: ...
+    ) -> list[list[Match]]:
+        """For each embedding at most `k` matches, the nearest first. Raises: WrongModel for another encoder's.
+
+        Args:
+            embeddings: float32 [n, D], unit length.
+            encoder_fingerprint: of the encoder that made them.
+        """
+        ...
+
+    def get(self, song_id: str) -> IndexedTrack:
+        """The track of this id, with its embeddings. Raises: UnknownTrack."""
+        ...
+
+    def song_embedding(self, song_id: str) -> Vectors:
+        """float32 [D], unit length. Raises: UnknownTrack, also where the song has none."""
+        ...
+
+    def song_embeddings(self, song_ids: Sequence[str]) -> Vectors:
+        """float32 [len(song_ids), D], in the order of the ids. Raises: UnknownTrack, also where a song has none."""
+        ...
+
+    def cover_embeddings(self, song_ids: Sequence[str]) -> Vectors:
+        """float32 [len(song_ids), D], in the order of the ids. Raises: UnknownTrack, also where a song has none."""
+        ...
 
 
 @dataclass(frozen=True)

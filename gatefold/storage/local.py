@@ -25,6 +25,7 @@ _LOCK = f"{TEMPORARY}lock"
 
 
 def stat(uri: str) -> ObjectInfo:
+    """As `objects.stat`; a folder is no object."""
     with translated(uri):
         path = _path(uri)
         status = path.stat()
@@ -34,6 +35,7 @@ def stat(uri: str) -> ObjectInfo:
 
 
 def read(uri: str, max_bytes: int | None) -> bytes:
+    """As `objects.read`."""
     with translated(uri), _path(uri).open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if max_bytes is not None and size > max_bytes:
@@ -42,6 +44,7 @@ def read(uri: str, max_bytes: int | None) -> bytes:
 
 
 def read_piece(uri: str, offset: int, length: int, etag: str | None) -> Piece:
+    """At most `length` bytes from `offset` on. Raises: ObjectNotFound; ObjectChanged where its tag is not `etag`."""
     with translated(uri), _path(uri).open("rb") as file:
         status = os.fstat(file.fileno())
         if etag not in (None, _etag(status)):
@@ -51,10 +54,12 @@ def read_piece(uri: str, offset: int, length: int, etag: str | None) -> Piece:
 
 
 def list_objects(uri: str) -> Iterator[ObjectInfo]:
+    """As `objects.list_objects`, without unfinished files."""
     yield from _infos(uri, os.walk(_path(uri), onerror=_refuse_unreadable))
 
 
 def list_folder(uri: str) -> Iterator[ObjectInfo]:
+    """As `objects.list_folder`, without unfinished files."""
     yield from _infos(uri, islice(os.walk(_path(uri), onerror=_refuse_unreadable), 1))
 
 
@@ -75,21 +80,25 @@ def _infos(uri: str, folders: Iterable[tuple[str, list[str], list[str]]]) -> lis
 
 
 def put(uri: str, data: bytes) -> None:
+    """As `objects.put`."""
     with translated(uri), _written_beside(_path(uri), data) as temporary:
         temporary.replace(_path(uri))
 
 
 def put_file(uri: str, path: Path) -> None:
+    """As `objects.put_file`."""
     with translated(uri), _written_beside(_path(uri), path) as temporary:
         temporary.replace(_path(uri))
 
 
 def fetch(uri: str, path: Path) -> None:
+    """As `objects.fetch`."""
     with translated(uri), _path(uri).open("rb") as source, path.open("wb") as target:
         shutil.copyfileobj(source, target, _COPIED_BYTES)
 
 
 def put_if_absent(uri: str, data: bytes) -> bool:
+    """As `objects.put_if_absent`: a hard link decides, which is made where there is no such name."""
     with translated(uri), _written_beside(_path(uri), data) as temporary:
         try:
             os.link(temporary, _path(uri))
@@ -99,6 +108,7 @@ def put_if_absent(uri: str, data: bytes) -> bool:
 
 
 def put_if_unchanged(uri: str, data: bytes, etag: str) -> bool:
+    """As `objects.put_if_unchanged`, under a lock of the folder. Mode, owner and extended attributes stay."""
     path = _path(uri)
     with translated(uri), _written_beside(path, data) as temporary, _locked(path.parent / _LOCK):
         try:
@@ -112,11 +122,13 @@ def put_if_unchanged(uri: str, data: bytes, etag: str) -> bool:
 
 
 def delete(uri: str) -> None:
+    """As `objects.delete`."""
     with translated(uri):
         _path(uri).unlink(missing_ok=True)
 
 
 def delete_tree(uri: str) -> None:
+    """As `objects.delete_tree`."""
     path = _path(uri)
     if path == path.parent:
         raise InputError(f"'{uri}' is the root of the disk and will not be deleted")

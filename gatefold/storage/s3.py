@@ -43,11 +43,14 @@ _T = TypeVar("_T")
 
 
 def stat(uri: str) -> ObjectInfo:
+    """As `objects.stat`."""
     found = with_retries(uri, lambda: client().head_object(**target(uri)))
     return ObjectInfo(uri, found["ContentLength"], found["LastModified"], found["ETag"].strip('"'))
 
 
 def read(uri: str, max_bytes: int | None) -> bytes:
+    """As `objects.read`; large objects in parts, several at a time."""
+
     def whole() -> bytes:
         found = client().get_object(**target(uri))
         if max_bytes is not None and found["ContentLength"] > max_bytes:
@@ -84,6 +87,7 @@ def _read_parts(uri: str, size: int, etag: str) -> bytes:
 
 
 def fetch(uri: str, path: Path) -> None:
+    """As `objects.fetch`, in parts, several at a time."""
     info = stat(uri)
     with path.open("wb") as file:
         file.truncate(info.size_bytes)
@@ -105,6 +109,8 @@ def _side_by_side(do: Callable[[int], _T], numbers: Iterable[int]) -> list[_T]:
 
 
 def read_piece(uri: str, offset: int, length: int, etag: str | None) -> Piece:
+    """At most `length` bytes from `offset` on. Raises: ObjectNotFound; ObjectChanged where its tag is not `etag`."""
+
     def piece() -> Piece:
         pinned = {"IfMatch": f'"{etag}"'} if etag else {}
         try:
@@ -129,10 +135,12 @@ def read_piece(uri: str, offset: int, length: int, etag: str | None) -> Piece:
 
 
 def list_objects(uri: str) -> Iterator[ObjectInfo]:
+    """As `objects.list_objects`, without the keys by which consoles mark a folder."""
     return _listed(uri)
 
 
 def list_folder(uri: str) -> Iterator[ObjectInfo]:
+    """As `objects.list_folder`, without the keys by which consoles mark a folder."""
     return _listed(uri, Delimiter="/")
 
 
@@ -151,6 +159,7 @@ def _listed(uri: str, **options: str) -> Iterator[ObjectInfo]:
 
 
 def put(uri: str, data: bytes) -> None:
+    """As `objects.put`; large objects in parts, several at a time."""
     if len(data) > _PART_BYTES:
         view = memoryview(data)
         _put_parts(uri, len(data), lambda offset, length: bytes(view[offset : offset + length]))
@@ -159,6 +168,7 @@ def put(uri: str, data: bytes) -> None:
 
 
 def put_file(uri: str, path: Path) -> None:
+    """As `objects.put_file`; large files in parts, several at a time."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size <= _PART_BYTES:
@@ -211,10 +221,12 @@ def _abort(uri: str, upload: dict[str, str]) -> None:
 
 
 def put_if_absent(uri: str, data: bytes) -> bool:
+    """As `objects.put_if_absent`, by If-None-Match."""
     return _put_if(uri, data, IfNoneMatch="*")
 
 
 def put_if_unchanged(uri: str, data: bytes, etag: str) -> bool:
+    """As `objects.put_if_unchanged`, by If-Match."""
     try:
         return _put_if(uri, data, IfMatch=f'"{etag}"')
     except ObjectNotFound:
@@ -248,10 +260,12 @@ def _holds(uri: str, data: bytes) -> bool:
 
 
 def delete(uri: str) -> None:
+    """As `objects.delete`."""
     with_retries(uri, lambda: client().delete_object(**target(uri)))
 
 
 def delete_tree(uri: str) -> None:
+    """As `objects.delete_tree`, a thousand objects a request."""
     bucket, key = bucket_and_key(uri)
     if not key:
         raise InputError(f"'{uri}' is a whole bucket and will not be emptied")

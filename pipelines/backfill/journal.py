@@ -75,10 +75,12 @@ class Journal:
 
     @property
     def folder(self) -> str:
+        """URI of the folder that holds rows, pictures and originals."""
         return objects.join(self.workspace.backfill, self.run_id)
 
     @property
     def manifest_uri(self) -> str:
+        """URI of the manifest that a run with `--into manifest` writes."""
         return objects.join(self.folder, _MANIFEST)
 
     def read(self) -> Run:
@@ -90,6 +92,7 @@ class Journal:
             raise NotFound(f"run '{self.run_id}' is not in '{self.workspace.uri}'; runs there: {known}") from None
 
     def write(self, run: Run) -> None:
+        """Keeps the run's own record, in the place of the one before."""
         objects.put(self._run, run.model_dump_json(indent=1).encode())
 
     def rows(self) -> Iterator[JournalRow]:
@@ -99,6 +102,7 @@ class Journal:
             yield from pool.map(lambda uri: _parsed(JournalRow, uri), uris)
 
     def put(self, row: JournalRow) -> None:
+        """Keeps a row, in the place of the one of the same song before."""
         objects.put(objects.join(self.folder, _ROWS, f"{row.key}.json"), row.model_dump_json().encode())
 
     def remove(self, row: JournalRow) -> None:
@@ -107,6 +111,11 @@ class Journal:
         objects.delete(self._original(row))
 
     def put_original(self, row: JournalRow, patch: bytes) -> None:
+        """Keeps what restores a row's object.
+
+        Args:
+            patch: as `patches.make_patch` makes it of the object before and after.
+        """
         objects.put(self._original(row), patch)
 
     def original(self, row: JournalRow) -> bytes:
@@ -114,6 +123,7 @@ class Journal:
         return objects.read(self._original(row))
 
     def picture_uri(self, group: str) -> str:
+        """URI of a group's cover, a JPEG, whether it was made or not."""
         return objects.join(self.folder, _PICTURES, f"{group}.jpg")
 
     def picture(self, group: str) -> bytes | None:
@@ -124,6 +134,7 @@ class Journal:
             return None
 
     def put_picture(self, group: str, picture: bytes) -> None:
+        """Keeps the cover of a group, an encoded JPEG."""
         objects.put(self.picture_uri(group), picture)
 
     @property

@@ -49,10 +49,12 @@ class Group:
     songs: tuple[Song, ...]
 
     def to_json(self) -> str:
+        """All of it, as `from_json` reads it."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Group":
+        """The group that `to_json` wrote."""
         values = json.loads(text)
         return cls(values["key"], values["album"], tuple(Song(**song) for song in values["songs"]))
 

@@ -60,6 +60,8 @@ class MatchView(Body):
 
 
 class SearchResult(Body):
+    """The covers nearest to a song, and which release found them."""
+
     release: str
     encoder: str
     """fingerprint"""
@@ -69,6 +71,8 @@ class SearchResult(Body):
 
 
 class EmbeddingResult(Body):
+    """The embedding of an uploaded song, and which encoder made it."""
+
     release: str
     encoder: str
     """fingerprint"""
@@ -142,11 +146,15 @@ class SourceView(Body):
 
 
 class SourcesView(Body):
+    """The covers that contributed to a new one."""
+
     sources: list[SourceView]
     """the largest share first"""
 
 
 class JobView(Body):
+    """A job, at the moment of the answer."""
+
     job_id: str
     state: JobState
     position: int | None
@@ -182,16 +190,22 @@ class JobList(Body):
 
 
 class TrackView(Body):
+    """A song of the catalogue."""
+
     track: Track
     cover_url: str | None
 
 
 class PartView(Body):
+    """One bundle of a release."""
+
     version: str
     fingerprint: str
 
 
 class ReleaseView(Body):
+    """The release that serves."""
+
     version: str
     encoder: PartView
     index: PartView
@@ -267,6 +281,8 @@ class Example(Body):
 
 
 class NeighbourView(Body):
+    """A cover that new ones were made from, and how near it lies to the song."""
+
     song_id: str
     score: float
 
@@ -290,6 +306,8 @@ class CoverManifest(Body):
 
 
 class Health(Body):
+    """Whether the endpoint runs, or can answer requests."""
+
     status: Literal["live", "ready"]
 
 

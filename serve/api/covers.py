@@ -60,6 +60,7 @@ class CoverRoutes:
         self._cover_files = cover_files
 
     def router(self) -> APIRouter:
+        """The routes under /v1/covers."""
         router = APIRouter(prefix="/covers", tags=["covers"])
         either = body_of(requests.CoverFields, requests.CoverQuery) | marked(x_max_jobs="jobs_max")
         kept = marked(x_results_kept_s="results_kept_s")

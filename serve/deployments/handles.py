@@ -67,6 +67,7 @@ class EncoderHandle:
         return embeddings
 
     async def describe(self) -> EncoderFacts:
+        """As `SongEncoding.describe`; asked for once."""
         self._facts = self._facts or await call(self._handle.describe)
         return self._facts
 
@@ -122,6 +123,7 @@ class RetrieverHandle:
         return embeddings
 
     async def describe(self) -> IndexFacts:
+        """As `CoverRetrieval.describe`; asked for once."""
         self._facts = self._facts or await call(self._handle.describe)
         return self._facts
 

@@ -135,10 +135,12 @@ class Shards:
         self._handles = handles
 
     async def search(self, queries: list[Query]) -> list[Answer]:
+        """For each query at most k hits of all shards, the nearest first, or its own error."""
         answers = await asyncio.gather(*(call(handle.search, queries) for handle in self._handles))
         return [_merged(query, parts) for query, parts in zip(queries, zip(*answers, strict=True), strict=True)]
 
     async def track(self, song_id: str) -> IndexedTrack:
+        """The track of this id, with its embeddings float32 [D]. Raises: UnknownTrack."""
         known: IndexedTrack = await call(self._handles[self._shard_of(song_id)].track, song_id)
         return known
 

@@ -46,6 +46,7 @@ class StoredCover:
 
     @property
     def is_refused(self) -> bool:
+        """Whether there is a reason in the place of a picture."""
         return "refused" in self.record
 
     @property
@@ -94,6 +95,7 @@ class Job:
 
     @property
     def ended(self) -> bool:
+        """Whether its state is one that does not change any more."""
         return self.state in ENDED
 
     @property

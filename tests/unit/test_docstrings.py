@@ -1,4 +1,4 @@
-"""Public functions that take or return arrays say the shape of each: of arguments in `Args:`, of results anywhere else.
+"""All that is public has a docstring; of arrays it says the shape: of arguments in `Args:`, of results anywhere else.
 
 An annotation means an array where it names `Tensor`, `NDArray` or a name that a module of the product gives to one of
 these (`Vectors = npt.NDArray[np.float32]`), in that module or in one that imports the name from it. The `forward` of a
@@ -6,10 +6,15 @@ torch module may be described by the first line of its class, as in `log_mel [B,
 """
 
 import ast
+import importlib
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("gatefold", "pipelines", "serve")
@@ -111,6 +116,62 @@ def arguments(docstring: str) -> dict[str, str]:
 def without_arguments(docstring: str) -> str:
     before, _, after = docstring.partition("\nArgs:\n")
     return before + "\n".join(re.split(r"\n(?=\S)", after)[1:])
+
+
+def undocumented(source: str, module: str) -> Iterator[str]:
+    """Public classes, functions and methods without a docstring, own or overridden, each as "module:line name"."""
+    for node in ast.parse(source).body:
+        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
+            if not ast.get_docstring(node):
+                yield f"{module}:{node.lineno} {node.name}"
+            for one in node.body if isinstance(node, ast.ClassDef) else ():
+                if not isinstance(one, Function) or one.name.startswith("_"):
+                    continue
+                if not (ast.get_docstring(one) or overrides(module, node, one.name)):
+                    yield f"{module}:{one.lineno} {node.name}.{one.name}"
+
+
+def overrides(module: str, owner: ast.ClassDef, method: str) -> bool:
+    """Whether a class has a base with a method of this name that has a docstring."""
+    if not owner.bases:
+        return False
+    bases = getattr(importlib.import_module(module), owner.name).__mro__[1:]
+    return any((base.__dict__[method].__doc__ or "").strip() for base in bases if method in base.__dict__)
+
+
+def test_all_that_is_public_has_a_docstring() -> None:
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in files()}
+    found = [where for module, path in modules.items() for where in undocumented(path.read_text(), module)]
+    assert found == []
+
+
+def test_what_has_no_docstring_is_found() -> None:
+    source = """
+import io
+
+class Bare:
+    def __init__(self): ...
+    def method(self): ...
+    async def other(self):
+        "Documented."
+    def _private(self): ...
+
+class File(io.RawIOBase):
+    "Documented."
+    def readable(self): ...
+    def added(self): ...
+
+def function():
+    def inner(): ...
+
+class _Private:
+    def method(self): ...
+"""
+    exec(compile(source, "double", "exec"), (double := ModuleType("double")).__dict__)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "double", double)
+        found = [where.split()[1] for where in undocumented(source, "double")]
+    assert found == ["Bare", "Bare.method", "File.added", "function"]
 
 
 def test_each_array_argument_has_an_entry_with_its_shape() -> None:
