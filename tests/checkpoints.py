@@ -13,7 +13,7 @@ from gatefold.config import AudioSettings
 from tests.sounds import AUDIO
 
 SONG_KINDS, COVER_KINDS = ("clap", "audio-spectrogram-transformer"), ("clip", "dinov2", "convnextv2")
-EARS = {
+BACKBONE_AUDIO = {
     "clap": AUDIO,
     "audio-spectrogram-transformer": AUDIO.model_copy(update={"win_length": 200, "f_min": 20.0}),
 }
@@ -29,12 +29,12 @@ def write_checkpoint(folder: Path, kind: str, *, audio: AudioSettings = AUDIO, s
     """A checkpoint of this model type, with its preprocessor; its folder.
 
     Args:
-        audio: what a song backbone hears by, but for what its extractor has no setting for.
+        audio: settings of a song backbone's extractor, where it has such a setting.
     """
     torch.manual_seed(seed)
     make = {"clip": _clip, "dinov2": _dinov2, "convnextv2": _convnextv2}
-    hear = {"clap": _clap, "audio-spectrogram-transformer": _ast}
-    network, processor = hear[kind](audio) if kind in hear else make[kind]()
+    songs = {"clap": _clap, "audio-spectrogram-transformer": _ast}
+    network, processor = songs[kind](audio) if kind in songs else make[kind]()
     transformers.utils.logging.disable_progress_bar()
     network.save_pretrained(folder)
     processor.save_pretrained(folder)

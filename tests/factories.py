@@ -1,4 +1,4 @@
-"""What tests of several floors make by generator_bundle: small settings, tables of unit vectors."""
+"""What tests of several folders need: small settings, tables of unit vectors."""
 
 from collections.abc import Mapping, Sequence
 

@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 BEFORE = ("slow_down", "server_error", "reset")
-"""503 SlowDown; 500 InternalError; a connection reset: the good server never hears of the request."""
+"""503 SlowDown; 500 InternalError; a connection reset: the request never reaches the good server."""
 AFTER = ("lost_answer", "reset_in_body", "truncated_body", "emptied_body", "stalled_body", "crawling_body")
 """The good server has done its part. A reset in the place of the answer; after half of the body a reset, or an orderly
 end, though more was announced; an orderly end before the body begins; half of the body, `stall_s` of silence, then the
@@ -181,8 +181,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers:
             if name.lower() not in _HOP_BY_HOP:
                 self.send_header(name, value)
-        told = dict(headers).get("Content-Length", "0")
-        self.send_header("Content-Length", told if self.command == "HEAD" else str(len(body)))
+        length = dict(headers).get("Content-Length", "0")
+        self.send_header("Content-Length", length if self.command == "HEAD" else str(len(body)))
         self.end_headers()
 
     def _send(self, data: bytes) -> None:

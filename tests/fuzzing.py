@@ -32,9 +32,9 @@ CODES = {
 
 @dataclass(frozen=True)
 class Fuzzed:
-    """What became of mutated songs: how many were heard, how many were rejected with each code, and in what time."""
+    """What became of mutated songs: how many were extracted, how many rejected with each code, in what time."""
 
-    heard: int
+    extracted: int
     codes: Counter[str]
     wall_s: float
 
@@ -46,19 +46,19 @@ def fuzz(folder: Path, count: int, seed: int) -> Fuzzed:
     began = time.monotonic()
     report = extract_spectrograms(SETTINGS, workspace)
     wall_s = time.monotonic() - began
-    heard = _checked_rows(workspace)
+    extracted = _checked_rows(workspace)
     rejects = read_rejects(workspace).to_pylist()
     rejected = [row["song_id"] for row in rejects]
-    assert sorted([*heard, *rejected]) == [f"{number:05}" for number in range(count)]  # each once, on one side
+    assert sorted([*extracted, *rejected]) == [f"{number:05}" for number in range(count)]  # each once, on one side
     codes = Counter(row["code"] for row in rejects)
     assert codes.keys() <= CODES, [row for row in rejects if row["code"] not in CODES]
     assert all(row["song_id"] in row["message"] for row in rejects)
     assert (report.done, report.skipped, report.rejected) == (count, 0, len(rejects))
-    return Fuzzed(len(heard), codes, wall_s)
+    return Fuzzed(len(extracted), codes, wall_s)
 
 
 def write_mutated(folder: Path, count: int, seed: int) -> Path:
-    """The songs as files, numbered; the path of a manifest whose titles tell what was done to which."""
+    """The songs as files, numbered; the path of a manifest whose titles say what was done to which."""
     (folder / "songs").mkdir(parents=True)
     whole = songs()
     random = np.random.default_rng(seed)
@@ -75,7 +75,7 @@ def write_mutated(folder: Path, count: int, seed: int) -> Path:
 
 
 def _checked_rows(workspace: Workspace) -> set[str]:
-    """The ids of the songs that were heard, all of whose windows are there once, and finite."""
+    """The ids of the songs that were extracted, all of whose windows are there once, and finite."""
     rows = tables.read_table(workspace.spectrograms(AUDIO))
     assert np.isfinite(tables.tensors(rows["log_mel"])).all()
     assert np.isfinite(rows["start_s"].to_numpy()).all()

@@ -81,8 +81,8 @@ def _patched(data: bytes, at: int, value: bytes) -> bytes:
 def _xing(data: bytes, frames: float = 1.0, size: float = 1.0) -> bytes:
     """An mp3 whose first frame lies by these factors."""
     at = max(data.find(b"Info"), data.find(b"Xing")) + 8
-    told = struct.unpack(">II", data[at : at + 8])
-    return _patched(data, at, struct.pack(">II", round(told[0] * frames), round(told[1] * size)))
+    stated = struct.unpack(">II", data[at : at + 8])
+    return _patched(data, at, struct.pack(">II", round(stated[0] * frames), round(stated[1] * size)))
 
 
 def _total(data: bytes, factor: float) -> bytes:
@@ -96,8 +96,8 @@ def _mdhd(data: bytes, factor: float) -> bytes:
     """An m4a whose headers lie by this factor."""
     for name, at in ((b"mvhd", 20), (b"mdhd", 20), (b"tkhd", 24)):
         place = data.index(name) + at
-        told = int.from_bytes(data[place : place + 4], "big")
-        data = _patched(data, place, round(told * factor).to_bytes(4, "big"))
+        stated = int.from_bytes(data[place : place + 4], "big")
+        data = _patched(data, place, round(stated * factor).to_bytes(4, "big"))
     return data
 
 

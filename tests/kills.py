@@ -1,7 +1,7 @@
 """When and how runs of a stage are killed: moments seen from outside, in what lies in storage, and whom the kill hits.
 
-A moment that soon passes is caught by stopping whoever is to be killed: only what still holds while all stand still is
-the moment. Nothing in the product knows of this.
+A moment that soon passes is caught by stopping the processes to be killed: only what holds while all are stopped is the
+moment. Nothing in the product knows of this.
 """
 
 import os

@@ -78,7 +78,7 @@ class Repertoire:
 
     @functools.cached_property
     def expected(self) -> dict[str, LogMelWindows | str]:
-        """By song_id, what was heard, or the code of the reject."""
+        """By song_id, its windows, or the code of the reject."""
         return dict(_outcomes())
 
     @property
@@ -181,8 +181,8 @@ class Repertoire:
         etags = spectrogram_tracks(self.workspace)
         current = dict(zip(etags["song_id"].to_pylist(), etags["etag"].to_pylist(), strict=True))
         assert {row["song_id"]: row["etag"] for row in rows + rejects} == current
-        heard, refused = self._wanted()
-        assert Counter((row["song_id"], row["window"]) for row in rows) == heard
+        windows, refused = self._wanted()
+        assert Counter((row["song_id"], row["window"]) for row in rows) == windows
         assert Counter((reject["song_id"], reject["code"]) for reject in rejects) == refused
         self._compare_windows(tables.read_table(self.target))
         assert self.noted()
@@ -193,23 +193,23 @@ class Repertoire:
 
     def audit_so_far(self) -> None:
         """Asserts that what is there of a run that was killed is right, and there once."""
-        heard, refused = self._wanted()
+        windows, refused = self._wanted()
         rejects = read_rejects(self.workspace, "spectrograms").to_pylist()
         assert Counter((reject["song_id"], reject["code"]) for reject in rejects) <= refused
         found = Counter[tuple[str, int]]()
         for part in map(tables.read_part, tables.parts(self.target)):
             found.update(zip(part["song_id"].to_pylist(), part["window"].to_pylist(), strict=True))
             self._compare_windows(part)
-        assert found <= heard
+        assert found <= windows
 
     def _wanted(self) -> tuple[Counter[tuple[str, int]], Counter[tuple[str, str]]]:
-        heard, refused = Counter[tuple[str, int]](), Counter[tuple[str, str]]()
+        windows, refused = Counter[tuple[str, int]](), Counter[tuple[str, str]]()
         for song_id, outcome in self.expected.items():
             if isinstance(outcome, str):
                 refused[song_id, outcome] += 1
             else:
-                heard.update((song_id, window) for window in range(len(outcome.starts_s)))
-        return heard, refused
+                windows.update((song_id, window) for window in range(len(outcome.starts_s)))
+        return windows, refused
 
     def _compare_windows(self, rows: pa.Table) -> None:
         columns = (rows["song_id"].to_pylist(), rows["window"].to_pylist(), tables.tensors(rows["log_mel"]))

@@ -45,7 +45,7 @@ def publish_release(workspace: Workspace) -> None:
         (folder / f"{i}.png").write_bytes(data)
         uris.append((folder / f"{i}.png").as_uri())
         pixels.append(decode_cover(data, COVER))
-    ears = publish_encoder(f"{workspace.encoders}/e1", encoder, version="e1", lineage={}, details={})
+    encoder_bundle = publish_encoder(f"{workspace.encoders}/e1", encoder, version="e1", lineage={}, details={})
     vectors = pa.array(encoder.embed_covers(np.stack(pixels)).tolist(), pa.list_(pa.float32(), 16))
     tracks = pa.table(
         {
@@ -60,7 +60,7 @@ def publish_release(workspace: Workspace) -> None:
         }
     )
     built = build_tuned(*unit_columns(tracks), IndexSettings())
-    index = CoverIndex(tracks, ears.fingerprint, built.vectors)
+    index = CoverIndex(tracks, encoder_bundle.fingerprint, built.vectors)
     covers = publish_index(f"{workspace.indexes}/i1", index, tracks, built.stats, version="i1", lineage={})
     generator = TransformerSettings(hidden=64, layers=2, heads=2, neighbours=4)
     pipeline = build_pipeline(
@@ -68,19 +68,19 @@ def publish_release(workspace: Workspace) -> None:
         neighbours=4,
         num_inference_steps=5,
         guidance_scale=2.0,
-        encoder_fingerprint=ears.fingerprint,
+        encoder_fingerprint=encoder_bundle.fingerprint,
     )
     column = tensor_column(pixels, cover_schema(COVER).field("pixels").type)
     stored = pa.table({"song_id": tracks["song_id"], "pixels": column})
     write_part(workspace.covers(COVER), "part", stored)
-    hand = publish_generator(
+    generator_bundle = publish_generator(
         f"{workspace.generators}/g1", pipeline, version="g1", lineage={}, details={}, cover=COVER, sources={}
     )
     parts = {
         kind: releases.ReleasePart(
             uri=f"{kind}s/{bundle.version}", version=bundle.version, fingerprint=bundle.fingerprint
         )
-        for kind, bundle in (("encoder", ears), ("indexe", covers), ("generator", hand))
+        for kind, bundle in (("encoder", encoder_bundle), ("indexe", covers), ("generator", generator_bundle))
     }
     release = releases.Release(
         version="r1",

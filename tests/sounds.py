@@ -1,5 +1,5 @@
 """Songs to test with: real clips, tones, and a melody that nowhere repeats, in any container and codec we read; and
-small ears for them. Quickly imported: neither torch nor models.
+small settings for them. Quickly imported: neither torch nor models.
 """
 
 import io
@@ -19,7 +19,7 @@ CLIPS = sorted(path for path in MUSIC.iterdir() if path.suffix != ".csv")
 AUDIO = AudioSettings(
     sample_rate=8_000, n_fft=256, win_length=256, hop_length=80, n_mels=16, f_max=4_000, window_s=0.64
 )
-"""Small ears: log_mel [W, 16, 64]."""
+"""Small settings: log_mel [W, 16, 64]."""
 
 Samples = npt.NDArray[np.float32]
 

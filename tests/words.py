@@ -26,7 +26,7 @@ from pipelines.report import Report
 
 BAD, SLOW, LATE, AWAY, DEADLY, LAST = "bad", "slow", "late", "away", "deadly", "last"
 """What a file may say: that it is refused, that it takes a while, that the store hands it out at the second attempt, or
-never, that its worker dies of it, once, that it is read when `Words.told` is there. All else is usable."""
+never, that its worker dies of it, once, that it is read when `Words.reported` is there. All else is usable."""
 PATIENCE_S = 20.0
 
 
@@ -38,7 +38,7 @@ class Words:
         self.workspace = Workspace(objects.resolve(str(folder / "workspace")))
         self.settings = BatchSettings.model_validate({"rows_per_block": 8, "max_reject_share": 1.0} | settings)
         self.target = f"{self.workspace.uri}/words/1"
-        self.told = folder / "told"
+        self.reported = folder / "reported"
         for name in ("texts", "read"):
             (folder / name).mkdir(parents=True, exist_ok=True)
 
@@ -122,7 +122,7 @@ def _read(folder: Path, song_id: str, uri: str) -> str:
     if text == SLOW:
         time.sleep(0.03)
     if text == LAST:
-        _wait_for(folder / "told")
+        _wait_for(folder / "reported")
     if text == AWAY or (text == LATE and first_time):
         raise StorageUnavailable(f"'{uri}': 503 SlowDown")
     if text == DEADLY and first_time:

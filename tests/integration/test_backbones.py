@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gatefold.encoder.backbones import build_cover_backbone, build_song_backbone, load_pretrained
 from gatefold.encoder.losses import loss_for
 from gatefold.encoder.towers import DualEncoder
-from tests.checkpoints import EARS
+from tests.checkpoints import BACKBONE_AUDIO
 from tests.factories import AUDIO, COVER, ENCODER
 rank, folder, pairs = int(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 torch.set_num_threads(1)
@@ -30,11 +30,11 @@ for song, cover, frozen in pairs:
     places = {"song_backbone": str(folder / song), "cover_backbone": str(folder / cover)}
     settings = ENCODER.model_copy(update={**places, "freeze_backbones": frozen})
     torch.manual_seed(rank)
-    heard = load_pretrained(folder / song, "song_backbone", song)
+    network = load_pretrained(folder / song, "song_backbone", song)
     seen = load_pretrained(folder / cover, "cover_backbone", cover)
     encoder = DualEncoder(
-        settings, EARS[song], COVER,
-        song_backbone=build_song_backbone(*heard, settings, EARS[song]),
+        settings, BACKBONE_AUDIO[song], COVER,
+        song_backbone=build_song_backbone(*network, settings, BACKBONE_AUDIO[song]),
         cover_backbone=build_cover_backbone(*seen, settings, COVER),
     )
     before = {name: value.clone() for name, value in encoder.state_dict().items()}

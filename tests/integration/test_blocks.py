@@ -133,31 +133,31 @@ def test_a_lost_worker_costs_its_block_once_more(words: Words) -> None:
     assert (report.done, report.rejected) == (31, 0)
 
 
-def test_who_watches_is_told_the_rejects_and_the_workers(words: Words) -> None:
+def test_progress_reports_the_rejects_and_the_workers(words: Words) -> None:
     words.write(songs(40) | {"bad": BAD})
-    told: list[tuple[int, int, Mapping[str, str]]] = []
+    reported: list[tuple[int, int, Mapping[str, str]]] = []
 
-    def listen(done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:
-        told.append((done, total, facts))
+    def watch(done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:
+        reported.append((done, total, facts))
 
-    report = words.run(listen)
-    assert (told[0][:2], told[-1][:2]) == ((0, 41), (41, 41))
-    assert told[-1][2]["rejects"] == "undecodable_audio 1"
-    assert told[-1][2]["workers"] == "2"
-    assert told[-1][2]["read"].endswith(" MB/s")
+    report = words.run(watch)
+    assert (reported[0][:2], reported[-1][:2]) == ((0, 41), (41, 41))
+    assert reported[-1][2]["rejects"] == "undecodable_audio 1"
+    assert reported[-1][2]["workers"] == "2"
+    assert reported[-1][2]["read"].endswith(" MB/s")
     assert {"songs_per_s", "bytes_read", "work_s", "workers", "rejected"} <= set(report.details)
 
 
-def test_a_block_is_told_when_it_is_finished_and_not_with_the_next(
+def test_a_block_is_reported_when_it_is_finished_and_not_with_the_next(
     words: Words, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "spread", list)  # the one that waits to be told comes last, should there be one worker
+    monkeypatch.setattr(blocks, "spread", list)  # the one that waits comes last, should there be one worker
     texts = songs(8) | {"t0": LAST}
     words.write(texts)
 
-    def tell(done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:  # noqa: ARG001
+    def watch(done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:  # noqa: ARG001
         if done:
-            words.told.touch()
+            words.reported.touch()
 
-    words.run(tell)
+    words.run(watch)
     assert words.rows() == usable(texts)

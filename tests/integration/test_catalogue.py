@@ -280,10 +280,10 @@ def test_many_small_folders_are_looked_through_by_the_workers(ray_cluster: str, 
     (tmp_path / "299" / "8.mp3").unlink()
     manifest, workspace = (tmp_path / "songs.csv").as_uri(), Workspace((tmp_path / "workspace").as_uri())
     write_csv(manifest, "song_id,audio_uri", *rows)
-    told: list[int] = []
-    report = build_catalogue(Settings(), manifest, workspace, lambda done, _, __=NOTHING: told.append(done))
+    reported: list[int] = []
+    report = build_catalogue(Settings(), manifest, workspace, lambda done, _, __=NOTHING: reported.append(done))
     assert (report.done, report.rejected, report.details["songs"]) == (2700, 1, 2699)
-    assert (told[-1], len(told) > 2) == (2700, True)
+    assert (reported[-1], len(reported) > 2) == (2700, True)
     assert None not in catalogues.read_tracks(workspace)["audio_etag"].to_pylist()
 
 

@@ -56,8 +56,8 @@ song = torch.randn(5, AUDIO.n_mels, AUDIO.frames, generator=draw)
 cover = torch.rand(5, 3, COVER.size, COVER.size, generator=draw) * 2 - 1
 slopes = []
 for at_once in (None, 2):
-    knobs = EncoderSettings(embed_dim=8, width=16, dropout=0.0, loss="sigmoid", pairs_at_once=at_once)
-    settings = Settings(audio=AUDIO, cover=COVER, encoder=knobs)
+    encoder = EncoderSettings(embed_dim=8, width=16, dropout=0.0, loss="sigmoid", pairs_at_once=at_once)
+    settings = Settings(audio=AUDIO, cover=COVER, encoder=encoder)
     trainer = encoder_trainer.EncoderTrainer(settings, steps=1, rank=rank, prepare=DistributedDataParallel)
     loss = trainer._backward(0, song, cover, torch.zeros(5, dtype=torch.long))
     slopes.append([torch.tensor(loss), *(weight.grad for weight in trainer._module.parameters())])
@@ -107,8 +107,8 @@ def test_two_workers_in_pieces_join_the_gradients_of_two_whole_batches(tmp_path:
         for rank in (0, 1)
     ]
     with ThreadPoolExecutor() as pool:
-        told = list(pool.map(lambda worker: worker.communicate(timeout=120), workers))
-    assert [worker.returncode for worker in workers] == [0, 0], [errors for _, errors in told]
-    first, second = (float(said) for said, _ in told)
+        outputs = list(pool.map(lambda worker: worker.communicate(timeout=120), workers))
+    assert [worker.returncode for worker in workers] == [0, 0], [errors for _, errors in outputs]
+    first, second = (float(output) for output, _ in outputs)
     assert first == pytest.approx(second)
     assert first > 1

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_stage_over_mutated_songs_ends_with_one_set_of_windows_or_one_reject_each(tmp_path: Path) -> None:
     fuzzed = fuzz(tmp_path, count=100, seed=1)
-    assert fuzzed.heard > 20
+    assert fuzzed.extracted > 20
     assert fuzzed.codes["undecodable_audio"] > 20
     assert fuzzed.codes["truncated_audio"] > 2
 

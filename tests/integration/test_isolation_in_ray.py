@@ -16,14 +16,14 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 @ray.remote(num_cpus=1)
-class Listener:
+class Extractor:
     def __init__(self) -> None:
         self._isolated = Isolated(make_work, timeout_s=1.0)
 
     def process(self) -> int:
         return os.getpid()
 
-    def listen(self, *deeds: str) -> list[str]:
+    def run(self, *deeds: str) -> list[str]:
         """The outcomes, in the order of the items, in words."""
         tasks = [Task(number, deed) for number, deed in enumerate(deeds)]
         return [repr(outcome) for _, outcome in sorted(self._isolated.map(tasks), key=lambda pair: pair[0])]
@@ -35,30 +35,30 @@ class Listener:
 
 
 def test_an_actor_outlives_whatever_its_items_do() -> None:
-    listener = Listener.remote()
-    process = ray.get(listener.process.remote(), timeout=60)
+    extractor = Extractor.remote()
+    process = ray.get(extractor.process.remote(), timeout=60)
     deeds = ["compute", "spin", "fail", "segfault", "compute", "kill"]
     wanted = [
         r"Trace\(number=0", "DecodingTimeout", "SilentAudio", "DecoderCrashed.*SIGSEGV", r"Trace\(number=4",
         "DecoderCrashed.*SIGKILL twice",
     ]  # fmt: skip
-    heard = ray.get(listener.listen.remote(*deeds), timeout=60)
-    assert [pattern for pattern, outcome in zip(wanted, heard, strict=True) if not re.match(pattern, outcome)] == []
-    assert re.match(r"Trace\(number=0", *ray.get(listener.listen.remote("compute"), timeout=60))
-    assert ray.get(listener.process.remote(), timeout=60) == process
-    ray.kill(listener)
+    outcomes = ray.get(extractor.run.remote(*deeds), timeout=60)
+    assert [pattern for pattern, outcome in zip(wanted, outcomes, strict=True) if not re.match(pattern, outcome)] == []
+    assert re.match(r"Trace\(number=0", *ray.get(extractor.run.remote("compute"), timeout=60))
+    assert ray.get(extractor.process.remote(), timeout=60) == process
+    ray.kill(extractor)
 
 
 @pytest.mark.parametrize("end", ["ray kills the actor", "the actor's process is killed"])
 def test_no_child_outlives_its_actor(end: str) -> None:
-    listener = Listener.remote()
-    process, child = ray.get([listener.process.remote(), listener.child.remote()], timeout=60)
+    extractor = Extractor.remote()
+    process, child = ray.get([extractor.process.remote(), extractor.child.remote()], timeout=60)
     assert process != child
-    hanging = listener.listen.remote("spin")
+    hanging = extractor.run.remote("spin")
     time.sleep(0.2)
     assert Path(f"/proc/{child}").exists()
     if end == "ray kills the actor":
-        ray.kill(listener)
+        ray.kill(extractor)
     else:
         os.kill(process, signal.SIGKILL)
     with pytest.raises(ray.exceptions.RayActorError):

@@ -1,4 +1,4 @@
-"""Whoever is killed while a catalogue is extracted, and whenever: every song ends with its windows or its reject, once.
+"""Processes killed while a catalogue is extracted: every song ends with its windows or its reject, once.
 
 Part of what `make test-chaos` kills: drivers, workers and decoders, in a Ray that stays.
 """

@@ -32,7 +32,7 @@ def exported() -> dict[str, float]:
 def test_what_a_worker_counts_is_at_the_metrics_port_of_its_node() -> None:
     ray.get(work.remote())
     deadline = time.monotonic() + 60  # Ray's workers report every ten seconds
-    told = {
+    expected = {
         "ray_gatefold_songs_total": 30,
         "ray_gatefold_read_bytes_total": 2_000,
         "ray_gatefold_rejects_total empty_file": 3,
@@ -40,6 +40,6 @@ def test_what_a_worker_counts_is_at_the_metrics_port_of_its_node() -> None:
         "ray_gatefold_block_seconds_count": 2,
         "ray_gatefold_block_seconds_bucket 0.1": 1,
     }
-    while not told.items() <= (found := exported()).items():
+    while not expected.items() <= (found := exported()).items():
         assert time.monotonic() < deadline, f"within a minute there arrived only {found}"
         time.sleep(0.5)

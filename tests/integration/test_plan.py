@@ -36,16 +36,16 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture(scope="module")
-def told() -> list[tuple[int, int]]:
-    """What the measuring of `costs` told of its progress."""
+def reported() -> list[tuple[int, int]]:
+    """Calls of on_progress while `costs` is measured."""
     return []
 
 
 @pytest.fixture(scope="module")
-def costs(told: list[tuple[int, int]]) -> list[SongCost]:
+def costs(reported: list[tuple[int, int]]) -> list[SongCost]:
     """Of all clips, measured once, because that takes a process of its own."""
     drawn = draw_sample(str(MUSIC), 100)
-    return measure(drawn, SETTINGS, lambda done, total, _=None: told.append((done, total)))
+    return measure(drawn, SETTINGS, lambda done, total, _=None: reported.append((done, total)))
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def planned(workspace: Workspace, source: Path | str = MUSIC, **options: Any) ->
 
 
 def mixed_manifest(folder: Path) -> Path:
-    """Two songs that can be heard, one that is silent, one that is not there, one whose uri is none."""
+    """Two usable songs, one that is silent, one that is not there, one whose uri is none."""
     for name, level in (("a.wav", 0.5), ("b.wav", 0.4), ("silent.wav", 0.0)):
         (folder / name).write_bytes(encoded(tone(2.0, level=level)))
     uris = ["a.wav", "b.wav", "silent.wav", "gone.wav", "ftp://x/y.wav"]
@@ -81,10 +81,10 @@ def test_a_sample_is_drawn_without_repeating_and_always_the_same() -> None:
 
 
 def test_every_clip_costs_time_and_bytes_and_writes_its_windows(
-    costs: list[SongCost], told: list[tuple[int, int]]
+    costs: list[SongCost], reported: list[tuple[int, int]]
 ) -> None:
     assert len(costs) == len(CLIPS)
-    assert told == [(number, len(CLIPS)) for number in range(len(CLIPS) + 1)]
+    assert reported == [(number, len(CLIPS)) for number in range(len(CLIPS) + 1)]
     sizes = {clip.stat().st_size for clip in CLIPS}
     for cost in costs:
         assert cost.reject is None
@@ -137,7 +137,7 @@ def test_a_plan_of_a_folder_with_fewer_songs_than_the_sample_measures_them_all(w
     assert [worker.name for worker in made.estimate.workers] == ["audio"]
 
 
-def test_a_plan_is_for_the_songs_there_unless_told_otherwise_and_is_kept(tmp_path: Path, workspace: Workspace) -> None:
+def test_a_plan_is_for_the_songs_there_unless_set_otherwise_and_is_kept(tmp_path: Path, workspace: Workspace) -> None:
     made = planned(workspace, mixed_manifest(tmp_path))
     assert made.estimate.songs == 5
     assert made.estimate.per_song.reject_share.mean == 0.6
@@ -145,7 +145,7 @@ def test_a_plan_is_for_the_songs_there_unless_told_otherwise_and_is_kept(tmp_pat
     assert read_plan(workspace) == made
 
 
-def test_a_missing_price_is_told_before_anything_is_measured(tmp_path: Path, workspace: Workspace) -> None:
+def test_a_missing_price_is_reported_before_anything_is_measured(tmp_path: Path, workspace: Workspace) -> None:
     prices = tmp_path / "prices.yaml"
     prices.write_text((ROOT / "pipelines" / "prices.yaml").read_text().replace("c7i.4xlarge", "c8i.4xlarge"))
     with pytest.raises(InvalidSettings, match=r"lacks machines\.c7i\.4xlarge\.spot"):
@@ -200,7 +200,7 @@ def test_a_run_too_short_to_tell_much_is_said_to_be_so(workspace: Workspace) -> 
 
 
 @pytest.mark.usefixtures("remembered")
-def test_a_run_with_other_ears_is_told_apart(workspace: Workspace) -> None:
+def test_a_run_with_other_audio_settings_is_reported_apart(workspace: Workspace) -> None:
     planned(workspace)
     run(workspace, target=f"{workspace.uri}/spectrograms/0123456789ab")
     assert "the run had other audio settings" in judge_plan(workspace).remarks[-1]

@@ -115,17 +115,17 @@ def test_a_flood_is_refused_before_it_has_ended(endpoint: Endpoint, framing: str
 
 def test_searches_that_cross_together_are_answered_each_for_itself(endpoint: Endpoint) -> None:
     asked = [{"song_id": f"song/{i % TRACKS}", "k": 1 + i % 7} for i in range(64)]
-    strangers = {5: {"song_id": "nobody"}, 40: {"song_id": "song/1", "where": {"mood": ["x"]}}}
+    refused = {5: {"song_id": "nobody"}, 40: {"song_id": "song/1", "where": {"mood": ["x"]}}}
     alone = [endpoint.http.post("/v1/searches", json=one).json() for one in asked]
 
     def ask(number: int) -> httpx.Response:
-        return endpoint.http.post("/v1/searches", json=strangers.get(number, asked[number]))
+        return endpoint.http.post("/v1/searches", json=refused.get(number, asked[number]))
 
     with ThreadPoolExecutor(32) as clients:
         answers = list(clients.map(ask, range(len(asked))))
-    assert {number: answers[number].status_code for number in strangers} == {5: 404, 40: 422}
+    assert {number: answers[number].status_code for number in refused} == {5: 404, 40: 422}
     for number, answer in enumerate(answers):
-        assert number in strangers or answer.json() == alone[number]
+        assert number in refused or answer.json() == alone[number]
 
 
 def test_a_name_that_is_not_the_endpoints_own_is_refused(endpoint: Endpoint) -> None:

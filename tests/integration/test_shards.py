@@ -96,7 +96,7 @@ def test_shards_in_one_process_find_what_the_whole_finds(sharded: Bundle, whole:
             one.search(queries, 20, encoder_fingerprint=one.encoder_fingerprint, filters=kept)
             for one in (loaded, whole)
         )
-        assert told(found) == told(expected)
+        assert scores_of(found) == scores_of(expected)
 
 
 @pytest.mark.usefixtures("sharded")
@@ -121,7 +121,7 @@ def test_a_large_index_is_built_and_searched_elsewhere_than_in_the_driver(
     found, expected = (
         one.search(queries, 20, encoder_fingerprint=one.encoder_fingerprint, filters=JAZZ) for one in (remote, whole)
     )
-    assert told(found) == told(expected)
+    assert scores_of(found) == scores_of(expected)
     assert remote.get("s7").track == whole.get("s7").track
     for name in ("song_embeddings", "cover_embeddings"):
         assert np.array_equal(getattr(remote, name)(["s7", "s3"]), getattr(whole, name)(["s7", "s3"]))
@@ -191,5 +191,5 @@ def test_a_lost_shard_costs_time_and_no_search(endpoint: httpx.Client) -> None:
     assert searched(endpoint, "s7", k=30) == before
 
 
-def told(found: list[list[Match]]) -> list[list[tuple[str, float]]]:
+def scores_of(found: list[list[Match]]) -> list[list[tuple[str, float]]]:
     return [[(match.track.song_id, match.score) for match in matches] for matches in found]

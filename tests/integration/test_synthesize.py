@@ -1,4 +1,4 @@
-"""The demo's catalogue on storage: complete, resumable, and the same whoever makes it."""
+"""The demo's catalogue on storage: complete, resumable, and the same in every process."""
 
 import io
 

@@ -70,7 +70,7 @@ def http(endpoint: Endpoint) -> Iterator[httpx.Client]:
 
 @dataclass
 class Load:
-    """What clients were answered that asked all the time, by any route that hears, searches or looks up."""
+    """What clients were answered that asked all the time, by any route that encodes, searches or looks up."""
 
     url: str
     answers: list[tuple[float, float, str, str]] = field(default_factory=list)
@@ -179,7 +179,7 @@ def test_the_release_before_is_stopped_once_nothing_needs_it(endpoint: Endpoint)
 
 
 @MINUTES
-def test_a_release_that_cannot_be_served_changes_nothing_and_is_told(
+def test_a_release_that_cannot_be_served_changes_nothing_and_is_reported(
     endpoint: Endpoint, workspace: Workspace, http: httpx.Client
 ) -> None:
     publish_small_release(workspace, TRACKS, number=3)
@@ -187,10 +187,10 @@ def test_a_release_that_cannot_be_served_changes_nothing_and_is_told(
     data = objects.read(vectors)
     objects.put(vectors, data[:-9] + bytes(9))  # as long as it was
     with load(endpoint.url, clients=1) as asking:
-        told = follow(endpoint)
-    assert told.startswith("release r3 cannot serve: it did not start: ")
-    assert "i3" in told
-    assert told.endswith("; release r1 goes on")
+        message = follow(endpoint)
+    assert message.startswith("release r3 cannot serve: it did not start: ")
+    assert "i3" in message
+    assert message.endswith("; release r1 goes on")
     assert asking.errors == []
     assert {release for _, _, release, _ in asking.answers} == {"r1"}
     objects.put(f"{workspace.releases}/current", b'{"activated": ["r1", "r9"]}')

@@ -1,4 +1,4 @@
-"""The encoder's training on real Ray: whoever is killed costs the steps since the last checkpoint, and nothing else."""
+"""The encoder's training on real Ray: a killed process costs the steps since the last checkpoint, and nothing else."""
 
 import os
 import signal
@@ -146,23 +146,23 @@ def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint_and_streamed_
 
 
 @pytest.mark.parametrize("for_good", [True, False], ids=["for good", "and is started again"])
-def test_a_board_that_dies_with_its_node_costs_no_run(
+def test_a_progress_actor_that_dies_with_its_node_costs_no_run(
     undisturbed: tuple[Workspace, Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, for_good: bool
 ) -> None:
-    workspace, told = workspace_in(tmp_path), list[int]()
+    workspace, reported = workspace_in(tmp_path), list[int]()
     start = training_run.start_progress_actor
-    boards: list[Any] = []
+    actors: list[Any] = []
 
-    def start_board() -> Any:
-        boards.append(start())
-        return boards[0]
+    def start_actor() -> Any:
+        actors.append(start())
+        return actors[0]
 
     def watch(done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:  # noqa: ARG001
-        told.append(done)
-        if len(told) == 1:
-            ray.kill(boards[0], no_restart=for_good)
+        reported.append(done)
+        if len(reported) == 1:
+            ray.kill(actors[0], no_restart=for_good)
 
-    monkeypatch.setattr(training_run, "start_progress_actor", start_board)
+    monkeypatch.setattr(training_run, "start_progress_actor", start_actor)
     report = train_encoder(SETTINGS, workspace, watch)
     assert report.details == undisturbed[1].details  # the fingerprint of the weights too
-    assert for_good == (len(told) == 1), "it was not told of any step after"
+    assert for_good == (len(reported) == 1), "no step was reported after"

@@ -1,4 +1,4 @@
-"""Settings: one river from the defaults through a file to `--set`, and words for whoever gets one wrong."""
+"""Settings: defaults, then a file, then `--set`; and the messages for a wrong one."""
 
 from pathlib import Path
 from typing import Any

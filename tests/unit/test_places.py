@@ -78,10 +78,10 @@ def test_channels_that_are_merely_wide_are_mixed() -> None:
 @pytest.mark.parametrize("level", [0.25, -1.0])
 @pytest.mark.parametrize("duration_s", [0.9, 6.0])
 def test_a_constant_is_no_sound(level: float, duration_s: float) -> None:
-    ears = AudioSettings(min_duration_s=0.5)
+    audio = AudioSettings(min_duration_s=0.5)
     with pytest.raises(SilentAudio, match="digital silence"):
-        extract_log_mel(encoded(np.full(round(duration_s * 16_000), level, np.float32)), ears)
-    assert extract_log_mel(encoded(0.2 * tone(duration_s) + 0.5), ears).duration_s == pytest.approx(duration_s)
+        extract_log_mel(encoded(np.full(round(duration_s * 16_000), level, np.float32)), audio)
+    assert extract_log_mel(encoded(0.2 * tone(duration_s) + 0.5), audio).duration_s == pytest.approx(duration_s)
 
 
 def test_an_m4a_cut_behind_its_index_is_refused_as_truncated(tmp_path: Path) -> None:

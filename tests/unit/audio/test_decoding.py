@@ -48,24 +48,24 @@ EXACT = ("wav", "aiff", "flac", "ogg", "opus")
 
 @pytest.mark.parametrize("kind", EXACT)
 def test_a_window_that_was_jumped_to_holds_the_samples_of_the_whole_song_there(kind: str) -> None:
-    heard = decode_windows(LONG[kind], WINDOWS)
+    decoded = decode_windows(LONG[kind], WINDOWS)
     whole = decode_windows(LONG[kind], WHOLE).waveform[0]
-    assert heard.duration_s == pytest.approx(LONG_S, abs=0.1)
-    assert heard.starts_s == pytest.approx([0, (LONG_S - 2.5) / 2, LONG_S - 2.5], abs=0.1)
-    starts = window_starts(round(heard.duration_s * heard.rate), round(2.5 * heard.rate), 3)
-    for start, window in zip(starts, heard.waveform, strict=True):
+    assert decoded.duration_s == pytest.approx(LONG_S, abs=0.1)
+    assert decoded.starts_s == pytest.approx([0, (LONG_S - 2.5) / 2, LONG_S - 2.5], abs=0.1)
+    starts = window_starts(round(decoded.duration_s * decoded.rate), round(2.5 * decoded.rate), 3)
+    for start, window in zip(starts, decoded.waveform, strict=True):
         np.testing.assert_allclose(window, whole[start : start + len(window)], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["mp3", "m4a"])
 def test_a_window_of_a_format_that_remembers_is_the_same_to_the_ear(kind: str) -> None:
     """An mp3 is sought by frames (26 ms), AAC decoders fill noise bands by chance: near, but not to the bit."""
-    heard = decode_windows(LONG[kind], WINDOWS)
+    decoded = decode_windows(LONG[kind], WINDOWS)
     whole = decode_windows(LONG[kind], WHOLE).waveform[0]
-    for start_s, window in zip(heard.starts_s, heard.waveform, strict=True):
-        start = round(float(start_s) * heard.rate)
-        piece = window[heard.rate : 2 * heard.rate]
-        around = whole[start + heard.rate - 3 * 1152 : start + 2 * heard.rate + 3 * 1152]
+    for start_s, window in zip(decoded.starts_s, decoded.waveform, strict=True):
+        start = round(float(start_s) * decoded.rate)
+        piece = window[decoded.rate : 2 * decoded.rate]
+        around = whole[start + decoded.rate - 3 * 1152 : start + 2 * decoded.rate + 3 * 1152]
         shifted = np.lib.stride_tricks.sliding_window_view(around, len(piece))[:: 1152 // 4]
         assert (shifted @ piece / (np.linalg.norm(shifted, axis=1) * np.linalg.norm(piece))).max() > 0.98
 
@@ -86,9 +86,9 @@ def test_bytes_come_out_the_same_however_they_are_handed_in(kind: str) -> None:
         def read_at(self, offset: int, length: int) -> bytes:
             return super().read_at(offset, min(length, 5_003))
 
-    heard, again = decode_windows(LONG[kind], WINDOWS), decode_windows(Sparing(LONG[kind]), WINDOWS)
-    assert heard.waveform.tobytes() == again.waveform.tobytes()
-    assert heard.starts_s.tobytes() == again.starts_s.tobytes()
+    decoded, again = decode_windows(LONG[kind], WINDOWS), decode_windows(Sparing(LONG[kind]), WINDOWS)
+    assert decoded.waveform.tobytes() == again.waveform.tobytes()
+    assert decoded.starts_s.tobytes() == again.starts_s.tobytes()
 
 
 def test_an_mp3_that_does_not_know_its_length_is_counted() -> None:
@@ -96,9 +96,9 @@ def test_an_mp3_that_does_not_know_its_length_is_counted() -> None:
     header = data.index(b"Info")
     without = data[data.index(b"\xff\xfb", header) :]  # the header stands in a frame of its own
     assert b"Info" not in without[:4096]
-    heard, known = decode_windows(without, WINDOWS), decode_windows(data, WINDOWS)
-    assert heard.duration_s == pytest.approx(known.duration_s, abs=0.1)
-    assert not (np.abs(heard.waveform).max(axis=1) < 0.1).any()
+    decoded, known = decode_windows(without, WINDOWS), decode_windows(data, WINDOWS)
+    assert decoded.duration_s == pytest.approx(known.duration_s, abs=0.1)
+    assert not (np.abs(decoded.waveform).max(axis=1) < 0.1).any()
 
 
 def test_an_mp3_of_variable_bit_rate_is_heard_to_its_end_though_its_clock_is_wrong() -> None:
@@ -107,15 +107,15 @@ def test_an_mp3_of_variable_bit_rate_is_heard_to_its_end_though_its_clock_is_wro
     )
     data = written(quiet_then_noisy.astype(np.float32), "MP3", bitrate_mode="VARIABLE", compression_level=0.5)
     assert b"Xing" in data[:200]
-    heard = decode_windows(data, WINDOWS)
-    assert heard.duration_s == pytest.approx(LONG_S * 0.75, rel=0.011)
-    assert np.abs(heard.waveform[-1][-heard.rate :]).max() > 0.1
+    decoded = decode_windows(data, WINDOWS)
+    assert decoded.duration_s == pytest.approx(LONG_S * 0.75, rel=0.011)
+    assert np.abs(decoded.waveform[-1][-decoded.rate :]).max() > 0.1
 
 
 def test_bare_aac_is_counted_and_its_windows_are_there() -> None:
-    heard = decode_windows(muxed(MUSIC, "aac", "adts", aac_coder="fast"), WINDOWS)
-    assert heard.duration_s == pytest.approx(LONG_S, abs=0.2)
-    assert (np.abs(heard.waveform).max(axis=1) > 0.1).all()
+    decoded = decode_windows(muxed(MUSIC, "aac", "adts", aac_coder="fast"), WINDOWS)
+    assert decoded.duration_s == pytest.approx(LONG_S, abs=0.2)
+    assert (np.abs(decoded.waveform).max(axis=1) > 0.1).all()
 
 
 @pytest.mark.parametrize("kind", ["wav", "aiff", "flac", "mp3"])
@@ -132,8 +132,8 @@ def test_a_song_cut_short_is_refused_in_words_or_heard_as_far_as_it_goes(path: P
     except (TruncatedAudio, UndecodableAudio):
         return
     whole = decode_windows(data, WHOLE)
-    heard = round(cut.duration_s * cut.rate) - cut.rate // 2  # the last frames lack what came after them
-    assert np.array_equal(cut.waveform[0, :heard], whole.waveform[0, :heard])
+    decoded = round(cut.duration_s * cut.rate) - cut.rate // 2  # the last frames lack what came after them
+    assert np.array_equal(cut.waveform[0, :decoded], whole.waveform[0, :decoded])
 
 
 def test_memory_is_bounded_by_the_windows_and_not_by_the_song() -> None:
@@ -156,9 +156,9 @@ def test_memory_is_bounded_by_the_windows_and_not_by_the_song() -> None:
             return made
 
     source = Endless(b"")
-    heard = decode_windows(source, WINDOWS)
-    assert heard.waveform.shape == (3, round(2.5 * 192_000))
-    assert (np.abs(heard.waveform).max(axis=1) > 0.1).all()
+    decoded = decode_windows(source, WINDOWS)
+    assert decoded.waveform.shape == (3, round(2.5 * 192_000))
+    assert (np.abs(decoded.waveform).max(axis=1) > 0.1).all()
     assert sum(source.reads) < 3.1 * 2.5 * 192_000 * 6 * 4
 
 
@@ -177,13 +177,13 @@ def test_what_the_store_raises_is_neither_swallowed_nor_taken_for_the_end_of_the
 
 def test_what_follows_a_lost_page_keeps_its_place() -> None:
     pages = LONG["ogg"].split(b"OggS")
-    heard = decode_windows(b"OggS".join(pages[: len(pages) // 2] + pages[len(pages) // 2 + 1 :]), WINDOWS)
+    decoded = decode_windows(b"OggS".join(pages[: len(pages) // 2] + pages[len(pages) // 2 + 1 :]), WINDOWS)
     whole = decode_windows(LONG["ogg"], WHOLE).waveform[0]
-    start = window_starts(round(heard.duration_s * heard.rate), round(2.5 * heard.rate), 3)[1]
-    other = np.flatnonzero(np.abs(heard.waveform[1] - whole[start:][: len(heard.waveform[1])]) > 1e-6)
+    start = window_starts(round(decoded.duration_s * decoded.rate), round(2.5 * decoded.rate), 3)[1]
+    other = np.flatnonzero(np.abs(decoded.waveform[1] - whole[start:][: len(decoded.waveform[1])]) > 1e-6)
     assert other[0] > 0
-    assert other[-1] < len(heard.waveform[1]) - 1
-    assert 0.1 < (other[-1] - other[0]) / heard.rate < 0.5  # no more than the page lasted
+    assert other[-1] < len(decoded.waveform[1]) - 1
+    assert 0.1 < (other[-1] - other[0]) / decoded.rate < 0.5  # no more than the page lasted
 
 
 def test_a_codec_that_nobody_knows_is_refused_as_that() -> None:
@@ -199,16 +199,16 @@ def test_samples_that_are_no_numbers_are_read_without_a_word(sample: float) -> N
 
 def test_windows_are_spread_from_the_first_sample_to_the_last() -> None:
     waveform = (np.arange(100_000) % 30_000).astype(np.float32) / 65_536
-    heard = decode_windows(encoded(waveform, 8_000, subtype="FLOAT"), AUDIO)
-    assert (heard.waveform[0, 0], heard.waveform[-1, -1]) == (waveform[0], waveform[-1])
-    assert heard.waveform.shape == (3, AUDIO.window_length)
-    assert np.allclose(heard.starts_s, [0, (100_000 - 5_120) / 2 / 8_000, (100_000 - 5_120) / 8_000])
+    decoded = decode_windows(encoded(waveform, 8_000, subtype="FLOAT"), AUDIO)
+    assert (decoded.waveform[0, 0], decoded.waveform[-1, -1]) == (waveform[0], waveform[-1])
+    assert decoded.waveform.shape == (3, AUDIO.window_length)
+    assert np.allclose(decoded.starts_s, [0, (100_000 - 5_120) / 2 / 8_000, (100_000 - 5_120) / 8_000])
 
 
 def test_a_song_shorter_than_a_window_has_one_that_ends_in_silence() -> None:
-    heard = decode_windows(encoded(np.full(4_000, 0.5, np.float32), 8_000, subtype="FLOAT"), AUDIO)
-    assert (heard.starts_s.tolist(), heard.waveform.shape) == ([0], (1, 5_120))
-    assert (heard.waveform[0, :4_000].min(), heard.waveform[0, 4_000:].max()) == (0.5, 0)
+    decoded = decode_windows(encoded(np.full(4_000, 0.5, np.float32), 8_000, subtype="FLOAT"), AUDIO)
+    assert (decoded.starts_s.tolist(), decoded.waveform.shape) == ([0], (1, 5_120))
+    assert (decoded.waveform[0, :4_000].min(), decoded.waveform[0, 4_000:].max()) == (0.5, 0)
 
 
 def test_a_song_as_long_as_a_window_has_one_and_no_window_comes_twice() -> None:
@@ -219,8 +219,8 @@ def test_a_song_as_long_as_a_window_has_one_and_no_window_comes_twice() -> None:
 def test_sound_of_many_channels_is_mixed_down() -> None:
     sound = np.stack([tone(1.5, 48_000, hertz=200 * n) for n in range(1, 9)], axis=1)
     for format in ("WAV", "FLAC"):
-        heard = decode_windows(encoded(sound, 48_000, format=format, subtype="PCM_24"), AUDIO).waveform[0]
-        np.testing.assert_allclose(heard, sound.mean(axis=1)[: len(heard)], rtol=0, atol=1e-6)
+        decoded = decode_windows(encoded(sound, 48_000, format=format, subtype="PCM_24"), AUDIO).waveform[0]
+        np.testing.assert_allclose(decoded, sound.mean(axis=1)[: len(decoded)], rtol=0, atol=1e-6)
 
 
 def test_a_file_reads_what_is_expected_at_once_and_nothing_twice() -> None:
@@ -266,8 +266,8 @@ def test_a_thousand_channels_are_read_a_few_samples_at_a_time(monkeypatch: pytes
         return read(self, frames, **more)
 
     monkeypatch.setattr(soundfile.SoundFile, "read", counted)
-    heard = decode_windows(encoded(sound, 8_000, subtype="FLOAT"), AUDIO)
-    np.testing.assert_allclose(heard.waveform[0], sound.mean(axis=1)[:5_120], rtol=0, atol=1e-6)
+    decoded = decode_windows(encoded(sound, 8_000, subtype="FLOAT"), AUDIO)
+    np.testing.assert_allclose(decoded.waveform[0], sound.mean(axis=1)[:5_120], rtol=0, atol=1e-6)
     assert max(asked) == 128
 
 

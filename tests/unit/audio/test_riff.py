@@ -49,9 +49,9 @@ PLACEHOLDERS = [
 @pytest.mark.parametrize("sizes", PLACEHOLDERS, ids=str)
 @pytest.mark.parametrize("data", [WAV, AIFF], ids=["wav", "aiff"])
 def test_a_size_that_a_pipe_left_behind_means_to_the_end(data: bytes, sizes: tuple[int, int]) -> None:
-    heard, wanted = decode_windows(sized(data, *sizes), AUDIO), decode_windows(data, AUDIO)
-    assert heard.duration_s == pytest.approx(4.0, abs=0.001)
-    assert np.array_equal(heard.waveform, wanted.waveform)
+    decoded, wanted = decode_windows(sized(data, *sizes), AUDIO), decode_windows(data, AUDIO)
+    assert decoded.duration_s == pytest.approx(4.0, abs=0.001)
+    assert np.array_equal(decoded.waveform, wanted.waveform)
 
 
 @pytest.mark.parametrize("data", [WAV, AIFF], ids=["wav", "aiff"])

@@ -1,4 +1,4 @@
-"""Ears: real songs in every format, files that mean harm, and the log-mel against its textbook definition."""
+"""Log-mel of real songs in every format, files that mean harm, and the log-mel against its textbook definition."""
 
 import io
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from gatefold.errors import (
 from gatefold.records import LogMelWindows
 from tests.sounds import AUDIO, CLIPS, MUSIC, encoded, tone
 
-EARS = AudioSettings()
+LARGE = AudioSettings()
 ONE_WINDOW = AudioSettings(window_s=600.0, windows=1)
 
 
@@ -52,15 +52,15 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-# ---- what can be heard -----------------------------------------------------------------------------------------------
+# ---- what can be decoded ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", CLIPS, ids=lambda path: path.name)
 def test_real_songs_are_heard_in_every_format(path: Path) -> None:
-    song = extract_log_mel(path.read_bytes(), EARS, name=path.name)
-    windows = 1 if song.duration_s < EARS.window_s else EARS.windows
+    song = extract_log_mel(path.read_bytes(), LARGE, name=path.name)
+    windows = 1 if song.duration_s < LARGE.window_s else LARGE.windows
     assert 4.9 < song.duration_s < 15.1
-    assert (song.log_mel.shape, song.log_mel.dtype) == ((windows, EARS.n_mels, EARS.frames), np.float16)
+    assert (song.log_mel.shape, song.log_mel.dtype) == ((windows, LARGE.n_mels, LARGE.frames), np.float16)
     assert np.isfinite(song.log_mel).all()
     assert np.ptp(song.log_mel) > 8
     assert len(song.starts_s) == windows
@@ -72,15 +72,15 @@ FORMATS = ["WAV PCM_16", "WAV PCM_24", "WAV ULAW", "RF64", "FLAC", "AIFF", "MP3"
 @pytest.mark.parametrize("format", FORMATS)
 def test_one_tone_sounds_alike_in_every_format(format: str) -> None:
     container, *subtype = format.split()
-    plain = extract_log_mel(encoded(tone(2.0), subtype="FLOAT"), EARS)
-    other = extract_log_mel(encoded(tone(2.0), format=container, subtype=subtype[0] if subtype else None), EARS)
+    plain = extract_log_mel(encoded(tone(2.0), subtype="FLOAT"), LARGE)
+    other = extract_log_mel(encoded(tone(2.0), format=container, subtype=subtype[0] if subtype else None), LARGE)
     assert other.duration_s == pytest.approx(2.0, abs=0.05)
     loud = plain.log_mel > 0
     assert np.abs(plain.log_mel[loud].astype(np.float32) - other.log_mel[loud].astype(np.float32)).mean() < 0.2
 
 
 def test_bare_aac_is_heard() -> None:
-    assert extract_log_mel(adts(tone(2.0), 16_000), EARS).duration_s == pytest.approx(2.0, abs=0.15)
+    assert extract_log_mel(adts(tone(2.0), 16_000), LARGE).duration_s == pytest.approx(2.0, abs=0.15)
 
 
 def test_a_flac_that_was_streamed_and_does_not_know_its_length_is_heard_like_any_other() -> None:
@@ -88,19 +88,19 @@ def test_a_flac_that_was_streamed_and_does_not_know_its_length_is_heard_like_any
     streamed = bytearray(whole)
     streamed[21] &= 0xF0  # 36 bits of STREAMINFO: samples in all
     streamed[22:26] = bytes(4)
-    assert np.array_equal(extract_log_mel(bytes(streamed), EARS).log_mel, extract_log_mel(whole, EARS).log_mel)
+    assert np.array_equal(extract_log_mel(bytes(streamed), LARGE).log_mel, extract_log_mel(whole, LARGE).log_mel)
 
 
 def test_mono_is_the_mean_of_the_channels() -> None:
     left, right = tone(1.5, hertz=300), tone(1.5, hertz=700)
-    heard = decode_windows(encoded(np.stack([left, right], axis=1), subtype="FLOAT"), ONE_WINDOW)
-    assert heard.rate == 16_000
-    assert np.array_equal(heard.waveform[0, : len(left)], np.stack([left, right]).mean(axis=0))
+    decoded = decode_windows(encoded(np.stack([left, right], axis=1), subtype="FLOAT"), ONE_WINDOW)
+    assert decoded.rate == 16_000
+    assert np.array_equal(decoded.waveform[0, : len(left)], np.stack([left, right]).mean(axis=0))
 
 
 def test_the_name_of_a_file_is_never_believed() -> None:
     wav = encoded(tone(1.5))
-    misnamed, named = (extract_log_mel(wav, EARS, name=name).log_mel for name in ("a.mp3", "a.wav"))
+    misnamed, named = (extract_log_mel(wav, LARGE, name=name).log_mel for name in ("a.mp3", "a.wav"))
     assert np.array_equal(misnamed, named)
 
 
@@ -143,7 +143,7 @@ PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/passwd\n"
 )  # fmt: skip
 def test_what_is_no_song_is_refused_as_what_it_is(data: bytes, error: type[GatefoldError]) -> None:
     with pytest.raises(GatefoldError, match=r"^upload 7: ") as refusal:
-        extract_log_mel(data, EARS, name="upload 7")
+        extract_log_mel(data, LARGE, name="upload 7")
     assert type(refusal.value) is error
 
 
@@ -155,7 +155,7 @@ def test_damage_is_refused_or_survived_but_never_breaks_anything(name: str) -> N
         broken[random.integers(0, len(broken), 300)] = random.integers(0, 256, 300)
         broken[random.integers(0, 200, 3)] = random.integers(0, 256, 3)
         try:
-            assert np.isfinite(extract_log_mel(broken.tobytes(), EARS).log_mel).all()
+            assert np.isfinite(extract_log_mel(broken.tobytes(), LARGE).log_mel).all()
         except GatefoldError as error:
             assert error.status < 500  # noqa: PT017
 
@@ -163,12 +163,12 @@ def test_damage_is_refused_or_survived_but_never_breaks_anything(name: str) -> N
 @pytest.mark.parametrize("data", [WAV, FLAC, MP3, clip("02_jazz.ogg"), clip("10_house_cc0_cover.m4a")])
 def test_what_is_too_long_is_refused_with_both_numbers(data: bytes) -> None:
     with pytest.raises(AudioTooLong, match=r"\d s of audio, limit 2 s; trim it"):
-        extract_log_mel(data, EARS.model_copy(update={"max_duration_s": 2.0}))
+        extract_log_mel(data, LARGE.model_copy(update={"max_duration_s": 2.0}))
 
 
 def test_what_is_too_large_is_refused_with_both_numbers() -> None:
     with pytest.raises(TooLarge, match=r"song: more than 40,000 of its 96,044 bytes would have to be read; shorten"):
-        extract_log_mel(WAV, EARS.model_copy(update={"max_bytes": 40_000}))
+        extract_log_mel(WAV, LARGE.model_copy(update={"max_bytes": 40_000}))
 
 
 # ---- log-mel ---------------------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def naive_log_mel(waveform: npt.NDArray[np.float64], audio: AudioSettings) -> np
     return result
 
 
-@pytest.mark.parametrize("audio", [EARS, AUDIO], ids=["large", "small"])
+@pytest.mark.parametrize("audio", [LARGE, AUDIO], ids=["large", "small"])
 def test_the_log_mel_is_the_textbooks(audio: AudioSettings) -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, audio.window_length).astype(np.float32)
     waveform = noise + tone(audio.window_s, audio.sample_rate, hertz=1_234)
@@ -211,17 +211,17 @@ def test_the_log_mel_is_the_textbooks(audio: AudioSettings) -> None:
 def test_of_a_log_mel_the_power_can_be_told_again_down_to_none() -> None:
     power = torch.tensor([0.0, 1e-7, 1e-6, 1e-3, 1.0, 1e3])
     log_power = (power + 1e-6).log().to(torch.float16).float()
-    told = mel_power(log_power)
-    assert told[0] < 1e-12
-    assert torch.allclose(told[1:], power[1:], rtol=0.05)
-    assert torch.allclose(told[2:], power[2:], rtol=0.01)
+    recovered = mel_power(log_power)
+    assert recovered[0] < 1e-12
+    assert torch.allclose(recovered[1:], power[1:], rtol=0.05)
+    assert torch.allclose(recovered[2:], power[2:], rtol=0.01)
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 32_000, 44_100, 44_101, 48_000, 96_000, 192_001])
 def test_songs_of_any_sample_rate_are_heard_alike(rate: int) -> None:
     """44,101 Hz has no simple ratio to 16 kHz: resampled exactly, it would take 12 GB."""
     song, reference = (
-        extract_log_mel(encoded(tone(2.0, r, hertz=1_000), r, subtype="FLOAT"), EARS) for r in (rate, 16_000)
+        extract_log_mel(encoded(tone(2.0, r, hertz=1_000), r, subtype="FLOAT"), LARGE) for r in (rate, 16_000)
     )
     loud = reference.log_mel > 0
     assert song.log_mel.shape == reference.log_mel.shape
@@ -238,19 +238,19 @@ def test_the_same_file_gives_the_same_bits_with_any_number_of_threads(name: str)
     songs = []
     for count in (1, 2, 2):
         torch.set_num_threads(count)
-        songs.append(extract_log_mel(clip(name), EARS))
+        songs.append(extract_log_mel(clip(name), LARGE))
     assert same(songs[0], songs[1])
     assert same(songs[1], songs[2])
 
 
 def test_windows_computed_together_are_those_computed_alone() -> None:
-    heard = decode_windows(clip("02_jazz.ogg"), EARS)
-    alone = np.concatenate([log_mel(window[None], heard.rate, EARS) for window in heard.waveform])
-    assert log_mel(heard.waveform, heard.rate, EARS).tobytes() == alone.tobytes()
+    decoded = decode_windows(clip("02_jazz.ogg"), LARGE)
+    alone = np.concatenate([log_mel(window[None], decoded.rate, LARGE) for window in decoded.waveform])
+    assert log_mel(decoded.waveform, decoded.rate, LARGE).tobytes() == alone.tobytes()
 
 
 def test_the_picture_of_a_song_shows_all_its_windows_with_low_notes_below() -> None:
-    song = extract_log_mel(encoded(tone(2.0, hertz=100)), EARS)
+    song = extract_log_mel(encoded(tone(2.0, hertz=100)), LARGE)
     picture = spectrogram_picture(song)
-    assert (picture.shape, picture.dtype) == ((EARS.n_mels, len(song.log_mel) * EARS.frames, 3), np.uint8)
+    assert (picture.shape, picture.dtype) == ((LARGE.n_mels, len(song.log_mel) * LARGE.frames, 3), np.uint8)
     assert picture[-10:, 10].sum() > picture[:10, 10].sum()

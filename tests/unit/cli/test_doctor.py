@@ -1,4 +1,4 @@
-"""The doctor: a healthy machine has no fault, and each fault is found, told with its remedy, and hides no other."""
+"""The doctor: a healthy machine has no fault, and each fault is found, has its remedy, and hides no other."""
 
 import json
 import os
@@ -54,11 +54,11 @@ def faults(findings: list[Finding]) -> list[Finding]:
 
 @pytest.mark.usefixtures("unset")
 def test_a_healthy_machine_has_no_fault(uri: str, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    findings = doctor.examine(Workspace(uri), lambda done, total: told.append((done, total)))
+    reported: list[tuple[int, int]] = []
+    findings = doctor.examine(Workspace(uri), lambda done, total: reported.append((done, total)))
     assert [one for one in findings if one.state == "fault"] == []
     assert set(states(findings)) >= {"versions", "torch", "codecs", "gpu", "store", "clock", "disk", "ray", "api keys"}
-    assert told == [(number, 11) for number in range(11)]
+    assert reported == [(number, 11) for number in range(11)]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -141,8 +141,8 @@ def test_each_thing_a_store_does_wrong_is_told(uri: str, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(objects, "list_objects", denied)
     monkeypatch.setattr(objects, "exists", lambda _: True)
-    told = [one.detail.partition(":")[0] for one in faults(doctor.check_store(uri))]
-    assert told == ["cannot list", "cannot delete"]
+    details = [one.detail.partition(":")[0] for one in faults(doctor.check_store(uri))]
+    assert details == ["cannot list", "cannot delete"]
 
 
 @pytest.mark.parametrize(
@@ -208,9 +208,10 @@ def test_a_disk_that_is_nearly_full_is_told(
 
 @pytest.mark.parametrize(("kib", "state"), [(8_000_000, "ok"), (1_500_000, "warning"), (300_000, "fault")])
 def test_memory_that_is_nearly_full_is_told(tmp_path: Path, kib: int, state: str) -> None:
-    told = tmp_path / "meminfo"
-    told.write_text(f"MemTotal:       16000000 kB\nMemFree: 1 kB\nMemAvailable:   {kib} kB\nHugePages_Total:       0\n")
-    assert states(doctor.check_memory(told)) == {"memory": state}
+    meminfo = tmp_path / "meminfo"
+    lines = ["MemTotal:       16000000 kB", "MemFree: 1 kB", f"MemAvailable:   {kib} kB", "HugePages_Total:       0"]
+    meminfo.write_text("\n".join(lines) + "\n")
+    assert states(doctor.check_memory(meminfo)) == {"memory": state}
     assert doctor.check_memory(tmp_path / "nowhere") == []
 
 

@@ -42,7 +42,7 @@ def report_of(stage: str, **changes: Any) -> Report:
 
 
 class Pipelines:
-    """Stages that note that they ran and say what they were told to, in the place of the real ones and of Ray."""
+    """Stages that note that they ran and return what the test set, in the place of the real ones and of Ray."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ran: list[tuple[str, Settings]] = []
@@ -209,14 +209,14 @@ def test_the_endpoint_of_the_store_is_known_before_anything_touches_storage(
 
 def test_the_workspace_option_overrules_the_settings(workspace: Workspace, tmp_path: Path) -> None:
     other = f"workspace={tmp_path / 'other'}"
-    told = [
+    workspaces = [
         json.loads(CliRunner().invoke(app, [*args, "status", "--json"]).stdout)["workspace"]
         for args in (
             ["--set", other],
             ["--set", other, "--workspace", workspace.uri],
         )
     ]
-    assert told == [(tmp_path / "other").as_uri(), workspace.uri]
+    assert workspaces == [(tmp_path / "other").as_uri(), workspace.uri]
 
 
 # ---- stages ---------------------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ def test_an_interrupt_says_how_to_go_on(workspace: Workspace, pipelines: Pipelin
     assert result.stderr.splitlines()[-1] == "stopped; the same command continues where it stopped"
 
 
-# ---- housekeeping ---------------------------------------------------------------------------------------------------
+# ---- the workspace's commands ----------------------------------------------------------------------------------------
 
 
 def test_the_status_of_an_empty_workspace_is_that_nothing_was_made(workspace: Workspace) -> None:

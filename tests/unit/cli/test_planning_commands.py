@@ -112,9 +112,9 @@ def test_a_healthy_machine_exits_with_0(workspace: Workspace, monkeypatch: pytes
         monkeypatch.delenv(name, raising=False)
     result = call(workspace, "doctor", "--json")
     assert result.exit_code == 0
-    told = json.loads(result.stdout)
-    assert told["healthy"] is True
-    assert "codecs" in [one["name"] for one in told["findings"]]
+    answer = json.loads(result.stdout)
+    assert answer["healthy"] is True
+    assert "codecs" in [one["name"] for one in answer["findings"]]
 
 
 def test_a_fault_exits_with_1_and_shows_its_remedy(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,8 +133,8 @@ def test_a_fault_exits_with_1_and_shows_its_remedy(workspace: Workspace, monkeyp
         "→ make room",
         "✓ gpu    no GPU: the CPU is used",
     ]
-    told = json.loads(call(workspace, "doctor", "--json").stdout)
-    assert (told["healthy"], len(told["findings"])) == (False, 3)
+    answer = json.loads(call(workspace, "doctor", "--json").stdout)
+    assert (answer["healthy"], len(answer["findings"])) == (False, 3)
 
 
 def test_a_warning_alone_is_no_failure(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ def drawing(seed: int) -> torch.Generator:
 
 
 def windows(count: int = 64) -> Tensor:
-    """All alike, each frame its own: what becomes of them tells what was done."""
+    """All alike, each frame its own: what becomes of them shows what was done."""
     return (torch.linspace(-4, 4, 50).expand(count, 16, 50) + torch.linspace(0, 1, 16)[:, None]).clone()
 
 

@@ -27,7 +27,7 @@ from gatefold.encoder.backbones import (
 )
 from gatefold.errors import InvalidSettings
 from gatefold.images.pixels import to_model
-from tests.checkpoints import COVER_KINDS, EARS, SONG_KINDS, write_checkpoint
+from tests.checkpoints import BACKBONE_AUDIO, COVER_KINDS, SONG_KINDS, write_checkpoint
 from tests.factories import COVER, ENCODER
 from tests.sounds import AUDIO, MUSIC
 
@@ -57,7 +57,7 @@ def tower(folders: dict[str, Path], kind: str, *, frozen: bool = True) -> Backbo
     torch.manual_seed(1)
     network = load_pretrained(folders[kind], knob_of(kind), kind)
     if kind in SONG_KINDS:
-        return build_song_backbone(*network, settings, EARS[kind])
+        return build_song_backbone(*network, settings, BACKBONE_AUDIO[kind])
     return build_cover_backbone(*network, settings, COVER)
 
 
@@ -146,15 +146,15 @@ def test_training_leaves_the_statistics_of_batch_norms_alone(folders: dict[str, 
 
 
 def test_our_log_mel_on_claps_scale_is_what_its_extractor_makes_of_a_real_clip(tmp_path: Path) -> None:
-    heard = decode_windows((MUSIC / "10_house_cc0_cover.m4a").read_bytes(), CLAP_AUDIO, name="clip")
+    decoded = decode_windows((MUSIC / "10_house_cc0_cover.m4a").read_bytes(), CLAP_AUDIO, name="clip")
     folder = write_checkpoint(tmp_path / "clap", "clap", audio=CLAP_AUDIO)
     extractor = transformers.ClapFeatureExtractor.from_pretrained(folder)
-    theirs = torch.from_numpy(extractor(heard.waveform[0], sampling_rate=heard.rate)["input_features"][0])
+    theirs = torch.from_numpy(extractor(decoded.waveform[0], sampling_rate=decoded.rate)["input_features"][0])
     network = load_pretrained(folder, "song_backbone", "clap")
-    log_power = torch.from_numpy(log_mel(heard.waveform, heard.rate, CLAP_AUDIO)).float()
+    log_power = torch.from_numpy(log_mel(decoded.waveform, decoded.rate, CLAP_AUDIO)).float()
     ours = build_song_backbone(*network, ENCODER, CLAP_AUDIO).preprocess(log_power)[0]
     assert ours.shape == theirs.shape == (1, 1001, 64)
-    error = (ours - theirs)[:, :-1].abs()  # of decibels; the last frame is not ours to hear
+    error = (ours - theirs)[:, :-1].abs()  # of decibels; ours has no last frame
     audible = theirs[:, :-1] > -60
     assert audible.float().mean() > 0.5
     assert error[audible].max() < 0.05  # which 16 bits cannot tell
@@ -163,15 +163,15 @@ def test_our_log_mel_on_claps_scale_is_what_its_extractor_makes_of_a_real_clip(t
 
 def test_our_log_mel_on_kaldis_bands_is_near_to_what_asts_extractor_makes_of_a_real_clip(tmp_path: Path) -> None:
     kind = "audio-spectrogram-transformer"
-    heard = decode_windows((MUSIC / "15_synth_cc0.wav").read_bytes(), AST_AUDIO, name="clip")
+    decoded = decode_windows((MUSIC / "15_synth_cc0.wav").read_bytes(), AST_AUDIO, name="clip")
     folder = write_checkpoint(tmp_path / "ast", kind, audio=AST_AUDIO)
     extractor = transformers.ASTFeatureExtractor.from_pretrained(folder)
-    theirs = torch.from_numpy(extractor(heard.waveform[0], sampling_rate=heard.rate)["input_values"][0])
+    theirs = torch.from_numpy(extractor(decoded.waveform[0], sampling_rate=decoded.rate)["input_values"][0])
     network = load_pretrained(folder, "song_backbone", kind)
-    log_power = torch.from_numpy(log_mel(heard.waveform, heard.rate, AST_AUDIO)).float()
+    log_power = torch.from_numpy(log_mel(decoded.waveform, decoded.rate, AST_AUDIO)).float()
     ours = build_song_backbone(*network, ENCODER, AST_AUDIO).preprocess(log_power)[0]
     assert ours.shape == theirs.shape == (1024, 128)
-    frames = (heard.waveform.shape[1] - 400) // 160
+    frames = (decoded.waveform.shape[1] - 400) // 160
     rising = theirs[:frames].std(0) > 0.01  # a band of Kaldi's that no frequency falls into is always as silent
     bands = zip(*(side[:frames, rising].T for side in (ours, theirs)), strict=True)
     assert np.median([np.corrcoef(mine, other)[0, 1] for mine, other in bands]) > 0.99
@@ -200,8 +200,8 @@ def test_a_cover_is_prepared_as_the_checkpoints_image_processor_does_it(
     pixels = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)
     picture = Image.fromarray(pixels).resize((48, 48), Image.Resampling.BICUBIC)
     theirs = torch.tensor(np.array(processor()(picture)["pixel_values"]))
-    eyes = ImagePreprocessor(read_checkpoint(folder, "cover_backbone", kind))
-    ours = eyes(to_model(torch.tensor(np.array(picture)).permute(2, 0, 1))[None])
+    preprocess = ImagePreprocessor(read_checkpoint(folder, "cover_backbone", kind))
+    ours = preprocess(to_model(torch.tensor(np.array(picture)).permute(2, 0, 1))[None])
     assert ours.shape == theirs.shape
     assert (ours - theirs).abs().max() < 0.03  # the processor rounds to 256 levels twice, at worst
 

@@ -1,4 +1,4 @@
-"""Descriptors: what they tell apart without having learned anything, and what they do not hear or see."""
+"""Descriptors: what they distinguish without training, and what they ignore."""
 
 import math
 

@@ -35,8 +35,8 @@ def naive_triplet(song: Tensor, cover: Tensor, margin: float) -> Tensor:
         others = [j for j in range(count) if j != i]
         for negatives in ([song[i] @ cover[j] for j in others], [song[j] @ cover[i] for j in others]):
             farther = [cosine for cosine in negatives if cosine < own]
-            stranger = max(farther or negatives, key=Tensor.item)
-            total = total + torch.clamp(margin - own + stranger, min=0)
+            hardest = max(farther or negatives, key=Tensor.item)
+            total = total + torch.clamp(margin - own + hardest, min=0)
     return total / (2 * count)
 
 
@@ -136,7 +136,7 @@ def test_sigmoid_stays_finite_where_a_pair_could_not_be_worse() -> None:
     assert sigmoid(song, -song, torch.tensor(1e4), torch.tensor(0.0)).item() == pytest.approx(1e4, rel=1e-3)
 
 
-def test_triplet_takes_the_hardest_stranger_that_is_farther_and_the_hardest_of_all_where_none_is() -> None:
+def test_triplet_takes_the_hardest_negative_that_is_farther_and_the_hardest_of_all_where_none_is() -> None:
     cosine = torch.tensor([[0.5, 0.9, 0.4], [0.8, 0.1, 0.7], [0.0, 0.2, 0.3]], dtype=torch.float64)
     cover = torch.eye(3, dtype=torch.float64)  # so that a song's row is its cosines
     by_song = [0.2 + 0.4 - 0.5, 0.2 + 0.8 - 0.1, 0.2 + 0.2 - 0.3]

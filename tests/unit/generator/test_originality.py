@@ -25,7 +25,7 @@ SONG = np.zeros(4, np.float32)
 
 
 class Generator:
-    """Gives the shares it was told to give, by attempt; the last ones again after that."""
+    """Gives the shares that were set, by attempt; the last ones again after that."""
 
     kind, num_sources, reads_pixels, encoder_fingerprint, novelty = "local-score", 2, True, "e", 0.4
     accepts = frozenset({"novelty"})

@@ -1,4 +1,4 @@
-"""Which covers may be sources: one rule, whoever asks."""
+"""Which covers may be sources: one rule for every caller."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -51,7 +51,7 @@ def untrained(seed: int = 0) -> CoverPipeline:
         for parameter in transformer.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     pipeline = build_pipeline(
-        transformer, neighbours=2, num_inference_steps=3, guidance_scale=2.5, encoder_fingerprint="ears-1"
+        transformer, neighbours=2, num_inference_steps=3, guidance_scale=2.5, encoder_fingerprint="encoder-1"
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -211,13 +211,13 @@ def test_a_saved_pipeline_comes_back_whole(pipeline: CoverPipeline, tmp_path: Pa
     copy = CoverPipeline.from_pretrained(tmp_path, local_files_only=True)
     copy.set_progress_bar_config(disable=True)
     assert (copy.neighbours, copy.num_inference_steps, copy.guidance_scale, copy.size) == (2, 3, 2.5, SIZE)
-    assert copy.encoder_fingerprint == "ears-1"
+    assert copy.encoder_fingerprint == "encoder-1"
     assert np.array_equal(generate(copy, seeds=[7]), generate(pipeline, seeds=[7]))
 
 
 def test_it_is_a_generator_of_its_kind_that_cannot_say_where_pixels_come_from(pipeline: CoverPipeline) -> None:
     generator: GeneratorModel = pipeline
-    assert (generator.kind, generator.num_sources, generator.encoder_fingerprint) == ("transformer", 2, "ears-1")
+    assert (generator.kind, generator.num_sources, generator.encoder_fingerprint) == ("transformer", 2, "encoder-1")
     covers = generator.generate(SONG, sources_of(NEIGHBOURS), seeds=[7, 9], request=GenerationRequest(), on_step=ignore)
     assert [(cover.seed, cover.attribution, cover.enlarged) for cover in covers] == [(7, None, ()), (9, None, ())]
 

@@ -25,14 +25,14 @@ TWINS = np.repeat(unit_vectors(20, WIDTH, seed=2), 12, axis=0)[np.random.default
 
 @pytest.fixture(scope="module")
 def index() -> CoverIndex:
-    return CoverIndex(indexed_tracks(COVERS, without_cover=BARE, songs=SONGS), "ears-1")
+    return CoverIndex(indexed_tracks(COVERS, without_cover=BARE, songs=SONGS), "encoder-1")
 
 
 JAZZ = Filters(where=(("genre", frozenset({"jazz"})),))
 
 
 def search(index: CoverIndex, query: Vectors, k: int, filters: Filters = ALL) -> list[Match]:
-    return index.search(query[None], k, encoder_fingerprint="ears-1", filters=filters)[0]
+    return index.search(query[None], k, encoder_fingerprint="encoder-1", filters=filters)[0]
 
 
 def without(*song_ids: str, artists: Collection[str] = ()) -> Filters:
@@ -50,7 +50,7 @@ def by_sort(query: Vectors, allowed: list[int]) -> list[str]:
 
 @pytest.mark.parametrize("k", [1, 10, 57])
 def test_matches_are_those_of_a_sort(index: CoverIndex, k: int) -> None:
-    answers = index.search(SONGS[:5], k, encoder_fingerprint="ears-1")
+    answers = index.search(SONGS[:5], k, encoder_fingerprint="encoder-1")
     for query, matches in zip(SONGS[:5], answers, strict=True):
         assert ids(matches) == by_sort(query, list(range(COUNT)))[:k]
         assert [match.rank for match in matches] == list(range(1, k + 1))
@@ -88,7 +88,7 @@ def test_genres_are_kept_and_filters_add_up(index: CoverIndex) -> None:
 
 def test_any_column_of_text_filters_and_one_that_is_not_there_is_named() -> None:
     years = pa.array([None if row == 8 else str(1990 + row % 4) for row in range(COUNT)])
-    index = CoverIndex(indexed_tracks(COVERS, songs=SONGS).append_column("year", years), "ears-1")
+    index = CoverIndex(indexed_tracks(COVERS, songs=SONGS).append_column("year", years), "encoder-1")
     kept = search(index, SONGS[0], 100, Filters(where=(("year", frozenset({"1990", "1991", "2030"})), *JAZZ.where)))
     assert sorted(ids(kept)) == sorted(f"s{row}" for row in range(1, COUNT, 4))
     assert len(search(index, SONGS[0], 100, Filters(where=(("year", frozenset({"1990"})),)))) == COUNT // 4 - 1
@@ -104,7 +104,7 @@ def test_filters_that_leave_nothing_find_nothing(index: CoverIndex) -> None:
 @pytest.mark.parametrize("cuts", [(), (120,), (70, 71), (3, 100, 200)])
 @pytest.mark.parametrize("together", [1, 7, 40])
 def test_shards_find_what_a_sort_of_the_whole_finds_bit_for_bit(cuts: tuple[int, ...], together: int) -> None:
-    index = CoverIndex(indexed_tracks(TWINS), "ears-1", *(build(part, "flat") for part in np.split(TWINS, cuts)))
+    index = CoverIndex(indexed_tracks(TWINS), "encoder-1", *(build(part, "flat") for part in np.split(TWINS, cuts)))
     queries = np.concatenate([unit_vectors(together - 1, WIDTH, seed=4), TWINS[:1]])
     for allowed in (None, np.arange(240) % 3 > 0, np.arange(240) == 71):
         for k in (1, 30, 240):
@@ -118,8 +118,8 @@ def test_shards_find_what_a_sort_of_the_whole_finds_bit_for_bit(cuts: tuple[int,
 
 
 def test_hits_in_columns_are_the_matches(index: CoverIndex) -> None:
-    hits = index.search_columns(SONGS[:3], 10, encoder_fingerprint="ears-1", filters=JAZZ)
-    assert [hit.matches() for hit in hits] == index.search(SONGS[:3], 10, encoder_fingerprint="ears-1", filters=JAZZ)
+    hits = index.search_columns(SONGS[:3], 10, encoder_fingerprint="encoder-1", filters=JAZZ)
+    assert [hit.matches() for hit in hits] == index.search(SONGS[:3], 10, encoder_fingerprint="encoder-1", filters=JAZZ)
 
 
 class Gpu:
@@ -150,9 +150,9 @@ def test_a_gpu_searches_where_it_was_granted_and_there_is_no_filter(
     monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
     monkeypatch.setattr(faiss, "index_cpu_to_gpu", copy, raising=False)
     tracks = indexed_tracks(COVERS, without_cover=BARE, songs=SONGS)
-    assert search(CoverIndex(tracks, "ears-1"), SONGS[2], 10) == search(index, SONGS[2], 10)
+    assert search(CoverIndex(tracks, "encoder-1"), SONGS[2], 10) == search(index, SONGS[2], 10)
     assert not copies, "a GPU that is there and was not granted is left alone"
-    copied = CoverIndex(tracks, "ears-1", device="cuda:1")
+    copied = CoverIndex(tracks, "encoder-1", device="cuda:1")
     assert numbers == [1]
     assert search(copied, SONGS[2], 10) == search(index, SONGS[2], 10)
     assert copies[0].searches == 1
@@ -164,22 +164,22 @@ def test_an_unknown_artist_or_genre_is_excluded_by_no_exclusion_and_kept_by_no_g
     tracks = indexed_tracks(COVERS[:4])
     for column in ("artist", "genre"):
         tracks = tracks.set_column(tracks.schema.get_field_index(column), column, pa.nulls(4, pa.string()))
-    index = CoverIndex(tracks, "ears-1")
+    index = CoverIndex(tracks, "encoder-1")
     assert len(search(index, SONGS[0], 4, without(artists=["artist 0"]))) == 4
     assert search(index, SONGS[0], 4, JAZZ) == []
 
 
 def test_a_table_in_chunks_gives_the_same_answers(index: CoverIndex) -> None:
     tracks = indexed_tracks(COVERS, without_cover=BARE, songs=SONGS)
-    chunked = CoverIndex(pa.concat_tables([tracks.slice(0, 5), tracks.slice(5, 20), tracks.slice(25)]), "ears-1")
+    chunked = CoverIndex(pa.concat_tables([tracks.slice(0, 5), tracks.slice(5, 20), tracks.slice(25)]), "encoder-1")
     filters = without(artists=["artist 1", "artist 9"])
     assert search(chunked, SONGS[3], 20, filters) == search(index, SONGS[3], 20, filters)
     assert np.array_equal(chunked.cover_embeddings(["s50", "s0"]), COVERS[[50, 0]])
 
 
 def test_another_encoders_vectors_are_refused_with_both_names(index: CoverIndex) -> None:
-    with pytest.raises(WrongModel, match=r"'ears-2'.*'ears-1'"):
-        index.search(SONGS[:1], 5, encoder_fingerprint="ears-2")
+    with pytest.raises(WrongModel, match=r"'encoder-2'.*'encoder-1'"):
+        index.search(SONGS[:1], 5, encoder_fingerprint="encoder-2")
 
 
 @pytest.mark.parametrize(
@@ -193,11 +193,11 @@ def test_another_encoders_vectors_are_refused_with_both_names(index: CoverIndex)
 )
 def test_what_is_no_embedding_is_refused(index: CoverIndex, query: Vectors, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        index.search(query, 5, encoder_fingerprint="ears-1")
+        index.search(query, 5, encoder_fingerprint="encoder-1")
 
 
 def test_no_queries_have_no_answers(index: CoverIndex) -> None:
-    assert index.search(np.zeros((0, WIDTH), np.float32), 5, encoder_fingerprint="ears-1") == []
+    assert index.search(np.zeros((0, WIDTH), np.float32), 5, encoder_fingerprint="encoder-1") == []
 
 
 def test_a_track_is_given_back_with_both_its_sides(index: CoverIndex) -> None:
@@ -230,13 +230,13 @@ def test_cover_embeddings_come_in_the_order_asked(index: CoverIndex) -> None:
 
 
 def test_an_index_of_no_covers_finds_nothing() -> None:
-    index = CoverIndex(indexed_tracks(COVERS[:2], without_cover=(0, 1)), "ears-1")
+    index = CoverIndex(indexed_tracks(COVERS[:2], without_cover=(0, 1)), "encoder-1")
     assert (index.ntotal, index.embed_dim, search(index, SONGS[0], 5)) == (0, WIDTH, [])
 
 
 def test_what_was_serialized_finds_the_same(index: CoverIndex) -> None:
     tracks = indexed_tracks(COVERS, without_cover=BARE, songs=SONGS)
-    again = CoverIndex(tracks, "ears-1", deserialize(serialize(index.shards[0])))
+    again = CoverIndex(tracks, "encoder-1", deserialize(serialize(index.shards[0])))
     assert search(again, SONGS[2], 30) == search(index, SONGS[2], 30)
 
 
@@ -255,4 +255,4 @@ def test_an_index_cut_short_is_corrupt(index: CoverIndex, share: float) -> None:
 
 def test_vectors_that_are_not_those_of_the_table_are_corrupt() -> None:
     with pytest.raises(BundleCorrupt, match="60 vectors for 57 covers"):
-        CoverIndex(indexed_tracks(COVERS, without_cover=BARE), "ears-1", build(COVERS, "flat"))
+        CoverIndex(indexed_tracks(COVERS, without_cover=BARE), "encoder-1", build(COVERS, "flat"))

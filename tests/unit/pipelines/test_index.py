@@ -70,12 +70,12 @@ def test_what_a_manifest_carried_filters_where_it_can_be_told_as_text(workspace:
     for name, column in carried.items():
         tracks = tracks.append_column(name, column)
     catalogues.replace(workspace, Catalogue("c2", 6, "file:///m.csv"), tracks, 100)
-    index = CoverIndex(indexed_tracks(workspace, encoder), "ears")
+    index = CoverIndex(indexed_tracks(workspace, encoder), "encoder")
 
     def kept(**where: str) -> list[str]:
         filters = Filters(where=tuple((column, frozenset({value})) for column, value in where.items()))
         queries = unit_vectors(1, ENCODER.embed_dim)
-        (matches,) = index.search(queries, 9, encoder_fingerprint="ears", filters=filters)
+        (matches,) = index.search(queries, 9, encoder_fingerprint="encoder", filters=filters)
         return sorted(match.track.song_id for match in matches)
 
     assert kept(year="1999") == [SONGS[1], SONGS[3]]

@@ -1,6 +1,6 @@
 """Two runs of a verb in one workspace at once, held up in the store where they would get in each other's way.
 
-The second is refused and told who holds the lease; what is published is whole, whoever was first.
+The second is refused with the holder of the lease; what is published is whole, whichever was first.
 """
 
 import os
@@ -135,7 +135,7 @@ class Gate:
 def second_beside_the_first(verb: Verb, workspace: Workspace, folder: str, monkeypatch: pytest.MonkeyPatch) -> Report:
     """Runs the verb, and once it is about to write into this folder, a second time beside it; the report of the first.
 
-    Raises: AssertionError unless the second is refused, and told who runs.
+    Raises: AssertionError unless the second is refused with the name of the first.
     """
     gate = Gate(folder, monkeypatch)
     with ThreadPoolExecutor(1) as pool:

@@ -32,7 +32,7 @@ def set_catalogue(workspace: Workspace, fingerprint: str) -> None:
 
 
 def activate_models(workspace: Workspace) -> None:
-    """A release of a catalogue that is no more; its encoder has the ears and eyes of SETTINGS."""
+    """A release of a catalogue that is no more; its encoder has the audio and cover settings of SETTINGS."""
     lineage = {"audio": SETTINGS.audio.fingerprint(), "cover": SETTINGS.cover.fingerprint()}
     uri = f"{workspace.encoders}/e1"
     bundles.publish(uri, {"a": b"1"}, kind="encoder", version="e1", lineage=lineage, details={})

@@ -47,12 +47,14 @@ from tests.postgres import PostgresServer
 
 WIDTH = 4
 COVER = CoverSettings(size=32)
-RELEASE = ServedRelease("r1", ServedBundle("e1", "ears-1"), ServedBundle("i1", "index-1"), ServedBundle("g1", "hand-1"))
+RELEASE = ServedRelease(
+    "r1", ServedBundle("e1", "encoder-1"), ServedBundle("i1", "index-1"), ServedBundle("g1", "generator-1")
+)
 
 
 @dataclass
 class Encoder:
-    """Hears the length of the file; a file that begins with "silence" is silent, "bug" breaks it."""
+    """Encodes the length of the file; a file that begins with "silence" is silent, "bug" breaks it."""
 
     encoded: list[str] = field(default_factory=list)
 

@@ -62,8 +62,8 @@ def test_a_job_is_finished_by_the_release_that_began_it(endpoint: Callable[..., 
             assert time.monotonic() < deadline
     assert e.active.in_use() == ["r2"]
     for job, release in ((first, "r1"), (second, "r2")):
-        told = e.client.get(f"/v1/covers/{job['job_id']}", headers={"Prefer": "wait=5"}).json()
-        assert told["release"] == release
+        view = e.client.get(f"/v1/covers/{job['job_id']}", headers={"Prefer": "wait=5"}).json()
+        assert view["release"] == release
         assert e.client.get(f"/v1/covers/{job['job_id']}/manifest.json").json()["release"] == release
     assert e.client.get(f"/v1/covers/{first['job_id']}").json()["state"] == "succeeded"
 

@@ -13,22 +13,22 @@ from serve.deploy import deploy, load_config, unknown_keys
 from tests.factories import publish_small_release
 from tests.served import free_port
 
-HOUSE = Path(__file__).parents[3] / "serve" / "serve.yaml"
+PACKAGED = Path(__file__).parents[3] / "serve" / "serve.yaml"
 
 
 def test_the_file_we_ship_is_understood_by_ray_whole() -> None:
-    config = load_config(HOUSE)
+    config = load_config(PACKAGED)
     assert [one["import_path"] for one in config["applications"]] == ["serve.app:build", "serve.app:build_release"]
 
 
 def test_the_file_we_ship_fits_on_two_cores_twice() -> None:
-    api, release = (application["deployments"] for application in load_config(HOUSE)["applications"])
+    api, release = (application["deployments"] for application in load_config(PACKAGED)["applications"])
     needed, each = (sum(d["ray_actor_options"]["num_cpus"] for d in deployments) for deployments in (api, release))
     assert needed + 2 * each <= 2  # two releases run side by side while one takes over
 
 
 def test_the_api_and_what_runs_its_jobs_follow_the_active_release() -> None:
-    deployments = {d["name"]: d for d in load_config(HOUSE)["applications"][0]["deployments"]}
+    deployments = {d["name"]: d for d in load_config(PACKAGED)["applications"][0]["deployments"]}
     assert set(deployments) == {"Api", "Runner"}
     assert deployments["Api"]["user_config"] == deployments["Runner"]["user_config"]
 
@@ -84,7 +84,7 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, text: str, said: st
 
 @pytest.mark.parametrize("missing", ["Api", "Runner"])
 def test_a_file_without_what_follows_the_release_is_refused(tmp_path: Path, missing: str) -> None:
-    config = yaml.safe_load(HOUSE.read_text())
+    config = yaml.safe_load(PACKAGED.read_text())
     deployments = config["applications"][0]["deployments"]
     config["applications"][0]["deployments"] = [one for one in deployments if one["name"] != missing]
     path = tmp_path / "serve.yaml"
@@ -106,7 +106,7 @@ def test_a_proxy_too_slow_to_start_is_told_in_our_words(tmp_path: Path, monkeypa
     monkeypatch.setattr("serve.deploy.listening_at", lambda: None)
     publish_small_release(Workspace(tmp_path.as_uri()), 3)
     with pytest.raises(Unavailable, match=r"does not listen on 127\.0\.0\.1:0 yet: HTTP proxies not available"):
-        deploy(HOUSE, workspace=str(tmp_path), examples=None, host="127.0.0.1", port=0)
+        deploy(PACKAGED, workspace=str(tmp_path), examples=None, host="127.0.0.1", port=0)
 
 
 class _EnoughError(Exception):
@@ -124,7 +124,7 @@ def deployed(monkeypatch: pytest.MonkeyPatch, folder: Path, **options: Any) -> l
     monkeypatch.setattr("serve.deploy._start", start)
     publish_small_release(Workspace(folder.as_uri()), 3)
     with pytest.raises(_EnoughError):
-        deploy(HOUSE, workspace=str(folder), examples=None, port=0, **options)
+        deploy(PACKAGED, workspace=str(folder), examples=None, port=0, **options)
     return found
 
 
@@ -146,7 +146,7 @@ def test_a_host_that_others_reach_is_refused_without_keys_unless_that_is_meant(
 ) -> None:
     monkeypatch.delenv("GATEFOLD_API_KEYS", raising=False)
     with pytest.raises(InvalidSettings, match=r"host '0\.0\.0\.0' can be reached.*--open"):
-        deploy(HOUSE, workspace=str(tmp_path), examples=None, host="0.0.0.0", port=0)
+        deploy(PACKAGED, workspace=str(tmp_path), examples=None, host="0.0.0.0", port=0)
     api, _ = deployed(monkeypatch, tmp_path, host="0.0.0.0", is_open=True)
     assert list(api["args"]["api_key_hashes"]) == []
 
@@ -196,7 +196,7 @@ def test_a_database_that_cannot_be_used_is_refused_before_anything_starts_and_ne
     for url in (f"postgresql://me:hunter2@127.0.0.1:{free_port()}/jobs", "mysql://me:hunter2@host/jobs"):
         monkeypatch.setenv("GATEFOLD_DATABASE_URL", url)
         with pytest.raises(GatefoldError) as error:
-            deploy(HOUSE, workspace=str(tmp_path), examples=None, host="127.0.0.1", port=0)
+            deploy(PACKAGED, workspace=str(tmp_path), examples=None, host="127.0.0.1", port=0)
         refused.append(f"{error.value.code} {error.value.message} {error.value!r}")
     assert [one.split()[0] for one in refused] == ["database_unavailable", "invalid_settings"]
     assert "hunter2" not in "".join(refused) + caplog.text
@@ -204,7 +204,7 @@ def test_a_database_that_cannot_be_used_is_refused_before_anything_starts_and_ne
 
 def test_a_database_in_the_limits_of_the_file_is_refused_as_it_would_be_shown(tmp_path: Path) -> None:
     path = tmp_path / "serve.yaml"
-    config = yaml.safe_load(HOUSE.read_text())
+    config = yaml.safe_load(PACKAGED.read_text())
     config["applications"][0]["args"]["limits"]["database_url"] = "postgresql://me:hunter2@host/jobs"
     path.write_text(yaml.safe_dump(config))
     publish_small_release(Workspace(tmp_path.as_uri()), 3)

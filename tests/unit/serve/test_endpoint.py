@@ -1,4 +1,4 @@
-"""What the endpoint makes of what its workspace has activated, and tells of it."""
+"""What the endpoint makes of what its workspace has activated, and reports of it."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ CONFIG = {"applications": [{"name": "gatefold"}, {"name": "release"}]}
 
 
 class Follower(Endpoint):
-    """Serves whatever it is told to, but for a release that is `spoilt`."""
+    """Serves any release but one that is `spoilt`."""
 
     def __init__(self, workspace: Workspace, pinned: str | None = None) -> None:
         super().__init__(CONFIG, workspace, pinned, "http://here")

@@ -1,4 +1,4 @@
-"""Bundles of every kind, each file of theirs damaged in every way: refused by name, whoever loads them."""
+"""Bundles of every kind, each file of theirs damaged in every way: refused by name by every loader."""
 
 from collections.abc import Callable
 
@@ -69,7 +69,7 @@ def two_shards(uri: str) -> Bundle:
         for number, (first, made) in enumerate(zip(parts, built, strict=True))
     ]
     stats = merge_shard_stats([(made.stats, made.results) for made in built], 0.9)
-    return publish_shards(uri, stored, stats, encoder_fingerprint="ears", version="i2", lineage={})
+    return publish_shards(uri, stored, stats, encoder_fingerprint="encoder", version="i2", lineage={})
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

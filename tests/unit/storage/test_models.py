@@ -15,7 +15,7 @@ from gatefold.generator.transformer import CoverPipeline, build_pipeline, build_
 from gatefold.storage import bundles, objects
 from gatefold.storage.models.encoders import build_encoder, load_encoder, publish_encoder
 from gatefold.storage.models.generators import LoadedGenerator, load_generator, publish_generator
-from tests.checkpoints import EARS, write_checkpoint
+from tests.checkpoints import BACKBONE_AUDIO, write_checkpoint
 from tests.factories import COVER, ENCODER, GENERATOR, unit_vectors
 from tests.sounds import AUDIO
 
@@ -33,7 +33,7 @@ def generator() -> CoverPipeline:
     torch.manual_seed(0)
     transformer = build_transformer(GENERATOR, COVER, ENCODER.embed_dim)
     return build_pipeline(
-        transformer, neighbours=2, num_inference_steps=3, guidance_scale=2.5, encoder_fingerprint="ears-1"
+        transformer, neighbours=2, num_inference_steps=3, guidance_scale=2.5, encoder_fingerprint="encoder-1"
     )
 
 
@@ -71,7 +71,7 @@ def test_an_encoder_of_backbones_is_whole_without_their_checkpoints(
     places = {"song_backbone": str(folders[0]), "cover_backbone": str(folders[1])}
     settings = ENCODER.model_copy(update={**places, "freeze_backbones": frozen})
     torch.manual_seed(0)
-    made = build_encoder(settings, EARS[song], COVER).eval()
+    made = build_encoder(settings, BACKBONE_AUDIO[song], COVER).eval()
     uri = objects.resolve(str(tmp_path / "encoders" / "v1"))
     publish_encoder(uri, made, version="v1", lineage=LINEAGE, details=DETAILS)
     for folder in folders:
@@ -97,7 +97,7 @@ def test_a_generator_comes_back_with_its_defaults_and_generates_alike(generator_
     loaded = load_generator(generator_uri).model
     assert isinstance(loaded, CoverPipeline)
     assert (loaded.neighbours, loaded.num_inference_steps, loaded.guidance_scale) == (2, 3, 2.5)
-    assert loaded.encoder_fingerprint == "ears-1"
+    assert loaded.encoder_fingerprint == "encoder-1"
     song, neighbours = unit_vectors(1, 8)[0], unit_vectors(2, 8)
     original = generator()
     original.transformer.eval()

@@ -1,4 +1,4 @@
-"""The demo's catalogue: the same from one seed everywhere, true in its traits, heard and seen."""
+"""The demo's catalogue: the same from one seed everywhere, true in its traits, in sound and picture."""
 
 from collections import defaultdict
 from dataclasses import replace

@@ -21,14 +21,14 @@ class Bucket:
     may_list: bool = True
     listed: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
-    told: int = 0
+    yielded: int = 0
 
     def list_folder(self, uri: str) -> Iterator[ObjectInfo]:
         self.listed.append(uri)
         if not self.may_list:
             raise StorageDenied(f"'{uri}' may not be listed")
         for found in sorted(key for key in self.etags if parent(key) == uri):
-            self.told += 1
+            self.yielded += 1
             yield ObjectInfo(found, 1, None, self.etags[found])
 
     def stat(self, uri: str) -> ObjectInfo:
@@ -74,17 +74,17 @@ def test_a_huge_folder_is_not_listed_to_its_end_for_a_few_songs(monkeypatch: pyt
     store = bucket(monkeypatch, ("huge", 5_000))
     wanted = sorted(store.etags)[-8:]
     assert found_of(wanted) == {uri: store.etags[uri] for uri in wanted}
-    assert store.told <= 8 * 256
+    assert store.yielded <= 8 * 256
     assert len(store.asked) == 8
 
 
 def test_a_listing_ends_when_all_wanted_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     store = bucket(monkeypatch, ("huge", 5_000))
     found_of(sorted(store.etags)[:100])
-    assert (store.told, store.asked) == (100, [])
+    assert (store.yielded, store.asked) == (100, [])
 
 
-def test_whoever_may_read_but_not_list_gets_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_account_that_may_read_but_not_list_gets_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     store = bucket(monkeypatch, ("many", 20), may_list=False)
     assert found_of(list(store.etags)) == store.etags
     assert len(store.asked) == 20
@@ -102,7 +102,7 @@ def test_a_store_that_does_not_answer_is_no_missing_song(monkeypatch: pytest.Mon
 
 def test_progress_counts_objects_whichever_way_they_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     store = bucket(monkeypatch, ("many", 20), ("few", 3))
-    told: list[tuple[int, int]] = []
-    find_etags(pa.array(list(store.etags), pa.large_string()), lambda done, total, _: told.append((done, total)))
-    assert told == [(20, 23), (23, 23)]
+    reported: list[tuple[int, int]] = []
+    find_etags(pa.array(list(store.etags), pa.large_string()), lambda done, total, _: reported.append((done, total)))
+    assert reported == [(20, 23), (23, 23)]
     assert find_etags(pa.array([], pa.large_string()), lambda *_: pytest.fail("there is nothing to tell")).num_rows == 0

@@ -143,7 +143,7 @@ def after(codes: dict[str, int], tried: int, total: int, block_songs: int = 1, r
 def test_a_job_that_goes_wrong_is_stopped_early_but_not_by_its_first_few() -> None:
     after({"silent_audio": 99}, 99, 10_000)
     after({"silent_audio": 40}, 100, 1_000)
-    after({"silent_audio": 100}, 100, 100)  # done: told at the end
+    after({"silent_audio": 100}, 100, 100)  # done: raised at the end
     with pytest.raises(TooManyRejects, match=r"after 600 of 1,000 .* 201 .* at least 20% of all .* silent_audio 200"):
         after({"silent_audio": 200, "too_large": 1}, 600, 1_000)
     with pytest.raises(TooManyRejects, match=r"stopped after 2,000 of 1,000,000 .* at least 43% of all will be"):

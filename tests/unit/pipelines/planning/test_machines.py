@@ -1,4 +1,4 @@
-"""Worker types and their prices: what is read from the house's own files, and what is asked for where it is missing."""
+"""Worker types and their prices: what is read from our own files, and what is asked for where it is missing."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What both trainings share, without Ray: the schedule, the average, the curve, what a step draws, what is told."""
+"""What both trainings share, without Ray: the schedule, the average, the curve, what a step draws, what is reported."""
 
 import json
 from pathlib import Path
@@ -61,9 +61,9 @@ def test_a_curve_that_goes_on_from_a_saved_one_is_the_one_of_the_whole_run() -> 
 
 
 def test_the_history_of_a_run_is_plain_enough_for_json() -> None:
-    told = history({"step": 2, "resumed": [1], "curve": curve_of([3.0, 1.0], steps=2), "average": {}})
-    assert told == {"steps": 2, "resumed": [1], "curve": [[1, 3.0], [2, 1.0]]}
-    assert json.loads(json.dumps(told)) == told
+    plain = history({"step": 2, "resumed": [1], "curve": curve_of([3.0, 1.0], steps=2), "average": {}})
+    assert plain == {"steps": 2, "resumed": [1], "curve": [[1, 3.0], [2, 1.0]]}
+    assert json.loads(json.dumps(plain)) == plain
 
 
 def test_a_descent_that_goes_on_has_the_rates_and_moments_of_one_that_never_stopped(tmp_path: Path) -> None:
@@ -156,14 +156,14 @@ LOST = (
 )
 
 
-def test_a_board_that_is_lost_with_its_node_ends_no_run_and_is_read_once_it_is_back(
+def test_a_progress_actor_that_is_lost_with_its_node_ends_no_run_and_is_read_once_it_is_back(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    progress_actor, told = Board((1, 9), *LOST, (5, 9)), list[int]()
+    progress_actor, reported = Board((1, 9), *LOST, (5, 9)), list[int]()
     monkeypatch.setattr(ray, "get", progress_actor.get)
     with hold(objects.resolve(str(tmp_path))) as lease:
-        training_run._follow(Fitting(progress_actor), progress_actor, lease, lambda done, *_: told.append(done))  # type: ignore[arg-type]
-    assert told == [1, 5]
+        training_run._follow(Fitting(progress_actor), progress_actor, lease, lambda done, *_: reported.append(done))  # type: ignore[arg-type]
+    assert reported == [1, 5]
 
 
 class Shard:

@@ -226,8 +226,8 @@ def test_the_manifest_holds_all_that_replays_the_job(endpoint: Callable[..., Any
     job = ordered(client, WAIT, n=2, seed=5).json()
     manifest = client.get(f"/v1/covers/{job['job_id']}/manifest.json").json()
     assert manifest["seeds"] == [5, 6]
-    assert manifest["generator"] == {"version": "g1", "fingerprint": "hand-1"}
-    assert manifest["encoder"]["fingerprint"] == "ears-1"
+    assert manifest["generator"] == {"version": "g1", "fingerprint": "generator-1"}
+    assert manifest["encoder"]["fingerprint"] == "encoder-1"
     assert manifest["index"]["fingerprint"] == "index-1"
     assert manifest["neighbours"][0] == {"song_id": "t0", "score": pytest.approx(0.99)}
     assert manifest["song_embedding"] == [0, 1, 0, 0]
@@ -308,12 +308,12 @@ def test_events_tell_every_change_and_end_with_the_job(endpoint: Callable[..., A
     threading.Timer(0.2, setattr, (e.generator, "hold", False)).start()
     answer = e.client.get(f"/v1/covers/{job['job_id']}/events")
     assert answer.headers["content-type"].startswith("text/event-stream")
-    told = events(answer.text)
-    assert [number for number, _ in told] == list(range(1, len(told) + 1))
-    changes = [(j["state"], j["progress"]) for _, j in told]
+    sent = events(answer.text)
+    assert [number for number, _ in sent] == list(range(1, len(sent) + 1))
+    changes = [(j["state"], j["progress"]) for _, j in sent]
     assert changes[:3] == [("queued", 0.0), ("running", 0.0), ("running", 0.5)]
     assert changes[-1] == ("succeeded", 1.0)
-    assert len(told[-1][1]["images"]) == 4
+    assert len(sent[-1][1]["images"]) == 4
 
 
 def test_events_resume_after_the_last_one_seen(endpoint: Callable[..., Any]) -> None:

@@ -63,7 +63,7 @@ def with_key(client: Any) -> Any:
 
 
 def embedding(client: Any) -> Any:
-    return client.post("/v1/searches", json={"embedding": [1.0] * 65_537, "encoder": "ears-1"})
+    return client.post("/v1/searches", json={"embedding": [1.0] * 65_537, "encoder": "encoder-1"})
 
 
 def two_jobs(client: Any) -> Any:
@@ -116,13 +116,13 @@ def found(description: Any, place: tuple[str, ...]) -> Any:
 
 def test_every_limit_stands_in_openapi_as_it_is_answered(endpoint: Callable[..., Any]) -> None:
     client = endpoint(SETTINGS).client
-    description, told = client.get("/openapi.json").json(), client.get("/v1/limits").json()
-    assert {name: found(description, row.place) for name, row in ROWS.items()} == told
-    assert told == {name: told[name] for name in LimitsView.model_fields}
+    description, limits = client.get("/openapi.json").json(), client.get("/v1/limits").json()
+    assert {name: found(description, row.place) for name, row in ROWS.items()} == limits
+    assert limits == {name: limits[name] for name in LimitsView.model_fields}
     settings = SETTINGS.model_dump()
-    decided = {name: settings[name] for name in told if name in settings}
+    decided = {name: settings[name] for name in limits if name in settings}
     assert len(decided) == 15
-    assert {name: told[name] for name in decided} == decided
+    assert {name: limits[name] for name in decided} == decided
     assert "x-limit" not in client.get("/openapi.json").text
 
 
@@ -135,10 +135,10 @@ def test_a_request_above_a_limit_is_refused_by_its_number_and_its_setting(
     e.generator.hold = True
     assert row.send is not None
     answer = row.send(e.client)
-    told = e.client.get("/v1/limits").json()[name]
+    limit = e.client.get("/v1/limits").json()[name]
     assert answer.status_code == row.status, answer.text
     detail = answer.json()["detail"]
-    assert f"{told:g}" in detail.replace(",", "") or str(told) in detail
+    assert f"{limit:g}" in detail.replace(",", "") or str(limit) in detail
     assert row.set_to is None or f"serve.{name}" in detail
 
 

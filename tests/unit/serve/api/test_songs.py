@@ -21,7 +21,7 @@ def test_an_uploaded_song_finds_its_covers(endpoint: Callable[..., Any]) -> None
     assert answer.status_code == 200
     assert answer.json() == {
         "release": "r1",
-        "encoder": "ears-1",
+        "encoder": "encoder-1",
         "song": {"duration_s": 5.0, "window_starts_s": [0.0, 4.9], "spectrogram": None},
         "matches": [
             {
@@ -76,7 +76,7 @@ def test_a_song_of_the_catalogue_finds_its_covers_without_an_upload(endpoint: Ca
 
 def test_an_embedding_is_brought_to_unit_length(endpoint: Callable[..., Any]) -> None:
     e = endpoint()
-    assert e.client.post("/v1/searches", json={"embedding": [3, 0, 4, 0], "encoder": "ears-1"}).status_code == 200
+    assert e.client.post("/v1/searches", json={"embedding": [3, 0, 4, 0], "encoder": "encoder-1"}).status_code == 200
     np.testing.assert_allclose(e.retriever.asked[0].embedding, [0.6, 0, 0.8, 0], rtol=1e-6)
 
 
@@ -87,9 +87,9 @@ def test_an_embedding_is_brought_to_unit_length(endpoint: Callable[..., Any]) ->
         ({"song_id": "mute"}, 404, "unknown_track", "upload the song"),
         ({"song_id": "t0", "k": 5000}, 422, "invalid_input", "k = 5000: at most 1000"),
         ({"song_id": "t0", "key": 1}, 422, "invalid_input", "key = 1"),
-        ({"embedding": [1, 0, 0, 0], "encoder": "old"}, 422, "invalid_input", "'old', here serves 'ears-1'"),
-        ({"embedding": [0, 0, 0, 0], "encoder": "ears-1"}, 422, "invalid_input", "no direction"),
-        ({"embedding": ["x"], "encoder": "ears-1"}, 422, "invalid_input", "embedding.0 = 'x'"),
+        ({"embedding": [1, 0, 0, 0], "encoder": "old"}, 422, "invalid_input", "'old', here serves 'encoder-1'"),
+        ({"embedding": [0, 0, 0, 0], "encoder": "encoder-1"}, 422, "invalid_input", "no direction"),
+        ({"embedding": ["x"], "encoder": "encoder-1"}, 422, "invalid_input", "embedding.0 = 'x'"),
         ({}, 422, "invalid_input", "either song_id or embedding"),
     ],
 )
@@ -125,7 +125,7 @@ def test_a_song_gives_its_embedding(endpoint: Callable[..., Any]) -> None:
     e = endpoint()
     answer = e.client.post("/v1/embeddings", files=SONG).json()
     assert answer["embedding"] == [0, 1, 0, 0]
-    assert (answer["release"], answer["encoder"], answer["song"]["duration_s"]) == ("r1", "ears-1", 5.0)
+    assert (answer["release"], answer["encoder"], answer["song"]["duration_s"]) == ("r1", "encoder-1", 5.0)
     assert e.client.post("/v1/embeddings", json={"song_id": "t0"}).status_code == 422
     assert "'k'" in e.client.post("/v1/embeddings", files=SONG, data={"k": "1"}).json()["detail"]
 

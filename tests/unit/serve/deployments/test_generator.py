@@ -29,14 +29,14 @@ def generating(steps: int, begun: list[int], pause: threading.Event | None = Non
     return work
 
 
-def test_progress_is_told_from_nothing_to_all_and_then_the_covers() -> None:
+def test_progress_is_reported_from_nothing_to_all_and_then_the_covers() -> None:
     async def main() -> list[float | Pictures]:
         with ThreadPoolExecutor(1) as workers:
             return [item async for item in run_with_progress(generating(4, []), workers)]
 
-    told = asyncio.run(main())
-    assert told[:-1] == [0.0, 0.25, 0.5, 0.75, 1.0]
-    assert told[-1] is COVERS
+    items = asyncio.run(main())
+    assert items[:-1] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert items[-1] is COVERS
 
 
 def test_closing_early_stops_the_work_within_a_step() -> None:

@@ -23,7 +23,7 @@ def remote(error: Exception) -> RayTaskError:
 
 
 class Method:
-    """A deployment's method that does in turn what it was told to: raise, or return."""
+    """A deployment's method that does in turn what the test set: raise, or return."""
 
     def __init__(self, *outcomes: Any) -> None:
         self.outcomes = list(outcomes)

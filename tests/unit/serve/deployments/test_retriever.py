@@ -45,7 +45,7 @@ def table() -> pa.Table:
 
 @pytest.fixture(scope="module")
 def index(table: pa.Table) -> CoverIndex:
-    return CoverIndex(table, "ears")
+    return CoverIndex(table, "encoder")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Handle:
 def shards(table: pa.Table) -> Shards:
     """Three, of 12, 8 and 20 tracks."""
     parts = [table.slice(0, 12), table.slice(12, 8), table.slice(20)]
-    told = [
+    described = [
         Shard(
             folder=f"shard-{number:03}/",
             first_song_id=part["song_id"][0].as_py() if number else "",
@@ -88,15 +88,15 @@ def shards(table: pa.Table) -> Shards:
         )
         for number, part in enumerate(parts)
     ]
-    handles: list[Any] = [Handle(CoverIndex(part, "ears")) for part in parts]
-    return Shards(told, handles)
+    handles: list[Any] = [Handle(CoverIndex(part, "encoder")) for part in parts]
+    return Shards(described, handles)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 
-def query(seed: int, k: int = 5, encoder: str = "ears", width: int = WIDTH, filters: Filters = ALL) -> Query:
+def query(seed: int, k: int = 5, encoder: str = "encoder", width: int = WIDTH, filters: Filters = ALL) -> Query:
     return Query(unit(np.random.default_rng(seed).normal(size=width)), encoder, k, filters)
 
 
@@ -105,7 +105,7 @@ def alone(index: CoverIndex, q: Query) -> list[Match]:
 
 
 QUERIES = [
-    Query(unit(np.random.default_rng(0).normal(size=(TRACKS, WIDTH)))[30], "ears", 3),  # the album, and k cuts it
+    Query(unit(np.random.default_rng(0).normal(size=(TRACKS, WIDTH)))[30], "encoder", 3),  # the album, and k cuts it
     query(1),
     query(2, k=11),
     query(3, filters=Filters(where=(("genre", frozenset({"jazz"})),))),
@@ -128,7 +128,7 @@ def test_shards_answer_as_the_whole_bit_for_bit(index: CoverIndex, shards: Shard
 
 
 def test_shards_agree_on_what_cannot_be_answered(shards: Shards) -> None:
-    first, foreign = asyncio.run(shards.search([query(1), query(2, encoder="other ears")]))
+    first, foreign = asyncio.run(shards.search([query(1), query(2, encoder="other encoder")]))
     assert len(matches(first)) == 5
     assert isinstance(foreign, WrongModel)
 
@@ -146,7 +146,7 @@ def test_a_track_is_asked_of_the_shard_that_has_it(index: CoverIndex, shards: Sh
 
 def test_a_query_that_cannot_be_answered_harms_no_other(index: CoverIndex) -> None:
     first, foreign, narrow, last = search_batch(
-        index, [query(1), query(2, encoder="other ears"), query(3, width=3), query(4)]
+        index, [query(1), query(2, encoder="other encoder"), query(3, width=3), query(4)]
     )
     assert isinstance(foreign, WrongModel)
     assert isinstance(narrow, InputError)

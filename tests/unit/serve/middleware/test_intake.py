@@ -1,4 +1,4 @@
-"""The intake of bodies, with clients that send when they are told to."""
+"""The intake of bodies, with clients that send when the test says so."""
 
 import asyncio
 from collections.abc import Coroutine

@@ -27,7 +27,7 @@ QUERIES = unit_vectors(5, 8, seed=1)
 
 def published(folder: Path, kind: IndexKind) -> tuple[Bundle, CoverIndex]:
     built = build_tuned(*unit_columns(TRACKS), IndexSettings(kind=kind, recall=0.8))
-    index = CoverIndex(TRACKS, "ears", built.vectors)
+    index = CoverIndex(TRACKS, "encoder", built.vectors)
     return publish_index((folder / kind).as_uri(), index, TRACKS, built.stats, version="i1", lineage={}), index
 
 
@@ -59,7 +59,7 @@ def test_altered_and_shortened_vectors_are_refused(tmp_path: Path, kind: IndexKi
 
 def test_a_bundle_without_figures_is_to_be_built_anew(tmp_path: Path) -> None:
     bundle, _ = published(tmp_path, "flat")
-    old = copied(bundle, tmp_path / "old", {"encoder_fingerprint": "ears", "covers": 398, "tracks": 400})
+    old = copied(bundle, tmp_path / "old", {"encoder_fingerprint": "encoder", "covers": 398, "tracks": 400})
     with pytest.raises(BundleCorrupt, match="does not state its kind and recall; build it anew"):
         load_index(old.uri)
 
@@ -84,7 +84,7 @@ def sharded(folder: Path, kind: IndexKind, recall: float = 0.8) -> Bundle:
         for number, (first, part, made) in enumerate(zip(("", "s290", "s310"), parts, built, strict=True))
     ]
     stats = merge_shard_stats([(made.stats, made.results) for made in built], settings.recall)
-    return publish_shards(uri, stored, stats, encoder_fingerprint="ears", version="i1", lineage={})
+    return publish_shards(uri, stored, stats, encoder_fingerprint="encoder", version="i1", lineage={})
 
 
 @pytest.mark.parametrize("kind", KINDS)

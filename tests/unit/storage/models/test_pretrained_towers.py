@@ -1,4 +1,4 @@
-"""Checkpoints in a folder: found, told apart by what is in them, checked before much is done for them."""
+"""Checkpoints in a folder: found, distinguished by what is in them, checked before much is done for them."""
 
 from pathlib import Path
 
