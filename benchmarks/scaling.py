@@ -57,7 +57,7 @@ class Rate:
 
     def songs_per_s(self) -> float:
         if len(self._finished) <= self._workers:
-            raise ValueError("too few blocks to tell a rate; measure more songs")
+            raise ValueError("too few blocks to measure a rate; measure more songs")
         (began, before), (ended, done) = self._finished[self._workers - 1], self._finished[-1]
         return (done - before) / (ended - began)
 

@@ -65,7 +65,7 @@ def publish_release(workspace: Workspace, built: TunedIndex, table: pa.Table) ->
         guidance_scale=transformer.guidance_scale,
         encoder_fingerprint=encoder_bundle.fingerprint,
     )
-    hand = publish_generator(
+    generator_bundle = publish_generator(
         f"{workspace.generators}/g1", pipeline, version="g1", lineage={}, details={}, cover=cover, sources={}
     )
 
@@ -78,7 +78,7 @@ def publish_release(workspace: Workspace, built: TunedIndex, table: pa.Table) ->
         created_at="2026-01-01T00:00:00+00:00",
         encoder=part(encoder_bundle),
         index=part(index_bundle),
-        generator=part(hand),
+        generator=part(generator_bundle),
     )
     releases.publish(workspace, release)
     return releases.activate(workspace, release.version)

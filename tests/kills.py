@@ -14,48 +14,48 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.repertoire import BLOCKS, Repertoire
+from tests.known_songs import BLOCKS, KnownSongs
 
 ROOT = Path(__file__).parents[1]
 _LIMIT_S = 240.0
 _TRIES = 4
 _GLANCE_S, _LOOK_S = 0.01, 0.0001
-_DRIVER = "from tests.repertoire import main; main()"
+_DRIVER = "from tests.known_songs import main; main()"
 Driver = subprocess.Popen[bytes]
 
 
-Moment = Callable[[Repertoire], bool]
+Moment = Callable[[KnownSongs], bool]
 """Whether it is now."""
 
 MERGED = 4
 """parts, of the rows of all songs"""
 
 
-def rows_without_rejects(songs: Repertoire) -> bool:
+def rows_without_rejects(songs: KnownSongs) -> bool:
     return BLOCKS > songs.parts() > songs.reject_parts()
 
 
-def rows_doubled(songs: Repertoire) -> bool:
+def rows_doubled(songs: KnownSongs) -> bool:
     """Merged rows are put, and pieces that they were merged of are there still."""
     sizes = songs.part_sizes()
     merged = sum(size > 2 * sizes[0] for size in sizes)
     return merged > 0 and len(sizes) > BLOCKS - merged * (BLOCKS // MERGED - 1)
 
 
-def pieces_half_gone(songs: Repertoire) -> bool:
+def pieces_half_gone(songs: KnownSongs) -> bool:
     return MERGED < songs.parts() < BLOCKS and songs.reject_parts() == BLOCKS  # which are put last
 
 
-def rows_merged(songs: Repertoire) -> bool:
+def rows_merged(songs: KnownSongs) -> bool:
     return songs.parts() == MERGED and songs.reject_parts() == BLOCKS
 
 
-def rejects_doubled(songs: Repertoire) -> bool:
+def rejects_doubled(songs: KnownSongs) -> bool:
     """Likewise of rejects, which are merged into one part after the rows."""
     return songs.parts() == MERGED and songs.reject_parts() not in (1, BLOCKS)
 
 
-def all_but_the_note(songs: Repertoire) -> bool:
+def all_but_the_note(songs: KnownSongs) -> bool:
     return songs.reject_parts() == 1 and songs.parts() == MERGED and not songs.noted()
 
 
@@ -68,7 +68,7 @@ def after_songs(count: int) -> Moment:
 
 
 @contextmanager
-def driver(songs: Repertoire, address: str | None = None) -> Iterator[Driver]:
+def driver(songs: KnownSongs, address: str | None = None) -> Iterator[Driver]:
     """The stage in a process of its own, in the cluster at `address` or a Ray of its own; nothing of it is left."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": address or "local"}
     command = [sys.executable, "-c", _DRIVER, str(songs.folder), str(songs.pace_s)]
@@ -83,7 +83,7 @@ def driver(songs: Repertoire, address: str | None = None) -> Iterator[Driver]:
 
 
 def kill_driver(
-    moment: Moment, songs: Repertoire, address: str | None = None, *, workers: bool = False, group: bool = False
+    moment: Moment, songs: KnownSongs, address: str | None = None, *, workers: bool = False, group: bool = False
 ) -> None:
     """Start a driver and SIGKILL it at this moment: alone, or with its `workers`, or its `group`: all that it started.
 
@@ -102,7 +102,7 @@ def kill_driver(
     raise AssertionError(f"the moment passed unseen in {_TRIES} runs")
 
 
-def _stopped_at(moment: Moment, songs: Repertoire, process: Driver, *, workers: bool) -> bool:
+def _stopped_at(moment: Moment, songs: KnownSongs, process: Driver, *, workers: bool) -> bool:
     """Stop the driver, and its workers, in this very moment; False when it has ended before."""
     deadline = time.monotonic() + _LIMIT_S
     while process.poll() is None:
@@ -117,7 +117,7 @@ def _stopped_at(moment: Moment, songs: Repertoire, process: Driver, *, workers: 
     return False
 
 
-def wait_for(moment: Moment, songs: Repertoire) -> None:
+def wait_for(moment: Moment, songs: KnownSongs) -> None:
     deadline = time.monotonic() + _LIMIT_S
     while not moment(songs):
         assert time.monotonic() < deadline, f"the moment never came: {said(songs)}"
@@ -129,7 +129,7 @@ def kill(pids: Iterable[int]) -> None:
     _signal(pids, signal.SIGKILL)
 
 
-def said(songs: Repertoire) -> str:
+def said(songs: KnownSongs) -> str:
     """The last words of the drivers."""
     log = songs.folder / "driver.log"
     return log.read_text(errors="replace")[-2000:] if log.exists() else "nothing"

@@ -190,7 +190,7 @@ def test_where_the_server_states_no_limits_the_page_claims_none(visit: Visit, fa
 
 
 def release_with(page: Page, **changed: Any) -> None:
-    """Lets the server tell of another release than it has."""
+    """Lets the server report another release than it has."""
     page.route("**/v1/releases/current", lambda route: route.fulfill(json=route.fetch().json() | changed))
 
 

@@ -13,15 +13,15 @@ from ray.cluster_utils import Cluster
 
 from tests import kills
 from tests.kills import Moment
-from tests.repertoire import BLOCKS, SONGS, SONGS_PER_BLOCK, Repertoire
+from tests.known_songs import BLOCKS, SONGS, SONGS_PER_BLOCK, KnownSongs
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 ENDS_WITHIN_S = 300.0
 
 
 @pytest.fixture
-def songs(tmp_path: Path) -> Repertoire:
-    made = Repertoire(tmp_path, pace_s=0.04)
+def songs(tmp_path: Path) -> KnownSongs:
+    made = KnownSongs(tmp_path, pace_s=0.04)
     made.write()
     return made
 
@@ -44,7 +44,7 @@ def cluster() -> Iterator[Cluster]:
         yield made
 
 
-def finish(songs: Repertoire, address: str | None = None) -> None:
+def finish(songs: KnownSongs, address: str | None = None) -> None:
     """Run to the end what was killed, and see that all is there, and that what was there was not decoded again."""
     finished = songs.finished()
     songs.empty_decodings()
@@ -53,7 +53,7 @@ def finish(songs: Repertoire, address: str | None = None) -> None:
     songs.audit()
 
 
-def complete(songs: Repertoire, address: str | None = None) -> None:
+def complete(songs: KnownSongs, address: str | None = None) -> None:
     with kills.driver(songs, address) as process:
         assert process.wait(ENDS_WITHIN_S) == 0, kills.said(songs)
 
@@ -70,12 +70,12 @@ def complete(songs: Repertoire, address: str | None = None) -> None:
         pytest.param(kills.all_but_the_note, False, id="alone, before it noted that all is done"),
     ],
 )
-def test_a_killed_driver_loses_and_doubles_nothing(songs: Repertoire, moment: Moment, group: bool) -> None:
+def test_a_killed_driver_loses_and_doubles_nothing(songs: KnownSongs, moment: Moment, group: bool) -> None:
     kills.kill_driver(moment, songs, group=group)
     finish(songs)
 
 
-def test_a_driver_killed_while_it_puts_in_order_what_another_left_loses_nothing(songs: Repertoire) -> None:
+def test_a_driver_killed_while_it_puts_in_order_what_another_left_loses_nothing(songs: KnownSongs) -> None:
     kills.kill_driver(kills.rows_doubled, songs)
     left = songs.parts()
     kills.kill_driver(lambda songs: songs.parts() != left, songs)
@@ -91,7 +91,7 @@ def test_a_driver_killed_while_it_puts_in_order_what_another_left_loses_nothing(
         pytest.param(sorted(random.Random(23).sample(range(10, 110, 25), 3)), 1, id="three nodes in turn"),
     ],
 )
-def test_a_run_goes_on_without(songs: Repertoire, cluster: Cluster, at: list[int], together: int) -> None:
+def test_a_run_goes_on_without(songs: KnownSongs, cluster: Cluster, at: list[int], together: int) -> None:
     with kills.driver(songs, cluster.address) as process:
         for begun in at:
             kills.wait_for(kills.after_songs(begun), songs)
@@ -104,7 +104,7 @@ def test_a_run_goes_on_without(songs: Repertoire, cluster: Cluster, at: list[int
     songs.audit()
 
 
-def test_a_run_goes_on_when_a_raylet_is_killed(songs: Repertoire, cluster: Cluster) -> None:
+def test_a_run_goes_on_when_a_raylet_is_killed(songs: KnownSongs, cluster: Cluster) -> None:
     with kills.driver(songs, cluster.address) as process:
         kills.wait_for(kills.after_songs(random.Random(24).randint(20, 100)), songs)
         next(iter(cluster.worker_nodes)).kill_raylet()
@@ -122,7 +122,7 @@ def test_a_run_goes_on_when_a_raylet_is_killed(songs: Repertoire, cluster: Clust
         pytest.param(kills.after_parts(BLOCKS), id="while rows are merged"),
     ],
 )
-def test_another_cluster_does_the_rest_of_one_that_is_gone(songs: Repertoire, moment: Moment) -> None:
+def test_another_cluster_does_the_rest_of_one_that_is_gone(songs: KnownSongs, moment: Moment) -> None:
     with cluster_of(nodes=2) as lost, kills.driver(songs, lost.address) as process:
         kills.wait_for(moment, songs)
         for node in [*lost.worker_nodes, lost.head_node]:

@@ -12,14 +12,14 @@ from gatefold.storage import tables
 from pipelines.report import read_report
 from tests.faults import KINDS, FaultyStore
 from tests.kills import ROOT
-from tests.repertoire import BLOCKS, Repertoire
+from tests.known_songs import BLOCKS, KnownSongs
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
 
 @pytest.fixture
-def songs(s3: str, tmp_path: Path) -> Repertoire:
-    return Repertoire(tmp_path, home=f"{s3}/{tmp_path.name}")
+def songs(s3: str, tmp_path: Path) -> KnownSongs:
+    return KnownSongs(tmp_path, home=f"{s3}/{tmp_path.name}")
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def store(s3: str) -> Iterator[FaultyStore]:
         yield between
 
 
-def gatefold(songs: Repertoire, store: FaultyStore, *verb: str) -> "subprocess.CompletedProcess[str]":
+def gatefold(songs: KnownSongs, store: FaultyStore, *verb: str) -> "subprocess.CompletedProcess[str]":
     """A verb in a process of its own, with a Ray of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "AWS_ENDPOINT_URL": store.url, "RAY_ADDRESS": "local"}
     settings = [f"audio.{name}={value}" for name, value in songs.settings.audio]
@@ -41,7 +41,7 @@ def gatefold(songs: Repertoire, store: FaultyStore, *verb: str) -> "subprocess.C
 
 
 def test_a_store_that_fails_one_request_in_five_loses_and_doubles_nothing(
-    songs: Repertoire, store: FaultyStore
+    songs: KnownSongs, store: FaultyStore
 ) -> None:
     songs.put()
     store.share = 0.2
@@ -56,7 +56,7 @@ def test_a_store_that_fails_one_request_in_five_loses_and_doubles_nothing(
 
 
 def test_credentials_that_expire_stop_the_run_and_once_renewed_it_does_the_rest(
-    songs: Repertoire, store: FaultyStore
+    songs: KnownSongs, store: FaultyStore
 ) -> None:
     songs.write()
     store.denied_from = store.requests + 100

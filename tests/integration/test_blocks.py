@@ -16,7 +16,7 @@ from gatefold.progress import NOTHING
 from gatefold.storage import leases, objects, tables
 from pipelines.extraction import blocks
 from pipelines.report import read_report
-from tests.words import AWAY, BAD, DEADLY, LAST, SLOW, Words, usable
+from tests.text_stage import AWAY, BAD, DEADLY, LAST, SLOW, TextStage, usable
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 ROOT = Path(__file__).parents[2]
@@ -24,9 +24,9 @@ DRIVER = """
 import sys
 from pathlib import Path
 from pipelines.cluster import connect
-from tests.words import Words
+from tests.text_stage import TextStage
 connect()
-Words(Path(sys.argv[1])).run()
+TextStage(Path(sys.argv[1])).run()
 """
 
 
@@ -36,8 +36,8 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def words(tmp_path: Path) -> Words:
-    return Words(tmp_path)
+def words(tmp_path: Path) -> TextStage:
+    return TextStage(tmp_path)
 
 
 def songs(count: int, text: str = "a song") -> dict[str, str]:
@@ -45,7 +45,7 @@ def songs(count: int, text: str = "a song") -> dict[str, str]:
 
 
 @contextmanager
-def driver(words: Words) -> Iterator["subprocess.Popen[bytes]"]:
+def driver(words: TextStage) -> Iterator["subprocess.Popen[bytes]"]:
     """The stage in a process of its own with a Ray of its own; all of it is gone afterwards."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": "local"}
     command = [sys.executable, "-c", DRIVER, str(words.folder)]
@@ -57,7 +57,7 @@ def driver(words: Words) -> Iterator["subprocess.Popen[bytes]"]:
         process.wait()
 
 
-def wait_for_parts(words: Words, count: int, process: "subprocess.Popen[bytes]") -> None:
+def wait_for_parts(words: TextStage, count: int, process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + 90
     while len(tables.parts(words.target)) < count:
         assert process.poll() is None, "it ended before it could be killed"
@@ -66,7 +66,7 @@ def wait_for_parts(words: Words, count: int, process: "subprocess.Popen[bytes]")
 
 
 @pytest.mark.chaos
-def test_a_killed_driver_is_followed_by_one_that_does_the_rest_and_nothing_twice(words: Words) -> None:
+def test_a_killed_driver_is_followed_by_one_that_does_the_rest_and_nothing_twice(words: TextStage) -> None:
     texts = {**songs(24), **{f"t{number:03}": SLOW for number in range(96)}, "bad": BAD}
     words.write(texts)
     with driver(words) as process:
@@ -87,7 +87,7 @@ def test_a_killed_driver_is_followed_by_one_that_does_the_rest_and_nothing_twice
     assert words.run().done == 0
 
 
-def test_a_run_that_was_followed_by_another_stops_and_writes_no_more(words: Words) -> None:
+def test_a_run_that_was_followed_by_another_stops_and_writes_no_more(words: TextStage) -> None:
     words.write({f"t{number:03}": SLOW for number in range(64)})
 
     def be_followed(done: int, total: int, facts: Mapping[str, str] = NOTHING) -> None:  # noqa: ARG001
@@ -103,7 +103,7 @@ def test_a_run_that_was_followed_by_another_stops_and_writes_no_more(words: Word
 
 
 def test_a_job_that_goes_wrong_is_stopped_before_it_has_read_everything(tmp_path: Path) -> None:
-    words = Words(tmp_path, max_reject_share=0.3)
+    words = TextStage(tmp_path, max_reject_share=0.3)
     words.write(songs(100) | {f"t{number:03}": BAD for number in range(260)} | {f"u{n:03}": SLOW for n in range(40)})
     with pytest.raises(TooManyRejects, match=r"stopped after \d+ of 400 .* most often undecodable_audio \d+"):
         words.run()
@@ -116,7 +116,7 @@ def test_a_job_that_goes_wrong_is_stopped_before_it_has_read_everything(tmp_path
     assert words.parts() == there, "it was stopped and went on"
 
 
-def test_a_store_that_is_away_stops_the_job_at_once(words: Words) -> None:
+def test_a_store_that_is_away_stops_the_job_at_once(words: TextStage) -> None:
     words.write({f"t{number:03}": AWAY for number in range(400)})
     with pytest.raises(StorageUnavailable, match="none of 8 inputs could be read"):
         words.run()
@@ -125,7 +125,7 @@ def test_a_store_that_is_away_stops_the_job_at_once(words: Words) -> None:
         assert words.parts() == {}
 
 
-def test_a_lost_worker_costs_its_block_once_more(words: Words) -> None:
+def test_a_lost_worker_costs_its_block_once_more(words: TextStage) -> None:
     texts = songs(30) | {"t": DEADLY}
     words.write(texts)
     report = words.run()
@@ -133,7 +133,7 @@ def test_a_lost_worker_costs_its_block_once_more(words: Words) -> None:
     assert (report.done, report.rejected) == (31, 0)
 
 
-def test_progress_reports_the_rejects_and_the_workers(words: Words) -> None:
+def test_progress_reports_the_rejects_and_the_workers(words: TextStage) -> None:
     words.write(songs(40) | {"bad": BAD})
     reported: list[tuple[int, int, Mapping[str, str]]] = []
 
@@ -149,7 +149,7 @@ def test_progress_reports_the_rejects_and_the_workers(words: Words) -> None:
 
 
 def test_a_block_is_reported_when_it_is_finished_and_not_with_the_next(
-    words: Words, monkeypatch: pytest.MonkeyPatch
+    words: TextStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blocks, "spread", list)  # the one that waits comes last, should there be one worker
     texts = songs(8) | {"t0": LAST}

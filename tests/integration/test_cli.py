@@ -170,7 +170,7 @@ def test_rejects_above_the_limit_exit_with_3_and_a_retry_counts_the_attempts(tmp
     assert [(Path(row["uri"]).name, row["attempt"]) for row in rows] == [("bad.wav", 3)]
 
 
-def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+def test_a_cluster_that_is_not_there_is_reported_at_once(tmp_path: Path) -> None:
     shell = Shell(tmp_path)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

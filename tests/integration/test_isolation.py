@@ -123,7 +123,7 @@ def test_a_child_that_takes_nothing_more_from_the_wire_is_interrupted_too(isolat
     ("deed", "said"),
     [("segfault", "SIGSEGV"), ("exit", "exit code 3"), ("kill", "SIGKILL twice"), ("exhaust", "memory")],
 )
-def test_an_item_that_ends_the_process_is_told_from_its_neighbours(
+def test_an_item_that_ends_the_process_is_distinguished_from_its_neighbours(
     isolated: Isolated[Task, Trace], deed: str, said: str
 ) -> None:
     good, bad, *rest = outcomes(isolated, "compute", deed, *["compute"] * 8)

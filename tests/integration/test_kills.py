@@ -12,7 +12,7 @@ import ray
 
 from tests import kills
 from tests.kills import Moment
-from tests.repertoire import BLOATS, CRASHES, HANGS, SONGS, SONGS_PER_BLOCK, Repertoire
+from tests.known_songs import BLOATS, CRASHES, HANGS, SONGS, SONGS_PER_BLOCK, KnownSongs
 
 MINUTES = pytest.mark.chaos
 """of what `make test` has no time for"""
@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.kills, pytest.mark.slow, pytest.mark.usefixtures("ray_
 
 
 @pytest.fixture
-def songs(tmp_path: Path) -> Repertoire:
-    made = Repertoire(tmp_path, pace_s=0.03)
+def songs(tmp_path: Path) -> KnownSongs:
+    made = KnownSongs(tmp_path, pace_s=0.03)
     made.write()
     return made
 
@@ -35,7 +35,7 @@ def songs(tmp_path: Path) -> Repertoire:
     ],
 )
 def test_a_driver_that_is_killed_is_followed_by_one_that_does_the_rest(
-    songs: Repertoire, moment: Moment, workers: bool
+    songs: KnownSongs, moment: Moment, workers: bool
 ) -> None:
     kills.kill_driver(moment, songs, ray.get_runtime_context().gcs_address, workers=workers)
     finished = songs.finished()
@@ -49,7 +49,7 @@ def test_a_driver_that_is_killed_is_followed_by_one_that_does_the_rest(
 
 @MINUTES
 @pytest.mark.parametrize("lives", [4, 8])
-def test_a_driver_killed_again_and_again_gets_on(songs: Repertoire, lives: int) -> None:
+def test_a_driver_killed_again_and_again_gets_on(songs: KnownSongs, lives: int) -> None:
     draw = random.Random(14)
     for _ in range(lives):
         songs.empty_decodings()
@@ -80,7 +80,7 @@ def test_a_driver_killed_again_and_again_gets_on(songs: Repertoire, lives: int) 
         ),
     ],
 )
-def test_a_run_goes_on_without(songs: Repertoire, victims: str, at: list[int]) -> None:
+def test_a_run_goes_on_without(songs: KnownSongs, victims: str, at: list[int]) -> None:
     of = songs.workers if "worker" in victims else songs.children
     count = 2 if "all" in victims else 1
 
@@ -98,7 +98,7 @@ def test_a_run_goes_on_without(songs: Repertoire, victims: str, at: list[int]) -
 
 @MINUTES
 def test_songs_that_hang_or_crash_their_decoder_cost_themselves_alone(tmp_path: Path) -> None:
-    songs = Repertoire(tmp_path)
+    songs = KnownSongs(tmp_path)
     songs.settings = songs.settings.model_copy(
         update={"batch": songs.settings.batch.model_copy(update={"song_timeout_s": 4.0})}
     )

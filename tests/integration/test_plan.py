@@ -193,7 +193,7 @@ def test_what_the_report_lacks_is_named_and_the_rest_compared(workspace: Workspa
 
 
 @pytest.mark.usefixtures("remembered")
-def test_a_run_too_short_to_tell_much_is_said_to_be_so(workspace: Workspace) -> None:
+def test_a_run_too_short_to_compare_is_said_to_be_so(workspace: Workspace) -> None:
     planned(workspace)
     run(workspace, seconds=80.0, work_s=1.0, bytes_read=1, workers=1)
     assert judge_plan(workspace).remarks == ["a run of 80 s is largely its workers' start, which the plan leaves out"]

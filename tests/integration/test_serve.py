@@ -145,7 +145,7 @@ def test_ids_with_slashes_reach_their_covers(endpoint: Endpoint) -> None:
     assert Image.open(io.BytesIO(picture.content)).size == (48, 48)
 
 
-def test_the_release_is_told_and_everything_is_ready(endpoint: Endpoint) -> None:
+def test_the_release_is_answered_and_everything_is_ready(endpoint: Endpoint) -> None:
     release = endpoint.http.get("/v1/releases/current").json()
     assert (release["version"], release["covers"]) == ("r1", TRACKS)
     assert endpoint.http.get("/v1/health/ready").json() == {"status": "ready"}
@@ -284,7 +284,7 @@ def test_a_lost_generator_costs_time_and_no_job(endpoint: Endpoint) -> None:
     assert state == "succeeded"
 
 
-def test_the_served_encoder_hears_what_the_ground_floor_hears(endpoint: Endpoint) -> None:
+def test_the_served_encoder_gives_the_embedding_that_the_library_gives(endpoint: Endpoint) -> None:
     release = releases.current(endpoint.workspace)
     encoder = load_encoder(f"{endpoint.workspace.uri}/{release.encoder.uri}")
     served = endpoint.http.post("/v1/embeddings", files=song()).json()["embedding"]

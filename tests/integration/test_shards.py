@@ -178,7 +178,7 @@ def test_every_shard_knows_its_tracks(endpoint: httpx.Client, whole: CoverIndex)
 
 
 @MINUTES
-def test_new_covers_are_painted_after_neighbours_of_several_shards(endpoint: httpx.Client) -> None:
+def test_new_covers_are_generated_from_neighbours_of_several_shards(endpoint: httpx.Client) -> None:
     job = endpoint.post("/v1/covers", json={"song_id": "s1", "n": 1, "size": 16}, headers={"Prefer": "wait=60"}).json()
     assert job["state"] == "succeeded", job
 

@@ -10,7 +10,7 @@ import pytest
 from gatefold.audio.spectrograms import extract_log_mel
 from gatefold.storage import objects
 from pipelines.catalogue.catalogue import build_catalogue
-from tests.repertoire import Repertoire
+from tests.known_songs import KnownSongs
 from tests.sounds import AUDIO, encoded, tone
 
 pytestmark = [pytest.mark.slow]
@@ -32,7 +32,7 @@ def test_songs_with_chunks_behind_their_samples_do_not_stall_one_another(
     place: str, ray_cluster: str, tmp_path: Path
 ) -> None:
     home = f"{ray_cluster}/stalls-{os.getpid()}" if place == "s3" else None
-    songs = Repertoire(tmp_path, home=home)
+    songs = KnownSongs(tmp_path, home=home)
     songs.songs.clear()
     songs.songs.update(map(with_chunks_behind, range(SONGS)))
     songs.expected.clear()

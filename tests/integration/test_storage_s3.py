@@ -179,7 +179,7 @@ def test_a_broken_store_is_unavailable_and_worth_another_try(monkeypatch: pytest
 
 @pytest.mark.parametrize("faulty", [(403, DENIED)], indirect=True, ids=["denied"])
 @pytest.mark.usefixtures("s3", "faulty")
-def test_denied_access_to_columns_is_told_as_such() -> None:
+def test_denied_access_to_columns_is_reported_as_such() -> None:
     with pytest.raises(StorageDenied, match=r"s3://bucket/t/part\.parquet"):
         tables.read_part("s3://bucket/t/part.parquet")
 

@@ -159,7 +159,7 @@ def test_credentials_that_expire_stop_the_work_at_once(
     assert store.requests - before <= 2 * 7  # the SDK may ask whether the bucket has moved, and repeats nothing
 
 
-def test_an_error_in_the_middle_of_a_part_is_told_as_what_it_is(folder: str, store: FaultyStore) -> None:
+def test_an_error_in_the_middle_of_a_part_is_reported_as_what_it_is(folder: str, store: FaultyStore) -> None:
     uri = tables.write_part(folder, "part", part(0))
     for call, before in (
         (lambda: tables.read_part(uri, ["noise"]), 1),

@@ -29,7 +29,7 @@ def catalogue(ray_cluster: str) -> str:
     return folder
 
 
-def test_every_song_of_the_manifest_can_be_heard_and_every_cover_seen(catalogue: str) -> None:
+def test_every_song_and_every_cover_of_the_manifest_can_be_decoded(catalogue: str) -> None:
     rows = pq.read_table(io.BytesIO(read(join(catalogue, MANIFEST)))).to_pylist()
     assert len({row["song_id"] for row in rows}) == 40
     for row in rows:
@@ -41,7 +41,7 @@ def test_every_song_of_the_manifest_can_be_heard_and_every_cover_seen(catalogue:
     assert {row["cover_uri"].rsplit(".")[-1] for row in rows} == {"jpg", "png"}
 
 
-def test_the_manifest_carries_the_traits_as_heard_and_as_drawn(catalogue: str) -> None:
+def test_the_manifest_carries_the_traits_of_sound_and_picture(catalogue: str) -> None:
     table = pq.read_table(io.BytesIO(read(join(catalogue, MANIFEST))))
     tracks = compose_catalogue(SETTINGS.synthesis)
     for name in TRAIT_NAMES:

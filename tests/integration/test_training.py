@@ -112,7 +112,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Re
     return workspace, train_encoder(SETTINGS, workspace)
 
 
-def test_a_report_tells_how_the_training_went_and_still_does_when_there_is_nothing_to_do(
+def test_a_report_shows_how_the_training_went_and_still_does_when_there_is_nothing_to_do(
     undisturbed: tuple[Workspace, Report],
 ) -> None:
     workspace, report = undisturbed
@@ -127,7 +127,7 @@ def test_a_report_tells_how_the_training_went_and_still_does_when_there_is_nothi
     assert read_report(workspace, "train-encoder") == again
 
 
-def test_the_journal_has_every_step_for_tensorboard(undisturbed: tuple[Workspace, Report]) -> None:
+def test_the_event_file_has_every_step_for_tensorboard(undisturbed: tuple[Workspace, Report]) -> None:
     workspace, _ = undisturbed
     assert noted(workspace, "loss") == noted(workspace, "lr") == list(range(1, STEPS + 1))
     assert noted(workspace, "recall_at_10") == [8, 16, 24]

@@ -1,4 +1,4 @@
-"""The GPU benchmark, as far as a machine without one can tell: its measures run on the CPU and mean what they say."""
+"""The GPU benchmark, checked without one: its measures run on the CPU and mean what they say."""
 
 import os
 import subprocess

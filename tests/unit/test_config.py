@@ -101,7 +101,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
 
 
 @pytest.mark.parametrize("section", sections())
-def test_every_section_is_frozen_and_forbids_strangers(section: type[BaseModel]) -> None:
+def test_every_section_is_frozen_and_forbids_unknown_fields(section: type[BaseModel]) -> None:
     assert issubclass(section, Section)
     assert (section.model_config["frozen"], section.model_config["extra"]) == (True, "forbid")
 
@@ -118,7 +118,7 @@ def test_settings_travel_as_plain_values_and_come_back_equal() -> None:
     assert Settings.model_validate_json(settings.model_dump_json()) == settings
 
 
-def test_a_fingerprint_changes_with_any_knob_and_with_nothing_else() -> None:
+def test_a_fingerprint_changes_with_any_setting_and_with_nothing_else() -> None:
     assert AudioSettings().fingerprint() == AudioSettings(n_mels=80).fingerprint()
     prints = {AudioSettings().fingerprint(), AudioSettings(n_mels=81).fingerprint(), CoverSettings().fingerprint()}
     assert len(prints) == 3

@@ -61,7 +61,7 @@ SONG = music(4.0, 16_000)[:, 0]
 
 @pytest.mark.parametrize("format", ["WAV", "FLAC"])
 @pytest.mark.parametrize("residue", [0.0, 0.001, 0.1])
-def test_channels_that_cancel_each_other_are_heard_from_one(format: str, residue: float) -> None:
+def test_channels_that_cancel_each_other_are_decoded_from_one(format: str, residue: float) -> None:
     noise = np.random.default_rng(0).normal(0, residue * 0.2, len(SONG)).astype(np.float32)
     found = decode_windows(stereo(SONG, noise - SONG, format), AUDIO)
     wanted = decode_windows(stereo(SONG, SONG, format), AUDIO)

@@ -21,7 +21,7 @@ def test_every_value_is_found_in_its_row_and_no_other_value_anywhere(kind: pa.Da
     assert RowLookup(pa.array([], kind)).rows(["a"]).tolist() == [-1]
 
 
-def test_values_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_of_one_hash_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_lookup, "hash", len, raising=False)
     lookup = RowLookup(pa.array(["ab", "c", "cd", "ef", "ab"]))
     assert lookup.rows(["ef", "cd", "ab", "xy", "c", "xyz"]).tolist() == [3, 2, 0, -1, 1, -1]

@@ -71,7 +71,7 @@ def test_a_window_of_a_format_that_remembers_is_the_same_to_the_ear(kind: str) -
 
 
 @pytest.mark.parametrize(("kind", "most"), SHARES.items())
-def test_an_eighth_of_a_song_is_heard_for_little_more_than_an_eighth_of_its_bytes(kind: str, most: float) -> None:
+def test_an_eighth_of_a_song_is_decoded_for_little_more_than_an_eighth_of_its_bytes(kind: str, most: float) -> None:
     source = CountingSource(LONG[kind])
     decode_windows(source, WINDOWS)
     assert sum(source.reads) < most * source.size
@@ -101,7 +101,7 @@ def test_an_mp3_that_does_not_know_its_length_is_counted() -> None:
     assert not (np.abs(decoded.waveform).max(axis=1) < 0.1).any()
 
 
-def test_an_mp3_of_variable_bit_rate_is_heard_to_its_end_though_its_clock_is_wrong() -> None:
+def test_an_mp3_of_variable_bit_rate_is_decoded_to_its_end_though_its_clock_is_wrong() -> None:
     quiet_then_noisy = np.concatenate(
         [MUSIC[: len(MUSIC) // 4] * 0.01, np.random.default_rng(1).normal(0, 0.3, MUSIC[::2].shape)]
     )
@@ -125,7 +125,7 @@ def test_a_long_song_cut_short_is_refused_as_truncated(kind: str) -> None:
 
 
 @pytest.mark.parametrize("path", CLIPS, ids=lambda path: path.name)
-def test_a_song_cut_short_is_refused_in_words_or_heard_as_far_as_it_goes(path: Path) -> None:
+def test_a_song_cut_short_is_refused_in_words_or_decoded_as_far_as_it_goes(path: Path) -> None:
     data = path.read_bytes()
     try:
         cut = decode_windows(data[: round(len(data) * 0.6)], WHOLE)
@@ -271,7 +271,7 @@ def test_a_thousand_channels_are_read_a_few_samples_at_a_time(monkeypatch: pytes
     assert max(asked) == 128
 
 
-def test_what_a_decoder_says_is_told_without_addresses_in_our_memory() -> None:
+def test_what_a_decoder_says_is_passed_on_without_addresses_in_our_memory() -> None:
     for data in (LONG["wav"][:40], LONG["m4a"][:40], LONG["flac"][:40]):
         with pytest.raises(UndecodableAudio, match=r"^song: cannot be decoded \([^<>]+\); expected wav"):
             decode_windows(data, WINDOWS)

@@ -122,7 +122,7 @@ EVERY_KIND = WITH_CHUNKS_BEHIND | {
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
-def test_whoever_waits_for_the_store_keeps_no_other_from_decoding(kind: str) -> None:
+def test_a_thread_that_waits_for_the_store_keeps_no_other_from_decoding(kind: str) -> None:
     """At each read of one song a whole other song is decoded by another thread, as with the core of a child."""
     data, stalled = EVERY_KIND[kind], []
 

@@ -56,7 +56,7 @@ def threads() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("path", CLIPS, ids=lambda path: path.name)
-def test_real_songs_are_heard_in_every_format(path: Path) -> None:
+def test_real_songs_are_decoded_in_every_format(path: Path) -> None:
     song = extract_log_mel(path.read_bytes(), LARGE, name=path.name)
     windows = 1 if song.duration_s < LARGE.window_s else LARGE.windows
     assert 4.9 < song.duration_s < 15.1
@@ -79,11 +79,11 @@ def test_one_tone_sounds_alike_in_every_format(format: str) -> None:
     assert np.abs(plain.log_mel[loud].astype(np.float32) - other.log_mel[loud].astype(np.float32)).mean() < 0.2
 
 
-def test_bare_aac_is_heard() -> None:
+def test_bare_aac_is_decoded() -> None:
     assert extract_log_mel(adts(tone(2.0), 16_000), LARGE).duration_s == pytest.approx(2.0, abs=0.15)
 
 
-def test_a_flac_that_was_streamed_and_does_not_know_its_length_is_heard_like_any_other() -> None:
+def test_a_flac_that_was_streamed_and_does_not_know_its_length_is_decoded_like_any_other() -> None:
     whole = encoded(tone(2.0), format="FLAC")
     streamed = bytearray(whole)
     streamed[21] &= 0xF0  # 36 bits of STREAMINFO: samples in all
@@ -208,7 +208,7 @@ def test_the_log_mel_is_the_textbooks(audio: AudioSettings) -> None:
     assert np.abs(fast - naive_log_mel(waveform.astype(np.float64), audio)).max() < 8e-3  # a step of float16 near 8
 
 
-def test_of_a_log_mel_the_power_can_be_told_again_down_to_none() -> None:
+def test_the_power_can_be_recovered_from_a_log_mel_down_to_none() -> None:
     power = torch.tensor([0.0, 1e-7, 1e-6, 1e-3, 1.0, 1e3])
     log_power = (power + 1e-6).log().to(torch.float16).float()
     recovered = mel_power(log_power)
@@ -218,7 +218,7 @@ def test_of_a_log_mel_the_power_can_be_told_again_down_to_none() -> None:
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 32_000, 44_100, 44_101, 48_000, 96_000, 192_001])
-def test_songs_of_any_sample_rate_are_heard_alike(rate: int) -> None:
+def test_songs_of_any_sample_rate_are_decoded_alike(rate: int) -> None:
     """44,101 Hz has no simple ratio to 16 kHz: resampled exactly, it would take 12 GB."""
     song, reference = (
         extract_log_mel(encoded(tone(2.0, r, hertz=1_000), r, subtype="FLOAT"), LARGE) for r in (rate, 16_000)

@@ -85,11 +85,11 @@ def test_versions_are_held_against_their_ranges() -> None:
     assert faults(doctor.judge_versions(wanted[:2])) == []
 
 
-def test_every_format_we_claim_to_hear_is_tried() -> None:
+def test_every_format_we_claim_to_decode_is_tried() -> None:
     assert set(codec_check.WRITERS) == set(re.findall(r"\w+", FORMATS)) - {"ogg", "or"}
 
 
-def test_a_format_that_cannot_be_heard_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_format_that_cannot_be_decoded_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(codec_check.WRITERS, "opus", lambda: b"OggS but no more")
     (found,) = faults(doctor.check_codecs())
     assert found.detail.startswith("opus: the tone: ")
@@ -135,7 +135,7 @@ def test_a_store_that_ignores_put_if_unchanged_is_a_fault(uri: str, monkeypatch:
     assert "conditional writes" in found.remedy
 
 
-def test_each_thing_a_store_does_wrong_is_told(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_thing_a_store_does_wrong_is_reported(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(uri: str) -> Iterator[ObjectInfo]:
         raise StorageDenied(f"'{uri}': AccessDenied")
 
@@ -178,7 +178,7 @@ def test_nothing_is_left_in_a_store_whatever_happens(tmp_path: Path, monkeypatch
     ("ahead_s", "state", "says"),
     [(0, "ok", "as the store's"), (-20, "ok", "as"), (90, "warning", "behind"), (-4_000, "fault", "ahead of")],
 )
-def test_clocks_far_apart_are_told(monkeypatch: pytest.MonkeyPatch, ahead_s: int, state: str, says: str) -> None:
+def test_clocks_far_apart_are_reported(monkeypatch: pytest.MonkeyPatch, ahead_s: int, state: str, says: str) -> None:
     now = datetime(2026, 1, 1, 12, 0, 0, 600_000, UTC)
     modified = (now + timedelta(seconds=ahead_s)).replace(microsecond=0)
     monkeypatch.setattr(objects, "stat", lambda uri: ObjectInfo(uri, 1, modified, "e"))
@@ -192,7 +192,7 @@ def test_clocks_far_apart_are_told(monkeypatch: pytest.MonkeyPatch, ahead_s: int
 
 
 @pytest.mark.parametrize(("gib", "state"), [(50, "ok"), (9.9, "warning"), (0.9, "fault")])
-def test_a_disk_that_is_nearly_full_is_told(
+def test_a_disk_that_is_nearly_full_is_reported(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gib: float, state: str
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=int(gib * 2**30)))
@@ -207,7 +207,7 @@ def test_a_disk_that_is_nearly_full_is_told(
 
 
 @pytest.mark.parametrize(("kib", "state"), [(8_000_000, "ok"), (1_500_000, "warning"), (300_000, "fault")])
-def test_memory_that_is_nearly_full_is_told(tmp_path: Path, kib: int, state: str) -> None:
+def test_memory_that_is_nearly_full_is_reported(tmp_path: Path, kib: int, state: str) -> None:
     meminfo = tmp_path / "meminfo"
     lines = ["MemTotal:       16000000 kB", "MemFree: 1 kB", f"MemAvailable:   {kib} kB", "HugePages_Total:       0"]
     meminfo.write_text("\n".join(lines) + "\n")
@@ -216,7 +216,7 @@ def test_memory_that_is_nearly_full_is_told(tmp_path: Path, kib: int, state: str
 
 
 @pytest.mark.parametrize(("soft", "state"), [(1024, "warning"), (4096, "ok"), (resource.RLIM_INFINITY, "ok")])
-def test_few_open_files_are_told(monkeypatch: pytest.MonkeyPatch, soft: int, state: str) -> None:
+def test_few_open_files_are_reported(monkeypatch: pytest.MonkeyPatch, soft: int, state: str) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, resource.RLIM_INFINITY))
     assert states(doctor.check_open_files()) == {"open files": state}
 
@@ -280,7 +280,7 @@ def test_the_ray_that_commands_use_is_named(listener: int, tmp_path: Path) -> No
     assert own.detail == "commands run on a Ray of this command's own (RAY_ADDRESS is 'local')"
 
 
-def test_a_lease_that_is_held_is_told_and_one_that_clocks_disagree_on_is_a_warning(uri: str) -> None:
+def test_a_lease_that_is_held_is_reported_and_one_that_clocks_disagree_on_is_a_warning(uri: str) -> None:
     workspace = Workspace(uri)
     assert states(doctor.check_leases(workspace)) == {"leases": "ok"}
     folder = objects.join(workspace.runs, "spectrograms", "lease")

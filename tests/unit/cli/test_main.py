@@ -272,7 +272,7 @@ class WorkerGroupError(Exception):
 
 
 @pytest.mark.parametrize("wrap", [RayTaskError, WorkerGroupError, lambda own: WorkerGroupError(RayTaskError(own))])
-def test_an_error_of_ours_is_told_without_what_ray_wrapped_around_it(
+def test_an_error_of_ours_is_reported_without_what_ray_wrapped_around_it(
     workspace: Workspace, pipelines: Pipelines, wrap: Any
 ) -> None:
     pipelines.failures["embed"] = wrap(StorageUnavailable("the disk is full; make room"))

@@ -48,14 +48,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: write_checkpoint(root / kind, kind) for kind in KINDS}
 
 
-def knob_of(kind: str) -> BackboneSetting:
+def setting_of(kind: str) -> BackboneSetting:
     return "song_backbone" if kind in SONG_KINDS else "cover_backbone"
 
 
 def tower(folders: dict[str, Path], kind: str, *, frozen: bool = True) -> Backbone:
     settings = ENCODER if frozen else FINE_TUNED
     torch.manual_seed(1)
-    network = load_pretrained(folders[kind], knob_of(kind), kind)
+    network = load_pretrained(folders[kind], setting_of(kind), kind)
     if kind in SONG_KINDS:
         return build_song_backbone(*network, settings, BACKBONE_AUDIO[kind])
     return build_cover_backbone(*network, settings, COVER)
@@ -157,7 +157,7 @@ def test_our_log_mel_on_claps_scale_is_what_its_extractor_makes_of_a_real_clip(t
     error = (ours - theirs)[:, :-1].abs()  # of decibels; ours has no last frame
     audible = theirs[:, :-1] > -60
     assert audible.float().mean() > 0.5
-    assert error[audible].max() < 0.05  # which 16 bits cannot tell
+    assert error[audible].max() < 0.05  # which 16 bits cannot hold
     assert np.corrcoef(ours.flatten(), theirs.flatten())[0, 1] > 0.99
 
 
@@ -209,7 +209,7 @@ def test_a_cover_is_prepared_as_the_checkpoints_image_processor_does_it(
 # ---- what is refused ------------------------------------------------------------------------------------------------
 
 
-def test_other_ears_are_refused_with_every_knob_and_how_to_set_it(folders: dict[str, Path]) -> None:
+def test_other_audio_settings_are_refused_with_each_and_how_to_set_it(folders: dict[str, Path]) -> None:
     checkpoint = read_checkpoint(folders["clap"], "song_backbone", "clap")
     needed = {"sample_rate": 8000, "n_fft": 256, "win_length": 256, "hop_length": 80, "n_mels": 16, "f_min": 30}
     needed |= {"f_max": 4000, "window_s": 0.64}
@@ -226,7 +226,7 @@ def test_other_ears_are_refused_with_every_knob_and_how_to_set_it(folders: dict[
     assert refusal.value.message.endswith(": audio.hop_length 40 should be 80; --set audio.hop_length=80")
 
 
-def test_asts_ears_are_kaldis() -> None:
+def test_the_spectrograms_of_ast_are_kaldis() -> None:
     inputs = json.loads(transformers.ASTFeatureExtractor().to_json_string())
     checkpoint = Checkpoint(network={"model_type": "audio-spectrogram-transformer"}, inputs=inputs)
     check_audio_settings(checkpoint, AST_AUDIO)

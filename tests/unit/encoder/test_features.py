@@ -18,7 +18,7 @@ def stripes(turns: int, size: int = 32) -> Tensor:
     return torch.sin(torch.arange(size) * turns * 2 * torch.pi / size).expand(1, 3, size, size)
 
 
-def test_levels_reach_from_what_cannot_be_heard_to_the_loudest_place() -> None:
+def test_levels_reach_from_what_is_inaudible_to_the_loudest_place() -> None:
     level = levels(torch.tensor([[[-13.8, 2.0], [-5.5, -0.5]]]))
     assert level == pytest.approx(torch.tensor([[[-2.0, 2.0], [-1.0, 1.0]]]), abs=1e-6)
 
@@ -40,7 +40,7 @@ def test_a_beat_is_found_at_its_own_tempo(turns: int) -> None:
     assert ((tempi.argmax(1) - 23 * math.log(turns) / math.log(0.4 * 64)).abs() <= 1).all()
 
 
-def test_what_comes_suddenly_is_told_from_what_swells() -> None:
+def test_what_comes_suddenly_is_distinguished_from_what_swells() -> None:
     swelling = torch.cat([torch.linspace(-1, 1, 32), torch.linspace(1, -1, 32)]).expand(1, 16, 64)
     sudden = torch.cat([torch.full((32,), -1.0), torch.full((32,), 1.0)]).expand(1, 16, 64)
     (much, how), (less, suddenly) = (
@@ -69,7 +69,7 @@ def test_stripes_are_found_by_their_number_and_angle() -> None:
         assert divmod(int(texture.argmax()), 12) == (scale, angle)
 
 
-def test_grain_is_told_from_a_large_form() -> None:
+def test_grain_is_distinguished_from_a_large_form() -> None:
     noise = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) - 0.5
     form = torch.zeros(1, 3, 32, 32)
     form[..., 8:24, 8:24] = 1

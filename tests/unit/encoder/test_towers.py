@@ -91,7 +91,7 @@ def test_songs_embedded_together_are_those_embedded_alone(
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 63), (3, 17, 64), (16, 64), (1, 3, 16, 64)])
-def test_spectrograms_of_other_ears_are_refused(encoder: DualEncoder, shape: tuple[int, ...]) -> None:
+def test_spectrograms_of_other_audio_settings_are_refused(encoder: DualEncoder, shape: tuple[int, ...]) -> None:
     with pytest.raises(WrongModel, match=r"this encoder takes \[windows, 16, 64\]"):
         encoder.embed_song(np.zeros(shape, np.float16))
 
@@ -132,7 +132,7 @@ def test_the_temperature_starts_where_settings_say_and_is_never_below_a_hundredt
     assert encoder(song, cover)[2].item() == 100
 
 
-def test_only_the_sigmoid_loss_has_a_bias_which_starts_at_the_odds_of_a_stranger() -> None:
+def test_only_the_sigmoid_loss_has_a_bias_which_starts_at_the_odds_of_a_negative() -> None:
     song, cover = torch.rand(2, AUDIO.n_mels, AUDIO.frames), torch.rand(2, 3, 16, 16)
     torch.manual_seed(0)
     plain = DualEncoder(ENCODER, AUDIO, COVER)
@@ -145,14 +145,14 @@ def test_only_the_sigmoid_loss_has_a_bias_which_starts_at_the_odds_of_a_stranger
     assert torch.sigmoid(biased(song, cover)[3]).item() == pytest.approx(1 / 11)
 
 
-def test_an_encoder_built_from_defaults_takes_what_the_default_ears_and_eyes_give() -> None:
+def test_an_encoder_built_from_defaults_takes_what_the_default_audio_and_cover_settings_give() -> None:
     audio, cover = AudioSettings(), CoverSettings()
     encoder = DualEncoder(EncoderSettings(), audio, cover).eval()
     song = encoder.embed_song(np.zeros((audio.windows, audio.n_mels, audio.frames), np.float16))
     assert len(song) == encoder.embed_covers(pixels(1, cover.size)).shape[1] == EncoderSettings().embed_dim
 
 
-def test_what_all_songs_have_in_common_no_longer_counts_once_the_usual_is_known() -> None:
+def test_what_all_songs_have_in_common_no_longer_counts_once_feature_norms_are_fitted() -> None:
     standardise = FeatureNorm(3)
     same = torch.tensor([[5.0, 1.0, 0.0]])
     assert torch.equal(standardise(same.clamp(max=4)), same.clamp(max=4))  # as it is, before
@@ -162,7 +162,7 @@ def test_what_all_songs_have_in_common_no_longer_counts_once_the_usual_is_known(
     assert standardise(torch.tensor([[1e6, 1.0, -1e6]])).tolist() == [[4.0, 0.0, -4.0]]
 
 
-def test_the_usual_is_shown_to_both_towers_and_travels_with_the_weights() -> None:
+def test_feature_norms_are_fitted_for_both_towers_and_travel_with_the_weights() -> None:
     one, other = (DualEncoder(ENCODER, AUDIO, COVER).eval() for _ in range(2))
     before = one.embed_covers(pixels(2))
     one.fit_feature_norm(torch.from_numpy(windows(8)).float(), torch.rand(8, 3, COVER.size, COVER.size))

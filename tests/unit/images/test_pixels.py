@@ -101,7 +101,7 @@ def test_a_large_jpeg_decoded_in_part_looks_as_decoded_in_full() -> None:
     assert np.abs(difference).mean() < 1.5
 
 
-def test_an_empty_file_is_told_from_a_broken_one() -> None:
+def test_an_empty_file_is_distinguished_from_a_broken_one() -> None:
     with pytest.raises(EmptyFile):
         decode_cover(b"", COVER)
 

@@ -58,7 +58,7 @@ def state(workspace: Workspace) -> str:
     return next(one.state for one in status_of(SETTINGS, workspace).stages if one.stage == "index")
 
 
-def test_what_a_manifest_carried_filters_where_it_can_be_told_as_text(workspace: Workspace) -> None:
+def test_what_a_manifest_carried_filters_where_it_has_a_form_as_text(workspace: Workspace) -> None:
     encoder, tracks = versions_of(SETTINGS, workspace).encoder, catalogues.read_tracks(workspace)
     carried = {
         "year": pa.array([1998, 1999, None, 1999, 2000, 2001], pa.int16()),

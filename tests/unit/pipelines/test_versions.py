@@ -87,7 +87,7 @@ def test_kept_models_are_those_of_the_active_release_whatever_becomes_of_the_cat
     assert versions_of(SETTINGS, workspace).encoder != "e1"
 
 
-def test_models_that_hear_or_see_otherwise_are_not_kept(workspace: Workspace) -> None:
+def test_models_of_other_audio_or_cover_settings_are_not_kept(workspace: Workspace) -> None:
     activate_models(workspace)
     for override in ("audio.n_mels=64", "cover.size=32"):
         section = override.partition(".")[0]

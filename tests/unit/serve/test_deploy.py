@@ -98,7 +98,7 @@ def test_a_file_that_is_absent_says_so(tmp_path: Path) -> None:
         load_config(tmp_path / "absent.yaml")
 
 
-def test_a_proxy_too_slow_to_start_is_told_in_our_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_too_slow_to_start_is_reported_in_our_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(**_: object) -> None:
         raise TimeoutError("HTTP proxies not available after 60s.")
 

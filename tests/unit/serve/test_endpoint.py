@@ -41,7 +41,7 @@ def workspace(tmp_path: Path) -> Workspace:
     return made
 
 
-def test_what_is_activated_and_rolled_back_is_served_and_told_once(workspace: Workspace) -> None:
+def test_what_is_activated_and_rolled_back_is_served_and_reported_once(workspace: Workspace) -> None:
     endpoint = Follower(workspace)
     assert endpoint.follow() == "release r1 serves now"
     assert endpoint.follow() is None
@@ -52,7 +52,7 @@ def test_what_is_activated_and_rolled_back_is_served_and_told_once(workspace: Wo
     assert endpoint.served == ["r1", "r2", "r1"]
 
 
-def test_a_release_that_does_not_start_is_told_and_tried_once(workspace: Workspace) -> None:
+def test_a_release_that_does_not_start_is_reported_and_tried_once(workspace: Workspace) -> None:
     endpoint = Follower(workspace)
     endpoint.follow()
     endpoint.spoilt = {"r2"}

@@ -60,7 +60,7 @@ def test_a_form_in_an_odd_charset_is_refused(endpoint: Callable[..., Endpoint], 
     is_refused(endpoint().client.post("/v1/searches", **form(("k", b"+2AA-\\ud800"), charset=charset)), 415, "charset")
 
 
-def test_a_form_in_utf_8_is_taken_whoever_says_so(endpoint: Callable[..., Endpoint]) -> None:
+def test_a_form_in_utf_8_is_taken_wherever_that_is_said(endpoint: Callable[..., Endpoint]) -> None:
     assert endpoint().client.post("/v1/searches", **form(("k", b"1"), charset='"UTF-8"')).status_code == 200
 
 

@@ -43,7 +43,7 @@ def test_what_is_no_json_is_described_as_what_it_is(endpoint: Callable[..., Any]
     assert {"ETag", "Accept-Ranges", "Cache-Control"} <= set(described[f"GET {image}"]["responses"]["200"]["headers"])
 
 
-def test_both_ends_of_an_order_are_described(endpoint: Callable[..., Any]) -> None:
+def test_both_ends_of_a_job_are_described(endpoint: Callable[..., Any]) -> None:
     responses = operations(endpoint().client)["POST /v1/covers"]["responses"]
     for status in ("200", "202"):
         assert responses[status]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/JobView"}

@@ -35,7 +35,7 @@ def test_what_is_published_can_be_opened_read_and_fetched(folder: str, tmp_path:
     assert (opened.lineage, opened.details) == ({"catalogue": "abc"}, {"steps": 3, "loss": 0.5})
 
 
-def test_the_fingerprint_tells_content_and_kind_apart_and_nothing_else(folder: str) -> None:
+def test_the_fingerprint_distinguishes_content_and_kind_and_nothing_else(folder: str) -> None:
     first, copy = publish(f"{folder}/v1"), publish(f"{folder}/elsewhere")
     other = publish(f"{folder}/v2", {**FILES, "config.json": b"[]"})
     kind = bundles.publish(f"{folder}/v3", FILES, kind="index", version="v1", lineage={}, details={})

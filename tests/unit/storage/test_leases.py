@@ -43,7 +43,7 @@ def ended_process() -> int:
     return process.pid
 
 
-def test_a_second_holder_is_refused_and_told_of_the_first(folder: str) -> None:
+def test_a_second_holder_is_refused_with_the_name_of_the_first(folder: str) -> None:
     with hold(folder):
         with (
             pytest.raises(RunInProgress, match=rf"process {os.getpid()} on .* since .* UTC; wait for it"),
@@ -193,7 +193,7 @@ EXPIRED = StorageDenied("'s3://b/w': ExpiredToken; check AWS_SESSION_TOKEN (rene
 
 
 @pytest.mark.parametrize("error", [EXPIRED, RuntimeError("a fault of our own")], ids=["denied", "a fault"])
-def test_work_whose_lease_cannot_be_renewed_for_long_is_stopped_and_told_why(
+def test_work_whose_lease_cannot_be_renewed_for_long_is_stopped_with_the_reason(
     folder: str, short: float, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     store = Refusing(folder, monkeypatch)
@@ -275,7 +275,7 @@ def test_an_error_inside_lets_go_too(folder: str) -> None:
         assert lease.number == 2
 
 
-def test_a_lease_that_cannot_be_read_is_told(folder: str) -> None:
+def test_a_lease_that_cannot_be_read_is_reported(folder: str) -> None:
     objects.put(f"{folder}/00000004.json", b"no lease")
     with pytest.raises(Corrupt, match="delete it if no run is under way"), hold(folder):
         pass

@@ -55,7 +55,7 @@ def path_of(uri: str, kind: str, name: str) -> Path:
     return Path(bundles.open_bundle(uri, kind).uri_of(name).removeprefix("file://"))
 
 
-def test_an_encoder_comes_back_with_its_ears_and_eyes_and_embeds_alike(encoder_uri: str) -> None:
+def test_an_encoder_comes_back_with_its_audio_and_cover_settings_and_embeds_alike(encoder_uri: str) -> None:
     loaded = load_encoder(encoder_uri)
     assert (loaded.settings, loaded.audio, loaded.cover) == (ENCODER, AUDIO, COVER)
     assert np.array_equal(loaded.embed_song(LOG_MEL), encoder().embed_song(LOG_MEL))
@@ -206,7 +206,7 @@ def test_a_generator_of_another_make_is_refused_in_words(generator_uri: str, nam
         load_generator(republished(generator_uri, "generator", {name: data}))
 
 
-def test_a_model_of_another_kind_and_one_that_is_not_there_are_told_apart(encoder_uri: str, generator_uri: str) -> None:
+def test_a_model_of_another_kind_is_distinguished_from_none(encoder_uri: str, generator_uri: str) -> None:
     with pytest.raises(BundleCorrupt, match="is of kind 'generator', not 'encoder'"):
         load_encoder(generator_uri)
     with pytest.raises(BundleNotFound, match="there is no generator bundle"):

@@ -69,7 +69,7 @@ def test_a_relative_path_starts_from_the_working_folder(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("value", ["", "http://x/y", "s3:///key", "file://host/x", "a\0b", "gs://bucket/x"])
-def test_other_locations_are_refused_and_told_what_is_allowed(value: str) -> None:
+def test_other_locations_are_refused_with_what_is_allowed(value: str) -> None:
     with pytest.raises(InputError, match="s3://bucket"):
         objects.resolve(value)
 
@@ -112,7 +112,7 @@ def test_a_source_counts_what_it_fetched(folder: str) -> None:
     assert source.bytes_read == objects.FIRST_BYTES + 8
 
 
-def test_a_source_tells_the_tag_that_listings_tell(folder: str) -> None:
+def test_a_source_has_the_tag_that_listings_have(folder: str) -> None:
     objects.put(f"{folder}/song", DATA)
     objects.put(f"{folder}/void", b"")
     assert [objects.open_source(info.uri).etag for info in objects.list_folder(folder)] == [

@@ -88,7 +88,7 @@ SCHEMAS = [spectrogram_schema(AudioSettings()), cover_schema(CoverSettings()), e
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=["spectrograms", "covers", "embeddings"])
-def test_every_schema_of_the_house_survives_without_rows(folder: str, schema: pa.Schema) -> None:
+def test_every_schema_of_a_workspace_survives_without_rows(folder: str, schema: pa.Schema) -> None:
     tables.write_part(folder, "part", schema.empty_table())
     assert tables.read_table(folder).schema == schema
 

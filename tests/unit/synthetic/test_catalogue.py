@@ -82,7 +82,7 @@ def test_songs_of_an_artist_resemble_each_other_more_than_those_of_a_genre(track
     assert spread("artist") < 0.8 * spread("genre")
 
 
-def test_the_noise_between_heard_and_seen_has_the_size_it_is_said_to_have() -> None:
+def test_the_noise_between_the_traits_of_sound_and_picture_has_the_size_that_is_set() -> None:
     many = compose_catalogue(SynthesisSettings(songs=1500, artists=60))
     noise = np.stack([track.seen_vector() - track.trait_vector() for track in many])
     assert noise.std(axis=0) == pytest.approx(seen_sigma(SETTINGS), rel=0.1)
@@ -162,7 +162,7 @@ def test_a_song_in_major_has_a_warmer_cover(tracks: list[SyntheticTrack]) -> Non
     assert warmth(0.0) < warmth(0.5) < warmth(1.0)
 
 
-def test_the_cover_follows_what_was_seen_and_not_what_is_true(tracks: list[SyntheticTrack]) -> None:
+def test_the_cover_follows_the_noisy_traits_and_not_the_true_ones(tracks: list[SyntheticTrack]) -> None:
     track = tracks[0]
     assert np.array_equal(draw_cover(track, 64), draw_cover(replace(track, latent=MIDDLE), 64))
 

@@ -103,7 +103,7 @@ def test_a_file_without_tags_has_none(tmp_path: Path) -> None:
     assert (tags.title, tags.artist, tags.album, tags.genre, tags.has_picture) == (None, None, None, None, False)
 
 
-def test_a_file_that_is_no_audio_is_told_as_such(tmp_path: Path) -> None:
+def test_a_file_that_is_no_audio_is_reported_as_such(tmp_path: Path) -> None:
     for name, data in (("a.mp3", b"text"), ("b.flac", b"a picture"), ("c.ogg", b"RIFF\0\0\0\0WEBP" + b"\0" * 60)):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(UndecodableAudio, match=name):

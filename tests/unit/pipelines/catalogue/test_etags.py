@@ -105,4 +105,4 @@ def test_progress_counts_objects_whichever_way_they_are_found(monkeypatch: pytes
     reported: list[tuple[int, int]] = []
     find_etags(pa.array(list(store.etags), pa.large_string()), lambda done, total, _: reported.append((done, total)))
     assert reported == [(20, 23), (23, 23)]
-    assert find_etags(pa.array([], pa.large_string()), lambda *_: pytest.fail("there is nothing to tell")).num_rows == 0
+    assert find_etags(pa.array([], pa.large_string()), lambda *_: pytest.fail("nothing to report")).num_rows == 0

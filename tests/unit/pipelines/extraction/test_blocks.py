@@ -16,7 +16,7 @@ from pipelines.extraction import blocks
 from pipelines.extraction.progress_counts import BlockCounts
 from pipelines.extraction.rejects import read_rejects, remove_rejects
 from pipelines.report import read_report
-from tests.words import AWAY, BAD, LATE, Words, usable
+from tests.text_stage import AWAY, BAD, LATE, TextStage, usable
 
 
 def map_here(cut: list[pa.Table], mapper: tuple[Any, ...], _num_gpus: int) -> Iterator[BlockCounts]:
@@ -35,15 +35,15 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def words(tmp_path: Path) -> Words:
-    return Words(tmp_path)
+def words(tmp_path: Path) -> TextStage:
+    return TextStage(tmp_path)
 
 
 def songs(count: int) -> dict[str, str]:
     return {f"s{number:03}": f"a song {number}" for number in range(count)}
 
 
-def test_what_an_orphan_wrote_after_all_is_removed(words: Words) -> None:
+def test_what_an_orphan_wrote_after_all_is_removed(words: TextStage) -> None:
     texts = songs(30)
     words.write(texts)
     words.run()
@@ -57,7 +57,7 @@ def test_what_an_orphan_wrote_after_all_is_removed(words: Words) -> None:
     assert words.rows() == usable(texts | {"new": "a new song"})
 
 
-def test_what_an_orphan_writes_while_its_follower_works_is_removed_too(words: Words) -> None:
+def test_what_an_orphan_writes_while_its_follower_works_is_removed_too(words: TextStage) -> None:
     texts = songs(24)
     words.write(texts)
     written: list[str] = []
@@ -71,7 +71,7 @@ def test_what_an_orphan_writes_while_its_follower_works_is_removed_too(words: Wo
     assert words.rows() == usable(texts)
 
 
-def test_changed_new_and_removed_songs_are_all_that_a_next_run_is_about(words: Words) -> None:
+def test_changed_new_and_removed_songs_are_all_that_a_next_run_is_about(words: TextStage) -> None:
     texts = songs(20) | {"bad": BAD, "mended": BAD, "spoilt": "a song"}
     words.write(texts)
     words.run()
@@ -86,7 +86,7 @@ def test_changed_new_and_removed_songs_are_all_that_a_next_run_is_about(words: W
     assert words.refused() == ["bad", "spoilt"]
 
 
-def test_where_nothing_changed_no_part_is_listed_or_read(words: Words, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_changed_no_part_is_listed_or_read(words: TextStage, monkeypatch: pytest.MonkeyPatch) -> None:
     words.write(songs(10) | {"bad": BAD})
     first = words.run()
 
@@ -100,7 +100,7 @@ def test_where_nothing_changed_no_part_is_listed_or_read(words: Words, monkeypat
     assert report.details["rejected"] == first.details["rejected"] == {"undecodable_audio": 1}
 
 
-def test_a_retry_runs_the_refused_and_counts_its_attempts(words: Words) -> None:
+def test_a_retry_runs_the_refused_and_counts_its_attempts(words: TextStage) -> None:
     texts = songs(10) | {"bad": BAD, "mended": BAD}
     words.write(texts)
     words.run()
@@ -115,7 +115,7 @@ def test_a_retry_runs_the_refused_and_counts_its_attempts(words: Words) -> None:
 
 
 def test_many_small_parts_are_merged_with_their_neighbours(tmp_path: Path) -> None:
-    words = Words(tmp_path, rows_per_block=40)
+    words = TextStage(tmp_path, rows_per_block=40)
     texts = songs(100) | {f"bad{number}": BAD for number in range(9)}
     words.write(texts)
     words.run()
@@ -130,7 +130,7 @@ def test_many_small_parts_are_merged_with_their_neighbours(tmp_path: Path) -> No
     assert parts.items() <= words.parts().items(), "what was merged is merged again"
 
 
-def test_songs_that_the_store_hands_out_later_cost_a_second_pass_and_nothing_else(words: Words) -> None:
+def test_songs_that_the_store_hands_out_later_cost_a_second_pass_and_nothing_else(words: TextStage) -> None:
     texts = songs(20) | {"t1": LATE, "t2": LATE}
     words.write(texts)
     report = words.run()
@@ -139,7 +139,7 @@ def test_songs_that_the_store_hands_out_later_cost_a_second_pass_and_nothing_els
     assert words.times_read() == {**dict.fromkeys(texts, 1), "t1": 2, "t2": 2}
 
 
-def test_songs_that_cannot_be_read_stay_pending_and_the_rest_is_kept(words: Words) -> None:
+def test_songs_that_cannot_be_read_stay_pending_and_the_rest_is_kept(words: TextStage) -> None:
     texts = songs(20) | {"t1": AWAY}
     words.write(texts)
     with pytest.raises(StorageUnavailable, match=r"1 inputs could not be read in 3 passes.*503 SlowDown"):
@@ -153,7 +153,7 @@ def test_songs_that_cannot_be_read_stay_pending_and_the_rest_is_kept(words: Word
 
 
 def test_a_job_that_goes_wrong_is_stopped_early_and_says_so_in_its_report(tmp_path: Path) -> None:
-    words = Words(tmp_path, max_reject_share=0.3)
+    words = TextStage(tmp_path, max_reject_share=0.3)
     words.write(songs(100) | {f"t{number:03}": BAD for number in range(300)})
     with pytest.raises(TooManyRejects, match=r"stopped after \d+ of 400 .* 12\d were .* undecodable_audio 12\d"):
         words.run()
@@ -166,7 +166,7 @@ def test_a_job_that_goes_wrong_is_stopped_early_and_says_so_in_its_report(tmp_pa
 
 
 def test_bad_ids_in_front_stop_no_run_that_stays_within_the_limit(tmp_path: Path) -> None:
-    words = Words(tmp_path, max_reject_share=0.2)
+    words = TextStage(tmp_path, max_reject_share=0.2)
     texts = {f"a{number:03}": BAD for number in range(70)} | songs(330)
     words.write(texts)
     report = words.run()
@@ -182,8 +182,8 @@ def test_blocks_come_in_an_order_that_has_nothing_to_do_with_their_ids_and_is_th
     assert all(300 < sum(spread[start : start + 100]) / 100 < 700 for start in range(0, 1000, 100))
 
 
-def test_too_many_rejects_are_told_every_time_but_found_once(tmp_path: Path) -> None:
-    words = Words(tmp_path, max_reject_share=0.3)
+def test_too_many_rejects_are_reported_every_time_but_found_once(tmp_path: Path) -> None:
+    words = TextStage(tmp_path, max_reject_share=0.3)
     words.write(songs(4) | {f"t{number}": BAD for number in range(4)})
     for _ in range(2):
         with pytest.raises(TooManyRejects, match=r"4 of 8 inputs were rejected"):
@@ -191,25 +191,25 @@ def test_too_many_rejects_are_told_every_time_but_found_once(tmp_path: Path) -> 
     assert set(words.times_read().values()) == {1}
 
 
-def test_a_store_that_is_away_stops_the_job_at_its_first_block(words: Words) -> None:
+def test_a_store_that_is_away_stops_the_job_at_its_first_block(words: TextStage) -> None:
     words.write({f"t{number:03}": AWAY for number in range(40)})
     with pytest.raises(StorageUnavailable, match="none of 8 inputs could be read"):
         words.run()
     assert words.times_read().total() == 8
 
 
-def test_a_mapper_that_forgets_a_song_stops_the_job(words: Words, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mapper_that_forgets_a_song_stops_the_job(words: TextStage, monkeypatch: pytest.MonkeyPatch) -> None:
     words.write(songs(10))
 
     def forgetful(_: object, tracks: pa.Table) -> blocks.BlockResult:
         return blocks.BlockResult(tracks.slice(1).select(["song_id"]))
 
-    monkeypatch.setattr("tests.words._read_block", forgetful)
+    monkeypatch.setattr("tests.text_stage._read_block", forgetful)
     with pytest.raises(Corrupt, match="songs went in and not out"):
         words.run()
 
 
-def test_a_folder_that_was_deleted_is_made_anew(words: Words) -> None:
+def test_a_folder_that_was_deleted_is_made_anew(words: TextStage) -> None:
     words.write(songs(10))
     words.run()
     for uri in tables.parts(words.target):
@@ -219,7 +219,7 @@ def test_a_folder_that_was_deleted_is_made_anew(words: Words) -> None:
     assert words.rows() == usable(songs(10))
 
 
-def test_what_other_settings_make_of_the_rejects_they_share_is_looked_at_again(words: Words) -> None:
+def test_what_other_settings_make_of_the_rejects_they_share_is_looked_at_again(words: TextStage) -> None:
     words.write(songs(3) | {"bad": BAD})
     words.run()
     assert words.stage().finished() is not None

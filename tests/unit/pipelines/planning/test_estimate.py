@@ -88,7 +88,7 @@ def test_waiting_costs_a_core_only_when_the_other_songs_in_hand_cannot_fill_it()
     assert is_just(per_song_of([long]).core_s, (0.09 + 0.91) / IN_HAND)
 
 
-def test_rejects_cost_too_and_are_told_as_a_share() -> None:
+def test_rejects_cost_too_and_are_reported_as_a_share() -> None:
     bad = replace(SONG, cpu_s=0.03, written_bytes=0.0, reject="silent_audio")
     found = per_song_of([SONG, SONG, SONG, bad])
     assert found.reject_share.mean == 0.25

@@ -68,7 +68,7 @@ def test_validation_is_some_of_its_split_and_nothing_where_there_is_none(tmp_pat
 
 @pytest.mark.parametrize(("songs", "workers", "blocks", "rows"), [(830, 2, 26, 32), (64, 2, 2, 32), (65, 1, 3, 22),
                                                                   (1, 2, 2, 1), (5, 4, 4, 2)])  # fmt: skip
-def test_workers_are_dealt_equal_blocks_and_no_song_is_left_out_or_twice_in_one(
+def test_workers_get_equal_blocks_and_no_song_is_left_out_or_twice_in_one(
     songs: int, workers: int, blocks: int, rows: int
 ) -> None:
     made = [

@@ -66,7 +66,7 @@ def test_the_history_of_a_run_is_plain_enough_for_json() -> None:
     assert json.loads(json.dumps(plain)) == plain
 
 
-def test_a_descent_that_goes_on_has_the_rates_and_moments_of_one_that_never_stopped(tmp_path: Path) -> None:
+def test_a_resumed_optimizer_schedule_has_the_rates_and_moments_of_one_that_never_stopped(tmp_path: Path) -> None:
     def run(layer: nn.Linear, schedule: OptimizerSchedule, steps: range) -> list[float]:
         rates = []
         for step in steps:
@@ -118,14 +118,14 @@ def test_a_step_draws_the_same_whenever_it_is_done_and_no_two_workers_do() -> No
     assert len({number for both in first for number in both}) == 8
 
 
-class Board:
+class ProgressActorDouble:
     """What the driver reads from: each answer is a pair, or an error as Ray raises it."""
 
     def __init__(self, *answers: tuple[int, int] | Exception) -> None:
         self.answers = list(answers)
         self.read = self
 
-    def remote(self) -> "Board":
+    def remote(self) -> "ProgressActorDouble":
         return self
 
     def get(self, _: object, timeout: float) -> tuple[int, int]:
@@ -139,7 +139,7 @@ class Board:
 class Fitting:
     """A run that lasts until the progress_actor has given its answers."""
 
-    def __init__(self, progress_actor: Board) -> None:
+    def __init__(self, progress_actor: ProgressActorDouble) -> None:
         self._progress_actor = progress_actor
 
     def is_alive(self) -> bool:
@@ -159,7 +159,7 @@ LOST = (
 def test_a_progress_actor_that_is_lost_with_its_node_ends_no_run_and_is_read_once_it_is_back(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    progress_actor, reported = Board((1, 9), *LOST, (5, 9)), list[int]()
+    progress_actor, reported = ProgressActorDouble((1, 9), *LOST, (5, 9)), list[int]()
     monkeypatch.setattr(ray, "get", progress_actor.get)
     with hold(objects.resolve(str(tmp_path))) as lease:
         training_run._follow(Fitting(progress_actor), progress_actor, lease, lambda done, *_: reported.append(done))  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ def events(text: str) -> list[tuple[int, dict[str, Any]]]:
     return [(int(block["id"]), json.loads(block["data"])) for block in blocks]
 
 
-def test_an_order_is_accepted_with_its_place_and_all_its_settings(endpoint: Callable[..., Any]) -> None:
+def test_a_job_is_accepted_with_its_position_and_all_its_settings(endpoint: Callable[..., Any]) -> None:
     e = endpoint()
     e.generator.hold = True
     answer = e.client.post("/v1/covers", files=SONG, data={"n": "2", "size": "64"})
@@ -273,7 +273,7 @@ def test_a_job_that_fails_carries_its_problem(endpoint: Callable[..., Any]) -> N
     assert job["problem"]["instance"] == f"/v1/covers/{job['job_id']}"
 
 
-def test_a_job_that_fails_by_our_fault_tells_nothing_of_it(endpoint: Callable[..., Any]) -> None:
+def test_a_job_that_fails_by_our_fault_shows_nothing_of_it(endpoint: Callable[..., Any]) -> None:
     e = endpoint()
     e.generator.failure = RuntimeError("secret: 10.0.0.7")
     job = ordered(e.client, WAIT).json()
@@ -281,7 +281,7 @@ def test_a_job_that_fails_by_our_fault_tells_nothing_of_it(endpoint: Callable[..
     assert "10.0.0.7" not in json.dumps(job)
 
 
-def test_a_song_that_cannot_be_heard_makes_no_job(endpoint: Callable[..., Any]) -> None:
+def test_a_song_that_cannot_be_decoded_makes_no_job(endpoint: Callable[..., Any]) -> None:
     answer = endpoint().client.post("/v1/covers", files={"song": ("a.wav", b"silence")})
     assert (answer.status_code, answer.json()["code"]) == (422, "silent_audio")
 
@@ -301,7 +301,7 @@ def test_the_same_idempotency_key_gives_the_same_job(endpoint: Callable[..., Any
     assert e.client.post("/v1/covers", files=louder, data={"n": "1"}, headers=key).status_code == 409
 
 
-def test_events_tell_every_change_and_end_with_the_job(endpoint: Callable[..., Any]) -> None:
+def test_events_show_every_change_and_end_with_the_job(endpoint: Callable[..., Any]) -> None:
     e = endpoint()
     e.generator.hold = True
     job = ordered(e.client).json()

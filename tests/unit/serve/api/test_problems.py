@@ -47,7 +47,7 @@ def test_errors_that_pass_say_when_to_come_back(error: GatefoldError, header: st
     assert answer.headers[header] == value
 
 
-def test_an_unforeseen_error_tells_nothing_of_itself() -> None:
+def test_an_unforeseen_error_shows_nothing_of_itself() -> None:
     answer = client_that_raises(RuntimeError("password at 10.0.0.7")).get("/broken")
     assert answer.status_code == 500
     assert answer.json()["code"] == "internal_error"

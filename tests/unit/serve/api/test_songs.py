@@ -36,7 +36,7 @@ def test_an_uploaded_song_finds_its_covers(endpoint: Callable[..., Any]) -> None
     assert e.encoder.encoded == ["x.mp3"]
 
 
-def test_the_answer_carries_a_picture_of_what_was_heard_when_asked(endpoint: Callable[..., Any]) -> None:
+def test_the_answer_carries_a_picture_of_the_spectrogram_when_asked(endpoint: Callable[..., Any]) -> None:
     answer = endpoint().client.post("/v1/searches", files=SONG, data={"spectrogram": "true"})
     head, _, data = answer.json()["song"]["spectrogram"].partition(",")
     assert head == "data:image/png;base64"
@@ -102,13 +102,13 @@ def test_a_query_that_cannot_be_answered_says_why(
     assert said in answer.json()["detail"]
 
 
-def test_a_song_that_cannot_be_heard_is_the_callers_problem(endpoint: Callable[..., Any]) -> None:
+def test_a_song_that_cannot_be_decoded_is_the_callers_problem(endpoint: Callable[..., Any]) -> None:
     answer = endpoint().client.post("/v1/searches", files={"song": ("a.wav", b"silence")})
     assert (answer.status_code, answer.json()["code"]) == (422, "silent_audio")
     assert "song 'a.wav'" in answer.json()["detail"]
 
 
-def test_a_fault_of_ours_tells_nothing_of_itself(endpoint: Callable[..., Any]) -> None:
+def test_a_fault_of_ours_shows_nothing_of_itself(endpoint: Callable[..., Any]) -> None:
     answer = endpoint().client.post("/v1/searches", files={"song": ("a.wav", b"bug")})
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert "10.0.0.7" not in answer.text
@@ -130,7 +130,7 @@ def test_a_song_gives_its_embedding(endpoint: Callable[..., Any]) -> None:
     assert "'k'" in e.client.post("/v1/embeddings", files=SONG, data={"k": "1"}).json()["detail"]
 
 
-def test_a_track_is_told_with_or_without_its_cover(endpoint: Callable[..., Any]) -> None:
+def test_a_track_is_answered_with_or_without_its_cover(endpoint: Callable[..., Any]) -> None:
     client = endpoint(cover_uri="file:///nowhere/c.png").client
     assert client.get("/v1/tracks/t%2F1").json() == {
         "track": {"song_id": "t/1", "title": "T", "artist": "a/b", "album": None, "genre": None},
@@ -170,7 +170,7 @@ def test_a_cover_that_cannot_be_had_says_why_and_names_no_place(
     assert "/nowhere" not in answer.text
 
 
-def test_what_serves_is_told_with_its_ears(endpoint: Callable[..., Any]) -> None:
+def test_what_serves_is_answered_with_its_audio_settings(endpoint: Callable[..., Any]) -> None:
     answer = endpoint().client.get("/v1/releases/current").json()
     assert answer["version"] == "r1"
     assert answer["index"] == {"version": "i1", "fingerprint": "index-1"}

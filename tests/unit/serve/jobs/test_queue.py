@@ -67,7 +67,7 @@ def test_a_claim_that_is_renewed_stays_and_one_that_is_not_goes_to_another_runne
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_whoever_lost_his_lease_to_another_may_write_nothing_more(opened: Opened, write: str) -> None:
+def test_a_runner_that_lost_its_lease_to_another_may_write_nothing_more(opened: Opened, write: str) -> None:
     async def main() -> None:
         async with opened(job_lease_s=SHORT_S) as jobs:
             await jobs.make()
@@ -85,7 +85,7 @@ def test_whoever_lost_his_lease_to_another_may_write_nothing_more(opened: Opened
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_whoever_runs_a_job_that_was_cancelled_may_write_nothing_more(opened: Opened, write: str) -> None:
+def test_a_runner_of_a_job_that_was_cancelled_may_write_nothing_more(opened: Opened, write: str) -> None:
     async def main() -> None:
         async with opened() as jobs:
             await jobs.make()

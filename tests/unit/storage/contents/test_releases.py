@@ -68,7 +68,7 @@ def test_an_unknown_release_cannot_be_activated(workspace: Workspace) -> None:
         releases.activate(workspace, "../x")
 
 
-def test_damaged_files_are_told_as_such(workspace: Workspace) -> None:
+def test_damaged_files_are_reported_as_such(workspace: Workspace) -> None:
     objects.put(f"{workspace.releases}/v1.json", b"{}")
     with pytest.raises(BundleCorrupt, match=r"v1\.json' cannot be read"):
         releases.get(workspace, "v1")

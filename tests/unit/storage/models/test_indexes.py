@@ -119,7 +119,7 @@ def test_shards_that_find_too_little_together_are_no_index() -> None:
         merge_shard_stats(shards, 1)
 
 
-def test_a_bundle_whose_shards_are_not_told_right_is_refused(tmp_path: Path) -> None:
+def test_a_bundle_whose_shards_are_not_listed_right_is_refused(tmp_path: Path) -> None:
     bundle = sharded(tmp_path, "flat")
     assert isinstance(bundle.details, dict)
     liar = copied(bundle, tmp_path / "liar", bundle.details | {"shards": [{"folder": "shard-000/"}]})

@@ -40,7 +40,7 @@ def song(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_path_and_its_uri_are_heard_alike(loaded: LoadedRelease, song: Path) -> None:
+def test_a_path_and_its_uri_are_encoded_alike(loaded: LoadedRelease, song: Path) -> None:
     encoded, again = loaded.encode_song(str(song)), loaded.encode_song(song.as_uri())
     assert encoded.name == "a tone #1"
     assert encoded.song_id is None
@@ -48,7 +48,7 @@ def test_a_path_and_its_uri_are_heard_alike(loaded: LoadedRelease, song: Path) -
     assert np.array_equal(encoded.embedding, again.embedding)
 
 
-def test_a_song_of_the_catalogue_is_remembered_not_heard_again(loaded: LoadedRelease) -> None:
+def test_a_song_of_the_catalogue_is_looked_up_not_encoded_again(loaded: LoadedRelease) -> None:
     encoded = loaded.encode_song("s4")
     assert (encoded.name, encoded.song_id, encoded.artist, encoded.song) == ("s4", "s4", "artist 1", None)
     assert np.array_equal(encoded.embedding, unit_vectors(12, ENCODER.embed_dim, seed=1)[4])

@@ -50,7 +50,7 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
         fingerprint(tmp_path)
 
 
-def test_ears_are_checked_without_reading_weights(clap: Path, tmp_path: Path) -> None:
+def test_audio_settings_are_checked_without_reading_weights(clap: Path, tmp_path: Path) -> None:
     folder = copied(clap, tmp_path / "light")
     (folder / "model.safetensors").unlink()
     settings = ENCODER.model_copy(update={"song_backbone": str(folder)})

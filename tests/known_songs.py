@@ -56,7 +56,7 @@ class Decoding:
     worker: int
 
 
-class Repertoire:
+class KnownSongs:
     """Songs and their workspace in `folder`, and notes on what is decoded; `expected` is what must become of each."""
 
     def __init__(self, folder: Path, pace_s: float = 0.0, home: str | None = None) -> None:
@@ -278,11 +278,11 @@ def _make_mapper(notes: Path, pace_s: float, audio: AudioSettings, batch: BatchS
 def _make_extractor(notes: Path, pace_s: float, *rest: Any) -> Callable[..., object]:
     from gatefold.audio import spectrograms  # in this child, as in production: nothing else here decodes anything
 
-    spectrograms.extract_log_mel = partial(_listen, spectrograms.extract_log_mel, notes, pace_s)
+    spectrograms.extract_log_mel = partial(_extract_slowly, spectrograms.extract_log_mel, notes, pace_s)
     return extract_partition._make_extractor(*rest)
 
 
-def _listen(
+def _extract_slowly(
     extract_log_mel: Callable[..., LogMelWindows],
     notes: Path,
     pace_s: float,
@@ -319,4 +319,4 @@ _DEEDS: dict[str, Callable[[], object]] = {
 def main() -> None:
     """A driver of its own: `… FOLDER PACE_S`, in the Ray at RAY_ADDRESS or one that it starts."""
     cluster.connect()
-    Repertoire(Path(sys.argv[1]), float(sys.argv[2])).extract()
+    KnownSongs(Path(sys.argv[1]), float(sys.argv[2])).extract()

@@ -26,11 +26,11 @@ from pipelines.report import Report
 
 BAD, SLOW, LATE, AWAY, DEADLY, LAST = "bad", "slow", "late", "away", "deadly", "last"
 """What a file may say: that it is refused, that it takes a while, that the store hands it out at the second attempt, or
-never, that its worker dies of it, once, that it is read when `Words.reported` is there. All else is usable."""
+never, that its worker dies of it, once, that it is read when `TextStage.reported` is there. All else is usable."""
 PATIENCE_S = 20.0
 
 
-class Words:
+class TextStage:
     """A workspace in `folder` with a catalogue of text files, and the stage over it."""
 
     def __init__(self, folder: Path, **settings: float) -> None:
@@ -90,7 +90,7 @@ class Words:
 
 
 def usable(texts: Mapping[str, str]) -> dict[str, list[str]]:
-    """What `Words.rows` must be when all is done: two rows a song."""
+    """What `TextStage.rows` must be when all is done: two rows a song."""
     return {song_id: [text, text] for song_id, text in texts.items() if text not in (BAD, AWAY)}
 
 
