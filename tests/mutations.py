@@ -1,6 +1,6 @@
 """Sound files that lie: songs of every container and codec, and what seeded mutations make of them.
 
-Chance alone would be stopped at the door, by a checksum or by what is looked at first. So the mutations know the
+Random bytes alone would be refused at once, by a checksum or by what is read first. So the mutations know the
 formats: where their lengths, counts and rates stand, and how the pages of an ogg are sealed.
 """
 

@@ -67,7 +67,7 @@ class TextStage:
     def rows(self) -> dict[str, list[str]]:
         """The texts of every song, one for each of its rows."""
         found: dict[str, list[str]] = {}
-        if tables.has_parts(self.target):
+        if tables.parts(self.target):
             for row in tables.read_table(self.target).to_pylist():
                 found.setdefault(row["song_id"], []).append(row["text"])
         return found

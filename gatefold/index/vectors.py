@@ -285,19 +285,6 @@ def saved_bytes(index: faiss.Index) -> int:
     return size
 
 
-def serialize(index: faiss.Index) -> bytes:
-    """What `save` writes."""
-    return bytes(faiss.serialize_index(index))
-
-
-def deserialize(data: bytes) -> faiss.Index:
-    """The index that `serialize` wrote. Raises: BundleCorrupt."""
-    try:
-        return faiss.deserialize_index(np.frombuffer(data, np.uint8))
-    except (RuntimeError, MemoryError) as error:
-        raise _unreadable(error) from error
-
-
 def open_mapped(path: str) -> faiss.Index:
     """The index in a local file, of which only what searches touch is read. Raises: BundleCorrupt."""
     try:

@@ -79,11 +79,6 @@ def parts(folder: str) -> list[str]:
     return [info.uri for info in objects.list_objects(folder) if info.uri.endswith(_SUFFIX)]
 
 
-def has_parts(folder: str) -> bool:
-    """Whether there is any part, be it one without rows."""
-    return any(info.uri.endswith(_SUFFIX) for info in objects.list_objects(folder))
-
-
 def read_table(
     folder: str, columns: list[str] | None = None, stage: str | None = None, within: Span = EVERYTHING
 ) -> pa.Table:

@@ -1,4 +1,4 @@
-"""The storage floor against a real S3 protocol: what a disk promises, S3 must keep too."""
+"""Object storage against a real S3 protocol: what a disk promises, S3 must keep too."""
 
 import threading
 from collections.abc import Iterator
@@ -133,7 +133,7 @@ def test_tables_round_trip_with_tensors_and_without_rows(folder: str) -> None:
         ids = pa.array([f"{name}{row}" for row in range(rows)], pa.string())
         log_mel = pa.ExtensionArray.from_storage(tensor, storage)
         tables.write_part(folder, name, pa.table({"song_id": ids, "log_mel": log_mel}))
-    assert tables.has_parts(folder)
+    assert tables.parts(folder)
     table = tables.read_table(folder, ["log_mel"])
     assert table.schema.field("log_mel").type == tensor
     assert table["log_mel"].combine_chunks().to_numpy_ndarray().shape == (2, 2, 3)

@@ -1,5 +1,6 @@
 """Every kind of index against exact search: which is chosen, that it can be repeated, filtered, saved and shared."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,10 +21,9 @@ from gatefold.index.vectors import (
     bytes_of,
     choose,
     cosines,
-    deserialize,
     open_mapped,
+    save,
     search,
-    serialize,
     stored,
 )
 from gatefold.storage.models.indexes import load_index, publish_index
@@ -86,8 +86,9 @@ def test_a_kind_that_is_asked_for_is_taken_or_refused(kind: IndexKind) -> None:
         choose(1_000_000, 128, IndexSettings(kind=kind, max_bytes=1_000))
 
 
-def test_it_takes_the_bytes_that_it_is_chosen_by(built: TunedIndex) -> None:
-    assert built.stats.bytes == len(serialize(built.vectors))
+def test_it_takes_the_bytes_that_it_is_chosen_by(built: TunedIndex, tmp_path: Path) -> None:
+    save(built.vectors, str(tmp_path / "covers.faiss"))
+    assert built.stats.bytes == (tmp_path / "covers.faiss").stat().st_size
     assert bytes_of(built.stats.kind, COUNT, WIDTH) == pytest.approx(built.stats.bytes, rel=0.25)
 
 
@@ -115,11 +116,12 @@ def test_codes_are_not_learned_from_a_handful() -> None:
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])
-def test_the_same_vectors_make_the_same_index(kind: IndexKind) -> None:
+def test_the_same_vectors_make_the_same_index(kind: IndexKind, tmp_path: Path) -> None:
     settings = IndexSettings(kind=kind, recall=ASKED)
-    assert serialize(build_tuned(COVERS, NO_SONGS, settings).vectors) == serialize(
-        build_tuned(COVERS, NO_SONGS, settings).vectors
-    )
+    first, second = (tmp_path / name for name in ("first.faiss", "second.faiss"))
+    for path in (first, second):
+        save(build_tuned(COVERS, NO_SONGS, settings).vectors, str(path))
+    assert first.read_bytes() == second.read_bytes()
 
 
 @pytest.mark.parametrize(("kind", "kept"), [("flat", True), ("hnsw", True), ("ivf", False), ("ivfpq", False)])
@@ -133,7 +135,7 @@ def test_what_an_index_stores_whole_is_read_where_it_lies(kind: IndexKind, kept:
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])
 def test_cosines_with_vectors_in_a_mapped_file_are_the_same_bits(kind: IndexKind, tmp_path: Path) -> None:
     path = tmp_path / "index.faiss"
-    path.write_bytes(serialize(build(COVERS[:1000], kind)))
+    save(build(COVERS[:1000], kind), str(path))
     index = open_mapped(str(path))
     vectors = stored(index)  # at whatever address, odd ones too
     assert vectors is not None
@@ -188,19 +190,17 @@ def test_eight_threads_find_in_ten_thousand_queries_what_one_finds(
 
 
 def test_a_mapped_index_finds_what_a_read_one_finds(built: TunedIndex, tmp_path: Path) -> None:
-    data = serialize(built.vectors)
-    (tmp_path / "covers.faiss").write_bytes(data)
-    answers = [search(x, QUERIES, 50)[1] for x in (open_mapped(str(tmp_path / "covers.faiss")), deserialize(data))]
+    path = str(tmp_path / "covers.faiss")
+    save(built.vectors, path)
+    answers = [search(x, QUERIES, 50)[1] for x in (open_mapped(path), faiss.read_index(path))]
     assert np.array_equal(answers[0], answers[1])
     assert np.array_equal(answers[0], search(built.vectors, QUERIES, 50)[1])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
 def test_an_index_cut_short_is_corrupt(built: TunedIndex, tmp_path: Path, share: float) -> None:
-    data = serialize(built.vectors)
-    short = data[: round(len(data) * share)]
-    (tmp_path / "covers.faiss").write_bytes(short)
+    path = tmp_path / "covers.faiss"
+    save(built.vectors, str(path))
+    os.truncate(path, round(path.stat().st_size * share))
     with pytest.raises(BundleCorrupt, match="build it again"):
-        deserialize(short)
-    with pytest.raises(BundleCorrupt, match="build it again"):
-        open_mapped(str(tmp_path / "covers.faiss"))
+        open_mapped(str(path))

@@ -48,9 +48,6 @@ def client(script: Script, **options: Any) -> Client:
     return Client(script.url, retries=QUICK, **options)
 
 
-Ask = Callable[[Script, str], Any]
-
-
 def ask(script: Script, method: str, *arguments: Any, **options: Any) -> Any:
     with client(script, **options) as made:
         return getattr(made, method)(*arguments)

@@ -1,7 +1,9 @@
 """The index against a sort, its filters, and what it refuses."""
 
+import os
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from gatefold.errors import BundleCorrupt, InputError, UnknownTrack, WrongModel
 from gatefold.index.interface import ALL, Filters
 from gatefold.index.retrieval import CoverIndex
-from gatefold.index.vectors import Ids, Vectors, build, cosines, deserialize, serialize
+from gatefold.index.vectors import Ids, Vectors, build, cosines, open_mapped, save
 from gatefold.records import Match, Track
 from tests.factories import indexed_tracks, unit_vectors
 
@@ -234,23 +236,27 @@ def test_an_index_of_no_covers_finds_nothing() -> None:
     assert (index.ntotal, index.embed_dim, search(index, SONGS[0], 5)) == (0, WIDTH, [])
 
 
-def test_what_was_serialized_finds_the_same(index: CoverIndex) -> None:
+def test_what_was_saved_finds_the_same(index: CoverIndex, tmp_path: Path) -> None:
     tracks = indexed_tracks(COVERS, without_cover=BARE, songs=SONGS)
-    again = CoverIndex(tracks, "encoder-1", deserialize(serialize(index.shards[0])))
+    save(index.shards[0], str(tmp_path / "covers.faiss"))
+    again = CoverIndex(tracks, "encoder-1", open_mapped(str(tmp_path / "covers.faiss")))
     assert search(again, SONGS[2], 30) == search(index, SONGS[2], 30)
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", b"no index at all" * 20, bytes(400)])
-def test_bytes_that_are_no_index_are_corrupt(damage: bytes) -> None:
+def test_bytes_that_are_no_index_are_corrupt(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "covers.faiss").write_bytes(damage)
     with pytest.raises(BundleCorrupt, match="cannot be read"):
-        deserialize(damage)
+        open_mapped(str(tmp_path / "covers.faiss"))
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.99])
-def test_an_index_cut_short_is_corrupt(index: CoverIndex, share: float) -> None:
-    data = serialize(index.shards[0])
+def test_an_index_cut_short_is_corrupt(index: CoverIndex, tmp_path: Path, share: float) -> None:
+    path = tmp_path / "covers.faiss"
+    save(index.shards[0], str(path))
+    os.truncate(path, round(path.stat().st_size * share))
     with pytest.raises(BundleCorrupt, match="build it again"):
-        deserialize(data[: round(len(data) * share)])
+        open_mapped(str(path))
 
 
 def test_vectors_that_are_not_those_of_the_table_are_corrupt() -> None:

@@ -117,7 +117,7 @@ def test_parts_that_contradict_each_other_are_refused(folder: str) -> None:
 
 
 def test_an_empty_folder_names_the_verb_to_run(folder: str) -> None:
-    assert not tables.has_parts(folder)
+    assert not tables.parts(folder)
     with pytest.raises(StageMissing, match="run `gatefold spectrograms` first"):
         tables.read_table(folder, stage="spectrograms")
 
