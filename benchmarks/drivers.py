@@ -229,6 +229,10 @@ def _evaluate(workspace: Workspace) -> None:
     catalogue_sample(SETTINGS, workspace)
 
 
+def _release(workspace: Workspace) -> None:
+    _encoder(workspace)
+
+
 def _status(workspace: Workspace) -> None:
     status.status_of(SETTINGS, workspace)
 
@@ -261,7 +265,7 @@ VERBS: dict[str, Callable[[Workspace], None]] = {
     "index": _index,
     "train-generator": _train_generator,
     "evaluate": _evaluate,
-    "release": lambda workspace: _encoder(workspace) and None,
+    "release": _release,
     "status": _status,
     "rejects list": _command("rejects", "list"),
     "opt-out": _command("opt-out", "song-000000017"),

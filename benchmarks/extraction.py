@@ -43,7 +43,7 @@ class CountedSource(BytesSource):
 
     bytes_read = 0
 
-    def read_at(self, offset: int, length: int) -> memoryview:
+    def read_at(self, offset: int, length: int) -> bytes | memoryview:
         data = super().read_at(offset, length)
         self.bytes_read += len(data)
         return data

@@ -141,8 +141,9 @@ def analytic(size: int, device: torch.device, turns: int = PICTURE_TURNS) -> flo
 class Noise:
     """The first stage of a pre-trained model, at no cost."""
 
-    kind, num_sources, encoder_fingerprint, novelty = "noise", 100, "", None
+    kind, num_sources, encoder_fingerprint = "noise", 100, ""
     reads_pixels, accepts = True, frozenset({"size"})
+    novelty: float | None = None
 
     def generate(
         self,
@@ -196,8 +197,8 @@ def rows(settings: Settings, device: torch.device) -> list[str]:
     lines.append(f"| embedding, {BATCHES[1]} songs at once | {songs:,.0f} songs/s | |")
     for count in CATALOGUES:
         took = searching(count, settings.encoder.embed_dim, device.type)
-        rate = "not measured: faiss has no GPU here" if took is None else f"{QUERIES / took:,.0f} queries/s"
-        lines.append(f"| exact search among {count:,} | {rate} | |")
+        speed = "not measured: faiss has no GPU here" if took is None else f"{QUERIES / took:,.0f} queries/s"
+        lines.append(f"| exact search among {count:,} | {speed} | |")
     lines.append(f"| analytic generator, {SIDE} px, four at once | {analytic(SIDE, device):,.2f} s a picture | |")
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -128,7 +128,7 @@ def ours(built: TunedIndex, table: pa.Table) -> dict[str, Way]:
 
     def named(asked: Vectors) -> Ids:
         hits = index.search_columns(asked, DEPTH, encoder_fingerprint="bench")
-        return np.array([[int(song_id.split("-")[1]) for song_id in hit.tracks["song_id"]] for hit in hits])
+        return np.array([[int(str(song_id).split("-")[1]) for song_id in hit.tracks["song_id"]] for hit in hits])
 
     return {
         "plain FAISS": plain,

@@ -225,7 +225,7 @@ def _orders(size: int, batch: int, draw: torch.Generator) -> Iterator[Tensor]:
     """Numbers of at most so many rows, without end: each row once in each round."""
     while True:
         order = torch.randperm(size, generator=draw)
-        yield from order[: size - size % batch].split(batch) if size > batch else (order,)
+        yield from torch.split(order[: size - size % batch], batch) if size > batch else (order,)
 
 
 def _timed(items: Iterator[Item], seconds: float | None, steps: int | None) -> Iterator[tuple[int, Item]]:

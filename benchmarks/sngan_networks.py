@@ -48,7 +48,8 @@ class _Up(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         inner = self.convs[0](fn.interpolate(fn.relu(self.norms[0](x)), scale_factor=2))
         inner = self.convs[1](fn.relu(self.norms[1](inner)))
-        return inner + fn.interpolate(self.shortcut(x), scale_factor=2)
+        larger: Tensor = inner + fn.interpolate(self.shortcut(x), scale_factor=2)
+        return larger
 
 
 class Discriminator(nn.Module):
@@ -93,7 +94,8 @@ class _Down(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         inner = self.convs[0](x if self.first else fn.relu(x))
         inner = self.convs[1](fn.relu(inner))
-        return fn.avg_pool2d(inner, 2) + self.shortcut(fn.avg_pool2d(x, 2))
+        smaller: Tensor = fn.avg_pool2d(inner, 2) + self.shortcut(fn.avg_pool2d(x, 2))
+        return smaller
 
 
 def _sides(size: int) -> list[int]:

@@ -40,7 +40,7 @@ class BytesSource:
         """bytes"""
         return len(self._data)
 
-    def read_at(self, offset: int, length: int) -> memoryview:
+    def read_at(self, offset: int, length: int) -> bytes | memoryview:
         """As `Source.read_at`; a view, not a copy."""
         return self._data[offset : offset + length]
 
@@ -86,6 +86,7 @@ class SourceFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Buffer) -> int:
+        """Reads into a buffer as much as there is; the number of bytes."""
         view = memoryview(buffer).cast("B")
         data = self.source.read_at(self._position, len(view))
         view[: len(data)] = data
@@ -146,6 +147,7 @@ class RangedFile(SourceFile):
         return super().read(size)
 
     def readinto(self, buffer: Buffer) -> int:
+        """The same from segments; 0 where a read failed, which `check` raises."""
         whole = memoryview(buffer).cast("B")
         view = whole[: max(0, self.size - self._position)]
         filled = 0

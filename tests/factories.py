@@ -47,7 +47,8 @@ class CoarseColours(IndependentFeatures):
 def unit_vectors(count: int, width: int, seed: int = 0) -> Vectors:
     """float32 [count, width], each of unit length, in directions drawn at random."""
     vectors = np.random.default_rng(seed).standard_normal((count, width))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    lengths: npt.NDArray[np.float64] = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / lengths).astype(np.float32)
 
 
 def indexed_tracks(covers: Vectors, *, without_cover: Sequence[int] = (), songs: Vectors | None = None) -> pa.Table:

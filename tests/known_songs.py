@@ -255,7 +255,7 @@ def _song(number: int) -> tuple[str, bytes]:
     """Suffix and bytes: a tone of its own pitch and length, or what makes it unusable."""
     suffix, kind, subtype = FORMATS[number % len(FORMATS)]
     sound = tone(1.5 + number % 5 / 2, hertz=200 + 20 * number)
-    unusable = {
+    unusable: dict[str, Callable[[], bytes]] = {
         "undecodable_audio": lambda: b"this is no song, but a text that says so\n" * 50,
         "empty_file": lambda: b"",
         "silent_audio": lambda: encoded(0 * sound, format=kind, subtype=subtype),
@@ -269,9 +269,9 @@ def _song(number: int) -> tuple[str, bytes]:
 
 
 def _make_mapper(notes: Path, pace_s: float, audio: AudioSettings, batch: BatchSettings) -> BlockMapper:
-    extract_partition._make_extractor = partial(
-        _make_extractor, notes, pace_s
-    )  # in this worker, whose children make it
+    slowed = partial(_make_extractor, notes, pace_s)
+    # in this worker, whose children make it
+    extract_partition._make_extractor = slowed  # type: ignore[assignment]  # a double
     return extract_partition.make_mapper(audio, batch)
 
 

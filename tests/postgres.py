@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import uuid
 from pathlib import Path
+from typing import Any
 
 from tests.served import free_port
 
@@ -20,7 +21,7 @@ class PostgresServer:
     def __init__(self) -> None:
         self.port = free_port()
         self._programs = _programs()
-        self._as_user = {"user": _USER, "group": _USER, "extra_groups": []} if os.geteuid() == 0 else {}
+        self._as_user: dict[str, Any] = {"user": _USER, "group": _USER, "extra_groups": []} if os.geteuid() == 0 else {}
         self._folder = Path(tempfile.mkdtemp(prefix="gatefold-postgres-"))
         if self._as_user:
             shutil.chown(self._folder, _USER, _USER)
@@ -63,7 +64,7 @@ class PostgresServer:
             raise RuntimeError(f"{' '.join(command)} ended with code {done.returncode}: {done.stderr or ''}")
 
     @staticmethod
-    def _output(program: str) -> dict[str, int]:
+    def _output(program: str) -> dict[str, Any]:
         """The server keeps what pg_ctl writes to open, so that nobody may wait for its end."""
         return {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} if program == "pg_ctl" else {}
 

@@ -62,7 +62,8 @@ def write_pretrained(folder: Path, name: str, *, seed: int = 0, prediction_type:
 class MeanOfSources:
     """A first stage: the mean of all sources, with noise that depends on the seed."""
 
-    kind, novelty, reads_pixels, accepts = "mean", None, True, frozenset({"size"})
+    kind, reads_pixels, accepts = "mean", True, frozenset({"size"})
+    novelty: float | None = None
     num_sources = 5
     encoder_fingerprint = "e1"
 

@@ -42,6 +42,7 @@ class Commands(TyperGroup):
     """Global options count wherever they stand, and an error is a message with an exit code, not a traceback."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """What is left of the arguments, with the global options before the verb."""
         return super().parse_args(ctx, _globals_first(args))
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]

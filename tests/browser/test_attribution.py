@@ -45,8 +45,8 @@ class Opened:
 
     def place_of(self, index: int) -> tuple[float, float]:
         """A place inside a source's largest part, as shares of the cover's sides."""
-        rows, columns = np.nonzero(self.holder == index)
-        inside = [(row, column) for row, column in zip(rows, columns, strict=True) if self._alone(row, column, index)]
+        places: list[list[int]] = np.argwhere(self.holder == index).tolist()
+        inside = [(row, column) for row, column in places if self._alone(row, column, index)]
         row, column = inside[len(inside) // 2]
         return (float(column) + 0.5) / self.holder.shape[1], (float(row) + 0.5) / self.holder.shape[0]
 

@@ -31,9 +31,10 @@ def start(workspace: Path) -> "subprocess.Popen[str]":
     """The demo without its endpoint, in a process group of its own."""
     command = [sys.executable, "-m", "gatefold", "--workspace", str(workspace), "demo", "--no-serve"]
     command += [word for setting in SMALL for word in ("--set", setting)]
-    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
     environment = {**os.environ, "RAY_ADDRESS": "local"}
-    return subprocess.Popen(command, **pipes, env=environment, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment, text=True, start_new_session=True
+    )
 
 
 def kill_when(workspace: Path, reached: Callable[[], bool]) -> None:

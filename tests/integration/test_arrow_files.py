@@ -36,7 +36,7 @@ def test_a_checkpoint_goes_up_and_comes_down_whole_from_a_store_with_faults(
     store.share = 0.2
     filesystem.create_dir(f"{path}/step-1")
     copy_files(str(here), f"{path}/step-1", LocalFileSystem(), filesystem)
-    assert objects.stat(f"{s3}/arrow/run/step-1/state.pt").etag.endswith("-2"), "in two parts"
+    assert str(objects.stat(f"{s3}/arrow/run/step-1/state.pt").etag).endswith("-2"), "in two parts"
     again.mkdir()
     copy_files(f"{path}/step-1", str(again), filesystem, LocalFileSystem())
     assert {name: (again / name).read_bytes() for name in contents} == contents

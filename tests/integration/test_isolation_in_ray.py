@@ -5,6 +5,7 @@ import re
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -15,8 +16,7 @@ from tests.hazards import Task, Trace, make_work
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-@ray.remote(num_cpus=1)
-class Extractor:
+class _Extractor:
     def __init__(self) -> None:
         self._isolated = Isolated(make_work, timeout_s=1.0)
 
@@ -32,6 +32,9 @@ class Extractor:
         ((_, trace),) = self._isolated.map([Task(0)])
         assert isinstance(trace, Trace)
         return trace.process
+
+
+Extractor: Any = ray.remote(num_cpus=1)(_Extractor)
 
 
 def test_an_actor_outlives_whatever_its_items_do() -> None:

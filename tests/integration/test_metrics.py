@@ -10,7 +10,6 @@ import ray
 from pipelines.extraction.telemetry import block_done
 
 
-@ray.remote
 def work() -> None:
     block_done("a stage of the test", 20, {"empty_file": 3, "silent_audio": 1}, 2_000, 2.5)
     block_done("a stage of the test", 10, {}, 0, 0.05)
@@ -30,7 +29,7 @@ def exported() -> dict[str, float]:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_what_a_worker_counts_is_at_the_metrics_port_of_its_node() -> None:
-    ray.get(work.remote())
+    ray.get(ray.remote(work).remote())
     deadline = time.monotonic() + 60  # Ray's workers report every ten seconds
     expected = {
         "ray_gatefold_songs_total": 30,

@@ -9,8 +9,9 @@ import pytest
 from gatefold.workspace import Workspace
 from serve.deploy import deploy, stop
 from tests.factories import publish_small_release
-from tests.integration.test_serve import CONFIG, free_port
+from tests.integration.test_serve import CONFIG
 from tests.openapi.run import faults
+from tests.served import free_port
 
 MUSIC = Path(__file__).parents[2] / "gatefold" / "examples"
 

@@ -42,8 +42,14 @@ def test_a_plan_counts_the_requests_and_bytes_that_the_store_hands_out(folder: s
     manifest = "\n".join(json.dumps({"song_id": name, "audio_uri": f"music/{name}"}) for name in clips)
     objects.put(f"{folder}/songs.jsonl", manifest.encode())
     workspace = Workspace(f"{folder}/workspace")
-    places = {"cluster": ROOT / "cluster.yaml", "prices": ROOT / "pipelines" / "prices.yaml"}
-    plan = make_plan(Settings(audio=AUDIO), f"{folder}/songs.jsonl", workspace, songs=1_000_000, **places)
+    plan = make_plan(
+        Settings(audio=AUDIO),
+        f"{folder}/songs.jsonl",
+        workspace,
+        songs=1_000_000,
+        cluster=ROOT / "cluster.yaml",
+        prices=ROOT / "pipelines" / "prices.yaml",
+    )
     one = plan.estimate.per_song
     assert plan.sample_rejects == {}
     assert one.object_bytes.mean == sum((MUSIC / name).stat().st_size for name in clips) / 2

@@ -6,6 +6,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +62,10 @@ def part(number: int) -> pa.Table:
 
 def put_list_and_read(folder: str, count: int) -> None:
     stored = songs(folder, count)
-    all_of([lambda uri=uri, data=data: objects.put(uri, data) for uri, data in stored.items()])
+    all_of([partial(objects.put, uri, data) for uri, data in stored.items()])
     found = {info.uri: info for info in objects.list_objects(folder)}
     assert {uri: info.size_bytes for uri, info in found.items()} == {uri: len(data) for uri, data in stored.items()}
-    assert all_of([lambda uri=uri: objects.read(uri) for uri in stored]) == list(stored.values())
+    assert all_of([partial(objects.read, uri) for uri in stored]) == list(stored.values())
 
     def in_ranges(uri: str) -> tuple[str, int, str | None, bytes]:
         source = objects.open_source(uri, first_bytes=1000)
@@ -73,22 +74,22 @@ def put_list_and_read(folder: str, count: int) -> None:
         return uri, source.size, source.etag, data
 
     expected = [(uri, len(data), found[uri].etag, data) for uri, data in stored.items()]
-    assert all_of([lambda uri=uri: in_ranges(uri) for uri in stored]) == expected
+    assert all_of([partial(in_ranges, uri) for uri in stored]) == expected
 
 
 def race_for(folder: str, prizes: int) -> None:
     """Three writers each: one wins, and what it wrote stands."""
     uris = [f"{folder}/{number}" for number in range(prizes)]
     writes = [(uri, f"{writer} of {uri}".encode()) for uri in uris for writer in range(3)]
-    won = all_of([lambda uri=uri, data=data: objects.put_if_absent(uri, data) for uri, data in writes])
+    won = all_of([partial(objects.put_if_absent, uri, data) for uri, data in writes])
     winners = {uri: data for (uri, data), winner in zip(writes, won, strict=True) if winner}
     assert won.count(True) == prizes
-    assert all_of([lambda uri=uri: objects.read(uri) for uri in uris]) == [winners[uri] for uri in uris]
+    assert all_of([partial(objects.read, uri) for uri in uris]) == [winners[uri] for uri in uris]
 
 
 def write_and_read_tables(folder: str, count: int) -> None:
     written = [part(number) for number in range(count)]
-    all_of([lambda n=n, table=table: tables.write_part(folder, f"{n:02}", table) for n, table in enumerate(written)])
+    all_of([partial(tables.write_part, folder, f"{n:02}", table) for n, table in enumerate(written)])
     assert tables.read_table(folder).equals(pa.concat_tables(written))
     assert tables.read_table(folder, ["song_id"]).equals(pa.concat_tables(written).select(["song_id"]))
     wanted = [f"song {number:02}-{number}" for number in range(count)]
@@ -161,12 +162,13 @@ def test_credentials_that_expire_stop_the_work_at_once(
 
 def test_an_error_in_the_middle_of_a_part_is_reported_as_what_it_is(folder: str, store: FaultyStore) -> None:
     uri = tables.write_part(folder, "part", part(0))
-    for call, before in (
+    calls: list[tuple[Callable[[], object], int]] = [
         (lambda: tables.read_part(uri, ["noise"]), 1),
         (lambda: tables.read_part(uri, ["noise"]), 2),
         (lambda: tables.read_rows(folder, ["song 00-7"], ["song_id", "noise"]), 2),
         (lambda: tables.read_rows(folder, ["song 00-7"], ["song_id", "noise"]), 3),
-    ):
+    ]
+    for call, before in calls:
         store.denied_from = store.requests + before
         with pytest.raises(StorageDenied, match=r"part\.parquet"):
             call()
@@ -191,7 +193,8 @@ def test_an_object_deleted_in_between_is_not_found(folder: str, store: FaultySto
     listed = {objects.name(info.uri) for info in objects.list_objects(folder)}
     source = objects.open_source(f"{folder}/ranges")
     store.missing = {f"{folder}/{name}".removeprefix("s3://") for name in listed}
-    for call in (lambda: objects.read(f"{folder}/whole"), lambda: source.read_at(70_000, 10)):
+    calls: list[Callable[[], object]] = [lambda: objects.read(f"{folder}/whole"), lambda: source.read_at(70_000, 10)]
+    for call in calls:
         with pytest.raises(ObjectNotFound, match=folder):
             call()
 
@@ -246,8 +249,11 @@ def test_large_objects_go_up_and_come_down_in_parts(
     data = np.random.default_rng(0).bytes(2 * small_parts + 1_000)
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(data)
-    for uri, put in ((f"{folder}/whole", lambda: objects.put(f"{folder}/whole", data)),
-                     (f"{folder}/file", lambda: objects.put_file(f"{folder}/file", source))):  # fmt: skip
+    puts: dict[str, Callable[[], None]] = {
+        f"{folder}/whole": lambda: objects.put(f"{folder}/whole", data),
+        f"{folder}/file": lambda: objects.put_file(f"{folder}/file", source),
+    }
+    for uri, put in puts.items():
         before = store.requests
         put()
         assert store.requests - before >= 1 + 3 + 1, "begun, three parts, put together"

@@ -63,7 +63,7 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped_and_makes_the_same_bytes
     for uri in [*lost, join(catalogue, MANIFEST)]:
         delete(uri)
     calls: list[tuple[int, int]] = []
-    report = synthesize(SETTINGS, catalogue, lambda done, total: calls.append((done, total)))
+    report = synthesize(SETTINGS, catalogue, lambda done, total, _=None: calls.append((done, total)))
     assert (report.done, report.skipped) == (3, 37)
     assert calls[-1] == (40, 40)
     assert {found.uri: read(found.uri) for found in list_objects(catalogue)} == before
@@ -89,7 +89,7 @@ def test_a_folder_with_files_of_somebody_else_is_left_alone(ray_cluster: str) ->
 
 
 def test_an_ogg_file_holds_nothing_random_and_its_checksums_are_right() -> None:
-    waveform = 0.5 * np.sin(np.arange(3 * SAMPLE_RATE, dtype=np.float32) / 20)
+    waveform = (0.5 * np.sin(np.arange(3 * SAMPLE_RATE, dtype=np.float32) / 20)).astype(np.float32)
     data = encode_song(waveform, "a.ogg")
     pages = data.split(b"OggS")[1:]
     assert len(pages) > 2

@@ -72,7 +72,7 @@ def workers() -> list[int]:
             continue
         parents[int(folder.name)] = int(stat.rpartition(")")[2].split()[1])
         if b"RayTrainWorker" in command:
-            training_run.append(int(folder.name))
+            training.append(int(folder.name))
     return [pid for pid in training if parents.get(parents[pid]) == os.getpid()]
 
 
@@ -117,11 +117,12 @@ def test_a_report_shows_how_the_training_went_and_still_does_when_there_is_nothi
 ) -> None:
     workspace, report = undisturbed
     assert (report.done, report.details["steps"], report.details["resumed"]) == (48, STEPS, [])
-    curve, recalls = report.details["curve"], report.details["recalls"]
+    details: dict[str, Any] = report.details
+    curve, recalls = details["curve"], details["recalls"]
     assert isinstance(curve, list)
     assert isinstance(recalls, list)
-    assert [step for step, _ in curve] == list(range(1, STEPS + 1))  # type: ignore[misc]
-    assert [step for step, _ in recalls] == [8, 16, 24]  # type: ignore[misc]
+    assert [step for step, _ in curve] == list(range(1, STEPS + 1))
+    assert [step for step, _ in recalls] == [8, 16, 24]
     again = train_encoder(SETTINGS, workspace)
     assert (again.done, again.skipped, again.details) == (0, 1, report.details)
     assert read_report(workspace, "train-encoder") == again

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from gatefold.config import IndexSettings
@@ -38,7 +39,8 @@ def clustered(count: int, seed: int) -> Vectors:
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(0).standard_normal((20, WIDTH))
     vectors = centres[rng.integers(0, 20, count)] + 0.6 * rng.standard_normal((count, WIDTH))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    lengths: npt.NDArray[np.float64] = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / lengths).astype(np.float32)
 
 
 COVERS, QUERIES = clustered(COUNT, 1), clustered(40, 2)

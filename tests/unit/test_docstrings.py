@@ -69,7 +69,8 @@ def aliases(path: Path) -> frozenset[str]:
 def public_functions(path: Path) -> Iterator[tuple[str, Function, str]]:
     """("path:line name", function, docstring) of functions and methods whose name, and class's, begin with a letter."""
     module = ast.parse(path.read_text())
-    owners = [("", module), *((f"{node.name}.", node) for node in module.body if isinstance(node, ast.ClassDef))]
+    owners: list[tuple[str, ast.Module | ast.ClassDef]] = [("", module)]
+    owners += [(f"{node.name}.", node) for node in module.body if isinstance(node, ast.ClassDef)]
     for prefix, owner in owners:
         for node in owner.body:
             if isinstance(node, Function) and not (node.name.startswith("_") or prefix.startswith("_")):
@@ -121,10 +122,12 @@ def without_arguments(docstring: str) -> str:
 def undocumented(source: str, module: str) -> Iterator[str]:
     """Public classes, functions and methods without a docstring, own or overridden, each as "module:line name"."""
     for node in ast.parse(source).body:
-        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
-            if not ast.get_docstring(node):
-                yield f"{module}:{node.lineno} {node.name}"
-            for one in node.body if isinstance(node, ast.ClassDef) else ():
+        if not isinstance(node, Function | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        if not ast.get_docstring(node):
+            yield f"{module}:{node.lineno} {node.name}"
+        if isinstance(node, ast.ClassDef):
+            for one in node.body:
                 if not isinstance(one, Function) or one.name.startswith("_"):
                     continue
                 if not (ast.get_docstring(one) or overrides(module, node, one.name)):

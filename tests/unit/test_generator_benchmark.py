@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-from benchmarks import generators
+from benchmarks import generators, sngan
 from gatefold.config import Settings
 from gatefold.progress import silent
 from gatefold.workspace import Workspace
@@ -52,8 +52,8 @@ def test_each_song_is_adapted_to_once_and_its_covers_come_in_the_order_asked_for
     def read(_: Settings, __: Workspace, song_ids: Sequence[str]) -> Pixels:
         return np.stack([np.full((3, 128, 128), int(song_id), np.uint8) for song_id in song_ids])
 
-    monkeypatch.setattr(generators.sngan, "train", train)
-    monkeypatch.setattr(generators.sngan, "adapt", adapt)
+    monkeypatch.setattr(sngan, "train", train)
+    monkeypatch.setattr(sngan, "adapt", adapt)
     monkeypatch.setattr(generators, "read_covers", read)
     monkeypatch.setattr(generators, "paired_ids", lambda *_: pa.array(["1", "2", "3"]))
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from benchmarks import sngan
 from benchmarks.sngan import Pixels, Sngan, adapt, held_out, run, train
+from benchmarks.sngan_networks import LATENT
 from gatefold.errors import InputError
 from gatefold.records import TRACKS
 from gatefold.storage import objects
@@ -68,7 +69,7 @@ def test_adapting_changes_scales_and_shifts_alone_and_comes_nearer_to_the_covers
     assert changed <= {name for name in norms if name.endswith((".weight", ".bias"))}
     assert all(torch.equal(value, before[name]) for name, value in trained.generator.state_dict().items())
     assert adapted.losses[-1] < 0.8 * adapted.losses[0]
-    assert adapted.latents.shape == (12, sngan.LATENT)
+    assert adapted.latents.shape == (12, LATENT)
     unadapted = adapt(trained, dark, steps=0, seed=0)
     assert abs(adapted.sample(range(4)).mean() - dark.mean()) < abs(unadapted.sample(range(4)).mean() - dark.mean())
 
@@ -76,7 +77,7 @@ def test_adapting_changes_scales_and_shifts_alone_and_comes_nearer_to_the_covers
 def test_a_sample_hangs_on_its_seed_alone(trained: Sngan) -> None:
     adapted = adapt(trained, covers(4), steps=1, seed=0)
     together = adapted.sample([3, 4, 3])
-    assert (together.shape, together.dtype) == ((3, 3, SIZE, SIZE), np.uint8)
+    assert (together.shape, together.dtype) == ((3, 3, SIZE, SIZE), np.dtype(np.uint8))
     assert np.array_equal(together[0], together[2])
     assert not np.array_equal(together[0], together[1])
     assert np.array_equal(together[1:2], adapted.sample([4]))

@@ -26,7 +26,7 @@ class CountingSource(BytesSource):
         super().__init__(data)
         self.reads: list[int] = []
 
-    def read_at(self, offset: int, length: int) -> bytes:
+    def read_at(self, offset: int, length: int) -> bytes | memoryview:
         data = super().read_at(offset, length)
         self.reads.append(len(data))
         return data
@@ -83,7 +83,7 @@ def test_bytes_come_out_the_same_however_they_are_handed_in(kind: str) -> None:
     class Sparing(BytesSource):
         """Never gives all that it is asked for at once."""
 
-        def read_at(self, offset: int, length: int) -> bytes:
+        def read_at(self, offset: int, length: int) -> bytes | memoryview:
             return super().read_at(offset, min(length, 5_003))
 
     decoded, again = decode_windows(LONG[kind], WINDOWS), decode_windows(Sparing(LONG[kind]), WINDOWS)
@@ -147,7 +147,7 @@ def test_memory_is_bounded_by_the_windows_and_not_by_the_song() -> None:
     noise = np.random.default_rng(0).integers(-(2**30), 2**30, 1 << 20, dtype=np.int32).tobytes()
 
     class Endless(CountingSource):
-        size = data + length  # type: ignore[assignment]
+        size = data + length
 
         def read_at(self, offset: int, wanted: int) -> bytes:
             head = bytes(header[offset:data])
@@ -166,7 +166,7 @@ def test_what_the_store_raises_is_neither_swallowed_nor_taken_for_the_end_of_the
     for kind, data in LONG.items():
 
         class Failing(BytesSource):
-            def read_at(self, offset: int, length: int) -> bytes:
+            def read_at(self, offset: int, length: int) -> bytes | memoryview:
                 if offset > self.size // 4:
                     raise StorageUnavailable(f"{kind} is gone")  # noqa: B023
                 return super().read_at(offset, length)
@@ -198,7 +198,7 @@ def test_samples_that_are_no_numbers_are_read_without_a_word(sample: float) -> N
 
 
 def test_windows_are_spread_from_the_first_sample_to_the_last() -> None:
-    waveform = (np.arange(100_000) % 30_000).astype(np.float32) / 65_536
+    waveform = (np.arange(100_000) % 30_000).astype(np.float32) / np.float32(65_536)
     decoded = decode_windows(encoded(waveform, 8_000, subtype="FLOAT"), AUDIO)
     assert (decoded.waveform[0, 0], decoded.waveform[-1, -1]) == (waveform[0], waveform[-1])
     assert decoded.waveform.shape == (3, AUDIO.window_length)
@@ -263,7 +263,8 @@ def test_a_thousand_channels_are_read_a_few_samples_at_a_time(monkeypatch: pytes
 
     def counted(self: soundfile.SoundFile, frames: int, **more: Any) -> Samples:
         asked.append(frames)
-        return read(self, frames, **more)
+        samples: Samples = read(self, frames, **more)
+        return samples
 
     monkeypatch.setattr(soundfile.SoundFile, "read", counted)
     decoded = decode_windows(encoded(sound, 8_000, subtype="FLOAT"), AUDIO)

@@ -97,7 +97,7 @@ class Watched(BytesSource):
         super().__init__(data)
         self._before = before
 
-    def read_at(self, offset: int, length: int) -> memoryview:
+    def read_at(self, offset: int, length: int) -> bytes | memoryview:
         self._before()
         return super().read_at(offset, length)
 

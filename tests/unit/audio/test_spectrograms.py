@@ -60,7 +60,7 @@ def test_real_songs_are_decoded_in_every_format(path: Path) -> None:
     song = extract_log_mel(path.read_bytes(), LARGE, name=path.name)
     windows = 1 if song.duration_s < LARGE.window_s else LARGE.windows
     assert 4.9 < song.duration_s < 15.1
-    assert (song.log_mel.shape, song.log_mel.dtype) == ((windows, LARGE.n_mels, LARGE.frames), np.float16)
+    assert (song.log_mel.shape, song.log_mel.dtype) == ((windows, LARGE.n_mels, LARGE.frames), np.dtype(np.float16))
     assert np.isfinite(song.log_mel).all()
     assert np.ptp(song.log_mel) > 8
     assert len(song.starts_s) == windows
@@ -252,5 +252,5 @@ def test_windows_computed_together_are_those_computed_alone() -> None:
 def test_the_picture_of_a_song_shows_all_its_windows_with_low_notes_below() -> None:
     song = extract_log_mel(encoded(tone(2.0, hertz=100)), LARGE)
     picture = spectrogram_picture(song)
-    assert (picture.shape, picture.dtype) == ((LARGE.n_mels, len(song.log_mel) * LARGE.frames, 3), np.uint8)
+    assert (picture.shape, picture.dtype) == ((LARGE.n_mels, len(song.log_mel) * LARGE.frames, 3), np.dtype(np.uint8))
     assert picture[-10:, 10].sum() > picture[:10, 10].sum()

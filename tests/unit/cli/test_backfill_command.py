@@ -11,6 +11,7 @@ from gatefold.cli import session
 from gatefold.cli.main import app
 from gatefold.images.pixels import encode_picture
 from gatefold.storage import objects
+from gatefold.storage.contents import releases
 from gatefold.workspace import Workspace
 from pipelines.backfill import backfill as module
 from pipelines.backfill.journal import runs
@@ -26,7 +27,7 @@ def make_cover(_: Group) -> bytes:
 def songs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A library; neither Ray nor models are needed for it."""
     monkeypatch.setattr(session.Session, "connect", lambda _: None)
-    monkeypatch.setattr(module.releases, "current", lambda _: type("Release", (), {"version": "r1"}))
+    monkeypatch.setattr(releases, "current", lambda _: type("Release", (), {"version": "r1"}))
     monkeypatch.setattr(module, "_release_covers", lambda *_: lambda _run: make_cover)
     return library(tmp_path / "songs", "flac")
 

@@ -31,8 +31,8 @@ def pixels(count: int, size: int = COVER.size) -> npt.NDArray[np.uint8]:
 
 def test_embeddings_are_float32_of_unit_length(encoder: DualEncoder) -> None:
     song, covers = encoder.embed_song(windows(3)), encoder.embed_covers(pixels(4))
-    assert (song.shape, song.dtype) == ((8,), np.float32)
-    assert (covers.shape, covers.dtype) == ((4, 8), np.float32)
+    assert (song.shape, song.dtype) == ((8,), np.dtype(np.float32))
+    assert (covers.shape, covers.dtype) == ((4, 8), np.dtype(np.float32))
     assert np.linalg.norm(song) == pytest.approx(1, abs=1e-6)
     assert np.linalg.norm(covers, axis=1) == pytest.approx(np.ones(4), abs=1e-6)
 
@@ -58,7 +58,7 @@ def test_a_song_has_the_same_bits_on_any_number_of_threads() -> None:
         embeddings.append(encoder.embed_song(windows))
         assert torch.get_num_threads() == threads
     torch.set_num_threads(1)
-    np.testing.assert_array_equal(*embeddings)
+    np.testing.assert_array_equal(embeddings[0], embeddings[1])
 
 
 def test_loudness_does_not_count(encoder: DualEncoder) -> None:

@@ -205,7 +205,7 @@ def test_kernel_distance_of_pictures_that_count_pairs_none_with_itself() -> None
     def mean_kernel(x: Matrix, y: Matrix, w: Matrix, v: Matrix, *, same: bool) -> float:
         pairs = [(i, j) for i in range(len(x)) for j in range(len(y)) if not (same and i == j)]
         values = [w[i] * v[j] * float((x[i] @ y[j] / 4 + 1) ** 3) for i, j in pairs]
-        return sum(values) / sum(w[i] * v[j] for i, j in pairs)
+        return float(sum(values) / sum(w[i] * v[j] for i, j in pairs))
 
     w, v = weights_a[0], weights_b[0]
     within = mean_kernel(a, a, w, w, same=True) + mean_kernel(b, b, v, v, same=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from defusedxml import ElementTree
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngImageFile
 
 from gatefold.errors import InputError, PreflightFailed
 from gatefold.export.credentials import Signer, verify
@@ -150,6 +151,7 @@ def test_the_sidecar_is_json_with_sources_shares_and_what_was_enlarged(exported:
 
 def test_a_png_lists_its_sources_as_text_too(picture: Image.Image) -> None:
     with Image.open(io.BytesIO(export_cover(picture, plain(64), DISCLOSURE).data)) as read:
+        assert isinstance(read, PngImageFile)
         shares = json.loads(read.text[SOURCES_TEXT])
     assert shares == [{"song_id": "a1", "share": 0.75}, {"song_id": "b2", "share": 0.25}]
 

@@ -76,7 +76,7 @@ def test_text_is_legible_at_64_pixels(layout: str, behind: str) -> None:
 
 def capital_height(letters: np.ndarray) -> float:
     """Pixels of the lowest line of letters, in which there is a capital."""
-    rows = (letters > 128).any(1)
+    rows = np.asarray((letters > 128).any(1))
     last = int(np.flatnonzero(rows)[-1])
     first = last
     while rows[first - 1]:

@@ -114,14 +114,14 @@ def test_dropping_every_condition_leaves_a_loss_that_knows_no_song() -> None:
         with torch.no_grad():
             return flow_loss(transformer, pixels, song, neighbours, dropout=dropout, generator=draw).item()
 
-    one, other = torch.from_numpy(unit_vectors(2, WIDTH)).split(1)
+    one, other = torch.split(torch.from_numpy(unit_vectors(2, WIDTH)), 1)
     assert loss(one, dropout=1.0) == loss(other, dropout=1.0)
     assert loss(one, dropout=0.0) != loss(other, dropout=0.0)
 
 
 def test_pictures_are_bytes_of_the_size_it_was_trained_on(pipeline: CoverPipeline) -> None:
     pictures = generate(pipeline, seeds=[1, 2, 3])
-    assert (pictures.shape, pictures.dtype) == ((3, 3, SIZE, SIZE), np.uint8)
+    assert (pictures.shape, pictures.dtype) == ((3, 3, SIZE, SIZE), np.dtype(np.uint8))
     assert pipeline.size == SIZE
 
 
@@ -161,7 +161,7 @@ def test_guidance_of_one_is_none_and_costs_half(pipeline: CoverPipeline, batches
 
 def test_guidance_of_nought_forgets_the_song(pipeline: CoverPipeline) -> None:
     pictures = [generate(pipeline, song, NEIGHBOURS, seeds=[7], guidance_scale=0) for song in (SONG, -SONG)]
-    assert np.array_equal(*pictures)
+    assert np.array_equal(pictures[0], pictures[1])
 
 
 def test_guidance_goes_from_the_unconditional_through_the_conditional_and_beyond(pipeline: CoverPipeline) -> None:
@@ -225,7 +225,7 @@ def test_it_is_a_generator_of_its_kind_that_cannot_say_where_pixels_come_from(pi
 @pytest.mark.parametrize("size", [SIZE // 2, SIZE, 3 * SIZE])
 def test_a_cover_is_resized_to_the_size_that_is_asked_for(pipeline: CoverPipeline, size: int) -> None:
     own, resized = generate(pipeline, seeds=[7]), generate(pipeline, seeds=[7], size=size)
-    assert (resized.shape, resized.dtype) == ((1, 3, size, size), np.uint8)
+    assert (resized.shape, resized.dtype) == ((1, 3, size, size), np.dtype(np.uint8))
     assert np.allclose(resized.mean(axis=(2, 3)), own.mean(axis=(2, 3)), atol=3)
     assert np.array_equal(resized, own) is (size == SIZE)
 

@@ -28,7 +28,7 @@ def drawn(count: int, size: int = 40, seed: int = 0) -> npt.NDArray[np.uint8]:
 
 def test_features_are_as_wide_as_they_say_and_not_below_zero(network: IndependentFeatures) -> None:
     features = network.features(drawn(3))
-    assert (features.shape, features.dtype) == ((3, likeness.WIDTH), np.float32)
+    assert (features.shape, features.dtype) == ((3, likeness.WIDTH), np.dtype(np.float32))
     assert features.min() >= 0
     assert np.ptp(features, axis=0).max() > 0.1
 

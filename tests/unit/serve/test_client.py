@@ -21,7 +21,7 @@ from tests.listening import listening
 
 KEY = "open sesame"
 HASH = hashlib.sha256(KEY.encode()).hexdigest()
-MODELS = {
+MODELS: dict[str, type[BaseModel]] = {
     "Problem": models.ProblemDetails, "Track": models.TrackInfo, "TrackView": models.TrackAnswer,
     "SongView": models.EncodedSong, "MatchView": models.FoundCover, "SearchResult": models.SearchAnswer,
     "EmbeddingResult": models.EmbeddingAnswer, "CoverRequestView": models.JobSettings, "ImageView": models.CoverImage,

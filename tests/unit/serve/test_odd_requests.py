@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
@@ -30,7 +29,7 @@ def form(*parts: tuple[str, bytes], charset: str = "") -> dict[str, Any]:
     return {"content": body + b"--f--\r\n", "headers": {"Content-Type": kind}}
 
 
-def is_refused(answer: httpx.Response, status: int, said: str) -> None:
+def is_refused(answer: Any, status: int, said: str) -> None:
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
     assert said in answer.json()["detail"]
 

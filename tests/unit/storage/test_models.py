@@ -88,7 +88,9 @@ def test_an_encoder_of_backbones_is_whole_without_their_checkpoints(
 def test_a_loaded_model_knows_its_name_and_no_longer_learns(encoder_uri: str, generator_uri: str) -> None:
     loaded = load_encoder(encoder_uri)
     assert loaded.fingerprint == bundles.open_bundle(encoder_uri, "encoder").fingerprint != ""
-    for module in (loaded, load_generator(generator_uri).model.transformer):
+    generator = load_generator(generator_uri).model
+    assert isinstance(generator, CoverPipeline)
+    for module in (loaded, generator.transformer):
         assert not module.training
         assert not any(parameter.requires_grad for parameter in module.parameters())
 

@@ -129,15 +129,26 @@ def test_a_part_that_is_cut_short_is_corrupt(folder: str) -> None:
         tables.read_table(folder)
 
 
+def names_opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of all objects that are opened from now on."""
+    names: list[str] = []
+    open_source = objects.open_source
+
+    def noted(uri: str) -> objects.ObjectSource:
+        names.append(objects.name(uri))
+        return open_source(uri)
+
+    monkeypatch.setattr(objects, "open_source", noted)
+    return names
+
+
 def test_rows_are_read_by_id_from_the_parts_that_can_hold_them_alone(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(20):
         ids = [f"{number:02}-{song}" for song in range(10)]
         tables.write_part(folder, f"part-{number:02}", pa.table({"song_id": ids, "number": [number] * 10}))
-    opened: list[str] = []
-    open_source = objects.open_source
-    monkeypatch.setattr(objects, "open_source", lambda uri: opened.append(objects.name(uri)) or open_source(uri))
+    opened = names_opened(monkeypatch)
     assert tables.read_rows(folder, ["03-4", "05-0"], ["number"])["number"].to_pylist() == [3, 5]
     assert len(opened) == 20 + 2, "the footers of all, then the two that may hold them"
     opened.clear()
@@ -168,9 +179,7 @@ def test_a_finished_folder_is_neither_listed_nor_are_other_parts_opened(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tables.record(folder, parts_of_ten(folder, 20))
-    opened: list[str] = []
-    open_source = objects.open_source
-    monkeypatch.setattr(objects, "open_source", lambda uri: opened.append(objects.name(uri)) or open_source(uri))
+    opened = names_opened(monkeypatch)
     monkeypatch.setattr(objects, "list_objects", lambda uri: pytest.fail(f"'{uri}' was listed"))
     found = tables.read_rows(folder, ["03-4", "05-0", "03-4"], ["number"])
     assert found.column_names == ["number"]
@@ -182,9 +191,7 @@ def test_a_span_opens_the_parts_alone_that_may_hold_some_of_it(folder: str, monk
     said = parts_of_ten(folder, 20)
     del said["part-19"]  # added since
     tables.record(folder, said)
-    opened: list[str] = []
-    open_source = objects.open_source
-    monkeypatch.setattr(objects, "open_source", lambda uri: opened.append(objects.name(uri)) or open_source(uri))
+    opened = names_opened(monkeypatch)
     found = tables.read_table(folder, ["song_id"], within=("07-5", "09-0"))["song_id"].to_pylist()
     assert (found[0], found[-1], len(found)) == ("07-5", "08-9", 15)
     assert sorted(opened) == ["part-07.parquet", "part-08.parquet", "part-19.parquet"]

@@ -133,7 +133,7 @@ def test_capacity_bounds_the_largest_share() -> None:
 
 
 def test_the_lead_lends_its_colours() -> None:
-    options = {"device": CPU, "threads": 2}
+    options: dict[str, Any] = {"device": CPU, "threads": 2}
     made = Sampler(read, COSINES, PARAMETERS, **options).sample([1, 2, 3], 64, lead=4)
     assert [one.lead for one in made] == [4, 4, 4]
     wanted = PYRAMID[64][4].float().mean((1, 2)) / 127.5 - 1

@@ -42,7 +42,7 @@ def train(learner: LoraTrainer, steps: int, lr: float = 0.02) -> float:
     loss = torch.zeros(())
     for step in range(steps):
         loss = learner.loss(LORA.batch_size, torch.Generator().manual_seed(step))
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
     return float(loss.detach())

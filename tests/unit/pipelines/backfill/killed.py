@@ -10,9 +10,9 @@ import numpy as np
 from gatefold.config import Settings
 from gatefold.images.pixels import encode_picture
 from gatefold.storage import objects
+from gatefold.storage.contents import releases
 from gatefold.workspace import Workspace
 from pipelines.backfill import backfill as module
-from pipelines.backfill import writing
 from pipelines.backfill.journal import Journal, JournalRow
 from pipelines.backfill.songs import Group
 
@@ -27,7 +27,7 @@ def make_cover(group: Group) -> bytes:
 
 def run(source: str, workspace: str, into: Any, moment: str) -> None:
     """Fills until the moment comes."""
-    module.releases.current = lambda _: type("Release", (), {"version": "r1"})  # type: ignore[assignment,return-value]
+    releases.current = lambda _: type("Release", (), {"version": "r1"})  # type: ignore[assignment,return-value]  # a double
     put_row = Journal.put
     counts = {"row": 0, "write": 0}
 
@@ -46,13 +46,13 @@ def run(source: str, workspace: str, into: Any, moment: str) -> None:
 
     counted = killing("row", "row", put_row)
 
-    def put(journal: Journal, row: JournalRow) -> None:
+    def put(self: Journal, row: JournalRow) -> None:
         if row.state == "writing":
-            counted(journal, row)
+            counted(self, row)
         else:
-            put_row(journal, row)
+            put_row(self, row)
 
-    Journal.put = put  # type: ignore[method-assign]
+    Journal.put = put  # type: ignore[method-assign]  # the process ends with the run
     name = "put_if_unchanged" if into == "tags" else "put_if_absent"
     real = getattr(objects, name)
 
@@ -62,5 +62,5 @@ def run(source: str, workspace: str, into: Any, moment: str) -> None:
         return written(uri, *rest)
 
     written = killing("write", "write", real)
-    setattr(writing.objects, name, write)
+    setattr(objects, name, write)
     module.backfill(Settings(), source, Workspace(workspace), into=into, size=64, maker_of=lambda _: make_cover)

@@ -17,10 +17,10 @@ from gatefold.errors import InputError, NotFound, StorageUnavailable
 from gatefold.images.pixels import encode_picture
 from gatefold.ranged import BytesSource, RangedFile
 from gatefold.storage import objects
+from gatefold.storage.contents import releases
 from gatefold.storage.contents.embedded_pictures import tags_of
 from gatefold.workspace import Workspace
-from pipelines.backfill import backfill as module
-from pipelines.backfill import isolated, writing
+from pipelines.backfill import isolated
 from pipelines.backfill.backfill import backfill, preview, undo
 from pipelines.backfill.journal import Journal, Run, runs
 from pipelines.backfill.songs import Group
@@ -74,7 +74,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(module.releases, "current", lambda _: type("Release", (), {"version": "r1"}))
+    monkeypatch.setattr(releases, "current", lambda _: type("Release", (), {"version": "r1"}))
     return Bench(library(tmp_path / "songs", "mp3", "flac"), Workspace(objects.resolve(str(tmp_path / "workspace"))))
 
 
@@ -211,14 +211,14 @@ def test_a_file_that_gets_a_cover_or_changes_meanwhile_is_not_touched(
     if moment == "while the cover is made":
         bench.maker.before = lambda: path.write_bytes(theirs)
     else:
-        real = writing.objects.put_if_unchanged
+        real = objects.put_if_unchanged
 
         def put(uri: str, data: bytes, etag: str) -> bool:
             if uri == path.as_uri():
                 path.write_bytes(theirs)
             return real(uri, data, etag)
 
-        monkeypatch.setattr(writing.objects, "put_if_unchanged", put)
+        monkeypatch.setattr(objects, "put_if_unchanged", put)
     report = bench.fill()
     assert path.read_bytes() == theirs
     assert (report.done, report.rejected) == (5, 1)
@@ -255,7 +255,7 @@ def test_what_cannot_be_used_costs_itself_alone(bench: Bench) -> None:
 def test_a_store_that_fails_ends_the_run_and_the_next_one_goes_on_with_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = writing.objects.put_if_unchanged, []
+    real, calls = objects.put_if_unchanged, []
 
     def put(uri: str, data: bytes, etag: str) -> bool:
         calls.append(uri)
@@ -264,7 +264,7 @@ def test_a_store_that_fails_ends_the_run_and_the_next_one_goes_on_with_it(
         return real(uri, data, etag)
 
     with monkeypatch.context() as patched:
-        patched.setattr(writing.objects, "put_if_unchanged", put)
+        patched.setattr(objects, "put_if_unchanged", put)
         with pytest.raises(StorageUnavailable):
             bench.fill()
     first = bench.run()
@@ -363,7 +363,7 @@ def test_what_was_changed_since_is_left_by_undo_and_named(bench: Bench) -> None:
 def test_undo_that_was_ended_is_continued(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     before = bench.files()
     bench.fill()
-    real, calls = module.objects.put_if_unchanged, []
+    real, calls = objects.put_if_unchanged, []
 
     def put(uri: str, data: bytes, etag: str) -> bool:
         calls.append(uri)
@@ -373,7 +373,7 @@ def test_undo_that_was_ended_is_continued(bench: Bench, monkeypatch: pytest.Monk
         return written
 
     with monkeypatch.context() as patched:
-        patched.setattr(module.objects, "put_if_unchanged", put)
+        patched.setattr(objects, "put_if_unchanged", put)
         with pytest.raises(StorageUnavailable):
             bench.undo()
     assert bench.undo().rejected == 0

@@ -1,4 +1,5 @@
 import io
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -120,7 +121,10 @@ def test_a_writer_that_harms_the_sound_or_a_tag_is_found_out(monkeypatch: pytest
     data = tag(sound("flac"), "flac")
     other = with_picture(tag(encoded(tone(1, hertz=300), format="FLAC"), "flac"), NEW, "x")
     title = with_picture(tag(sound("flac"), "flac", "another"), NEW, "x")
+    def writer_of(wrong: bytes | None) -> Callable[..., bytes | None]:
+        return lambda *_: wrong
+
     for wrong, what in ((other, "its audio"), (title, "another tag"), (data, "the picture")):
-        monkeypatch.setitem(tag_writing._WRITERS, "flac", lambda _data, _picture, wrong=wrong: wrong)
+        monkeypatch.setitem(tag_writing._WRITERS, "flac", writer_of(wrong))
         with pytest.raises(InputError, match=f"{what} would not come out as it should"):
             with_picture(data, NEW, "x")

@@ -3,6 +3,7 @@
 import base64
 import shutil
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -35,7 +36,7 @@ from pipelines.catalogue.tags import read_tags
 MUSIC = Path(__file__).parents[4] / "gatefold" / "examples"
 
 
-def tracks(**columns: list[str | None]) -> pa.Table:
+def tracks(**columns: Sequence[str | None]) -> pa.Table:
     return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
 
 
@@ -157,7 +158,7 @@ def test_a_ranged_file_reads_as_the_file_itself() -> None:
 
 def test_tags_that_cannot_be_fetched_are_the_fault_of_the_store_and_not_of_the_song() -> None:
     class Failing(BytesSource):
-        def read_at(self, offset: int, length: int) -> bytes:
+        def read_at(self, offset: int, length: int) -> bytes | memoryview:
             if offset:
                 raise StorageUnavailable("the store is away")
             return super().read_at(offset, length)

@@ -103,6 +103,7 @@ def test_a_store_that_does_not_answer_is_no_missing_song(monkeypatch: pytest.Mon
 def test_progress_counts_objects_whichever_way_they_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     store = bucket(monkeypatch, ("many", 20), ("few", 3))
     reported: list[tuple[int, int]] = []
-    find_etags(pa.array(list(store.etags), pa.large_string()), lambda done, total, _: reported.append((done, total)))
+    uris = pa.array(list(store.etags), pa.large_string())
+    find_etags(uris, lambda done, total, _=None: reported.append((done, total)))
     assert reported == [(20, 23), (23, 23)]
     assert find_etags(pa.array([], pa.large_string()), lambda *_: pytest.fail("nothing to report")).num_rows == 0

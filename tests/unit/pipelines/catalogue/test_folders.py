@@ -9,7 +9,6 @@ import pytest
 from gatefold.errors import InvalidManifest, StorageDenied
 from gatefold.storage import objects
 from gatefold.storage.uris import ObjectInfo
-from pipelines.catalogue import folders
 from pipelines.catalogue.folders import list_files
 from pipelines.catalogue.scanning import list_songs, scan
 
@@ -84,8 +83,8 @@ def test_an_entry_that_cannot_be_read_costs_itself(tmp_path: Path, monkeypatch: 
             raise StorageDenied(f"'{uri}': Permission denied")
         return stat(uri)
 
-    monkeypatch.setattr(folders.os, "scandir", scandir_but)
-    monkeypatch.setattr(folders.objects, "stat", stat_but)
+    monkeypatch.setattr(os, "scandir", scandir_but)
+    monkeypatch.setattr(objects, "stat", stat_but)
     table, passed_over = scan(folder)
     assert table["song_id"].to_pylist() == ["a.mp3"]
     assert passed_over == {"unreadable": {".mp3": 1, "/": 1}}
@@ -95,7 +94,7 @@ def test_a_folder_that_may_not_be_read_at_all_is_no_empty_one(tmp_path: Path, mo
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(folders.os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(StorageDenied, match="Permission denied"):
         list_files(objects.resolve(str(tmp_path)))
 
@@ -132,7 +131,7 @@ def test_a_disc_of_an_album_has_the_cover_above_it(tmp_path: Path) -> None:
 def test_keys_of_a_bucket_are_read_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = ["a//b.mp3", "a//cover.jpg", "a/.Trash-1000/c.mp3", "#recycle/d.mp3", ".45.mp3", "e/._f.mp3"]
     infos = [ObjectInfo(f"s3://bucket/music/{key}", 1, None, "tag") for key in keys]
-    monkeypatch.setattr(folders.objects, "list_objects", lambda _: iter(infos))
+    monkeypatch.setattr(objects, "list_objects", lambda _: iter(infos))
     table, passed_over = scan("s3://bucket/music")
     assert table["song_id"].to_pylist() == [".45.mp3", "a//b.mp3"]
     assert table["audio_uri"].to_pylist()[1] == "s3://bucket/music/a//b.mp3"

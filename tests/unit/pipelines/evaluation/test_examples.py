@@ -30,7 +30,7 @@ def test_every_song_gets_its_matches_a_cover_and_a_row_once(workspace: Workspace
     (songs / "high.flac").write_bytes(encoded(tone(2.0, hertz=2_000), format="FLAC"))
     (songs / "ATTRIBUTION.csv").write_text("file,title\n")
     reported: list[tuple[int, int]] = []
-    report = make_examples(songs, workspace, lambda done, total: reported.append((done, total)))
+    report = make_examples(songs, workspace, lambda done, total, _=None: reported.append((done, total)))
     assert (report.done, reported) == (2, [(0, 2), (1, 2), (2, 2)])
     for name in ("low", "high"):
         record = json.loads(objects.read(f"{workspace.uri}/examples/{name}.json"))

@@ -114,8 +114,8 @@ def test_a_piece_drops_the_same_features_both_times_it_is_embedded(monkeypatch: 
     made: list[Tensor] = []
     embedded = trainer._embedded
 
-    def noted(*pair: Tensor, drawn: tuple[int, int]) -> list[Tensor]:
-        sides = embedded(*pair, drawn=drawn)
+    def noted(song: Tensor, cover: Tensor, drawn: tuple[int, int]) -> list[Tensor]:
+        sides = embedded(song, cover, drawn)
         made.append(sides[0].detach().clone())
         return sides
 

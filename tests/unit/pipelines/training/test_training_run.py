@@ -97,14 +97,14 @@ def test_the_average_moves_what_is_learned_and_copies_what_is_counted() -> None:
     for parameter, mean in zip(model.parameters(), average.parameters(), strict=True):
         nn.init.constant_(parameter, 1.0)
         nn.init.constant_(mean, 0.0)
-    model[0].bias.requires_grad_(False)
-    model[1].running_mean.fill_(5.0)  # type: ignore[operator,union-attr]
+    model.get_parameter("0.bias").requires_grad_(False)
+    model.get_buffer("1.running_mean").fill_(5.0)
     update_ema(average, model, decay=0.9, step=1)
-    assert average[0].weight.unique().tolist() == pytest.approx([0.9])  # 1 / 10 of it stays, not 0.9
+    assert torch.unique(average.get_parameter("0.weight")).tolist() == pytest.approx([0.9])  # 1 / 10 stays, not 0.9
     update_ema(average, model, decay=0.9, step=1000)
-    assert average[0].weight.unique().tolist() == pytest.approx([0.91])
-    assert average[0].bias.unique().tolist() == [0]
-    assert average[1].running_mean.tolist() == [5, 5]  # type: ignore[operator,union-attr]
+    assert torch.unique(average.get_parameter("0.weight")).tolist() == pytest.approx([0.91])
+    assert torch.unique(average.get_parameter("0.bias")).tolist() == [0]
+    assert average.get_buffer("1.running_mean").tolist() == [5, 5]
 
 
 def test_a_step_draws_the_same_whenever_it_is_done_and_no_two_workers_do() -> None:

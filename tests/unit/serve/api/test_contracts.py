@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -41,7 +43,9 @@ def test_defaults_shrink_to_the_limits_of_the_endpoint() -> None:
         (CoverQuery, {}, "Field required"),
     ],
 )
-def test_what_lies_outside_the_limits_is_refused_with_what_is_allowed(model: type, values: dict, said: str) -> None:
+def test_what_lies_outside_the_limits_is_refused_with_what_is_allowed(
+    model: type, values: dict[str, Any], said: str
+) -> None:
     with pytest.raises(ValidationError, match=said):
         parse(model, values, LIMITS)
 

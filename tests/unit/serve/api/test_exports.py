@@ -68,8 +68,9 @@ def test_title_and_artist_may_be_metadata_alone(endpoint: Callable[..., Any]) ->
     client = endpoint().client
     body = {"profile": "social-9x16", **BLUE, "letters": False, "format": "png"}
     picture = opened(client.post(f"{image_url(client)}/export", json=body))
-    assert picture.getcolors() is not None  # grey as it was generated, no letters
-    assert len(picture.getcolors()) == 1
+    colours = picture.getcolors()
+    assert colours is not None  # grey as it was generated, no letters
+    assert len(colours) == 1
 
 
 @pytest.mark.parametrize("kind", ["local-score", "transformer"])

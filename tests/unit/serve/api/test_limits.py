@@ -171,7 +171,7 @@ def test_waiting_longer_than_the_limit_is_shortened_to_it(endpoint: Callable[...
 
 def test_a_list_as_long_as_allowed_passes_in_a_form(endpoint: Callable[..., Any]) -> None:
     ids = [f"an-id-as-long-as-they-are-{i:032d}" for i in range(limits.LIST_MAX)]
-    lists = {"exclude_song_ids": ids, "exclude_artists": ids, "genres": ids}
+    lists: dict[str, Any] = {"exclude_song_ids": ids, "exclude_artists": ids, "genres": ids}
     assert form(**lists)(endpoint().client).status_code == 200
 
 

@@ -93,7 +93,8 @@ def shards(table: pa.Table) -> Shards:
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+    scaled: np.ndarray = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return scaled.astype(np.float32)
 
 
 def query(seed: int, k: int = 5, encoder: str = "encoder", width: int = WIDTH, filters: Filters = ALL) -> Query:

@@ -22,11 +22,13 @@ T = TypeVar("T")
 BUNDLE = ServedBundle("v", "f")
 RELEASE = ServedRelease("r1", BUNDLE, BUNDLE, BUNDLE)
 GENERATION = GenerationJob(
-    np.float32([0.1, 0.2, 1e-30, 3]), None, None, [7, 8], GenerationRequest(size=64), frozenset({"b", "a"})
+    np.array([0.1, 0.2, 1e-30, 3], np.float32), None, None, [7, 8], GenerationRequest(size=64), frozenset({"b", "a"})
 )
 NEAREST = Match(rank=1, score=0.123456789, track=Track(song_id="a", title="Ä"))
 SPEC = JobSpec(RELEASE, GENERATION, (NEAREST,), n=2, seed=7, size=64, song_name="x.mp3")
-RECORD = {"seed": 7, "attempt": 1, "likeness": None, "palette_from": None, "enlarged": [], "sources": None}
+RECORD: dict[str, Any] = {
+    "seed": 7, "attempt": 1, "likeness": None, "palette_from": None, "enlarged": [], "sources": None,
+}  # fmt: skip
 COVER = StoredCover(RECORD, NEAREST)
 RESULT = JobResult("run-1", (NEAREST,), (COVER, StoredCover({"seed": 8, "refused": "too_like_a_cover"}, None)))
 
