@@ -61,13 +61,6 @@ def reject_table(rejects: Sequence[Reject]) -> pa.Table:
     return pa.Table.from_pylist([asdict(reject) for reject in rejects], schema=REJECTS)
 
 
-def write_rejects(workspace: Workspace, stage: str, name: str, rejects: Sequence[Reject]) -> str | None:
-    """Keeps a batch as the part `name`; its uri, or None for an empty batch. A part of that name is replaced."""
-    if not rejects:
-        return None
-    return tables.write_part(workspace.rejects(stage), name, reject_table(rejects))
-
-
 def read_rejects(workspace: Workspace, stage: str | None = None) -> pa.Table:
     """All rejects of a stage, or of all stages, the oldest first; no rows when there are none."""
     folder = objects.parent(workspace.rejects("any")) if stage is None else workspace.rejects(stage)

@@ -22,8 +22,9 @@ from gatefold.storage.contents.releases import Release, ReleasePart
 from gatefold.workspace import Workspace
 from pipelines import run
 from pipelines.evaluation import encoder_comparison, generator_comparison
-from pipelines.extraction.rejects import reject_of, write_rejects
+from pipelines.extraction.rejects import reject_of
 from pipelines.report import Report, write_report
+from tests.rejects import write_rejects
 
 VERBS = ["run", "catalogue", "spectrograms", "covers", "train-encoder", "embed", "index", "train-generator", "evaluate"]
 

@@ -13,11 +13,12 @@ from gatefold.storage.contents import catalogues, releases
 from gatefold.storage.contents.catalogues import Catalogue
 from gatefold.storage.contents.releases import Release, ReleasePart
 from gatefold.workspace import Workspace
-from pipelines.extraction.rejects import reject_of, write_rejects
+from pipelines.extraction.rejects import reject_of
 from pipelines.extraction.stages import StageOutcome, spectrogram_stage
 from pipelines.report import Report, write_report
 from pipelines.status import StageStatus, status_of
 from pipelines.versions import evaluation_of, versions_of
+from tests.rejects import write_rejects
 
 SETTINGS = Settings()
 

@@ -29,7 +29,7 @@ from pipelines.report import Report
 from tests.deadly_tags import make_deadly_writer
 from tests.library import PICTURE, library, sound, tag
 
-ALBUM, LOOSE, INSIDE, BESIDE = "album", "loose", "inside", "beside"
+ALBUM, LOOSE, BESIDE = "album", "loose", "beside"
 
 
 @dataclass

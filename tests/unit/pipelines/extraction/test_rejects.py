@@ -23,9 +23,9 @@ from pipelines.extraction.rejects import (
     reject_of,
     reject_table,
     remove_rejects,
-    write_rejects,
 )
 from pipelines.report import Report, read_report, write_report
+from tests.rejects import write_rejects
 
 
 @pytest.fixture
