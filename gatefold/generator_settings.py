@@ -1,4 +1,4 @@
-"""Settings of every kind of generator, of how close a new cover may come to an existing one, of its export and price."""
+"""Settings of every kind of generator, of how close a new cover may come to an existing one, its export and price."""
 
 from typing import Literal
 

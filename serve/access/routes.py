@@ -1,21 +1,33 @@
 """Routes of usage and audit."""
 
+import re
 from datetime import UTC, date, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
+from pydantic import BeforeValidator
 
 from gatefold.config import ServeSettings
-from gatefold.errors import Forbidden, InputError
+from gatefold.errors import Forbidden
 from serve.access.audit import AuditLog
 from serve.access.callers import Caller, name_of
 from serve.access.usage import DayOfUsage, UsageCounter
 from serve.api.contracts import AuditEntryView, AuditList, UsageList, UsageView
 
 DAYS_MAX = 366
-"""days of one answer"""
+"""days of one answer; of more, those up to the last are given"""
 AUDIT_LISTED_MAX = 1000
 """entries of one answer"""
+
+
+def _only_a_date(value: object) -> object:
+    """The same; a number, which pydantic would take for seconds since 1970, is none."""
+    if isinstance(value, str) and not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+        raise ValueError("must be a date, as in 2026-01-31")
+    return value
+
+
+Day = Annotated[date, BeforeValidator(_only_a_date)]
 
 
 class AccessRoutes:
@@ -38,11 +50,11 @@ class AccessRoutes:
     async def usage(
         self,
         request: Request,
-        first: Annotated[date | None, Query(alias="from", description="the first of this month without it")] = None,
-        last: Annotated[date | None, Query(alias="to", description="today without it")] = None,
+        first: Annotated[Day | None, Query(alias="from", description="the first of this month without it")] = None,
+        last: Annotated[Day | None, Query(alias="to", description="today without it")] = None,
         all: Annotated[bool, Query(description="of every caller, which needs the scope admin")] = False,
     ) -> UsageList:
-        """What the caller used, by day in UTC."""
+        """What the caller used, by day in UTC; of more than a year, the last 366 days."""
         caller: Caller = request.state.caller
         if all:
             request.state.audit = await self._audit.begin(caller.id, "GET /v1/usage?all=true", request.url.path)
@@ -50,10 +62,7 @@ class AccessRoutes:
             raise Forbidden(f"all = true needs an API key with the scope admin; '{caller.name}' has not")
         today = datetime.now(UTC).date()
         last = last or today
-        first = first or last.replace(day=1)
-        if not 0 <= (last - first).days < DAYS_MAX:
-            raise InputError(f"from = {first}, to = {last}: `from` must not be later, and at most {DAYS_MAX - 1} days "
-                             "earlier")  # fmt: skip
+        first = max(first or last.replace(day=1), date.fromordinal(max(1, last.toordinal() - DAYS_MAX + 1)))
         await self._usage.flush()  # what this process has counted; others write theirs within seconds
         found = await self._usage.read(None if all else caller.id, first, last)
         return UsageList(

@@ -284,12 +284,18 @@ def test_usage_of_all_keys_is_for_admins(endpoint: Callable[..., Any], new_key: 
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("days", ["from=2026-02-02&to=2026-02-01", "from=2024-01-01&to=2026-01-01", "from=yesterday"])
-def test_days_of_usage_that_cannot_be_are_refused(endpoint: Callable[..., Any], days: str) -> None:
-    answer = endpoint().client.get(f"/v1/usage?{days}")
-    assert answer.status_code == 422
-    assert "from = " in answer.json()["detail"]
-    assert endpoint().client.get(f"/v1/usage?from={date(2026, 1, 1)}&to=2026-12-31").status_code == 200
+def test_of_many_days_of_usage_the_last_year_is_given(endpoint: Callable[..., Any]) -> None:
+    client = endpoint().client
+    for asked, first in (
+        ("from=2020-01-01&to=2026-12-31", "2025-12-31"),
+        ("from=2026-01-01&to=2026-12-31", "2026-01-01"),
+        ("from=0001-01-01&to=0001-01-02", "0001-01-01"),
+        ("from=2026-02-02&to=2026-02-01", "2026-02-02"),
+    ):
+        answer = client.get(f"/v1/usage?{asked}")
+        assert (answer.status_code, answer.json()["first"], answer.json()["days"]) == (200, first, [])
+    for wrong in ("yesterday", "0", "2026-1-1", "2026-02-30"):
+        assert client.get(f"/v1/usage?from={wrong}").status_code == 422
 
 
 def test_searches_are_written_down_when_the_endpoint_ends(
