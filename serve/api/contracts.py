@@ -272,6 +272,8 @@ class UsageView(Body):
 
 
 class UsageList(Body):
+    """Usage by day and caller."""
+
     first: date
     last: date
     currency: str | None
@@ -294,6 +296,8 @@ class AuditEntryView(Body):
 
 
 class AuditList(Body):
+    """A page of the audit."""
+
     entries: list[AuditEntryView]
     """the last first"""
 
