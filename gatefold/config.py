@@ -18,6 +18,7 @@ from gatefold.generator_settings import GeneratorSettings as GeneratorSettings
 from gatefold.generator_settings import LocalScoreSettings as LocalScoreSettings
 from gatefold.generator_settings import OriginalitySettings as OriginalitySettings
 from gatefold.generator_settings import PretrainedSettings as PretrainedSettings
+from gatefold.generator_settings import PriceSettings as PriceSettings
 from gatefold.generator_settings import TransformerSettings as TransformerSettings
 from gatefold.renamed_settings import refuse_renamed
 from gatefold.section import ABSOLUTE
@@ -306,10 +307,12 @@ class ServeSettings(Section):
     """bytes of pixels of new covers that the API keeps in memory"""
     wait_max_s: float = Field(60.0, ge=0)
     """seconds that `Prefer: wait` may hold a request"""
+    prices: PriceSettings | None = None
+    """what `GET /v1/usage` multiplies usage by; it states no cost when unset"""
     thumbnail_cache_bytes: int = Field(100_000_000, ge=0)
     """bytes of pixels of the catalogue's covers that the API keeps in memory"""
     poll_interval_s: float = Field(2.0, gt=0)
-    """seconds between polls of the workspace: for opt-outs made elsewhere, and for another release"""
+    """seconds between polls of workspace and database: for opt-outs and keys changed elsewhere, and another release"""
 
 
 class Settings(Section):

@@ -152,6 +152,13 @@ class Unauthorized(InputError):
     status = 401
 
 
+class Forbidden(InputError):
+    """An API key without the scope that this needs."""
+
+    code = "forbidden"
+    status = 403
+
+
 class IdempotencyConflict(InputError):
     """An Idempotency-Key was sent again with another request."""
 
@@ -185,6 +192,12 @@ class UnknownJob(NotFound):
     """No job of this id is the caller's, or is kept any more."""
 
     code = "unknown_job"
+
+
+class UnknownKey(NotFound):
+    """No API key has this prefix."""
+
+    code = "unknown_key"
 
 
 class BundleNotFound(NotFound):
@@ -261,6 +274,24 @@ class Overloaded(Unavailable):
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message, retry_after_s)
         self.retry_after_s = retry_after_s
+
+
+class RateLimited(Overloaded):
+    """An API key sent more requests than it may in a minute."""
+
+    code = "rate_limited"
+
+
+class TooManyJobs(Overloaded):
+    """An API key has as many jobs under way as it may."""
+
+    code = "too_many_jobs"
+
+
+class QuotaExceeded(Overloaded):
+    """An API key has had as many covers as it may in a month."""
+
+    code = "quota_exceeded"
 
 
 # ---- our fault, and it does not pass --------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Settings of every kind of generator, of how close a new cover may come to an existing one, and of its export."""
+"""Settings of every kind of generator, of how close a new cover may come to an existing one, its export and price."""
 
 from typing import Literal
 
@@ -172,3 +172,16 @@ class ExportSettings(Section):
         if (self.certificate_chain is None) != (self.private_key is None):
             raise ValueError("certificate_chain and private_key go together")
         return self
+
+
+class PriceSettings(Section):
+    """Prices of one endpoint, all in one currency; what costs nothing is left out."""
+
+    currency: str = Field("USD", pattern="^[A-Z]{3}$")
+    """ISO 4217"""
+    search: float = Field(0.0, ge=0)
+    """of a song searched for or embedded"""
+    cover: float = Field(0.0, ge=0)
+    """of a new cover"""
+    generation_s: float = Field(0.0, ge=0)
+    """of a second of generation"""

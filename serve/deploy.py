@@ -29,11 +29,12 @@ from gatefold.storage import objects
 from gatefold.storage.contents import releases
 from gatefold.storage.environment import storage_settings
 from gatefold.workspace import Workspace
+from serve.access.keys import KeyStore
 from serve.app import ApiArgs, ReleaseArgs
 from serve.endpoint import ANSWER_WITHIN_S, FOLLOWING, Endpoint
-from serve.jobs.database import VARIABLE, Database, database_url
+from serve.jobs.database import Database, configured_url, database_url, with_database
 from serve.middleware.hosts import ANY_ADDRESS, names_of
-from serve.middleware.keys import Keys, refuse_open_host
+from serve.middleware.keys import Keys, is_loopback, refuse_open_host
 from serve.ray_private import listening_at
 
 _POLL_S = 0.3
@@ -73,10 +74,10 @@ def deploy(
     songs = None if examples is None else str(Path(examples).resolve())
     keys = Keys.from_environment(os.environ)  # ours: that of a replica may be the environment of a cluster
     of_api = {"examples": songs, "api_key_hashes": keys.hashes if keys.required else None, **export_args(settings)}
-    of_api |= {"database_url": _given_database(settings)}
+    of_api |= {"database_url": configured_url(settings.serve.database_url if settings else None, os.environ)}
     api["args"] = _arguments(ApiArgs, api, given | of_api)
     api["args"]["limits"]["hosts"] += names_of(host)
-    refuse_open_host(host, Keys(frozenset(api["args"]["api_key_hashes"])), is_open=is_open)
+    refuse_open_host(host, has_keys=is_loopback(host) or _has_keys(api["args"]), is_open=is_open)
     for application in (api, release):
         _set_environment(application, settings.endpoint_url if settings else None)
     config.setdefault("http_options", {}).update(host=host, port=port)
@@ -97,26 +98,25 @@ def _url(host: str, port: int) -> str:
     return f"http://{name}:{port}"
 
 
-def _given_database(settings: Settings | None) -> str | None:
-    """Where jobs are to be kept, as our environment or the settings say: that of a replica decides nothing."""
-    if named := os.environ.get(VARIABLE):
-        return named
-    configured = settings.serve.database_url if settings else None
-    return configured.get_secret_value() if configured else None
+def _has_keys(arguments: dict[str, Any]) -> bool:
+    """Whether callers of this API must show a key. Raises: DatabaseUnavailable."""
+    if arguments["api_key_hashes"]:
+        return True
+    found = asyncio.run(with_database(_url_of(arguments), lambda database: KeyStore(database).read_all()))
+    return bool(found)
 
 
 def _prepare_database(arguments: dict[str, Any]) -> None:
     """Brings the schema up to date before anything starts, so that what is wrong is said here."""
-    url = database_url(arguments["workspace"], arguments["database_url"])
 
-    async def upgrade() -> None:
-        database = Database(url)
-        try:
-            await database.upgrade()
-        finally:
-            await database.close()
+    async def nothing(_: Database) -> None:
+        pass
 
-    asyncio.run(upgrade())
+    asyncio.run(with_database(_url_of(arguments), nothing))
+
+
+def _url_of(arguments: dict[str, Any]) -> str:
+    return database_url(arguments["workspace"], arguments["database_url"])
 
 
 def _set_environment(application: dict[str, Any], endpoint_url: str | None) -> None:

@@ -4,11 +4,6 @@ A verb imports what it needs when it runs, so `gatefold --help` is instant. Noth
 could want to know; nothing imports this module.
 """
 
-import io
-import logging
-import os
-import time
-from contextlib import nullcontext, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,16 +13,16 @@ import typer
 from gatefold.cli.backfill_command import backfill
 from gatefold.cli.export_commands import export, preflight
 from gatefold.cli.generate_commands import SONG, adapt, generate, load_release
+from gatefold.cli.key_commands import keys_app
 from gatefold.cli.planning_commands import doctor, plan
+from gatefold.cli.serve_command import OPEN, deploy_endpoint, keep_serving, prepare_keys, serve
 from gatefold.cli.session import Command, Commands, Session, packaged, readable
-from gatefold.cli.stopping import Terminated, handle_signals
+from gatefold.cli.stopping import handle_signals
 from gatefold.cli.terminal import Terminal, table
 from gatefold.cli.workspace_commands import opt_out, rejects_app, release_app, status
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-    from serve.endpoint import Endpoint
 
 app = typer.Typer(
     cls=Commands,
@@ -39,7 +34,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 failed, 2 misused, 3 done with rejects above the limit, 130 and 143 stopped. "
     "--workspace, --config, --set, --json and --verbose may stand before or after the verb.",
 )
-_OPEN = "Serve without API keys on an address that other machines reach."
 _STAGES, _USE, _MAINTAIN = "Stages, in their order", "Use", "Maintain"
 
 
@@ -77,7 +71,7 @@ def demo(
     songs: Annotated[int | None, typer.Option(min=1, help="Songs to compose; fewer are faster and teach less.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-    is_open: Annotated[bool, typer.Option("--open", help=_OPEN)] = False,
+    is_open: Annotated[bool, typer.Option("--open", help=OPEN)] = False,
 ) -> None:
     """Everything once, on songs composed here: catalogue, training, evaluation, examples, and the page in your browser.
 
@@ -90,8 +84,7 @@ def demo(
     session: Session = context.obj.open()
     from gatefold.cli.demo_workspace import place_of_songs
 
-    if serve:
-        _check_host(host, is_open)
+    first_key = prepare_keys(session, host, is_open=is_open) if serve else None
     songs_uri = place_of_songs(session.workspace)
     session.connect()
     from pipelines.catalogue.synthesize import synthesize
@@ -102,13 +95,13 @@ def demo(
     composed = session.watch("synthesize", partial(synthesize, settings, songs_uri))
     run_all(settings, str(composed.details["manifest"]), workspace, session.watch)
     session.watch("examples", partial(make_examples, packaged("gatefold", "examples"), workspace))
-    endpoint = _deploy(session, host, port, is_open) if serve else None
-    _show_demo(session, endpoint.url if endpoint else None)
+    endpoint = deploy_endpoint(session, host, port, is_open=is_open) if serve else None
+    _show_demo(session, endpoint.url if endpoint else None, first_key)
     if endpoint:
-        _keep_serving(session, endpoint)
+        keep_serving(session, endpoint)
 
 
-def _show_demo(session: Session, url: str | None) -> None:
+def _show_demo(session: Session, url: str | None, first_key: str | None) -> None:
     from gatefold.cli.demo_workspace import workspace_option
 
     details = {report.stage: report.details for report in session.reports}
@@ -122,6 +115,7 @@ def _show_demo(session: Session, url: str | None) -> None:
             "sheets": sheets,
             "report": report,
             "url": url,
+            **({"first_key": first_key} if first_key else {}),
         },
         *_tables(measures),
         f"\nheld-out songs  {readable(sheets['evaluate'])}",
@@ -301,81 +295,7 @@ def search(
     )
 
 
-@app.command(rich_help_panel=_USE)
-def serve(
-    context: typer.Context,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-    is_open: Annotated[bool, typer.Option("--open", help=_OPEN)] = False,
-    deployments: Annotated[
-        Path | None,
-        typer.Option(
-            "--deployments", metavar="FILE",
-            help="YAML with resources, batching and scaling; else the installed serve.yaml.",
-        ),
-    ] = None,
-) -> None:
-    """The page and the HTTP API over the current release, until Ctrl-C; another that is activated takes over.
-
-    Example: gatefold serve --port 9000
-    """
-    session: Session = context.obj.open()
-    _check_host(host, is_open)
-    session.connect()
-    endpoint = _deploy(session, host, port, is_open, deployments)
-    session.terminal.result({"url": endpoint.url}, endpoint.url)
-    _keep_serving(session, endpoint)
-
-
-def _check_host(host: str, is_open: bool) -> None:
-    """Before anything starts. Raises: InvalidSettings."""
-    from serve.middleware.keys import Keys, refuse_open_host
-
-    refuse_open_host(host, Keys.from_environment(os.environ), is_open=is_open)
-
-
-def _deploy(
-    session: Session, host: str, port: int, is_open: bool, deployments: Path | None = None
-) -> "Endpoint":
-    with session.terminal.waiting("starting the endpoint"):
-        from serve.deploy import deploy
-
-        if not session.terminal.verbose:
-            logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        return deploy(
-            deployments or packaged("serve", "serve.yaml"),
-            workspace=session.workspace.uri,
-            examples=str(packaged("gatefold", "examples")),
-            host=host,
-            port=port,
-            settings=session.settings,
-            is_open=is_open,
-        )
-
-
-def _keep_serving(session: Session, endpoint: "Endpoint") -> None:
-    from pipelines.cluster import disconnect
-    from serve.deploy import stop
-
-    session.terminal.note("Ctrl-C stops the endpoint")
-    try:
-        while True:
-            time.sleep(session.settings.serve.poll_interval_s)
-            if news := endpoint.follow():
-                session.terminal.note(news)
-    except Terminated:
-        raise
-    except KeyboardInterrupt:
-        pass  # it is how an endpoint ends
-    finally:
-        # Ray would say on stdout that Serve's controller is gone, as it should be
-        verbose = session.terminal.verbose
-        with session.terminal.stopping(), nullcontext() if verbose else redirect_stdout(io.StringIO()):
-            stop()
-            disconnect(verbose=verbose)
-    session.terminal.note("stopped")
-
-
+app.command(rich_help_panel=_USE)(serve)
 app.command(rich_help_panel=_USE)(generate)
 app.command(rich_help_panel=_USE)(adapt)
 app.command(rich_help_panel=_USE)(export)
@@ -385,6 +305,7 @@ app.command(rich_help_panel=_MAINTAIN)(status)
 app.command(rich_help_panel=_MAINTAIN)(plan)
 app.command(rich_help_panel=_MAINTAIN)(doctor)
 app.add_typer(rejects_app, name="rejects", rich_help_panel=_MAINTAIN)
+app.add_typer(keys_app, name="keys", rich_help_panel=_MAINTAIN)
 app.command("opt-out", rich_help_panel=_MAINTAIN)(opt_out)
 
 

@@ -160,6 +160,12 @@ class Session:
         if place:
             self.terminal.note(f"on {place}")
 
+    def database_url(self) -> str:
+        """Of the database of jobs and keys. Raises: InvalidSettings where the workspace needs one to be named."""
+        from serve.jobs.database import configured_url, database_url
+
+        return database_url(self.workspace.uri, configured_url(self.settings.serve.database_url, os.environ))
+
     def watch(self, verb: str, job: "Job") -> "Report":
         """Runs a job with its progress on the terminal. Raises: TooManyRejects, its report kept all the same."""
         from pipelines.report import read_report

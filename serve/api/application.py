@@ -5,19 +5,29 @@ active release can be switched.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import logging
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import APIRouter, Depends, FastAPI
 from ray.serve.handle import DeploymentHandle
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 
 from gatefold.config import ServeSettings
+from gatefold.errors import GatefoldError
 from gatefold.workspace import Workspace
+from serve.access.audit import AuditLog
+from serve.access.authorization import PREFIX, Authorization
+from serve.access.key_ring import KeyRing
+from serve.access.keys import KeyStore
+from serve.access.own_jobs import OwnJobs
+from serve.access.rates import RateLimits
+from serve.access.routes import AccessRoutes
+from serve.access.usage import UsageCounter
 from serve.active_release import ActiveRelease
 from serve.api import problems
 from serve.api.contracts import Health
@@ -32,11 +42,14 @@ from serve.deployments.release import services_of
 from serve.jobs.database import Database
 from serve.jobs.files import JobFiles
 from serve.jobs.store import JobStore
+from serve.middleware.accounting import AccountingMiddleware
 from serve.middleware.hosts import AllowedHostsMiddleware
 from serve.middleware.intake import BodyAdmissionMiddleware
 from serve.middleware.keys import Keys
 from serve.middleware.security_headers import SecurityHeadersMiddleware
 from serve.optout_filter import OptOuts
+
+logger = logging.getLogger(__name__)
 
 COMPRESSED_FROM_BYTES = 2048
 """smaller answers go out as they are; so do pictures, sounds and event streams"""
@@ -49,10 +62,24 @@ CORS_READ = [
     "Idempotent-Replayed",
     "Location",
     "Preference-Applied",
+    "RateLimit-Limit",
+    "RateLimit-Policy",
+    "RateLimit-Remaining",
+    "RateLimit-Reset",
     "Retry-After",
     "X-Request-Id",
 ]
-BEARER = HTTPBearer(auto_error=False, description="an API key")
+
+
+@dataclass(frozen=True)
+class Records:
+    """What the API keeps in the database beside its jobs, and reads from there."""
+
+    database: Database
+    store: JobStore
+    ring: KeyRing
+    usage: UsageCounter
+    audit: AuditLog
 
 
 def create_app(
@@ -69,12 +96,15 @@ def create_app(
     """The API and the page around the services of this active release; what runs jobs is not part of it.
 
     Args:
+        keys: of the environment of `gatefold serve`; those of the database are accepted as well.
         exports: as by default when None.
     """
-    store = JobStore(database, limits)
-
+    ring = KeyRing(keys, KeyStore(database))
+    records = Records(database, JobStore(database, limits), ring, UsageCounter(database), AuditLog(database))
+    own = OwnJobs(records.store, records.audit)
     app = DescribedApi(
         limits,
+        lambda: ring.required,
         title="gatefold",
         version="1",
         description="A song goes in; the covers closest to it come out, and new covers from what those have in common.",
@@ -82,43 +112,56 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
-        lifespan=_lifespan(active, limits, database, store),
+        lifespan=_lifespan(active, limits, records),
     )
     problems.install(app)
-    songs = SongRoutes(active, limits, thumbnails, cache="private" if keys.required else "public")
+    songs = SongRoutes(active, limits, thumbnails, ring, records.usage)
     cover_files = CoverFiles(active, limits, exports or ExportOptions(), files)
-    covers = CoverRoutes(active, store, files, limits, cover_files)
-    v1 = APIRouter(prefix="/v1", dependencies=[Depends(require_api_key(keys))])
+    covers = CoverRoutes(active, records.store, own, files, limits, cover_files)
+    v1 = APIRouter(prefix=PREFIX, dependencies=[Depends(Authorization(ring, RateLimits(), records.audit))])
     v1.include_router(songs.router())
     v1.include_router(covers.router())
-    v1.include_router(ExportRoutes(store, limits, cover_files).router())
+    v1.include_router(ExportRoutes(own, limits, cover_files).router())
+    v1.include_router(AccessRoutes(records.usage, records.audit, limits).router())
     app.include_router(_health(active))
     app.include_router(v1)
     app.include_router(examples.router())
     install_page(app)
-    _surround(app, limits)
+    _surround(app, limits, records.audit)
     return app
 
 
 def _lifespan(
-    active: ActiveRelease, limits: ServeSettings, database: Database, store: JobStore
+    active: ActiveRelease, limits: ServeSettings, records: Records
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    """What goes on beside the requests: the schema brought up to date before them, opt-outs refreshed meanwhile."""
+    """What goes on beside the requests: the schema brought up to date and keys read before them; opt-outs and keys read
+    again, and usage written down, meanwhile."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await database.upgrade()
-        refreshing = asyncio.create_task(active.optouts.keep_refreshing(limits.poll_interval_s))
+        await records.database.upgrade()
+        await records.ring.refresh()
+        beside = [
+            asyncio.create_task(active.optouts.keep_refreshing(limits.poll_interval_s)),
+            asyncio.create_task(records.ring.keep_refreshing(limits.poll_interval_s)),
+            asyncio.create_task(records.usage.keep_flushing()),
+        ]
         yield
-        refreshing.cancel()
-        store.close()
-        await database.close()
+        for task in beside:
+            task.cancel()
+        records.store.close()
+        try:
+            await records.usage.flush()
+        except GatefoldError as error:
+            logger.error("the last searches are not written down: %s", error)
+        await records.database.close()
 
     return lifespan
 
 
-def _surround(app: FastAPI, limits: ServeSettings) -> None:
+def _surround(app: FastAPI, limits: ServeSettings, audit: AuditLog) -> None:
     """What lies around every route; what is added last sees a request first."""
+    app.add_middleware(AccountingMiddleware, audit=audit)
     app.add_middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM_BYTES, compresslevel=COMPRESSION)
     app.add_middleware(BodyAdmissionMiddleware, limits=limits)
     if limits.cors_origins:
@@ -140,7 +183,8 @@ class Api:
         workspace: URI; opt-outs are read and written there.
         runner: of jobs, which Serve runs beside the API as this names it; they meet in the database alone.
         examples: folder of songs to try, on the node that runs the replica.
-        keys: SHA-256 of each API key; the endpoint is open where there is none.
+        keys: SHA-256 of each API key that `gatefold serve` was given; the endpoint is open where there is none and none
+            in the database.
         exports: credit and certificate of exported covers.
         database_url: of the database of jobs.
     """
@@ -189,22 +233,6 @@ class Api:
     async def in_use(self) -> list[str]:
         """Versions of the active release, which comes first, and of those that still have work to finish."""
         return self._active.in_use()
-
-
-def require_api_key(keys: Keys) -> Callable[..., Awaitable[None]]:
-    """A dependency of routes that lets in whom the keys let in, and notes the caller in the request's state."""
-
-    async def accept_anyone(request: Request) -> None:
-        """Accepts every caller."""
-        request.state.caller = keys.caller(None)
-
-    async def check_key(
-        request: Request, shown: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
-    ) -> None:
-        """Accepts a caller with a known key, and notes which."""
-        request.state.caller = keys.caller(shown.credentials if shown else None)
-
-    return check_key if keys.required else accept_anyone  # which of them it is, the description says
 
 
 def _health(active: ActiveRelease) -> APIRouter:

@@ -4,7 +4,7 @@ Requests are in `serve.api.requests`. Nothing here knows of routes, of Ray or of
 """
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -266,6 +266,54 @@ class LimitsView(Body):
     """seconds after its end that a job is kept with its images"""
     wait_max_s: float
     """seconds that `Prefer: wait` holds a request; more are shortened to it"""
+
+
+class UsageView(Body):
+    """What a caller used on a day."""
+
+    caller: str
+    """how its API key begins"""
+    day: date
+    """in UTC"""
+    searches: int
+    """songs searched for or embedded, successfully"""
+    covers: int
+    """new covers made"""
+    generation_s: float
+    """seconds of generation, of jobs that ended on this day"""
+    cost: float | None
+    """at the operator's prices; null where there are none"""
+
+
+class UsageList(Body):
+    """Usage by day and caller."""
+
+    first: date
+    last: date
+    currency: str | None
+    """of `cost`"""
+    days: list[UsageView]
+    """the first day first; days without usage are left out"""
+
+
+class AuditEntryView(Body):
+    """A call that needed the scope `admin`, or a change of a key."""
+
+    number: int
+    at: datetime
+    caller: str
+    """how an API key begins, or who used the command line"""
+    action: str
+    target: str
+    result: str | None
+    """status of the answer, or `done`; null where the endpoint ended before"""
+
+
+class AuditList(Body):
+    """A page of the audit."""
+
+    entries: list[AuditEntryView]
+    """the last first"""
 
 
 class Example(Body):

@@ -5,7 +5,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, cast
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.responses import StreamingResponse
@@ -14,6 +14,8 @@ from gatefold.config import ServeSettings
 from gatefold.errors import InputError
 from gatefold.export.profiles import SIDE_MAX, ProfileName
 from gatefold.generator.attribution import draw_map
+from serve.access.callers import Caller
+from serve.access.own_jobs import OwnJobs
 from serve.active_release import ActiveRelease
 from serve.api import requests
 from serve.api.contents import Content, add_content_route, content_response, is_known, not_modified, tag_of
@@ -50,12 +52,13 @@ class CoverRoutes:
         self,
         active: ActiveRelease,
         store: JobStore,
+        own: OwnJobs,
         files: JobFiles,
         limits: ServeSettings,
         cover_files: CoverFiles,
     ) -> None:
         self._active = active
-        self._store, self._files = store, files
+        self._store, self._own, self._files = store, own, files
         self._limits = limits
         self._cover_files = cover_files
 
@@ -89,11 +92,11 @@ class CoverRoutes:
         body = await read_body(request, self._limits, lists=lists)
         model = requests.CoverFields if body.song else requests.CoverQuery
         fields = requests.parse(model, body.fields, self._limits, strict=body.song is None)
-        idempotency, caller = None, request.state.caller
+        idempotency, caller = None, cast(Caller, request.state.caller)
         if idempotency_key is not None:
             idempotency = Idempotency(idempotency_key, _digest(body, fields))
         # asked before the song is encoded: a full queue, or a repeated request, should cost nothing
-        job, new = await self._store.admit(caller, idempotency), False
+        job, new = await self._store.admit(caller.id, idempotency, fields.n, caller.allowed), False
         if job is None:
             job, new = await self._accept(_asked(body, fields), caller, idempotency)
         if not new:
@@ -114,29 +117,31 @@ class CoverRoutes:
         after: Annotated[str | None, Query(description="`after` of the answer before, to get what follows")] = None,
     ) -> JobList:
         """The caller's own jobs, the last created first."""
-        found = await self._store.list_of(request.state.caller, state=state, limit=limit + 1, after=after)
+        found = await self._store.list_of(request.state.caller.id, state=state, limit=limit + 1, after=after)
         more = found[limit - 1].job_id if len(found) > limit else None
         return JobList(jobs=[job_view(job) for job in found[:limit]], after=more)
 
-    async def get(self, job_id: str) -> JobView:
+    async def get(self, request: Request, job_id: str) -> JobView:
         """A job as it is now."""
-        return job_view(await self._store.get(job_id))
+        return job_view(await self._own.get(request, job_id))
 
-    async def cancel(self, job_id: str) -> JobView:
+    async def cancel(self, request: Request, job_id: str) -> JobView:
         """The job, cancelled if it had not ended."""
-        job = await self._store.cancel(job_id)
+        job = await self._own.cancel(request, job_id)
         if job.state == "cancelled":
             await self._files.delete_song(job_id)
         return job_view(job)
 
-    async def events(self, job_id: str, last_event_id: Annotated[str | None, Header()] = None) -> Response:
+    async def events(
+        self, request: Request, job_id: str, last_event_id: Annotated[str | None, Header()] = None
+    ) -> Response:
         """Every change of a job as a server-sent event, after the one named in Last-Event-ID; ends when the job has.
 
         204 where the last one has been seen: then no browser asks again.
         """
-        last = await self._store.last_event(job_id)  # an unknown job is a 404, not a stream that breaks
+        job = await self._own.get(request, job_id)  # an unknown job is a 404, not a stream that breaks
         after = int(last_event_id) if last_event_id and re.fullmatch(r"[0-9]{1,18}", last_event_id) else 0
-        if last is not None and after >= last:
+        if job.ended and after >= job.last_event:
             return Response(status_code=204)
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(self._stream(job_id, after), media_type=EVENTS_TYPE, headers=headers)
@@ -155,18 +160,18 @@ class CoverRoutes:
         """One of the new covers: PNG, at the size it was generated at, unless something else is asked for. A profile
         decides size and shape, and its own format where it does not take the one asked for."""
         check_size(size or 0, self._limits)
-        job = await self._store.get(job_id)
+        job = await self._own.get(request, job_id)
         wanted = wanted_image(size or min(job.spec.size, SIDE_MAX), format, quality, profile, keep=download)
         return await self._cover_files.image(request, job, index, wanted, "attachment" if download else "inline")
 
-    async def sources(self, job_id: str, index: int) -> SourcesView:
+    async def sources(self, request: Request, job_id: str, index: int) -> SourcesView:
         """Which covers a new cover is made from, the largest share first."""
-        job = await self._store.get(job_id)
+        job = await self._own.get(request, job_id)
         return sources_view(job, index)
 
     async def sources_map(self, request: Request, job_id: str, index: int) -> Response:
         """Where each source is in a new cover: a PNG in the colours that `sources` names."""
-        job = await self._store.get(job_id)
+        job = await self._own.get(request, job_id)
         shares_of(job, index)  # says why there are none
         tag = tag_of(job_id, index, "sources")
         if is_known(request, tag):
@@ -176,11 +181,13 @@ class CoverRoutes:
         picture = await asyncio.to_thread(draw_map, attribution)
         return content_response(request, Content(picture, "image/png"), tag, _NEVER_CHANGES)
 
-    async def manifest(self, job_id: str) -> CoverManifest:
+    async def manifest(self, request: Request, job_id: str) -> CoverManifest:
         """All that replays a job exactly."""
-        return manifest_of(await self._store.get(job_id))
+        return manifest_of(await self._own.get(request, job_id))
 
-    async def _accept(self, asked: CoversRequest, caller: str, idempotency: Idempotency | None) -> tuple[Job, bool]:
+    async def _accept(
+        self, asked: CoversRequest, caller: Caller, idempotency: Idempotency | None
+    ) -> tuple[Job, bool]:
         """The job of this request, and whether it is new; the uploaded song is stored before anybody can claim it."""
         job_id, new = new_job_id(), False
         storing: asyncio.Future[None] | None = None
@@ -191,7 +198,9 @@ class CoverRoutes:
                 spec = await make_spec(serving, asked)
             if storing is not None:
                 await storing
-            job, new = await self._store.create(job_id, spec, caller=caller, idempotency=idempotency)
+            job, new = await self._store.create(
+                job_id, spec, caller=caller.id, allowed=caller.allowed, idempotency=idempotency
+            )
         finally:
             if storing is not None and not new:
                 await asyncio.wait({storing})

@@ -4,15 +4,18 @@ That is: problems under their own media type and with their headers, pictures, e
 endpoint. A route says which of these it has by the `responses` made here.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from gatefold.config import ServeSettings
+from serve.access.scopes import needed_scopes
 from serve.api.contracts import JobView, Problem
 from serve.api.limits import described
 
+KEY_SCHEME = "HTTPBearer"
 PROBLEM_TYPE = "application/problem+json"
 EVENTS_TYPE = "text/event-stream"
 Responses = dict[int | str, dict[str, Any]]
@@ -29,18 +32,23 @@ class DescribedApi(FastAPI):
 
     Args:
         limits: of this endpoint.
+        needs_keys: whether callers must show a key now.
         options: of FastAPI.
     """
 
-    def __init__(self, limits: ServeSettings, **options: Any) -> None:
-        self._limits = limits
+    def __init__(self, limits: ServeSettings, needs_keys: Callable[[], bool], **options: Any) -> None:
+        self._limits, self._needs_keys = limits, needs_keys
+        self._described: dict[bool, dict[str, Any]] = {}
         super().__init__(responses=PROBLEMS, **options)
 
     def openapi(self) -> dict[str, Any]:
-        """The description, made once."""
-        if self.openapi_schema is None:
-            self.openapi_schema = described(_with_problems(super().openapi()), self._limits)
-        return self.openapi_schema
+        """The description, made once for an endpoint with keys and once without."""
+        needs_keys = self._needs_keys()
+        if needs_keys not in self._described:
+            self.openapi_schema = None
+            made = described(_with_problems(super().openapi()), self._limits)
+            self._described[needs_keys] = _with_keys(made) if needs_keys else made
+        return self._described[needs_keys]
 
 
 def operation_id(route: APIRoute) -> str:
@@ -156,4 +164,17 @@ def _with_problems(description: dict[str, Any]) -> dict[str, Any]:
                 response = operation["responses"][status]
                 (content,) = response["content"].values()
                 response["content"] = {PROBLEM_TYPE: content}
+    return description
+
+
+def _with_keys(description: dict[str, Any]) -> dict[str, Any]:
+    """The description with the scope that each operation needs, of which one is enough."""
+    scheme = {"type": "http", "scheme": "bearer", "description": "an API key"}
+    description.setdefault("components", {})["securitySchemes"] = {KEY_SCHEME: scheme}
+    for path, operations in description["paths"].items():
+        if not path.startswith("/v1/") or path.startswith("/v1/health/"):
+            continue
+        for method, operation in operations.items():
+            operation["security"] = [{KEY_SCHEME: []}]
+            operation["x-scopes"] = sorted(needed_scopes(f"{method.upper()} {path}"))
     return description

@@ -24,6 +24,7 @@ from gatefold.export.disclosure import Disclosure, SourceShare, source_type_of, 
 from gatefold.export.export import Exported, Lettering, export_cover, picture_file
 from gatefold.export.profiles import PROFILES, Format, Profile, ProfileName, plain
 from gatefold.generator.interface import Generated
+from serve.access.own_jobs import OwnJobs
 from serve.active_release import ActiveRelease
 from serve.api.contents import Content, content_response, is_known, not_modified, tag_of
 from serve.api.contracts import Body
@@ -32,7 +33,6 @@ from serve.api.description import headers
 from serve.api.limits import SIZE_MIN, marked
 from serve.jobs.files import JobFiles
 from serve.jobs.jobs import Job
-from serve.jobs.store import JobStore
 from serve.middleware.uploads import read_body
 
 Done = TypeVar("Done")
@@ -218,8 +218,8 @@ class CoverFiles:
 class ExportRoutes:
     """Handlers of the routes that export; thin, around `CoverFiles`."""
 
-    def __init__(self, store: JobStore, limits: ServeSettings, files: CoverFiles) -> None:
-        self._store, self._limits, self._files = store, limits, files
+    def __init__(self, own: OwnJobs, limits: ServeSettings, files: CoverFiles) -> None:
+        self._own, self._limits, self._files = own, limits, files
 
     def router(self) -> APIRouter:
         """The routes of exports."""
@@ -249,7 +249,7 @@ class ExportRoutes:
             raise HTTPException(415, "send application/json")
         body = await read_body(request, self._limits)
         fields = ExportFields.model_validate(body.fields, strict=True)
-        return await self._files.export(await self._store.get(job_id), index, fields)
+        return await self._files.export(await self._own.get(request, job_id), index, fields)
 
 
 def check_size(size: int, limits: ServeSettings) -> None:

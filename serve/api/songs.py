@@ -14,6 +14,8 @@ from gatefold.config import ServeSettings
 from gatefold.errors import InputError
 from gatefold.images.pixels import encode_picture
 from gatefold.index.interface import IndexedTrack
+from serve.access.key_ring import KeyRing
+from serve.access.usage import UsageCounter
 from serve.active_release import ActiveRelease
 from serve.api import contracts, requests
 from serve.api.contents import Content, add_content_route, content_response, is_known, not_modified, tag_of
@@ -51,11 +53,13 @@ register_url_convertor("track_id", TrackIds())
 class SongRoutes:
     """Handlers of the routes; thin, around the services of the active release."""
 
-    def __init__(self, active: ActiveRelease, limits: ServeSettings, thumbnails: Thumbnails, *, cache: str) -> None:
+    def __init__(
+        self, active: ActiveRelease, limits: ServeSettings, thumbnails: Thumbnails, ring: KeyRing, usage: UsageCounter
+    ) -> None:
         self._active = active
         self._limits = limits
         self._thumbnails = thumbnails
-        self._cache = f"{cache}, max-age={COVER_MAX_AGE_S}"
+        self._ring, self._usage = ring, usage
 
     def router(self) -> APIRouter:
         """The routes of searches, embeddings and tracks."""
@@ -74,7 +78,9 @@ class SongRoutes:
         """The covers nearest to an uploaded song, to a song of the catalogue, or to an embedding."""
         body = await read_body(request, self._limits, lists=LISTS)
         with self._active.current() as serving:
-            return await self._search(serving, body)
+            found = await self._search(serving, body)
+        self._usage.count_search(request.state.caller.id)
+        return found
 
     async def _search(self, serving: ReleaseServices, body: RequestBody) -> SearchResult:
         encoder = serving.release.encoder.fingerprint
@@ -102,6 +108,7 @@ class SongRoutes:
             raise InputError(f"field '{next(iter(body.fields))[:80]}' is not known here; send the field 'song' alone")
         with self._active.current() as serving:
             encoded = await serving.encoder.encode_song(body.song.data, body.song.name, False)
+        self._usage.count_search(request.state.caller.id)
         return EmbeddingResult(
             release=serving.release.version,
             encoder=serving.release.encoder.fingerprint,
@@ -128,7 +135,8 @@ class SongRoutes:
         with self._active.current() as serving:
             known = await serving.retriever.track(song_id)
             pixels = await self._thumbnails.read(known, size, serving.generator)
-        headers, tag = {"Cache-Control": self._cache}, tag_of(pixels.tobytes(), size)
+        kept = "private" if self._ring.required else "public"
+        headers, tag = {"Cache-Control": f"{kept}, max-age={COVER_MAX_AGE_S}"}, tag_of(pixels.tobytes(), size)
         if is_known(request, tag):
             return not_modified(tag, headers)
         data = await asyncio.to_thread(encode_picture, pixels, size, "jpeg")

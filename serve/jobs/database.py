@@ -7,7 +7,7 @@ may hold a password, so neither it nor what the driver says of it is repeated in
 import asyncio
 import contextvars
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import wraps
 from pathlib import Path
@@ -19,6 +19,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from pydantic import SecretStr
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, ProgrammingError, TimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
@@ -143,6 +144,17 @@ class Database:
             self._in_use -= 1
 
 
+async def with_database(url: str, work: Callable[[Database], Awaitable[T]]) -> T:
+    """What the work returns, done with a database that is opened for it, its schema up to date. Raises:
+    SchemaMismatch; DatabaseUnavailable."""
+    database = Database(url)
+    try:
+        await database.upgrade()
+        return await work(database)
+    finally:
+        await database.close()
+
+
 def database_url(workspace: str, given: str | None) -> str:
     """The URL of the database of jobs: the given one, else of a SQLite file in a local workspace.
 
@@ -162,6 +174,15 @@ def database_url(workspace: str, given: str | None) -> str:
             "serve.database_url to postgresql://USER:PASSWORD@HOST/NAME"
         )
     return str(sa.URL.create("sqlite", database=str(folder / "jobs" / "jobs.sqlite")))
+
+
+def configured_url(configured: SecretStr | None, environment: Mapping[str, str]) -> str | None:
+    """The URL that this environment or else `serve.database_url` names; None where neither does.
+
+    Args:
+        environment: of the process that deploys the endpoint: that of a replica decides nothing.
+    """
+    return environment.get(VARIABLE) or (configured.get_secret_value() if configured else None)
 
 
 def _address(url: str) -> sa.URL:

@@ -1,5 +1,7 @@
 """Jobs as a runner sees them: claimed for a while, renewed, begun, ended, handed back; and those that have expired.
 
+Those of the highest priority are claimed first, and among these the callers take turns (serve.jobs.rows.next_turn).
+
 A claim is a lease and a token. Only the holder of a job's last token may write; a runner that lost it, because its
 lease ended and another claimed the job, or since the job was cancelled, learns that by LeaseLost. A job whose runner is
 lost while it generates is queued again, so often and not more.
@@ -15,11 +17,9 @@ from gatefold.errors import GatefoldError, LeaseLost, RunnerLost
 from serve.jobs.database import Database, uninterrupted
 from serve.jobs.jobs import Claim, JobResult, JobSpec
 from serve.jobs.records import error_record, match_record, spec_record
-from serve.jobs.rows import UNFINISHED, change, read_jobs
+from serve.jobs.rows import ORDER, UNFINISHED, change, read_jobs
 from serve.jobs.store import end_values
 from serve.jobs.tables import images, jobs
-
-_ORDER = (jobs.c.priority.desc(), jobs.c.number)
 
 
 class JobQueue:
@@ -44,14 +44,16 @@ class JobQueue:
         async with self._database.write() as connection:
             now = await self._database.now(connection)
             await self._recover_lost(connection, now)
-            query = sa.select(jobs.c.job_id).where(_claimable(now)).order_by(*_ORDER).limit(count)
-            ids = (await connection.scalars(query.with_for_update(skip_locked=True))).all()
+            query = sa.select(jobs.c.number).where(_claimable(now)).order_by(*ORDER).limit(count)
+            first = query.with_for_update(skip_locked=True).cte("first")  # which locks, so it is evaluated once
             lease = {"token": jobs.c.token + 1, "runner": runner, "lease_until": now + self._limits.job_lease_s}
-            leased = sa.update(jobs).where(jobs.c.job_id.in_(ids)).values(lease)
-            tokens = (await connection.execute(leased.returning(jobs.c.job_id, jobs.c.token))).all()
+            leased = sa.update(jobs).where(jobs.c.number.in_(sa.select(first.c.number))).values(lease)
+            columns = (jobs.c.job_id, jobs.c.token, jobs.c.priority, jobs.c.turn, jobs.c.number)
+            rows = (await connection.execute(leased.returning(*columns))).all()
+            ids = [row.job_id for row in rows]
             found = {job.job_id: job for job in await read_jobs(connection, jobs.c.job_id.in_(ids))}
-        by_id = {row.job_id: Claim(found[row.job_id], row.token) for row in tokens}
-        return [by_id[job_id] for job_id in ids]
+        rows = sorted(rows, key=lambda row: (-row.priority, row.turn, row.number))  # as ORDER has them
+        return [Claim(found[row.job_id], row.token) for row in rows]
 
     @uninterrupted
     async def renew(self, claim: Claim) -> None:
@@ -105,8 +107,10 @@ class JobQueue:
         record = {"folder": result.folder, "matches": [match_record(match) for match in result.matches]}
         async with self._database.write() as connection:
             now = await self._database.now(connection)
-            values = {jobs.c.result: record, jobs.c.progress: 1.0}
-            await self._end(connection, claim, now, end_values("succeeded", now, self._limits.results_kept_s) | values)
+            values: dict[object, object] = {jobs.c.result: record, jobs.c.progress: 1.0}
+            values |= end_values("succeeded", now, self._limits.results_kept_s)
+            made = sum(not cover.is_refused for cover in result.covers)
+            await self._end(connection, claim, now, values, covers=made)
             for place, cover in enumerate(result.covers):
                 closest = None if cover.closest is None else match_record(cover.closest)
                 row = {"job_id": claim.job.job_id, "place": place, "record": cover.record, "closest": closest}
@@ -166,14 +170,14 @@ class JobQueue:
             return set((await connection.scalars(query)).all())
 
     async def _end(
-        self, connection: AsyncConnection, claim: Claim, now: float, values: dict[object, object]
+        self, connection: AsyncConnection, claim: Claim, now: float, values: dict[object, object], covers: int = 0
     ) -> None:
-        _must_hold(claim, await change(connection, now, values, *_held(claim), UNFINISHED))
+        _must_hold(claim, await change(connection, now, values, *_held(claim), UNFINISHED, covers=covers))
 
     async def _recover_lost(self, connection: AsyncConnection, now: float) -> None:
         """Queues again what its runner began and left, or fails it where that happened too often."""
-        query = sa.select(jobs.c.job_id, jobs.c.attempts).where(_lost(now)).with_for_update(skip_locked=True)
-        for row in (await connection.execute(query)).all():
+        query = sa.select(jobs.c.job_id, jobs.c.attempts).where(_lost(now)).order_by(jobs.c.caller)
+        for row in (await connection.execute(query.with_for_update(skip_locked=True))).all():
             if row.attempts < self._limits.job_attempts_max:
                 values = _queued_again() | {jobs.c.lease_until: None, jobs.c.runner: None}
             else:

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from serve.access.usage import add_usage, day_of
 from serve.jobs.jobs import ENDED, Job, JobResult, StoredCover
 from serve.jobs.records import error_of, match_of, spec_of
 from serve.jobs.tables import events, images, jobs
@@ -22,14 +23,24 @@ POSITION = sa.case(
         .where(
             _AHEAD.c.state == "queued",
             (_AHEAD.c.priority > jobs.c.priority)
-            | ((_AHEAD.c.priority == jobs.c.priority) & (_AHEAD.c.number < jobs.c.number)),
+            | ((_AHEAD.c.priority == jobs.c.priority) & (_AHEAD.c.turn < jobs.c.turn))
+            | (
+                (_AHEAD.c.priority == jobs.c.priority)
+                & (_AHEAD.c.turn == jobs.c.turn)
+                & (_AHEAD.c.number < jobs.c.number)
+            ),
         )
         .correlate(jobs)
         .scalar_subquery(),
     )
 ).label("position")
 """queued jobs that go before this one; null once it is not queued"""
+ORDER = (jobs.c.priority.desc(), jobs.c.turn, jobs.c.number)
+"""in which queued jobs are claimed"""
 UNFINISHED = jobs.c.state.in_(("queued", "running"))
+OPEN = jobs.c.finished_at.is_(None)
+"""the same, as the index `jobs_unfinished` has it"""
+_CLAIMED = jobs.c.token > sa.literal_column("0")
 
 
 async def read_jobs(connection: AsyncConnection, *where: sa.ColumnElement[bool], limit: int | None = None) -> list[Job]:
@@ -72,14 +83,32 @@ def _job_of(row: Any, covers: Sequence[StoredCover] | None) -> Job:
     )
 
 
+async def next_turn(connection: AsyncConnection, caller: str, priority: int) -> int:
+    """The turn of a caller's next job: one after the last of its own that has not ended, and not before the turn that
+    the queue has come to. So callers take turns: however many jobs one has queued, another's first goes before all of
+    those but the claimed ones.
+
+    Source: Goyal, Vin & Cheng, "Start-time Fair Queuing" (1997), with jobs of one length.
+    """
+    same = jobs.c.priority == priority
+    claimed = sa.select(sa.func.max(jobs.c.turn)).where(same, _CLAIMED).scalar_subquery()
+    waiting = sa.select(sa.func.min(jobs.c.turn)).where(same, jobs.c.state == "queued").scalar_subquery()
+    own = sa.select(sa.func.max(jobs.c.turn)).where(jobs.c.caller == caller, same, OPEN).scalar_subquery()
+    present = sa.func.coalesce(claimed, waiting, 0)  # what was claimed may be deleted by now
+    row = (await connection.execute(sa.select(present.label("present"), own.label("own")))).one()
+    return int(row.present) if row.own is None else max(row.present, row.own + 1)
+
+
 async def change(
-    connection: AsyncConnection, now: float, values: dict[Any, Any], *where: sa.ColumnElement[bool]
+    connection: AsyncConnection, now: float, values: dict[Any, Any], *where: sa.ColumnElement[bool], covers: int = 0
 ) -> bool:
-    """Changes the one job that the conditions hold for, and writes the change down as its next event.
+    """Changes the one job that the conditions hold for, and writes the change down as its next event; where it ends the
+    job, also as usage.
 
     Args:
         now: seconds since 1970.
         values: by column.
+        covers: new covers that came of it.
 
     Returns: whether there was such a job.
     """
@@ -87,7 +116,9 @@ async def change(
         sa.update(jobs)
         .where(*where)
         .values({jobs.c.last_event: jobs.c.last_event + 1, **values})
-        .returning(jobs.c.job_id, jobs.c.last_event, jobs.c.state, jobs.c.progress)
+        .returning(
+            jobs.c.job_id, jobs.c.last_event, jobs.c.state, jobs.c.progress, jobs.c.caller, jobs.c.started_at
+        )
     )
     row = changed.one_or_none()
     if row is None:
@@ -97,6 +128,9 @@ async def change(
             job_id=row.job_id, number=row.last_event, at=now, state=row.state, progress=row.progress
         )
     )
+    if row.state in ENDED:
+        generation_s = 0.0 if row.started_at is None else max(0.0, now - row.started_at)
+        await add_usage(connection, row.caller, day_of(now), covers=covers, generation_s=generation_s)
     return True
 
 

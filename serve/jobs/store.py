@@ -5,16 +5,19 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from math import ceil
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatefold.config import ServeSettings
-from gatefold.errors import IdempotencyConflict, Overloaded, UnknownJob
+from gatefold.errors import IdempotencyConflict, Overloaded, QuotaExceeded, TooManyJobs, UnknownJob
+from serve.access.callers import UNLIMITED, Allowance
+from serve.access.usage import covers_since, month_of
 from serve.jobs.database import Database, uninterrupted
 from serve.jobs.jobs import Idempotency, Job, JobSpec, State
 from serve.jobs.records import spec_record
-from serve.jobs.rows import POSITION, UNFINISHED, at_event, change, read_jobs, time_of
+from serve.jobs.rows import OPEN, POSITION, UNFINISHED, at_event, change, next_turn, read_jobs, time_of
 from serve.jobs.tables import events, jobs
 from serve.jobs.watching import ChangeWatcher
 
@@ -43,34 +46,42 @@ class JobStore:
         self._watcher = ChangeWatcher(database, limits.jobs_poll_s)
 
     @uninterrupted
-    async def admit(self, caller: str, idempotency: Idempotency | None) -> Job | None:
+    async def admit(
+        self, caller: str, idempotency: Idempotency | None, covers: int = 0, allowed: Allowance = UNLIMITED
+    ) -> Job | None:
         """The job made with this key; None where there is none yet, and one more job would be taken.
 
-        Raises: Overloaded; IdempotencyConflict if the key was used for another request.
+        Args:
+            covers: that the job would make.
+            allowed: what the caller may have.
+
+        Raises: Overloaded, TooManyJobs, QuotaExceeded; IdempotencyConflict if the key was used for another request.
         """
         async with self._database.read() as connection:
             if idempotency is not None and (known := await self._find(connection, caller, idempotency)) is not None:
                 return known
-            await self._admit(connection)
+            await self._admit(connection, caller, covers, allowed)
         return None
 
     @uninterrupted
     async def create(
-        self, job_id: str, spec: JobSpec, *, caller: str, idempotency: Idempotency | None = None, priority: int = 0
-    ) -> tuple[Job, bool]:
+        self, job_id: str, spec: JobSpec, *, caller: str, allowed: Allowance = UNLIMITED,
+        idempotency: Idempotency | None = None, priority: int = 0,
+    ) -> tuple[Job, bool]:  # fmt: skip
         """A queued job, and whether it is new: the same key and request give the same job.
 
         Args:
             job_id: of `new_job_id`; what the job needs of the store lies there already.
+            allowed: what the caller may have.
             priority: a larger one goes first.
 
-        Raises: Overloaded; IdempotencyConflict; DatabaseUnavailable.
+        Raises: Overloaded, TooManyJobs, QuotaExceeded; IdempotencyConflict; DatabaseUnavailable.
         """
         async with self._database.write() as connection:
             await self._database.lock(connection)  # those who count, and those who look for a key, go one by one
             if idempotency is not None and (known := await self._find(connection, caller, idempotency)) is not None:
                 return known, False
-            await self._admit(connection)
+            await self._admit(connection, caller, spec.n, allowed)
             now = await self._database.now(connection)
             key = idempotency.key if idempotency else None
             if key is not None:  # of a job of more than a day ago it can stand for another
@@ -81,6 +92,8 @@ class JobStore:
                     job_id=job_id,
                     caller=caller,
                     priority=priority,
+                    turn=await next_turn(connection, caller, priority),
+                    covers=spec.n,
                     idempotency_key=key,
                     idempotency_digest=idempotency.digest if idempotency else None,
                     state="queued",
@@ -97,10 +110,10 @@ class JobStore:
         return Job(job_id, caller, spec, time_of(now), position=position), True
 
     @uninterrupted
-    async def get(self, job_id: str) -> Job:
-        """Raises: UnknownJob."""
+    async def get(self, job_id: str, owner: str | None = None) -> Job:
+        """The job, whoever made it, or only where this caller did. Raises: UnknownJob."""
         async with self._database.read() as connection:
-            return await self._get(connection, job_id)
+            return await self._get(connection, job_id, owner)
 
     @uninterrupted
     async def list_of(self, caller: str, *, state: State | None, limit: int, after: str | None) -> list[Job]:
@@ -166,11 +179,6 @@ class JobStore:
             if not new and job.position != before.position:
                 yield number, job
 
-    async def last_event(self, job_id: str) -> int | None:
-        """The number of a job's last change; None while there may be another. Raises: UnknownJob."""
-        job = await self.get(job_id)
-        return job.last_event if job.ended else None
-
     def close(self) -> None:
         """Ends what follows a job."""
         self._watcher.close()
@@ -184,9 +192,9 @@ class JobStore:
             rows = (await connection.execute(query.order_by(events.c.number))).all()
         return job, [(row.number, at_event(job, row)) for row in rows if row.number <= job.last_event]
 
-    async def _get(self, connection: AsyncConnection, job_id: str) -> Job:
+    async def _get(self, connection: AsyncConnection, job_id: str, owner: str | None = None) -> Job:
         found = await read_jobs(connection, jobs.c.job_id == job_id)
-        if not found:
+        if not found or owner not in (None, found[0].caller):
             raise UnknownJob(self._unknown(job_id))
         return found[0]
 
@@ -209,13 +217,39 @@ class JobStore:
             )
         return await self._get(connection, known.job_id)
 
-    async def _admit(self, connection: AsyncConnection) -> None:
-        unfinished = await connection.scalar(sa.select(sa.func.count()).select_from(jobs).where(UNFINISHED))
-        if (unfinished or 0) >= self._limits.jobs_max:
+    async def _admit(self, connection: AsyncConnection, caller: str, covers: int, allowed: Allowance) -> None:
+        """Raises: Overloaded, TooManyJobs, QuotaExceeded where the queue, or this caller, has its fill."""
+        open_jobs = sa.select(sa.func.count()).select_from(jobs).where(OPEN)
+        unfinished, own = await connection.scalar(open_jobs) or 0, 0
+        if allowed.jobs_at_once is not None or unfinished >= self._limits.jobs_max:
+            own = await connection.scalar(open_jobs.where(jobs.c.caller == caller)) or 0
+        if allowed.jobs_at_once is not None and own >= allowed.jobs_at_once:
+            raise TooManyJobs(
+                f"{own} of your jobs are queued or running, and this API key may have {allowed.jobs_at_once}; wait for "
+                "one to end, cancel one, or ask the operator for a key with more (jobs at once)",
+                RETRY_AFTER_S,
+            )
+        if unfinished >= self._limits.jobs_max and own:  # who has none may add one: no other caller can keep it out
             raise Overloaded(
                 f"{unfinished} jobs are under way, at most {self._limits.jobs_max} (serve.jobs_max); try again later",
                 RETRY_AFTER_S,
             )
+        if allowed.covers_per_month is not None:
+            await self._check_covers(connection, caller, covers, allowed.covers_per_month)
+
+    async def _check_covers(self, connection: AsyncConnection, caller: str, covers: int, most: int) -> None:
+        first, left_s = month_of(await self._database.now(connection))
+        query = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.covers), 0)).where(jobs.c.caller == caller, OPEN)
+        pending = int(await connection.scalar(query) or 0)
+        made = await covers_since(connection, caller, first)
+        if made + pending + covers <= most:
+            return
+        proceed = "wait for your jobs to end, or" if made + covers <= most else f"the month ends in {left_s:.0f} s;"
+        raise QuotaExceeded(
+            f"n = {covers}: this API key has had {made} covers this month, {pending} are under way, and it may have "
+            f"{most}; {proceed} ask for fewer, or the operator for a key with more (covers a month)",
+            RETRY_AFTER_S if made + covers <= most else ceil(left_s),
+        )
 
 
 def end_values(state: State, now: float, kept_s: float) -> dict[object, object]:

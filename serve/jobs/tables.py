@@ -1,4 +1,5 @@
-"""The tables of jobs, as the code reads and writes them; how a database comes to have them, the migrations say.
+"""The tables of jobs, keys, usage and audit, as the code reads and writes them; how a database comes to have them, the
+migrations say.
 
 Times are seconds since 1970 in UTC. On PostgreSQL they come from the server's clock, so that machines whose clocks
 differ agree on when a lease ends.
@@ -8,6 +9,7 @@ import sqlalchemy as sa
 
 metadata = sa.MetaData()
 _KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite counts up an INTEGER alone
+_CLAIMED, _UNFINISHED = sa.text("token > 0"), sa.text("finished_at IS NULL")  # written out: values may be no parameters
 
 jobs = sa.Table(
     "jobs",
@@ -17,6 +19,8 @@ jobs = sa.Table(
     sa.Column("caller", sa.String(128), nullable=False),
     sa.Column("key_prefix", sa.String(32)),
     sa.Column("priority", sa.Integer, nullable=False, server_default="0"),  # a larger one goes first
+    sa.Column("turn", sa.Integer, nullable=False, server_default="0"),  # within a priority: rows.next_turn
+    sa.Column("covers", sa.Integer, nullable=False, server_default="0"),  # that were asked for
     sa.Column("idempotency_key", sa.String(255)),
     sa.Column("idempotency_digest", sa.String(64)),
     sa.Column("state", sa.String(16), nullable=False),
@@ -34,7 +38,9 @@ jobs = sa.Table(
     sa.Column("runner", sa.String(64)),
     sa.Column("lease_until", sa.Double),
     sa.UniqueConstraint("caller", "idempotency_key", name="jobs_idempotency"),
-    sa.Index("jobs_queue", "state", "priority", "number"),
+    sa.Index("jobs_queue", "state", sa.text("priority DESC"), "turn", "number"),
+    sa.Index("jobs_claimed", "priority", "turn", postgresql_where=_CLAIMED, sqlite_where=_CLAIMED),
+    sa.Index("jobs_unfinished", "caller", "priority", "turn", postgresql_where=_UNFINISHED, sqlite_where=_UNFINISHED),
     sa.Index("jobs_of_caller", "caller", "number"),
     sa.Index("jobs_expiry", "expires_at"),
 )
@@ -57,4 +63,42 @@ images = sa.Table(
     sa.Column("place", sa.Integer, primary_key=True, autoincrement=False),  # from 0, as in `seeds`
     sa.Column("record", sa.JSON, nullable=False),  # as the manifest has it: a cover, or why it was refused
     sa.Column("closest", sa.JSON),  # the match of the catalogue nearest to it
+)
+
+keys = sa.Table(
+    "keys",
+    metadata,
+    sa.Column("key", sa.String(32), primary_key=True),  # how the secret begins; jobs, usage and audit name it so
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),  # SHA-256 of the secret
+    sa.Column("previous_digest", sa.String(64)),  # of the secret before the last rotation
+    sa.Column("previous_until", sa.Double),  # until which that one is still accepted
+    sa.Column("scopes", sa.String(64), nullable=False),  # separated by spaces
+    sa.Column("requests_per_minute", sa.Integer),  # null is no limit, here and below
+    sa.Column("jobs_at_once", sa.Integer),
+    sa.Column("covers_per_month", sa.Integer),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("expires_at", sa.Double),
+    sa.Column("revoked_at", sa.Double),
+)
+
+usage = sa.Table(
+    "usage",
+    metadata,
+    sa.Column("caller", sa.String(128), primary_key=True),
+    sa.Column("day", sa.Date, primary_key=True),  # in UTC
+    sa.Column("searches", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("covers", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("generation_s", sa.Double, nullable=False, server_default="0"),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("number", _KEY, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("caller", sa.String(128), nullable=False),  # a key, or who used the command line
+    sa.Column("action", sa.String(128), nullable=False),
+    sa.Column("target", sa.String(1024), nullable=False),
+    sa.Column("result", sa.String(64)),  # status of the answer; null where the process ended before it
 )

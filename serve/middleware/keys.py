@@ -1,24 +1,23 @@
-"""API keys, known here only by their SHA-256.
+"""API keys of the environment, known here only by their SHA-256, and where an endpoint without keys may listen.
 
-The environment variable GATEFOLD_API_KEYS of the process that deploys the endpoint holds the hashes, comma separated;
-unset or empty, the endpoint is open, and then listens on this machine alone unless that is said to be meant. A replica
-gets the hashes as an argument: its own environment may be that of a cluster, and decides nothing. A key is compared in
-constant time with every hash, so that the time taken reveals nothing. Knows nothing of routes.
+The environment variable GATEFOLD_API_KEYS of the process that deploys the endpoint holds the hashes, comma separated.
+A replica gets them as an argument: its own environment may be that of a cluster, and decides nothing. A key is
+compared in constant time with every hash, so that the time taken reveals nothing. Keys with scopes and limits are in
+the database (serve.access.keys). Knows nothing of routes.
 """
 
-import hashlib
 import hmac
 import ipaddress
 import re
 from collections.abc import Mapping
 
-from gatefold.errors import InvalidSettings, Unauthorized
+from gatefold.errors import InvalidSettings
 
 VARIABLE = "GATEFOLD_API_KEYS"
 
 
 class Keys:
-    """The callers that are let in."""
+    """The keys that an environment names: each has all scopes and no limits."""
 
     def __init__(self, hashes: frozenset[str]) -> None:
         self._hashes = hashes
@@ -47,37 +46,29 @@ class Keys:
 
     @property
     def required(self) -> bool:
-        """Whether a caller must show a key."""
+        """Whether there are any."""
         return bool(self._hashes)
 
-    def caller(self, key: str | None) -> str:
-        """A name for the caller with this key: its hash, or "anyone" at an open endpoint.
-
-        Raises: Unauthorized when a key is required and this is none of them.
-        """
-        if not self.required:
-            return "anyone"
-        if not key:
-            raise Unauthorized("this endpoint needs an API key; send it as 'Authorization: Bearer KEY'")
-        shown = hashlib.sha256(key.encode()).hexdigest()
-        matches = [hmac.compare_digest(shown, known) for known in self._hashes]  # all of them, always
-        if not any(matches):
-            raise Unauthorized("this API key ('Authorization: Bearer KEY') is not known here; ask the operator for one")
-        return shown
+    def has(self, digest: str) -> bool:
+        """Whether this is the SHA-256 of one of them; takes the same time for each."""
+        matches = [hmac.compare_digest(digest, known) for known in self._hashes]  # all of them, always
+        return any(matches)
 
 
-def refuse_open_host(host: str, keys: Keys, *, is_open: bool) -> None:
+def refuse_open_host(host: str, *, has_keys: bool, is_open: bool) -> None:
     """Nothing, where the endpoint may listen on this address.
 
     Args:
+        has_keys: whether keys are configured, or in the database.
         is_open: whether an endpoint without keys is meant.
 
     Raises: InvalidSettings for an address that other machines reach, without keys.
     """
-    if not (keys.required or is_open or is_loopback(host)):
+    if not (has_keys or is_open or is_loopback(host)):
         raise InvalidSettings(
-            f"host '{host}' can be reached from other machines, and no API key is configured: anyone there could "
-            f"search, generate and withdraw songs; put SHA-256 sums into {VARIABLE}, listen on 127.0.0.1, or say --open"
+            f"host '{host}' can be reached from other machines, and there is no API key: anyone there could search, "
+            "generate and withdraw songs; create one with `gatefold keys create NAME --scope admin`, put SHA-256 sums "
+            f"into {VARIABLE}, listen on 127.0.0.1, or say --open"
         )
 
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.browser
 
 
 def test_the_description_is_drawn_and_loads_nothing_from_elsewhere(visit: Visit) -> None:
-    app = DescribedApi(ServeSettings(), title="gatefold", docs_url=None, redoc_url=None)
+    app = DescribedApi(ServeSettings(), lambda: False, title="gatefold", docs_url=None, redoc_url=None)
     router = APIRouter(prefix="/v1", tags=["songs"])
 
     @router.get("/limits")

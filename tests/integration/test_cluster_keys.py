@@ -2,6 +2,7 @@
 storage go with the deployment."""
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -102,6 +103,13 @@ def test_keys_of_the_driver_alone_close_the_endpoint_and_storage_settings_reach_
         assert asked(url) == 401
         assert asked(url, Authorization="Bearer wrong") == 401
         assert asked(url, Authorization=f"Bearer {KEY}") == 200
+        create = [sys.executable, "-m", "gatefold", "--workspace", workspace.uri, "keys", "create", "Acme", "--json"]
+        made = subprocess.run(create, env=cluster.environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        secret = json.loads(made.stdout)["secret"]
+        deadline = time.monotonic() + 10  # it is known within serve.poll_interval_s, and the machine may be busy
+        while asked(url, Authorization=f"Bearer {secret}") != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
     finally:
         serving.send_signal(2)
         serving.wait(timeout=90)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from gatefold.index.interface import IndexedTrack
 from gatefold.records import Match, Track
 from gatefold.storage import objects
 from gatefold.workspace import Workspace
+from serve.access.callers import Allowance
+from serve.access.keys import KeyStore
 from serve.active_release import ActiveRelease
 from serve.api.application import create_app
 from serve.api.exports import ExportOptions
@@ -37,7 +40,7 @@ from serve.interfaces import (
     SongQuery,
     Vector,
 )
-from serve.jobs.database import Database
+from serve.jobs.database import Database, with_database
 from serve.jobs.files import JobFiles
 from serve.jobs.queue import JobQueue
 from serve.jobs.runner import JobRunner
@@ -226,6 +229,24 @@ def endpoint(tmp_path: Path) -> Iterator[Callable[..., Endpoint]]:
 
 async def _start(runner: JobRunner) -> None:
     runner.start()
+
+
+@pytest.fixture
+def new_key(tmp_path: Path) -> Callable[..., str]:
+    """Makes a key in the database of this test's endpoint, and gives its secret; `allowed` as in Allowance."""
+
+    def make(*scopes: str, expires_at: datetime | None = None, **allowed: int) -> str:
+        url = f"sqlite:///{tmp_path}/jobs.sqlite"
+        wanted = Allowance(**allowed)
+        made = with_database(url, lambda found: KeyStore(found).create("Acme", scopes, wanted, expires_at))
+        return asyncio.run(made)[1]
+
+    return make
+
+
+def bearer(secret: str) -> dict[str, str]:
+    """The headers of a request with this key."""
+    return {"Authorization": f"Bearer {secret}"}
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,4 @@
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ from ray.serve.schema import ServeDeploySchema
 from gatefold.config import ServeSettings, Settings
 from gatefold.errors import GatefoldError, InvalidSettings, Unavailable
 from gatefold.workspace import Workspace
+from serve.access.keys import KeyStore
 from serve.app import ApiArgs
 from serve.deploy import deploy, load_config, unknown_keys
+from serve.jobs.database import with_database
 from tests.factories import publish_small_release
 from tests.served import free_port
 
@@ -149,6 +152,17 @@ def test_a_host_that_others_reach_is_refused_without_keys_unless_that_is_meant(
         deploy(PACKAGED, workspace=str(tmp_path), examples=None, host="0.0.0.0", port=0)
     api, _ = deployed(monkeypatch, tmp_path, host="0.0.0.0", is_open=True)
     assert list(api["args"]["api_key_hashes"]) == []
+
+
+def test_keys_in_the_database_let_the_endpoint_listen_where_others_reach_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GATEFOLD_API_KEYS", raising=False)
+    url = f"sqlite:///{tmp_path}/keys.sqlite"
+    monkeypatch.setenv("GATEFOLD_DATABASE_URL", url)
+    asyncio.run(with_database(url, lambda found: KeyStore(found).create("Acme", ["search"])))
+    api, _ = deployed(monkeypatch, tmp_path, host="0.0.0.0")
+    assert api["args"]["database_url"] == url
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,11 @@ def test_the_migrations_make_the_tables_that_the_code_uses(database_url: str) ->
         from alembic.autogenerate import compare_metadata
         from alembic.runtime.migration import MigrationContext
 
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        def is_compared(_: object, name: str, kind: str, *__: object) -> bool:  # SQLite does not say that one descends
+            return (connection.dialect.name, kind, name) != ("sqlite", "index", "jobs_queue")
+
+        opts = {"compare_type": True, "include_object": is_compared}
+        context = MigrationContext.configure(connection, opts=opts)
         return list(compare_metadata(context, tables.metadata))
 
     async def main() -> list[object]:

@@ -1,0 +1,168 @@
+"""Callers take turns: however many jobs one has queued, another's waits for those in hand and no more."""
+
+import time
+from collections import Counter
+
+import pytest
+import sqlalchemy as sa
+
+from gatefold.errors import Overloaded
+from serve.jobs.jobs import Job
+from serve.jobs.rows import ORDER
+from serve.jobs.tables import jobs as table
+from tests.unit.serve.jobs.conftest import RESULT, Jobs, Opened, run
+
+
+async def make_many(jobs: Jobs, caller: str, count: int) -> None:
+    """As many jobs of a caller, the first as any other is made, the rest as copies of it with the turns they would
+    have: a thousand transactions take longer than a test should."""
+    first = await jobs.make(caller)
+    async with jobs.database.write() as connection:
+        row = (await connection.execute(sa.select(table).where(table.c.job_id == first.job_id))).one()._asdict()
+        del row["number"]
+        copies = [{**row, "job_id": f"{caller}-{i}", "turn": row["turn"] + i} for i in range(1, count)]
+        await connection.execute(sa.insert(table), copies)
+
+
+async def run_one(jobs: Jobs) -> Job:
+    claim = await jobs.begin()
+    await jobs.queue.succeed(claim, RESULT)
+    return claim.job
+
+
+def test_a_thousand_jobs_of_one_key_let_the_one_of_another_go_next(opened: Opened) -> None:
+    async def main() -> None:
+        async with opened(jobs_max=2000) as jobs:
+            await make_many(jobs, "many", 1000)
+            for _ in range(3):
+                await run_one(jobs)
+            in_hand = await jobs.begin()
+            made = await jobs.make("one")
+            assert made.position == 0
+            assert (await jobs.claim()).job.job_id == made.job_id
+            assert in_hand.job.caller == "many"
+
+    run(main())
+
+
+def test_keys_with_many_jobs_each_take_turns_one_by_one(opened: Opened) -> None:
+    async def main() -> None:
+        async with opened(jobs_max=2000) as jobs:
+            await make_many(jobs, "a", 300)
+            await run_one(jobs)
+            for caller in ("b", "c"):
+                for _ in range(5):
+                    await jobs.make(caller)
+            order = [(await run_one(jobs)).caller for _ in range(15)]
+            assert [Counter(order[i : i + 3]) for i in range(0, 15, 3)] == [Counter("abc")] * 5
+            assert (await run_one(jobs)).caller == "a"
+
+    run(main())
+
+
+def test_a_key_that_waits_is_not_overtaken_by_keys_that_come_later(opened: Opened) -> None:
+    async def main() -> None:
+        async with opened(jobs_max=2000) as jobs:
+            await make_many(jobs, "many", 50)
+            await run_one(jobs)
+            first = await jobs.make("first")
+            for i in range(20):
+                await jobs.make(f"later-{i}")
+            assert (await run_one(jobs)).job_id == first.job_id
+
+    run(main())
+
+
+def test_what_a_key_had_done_before_is_not_held_against_it(opened: Opened) -> None:
+    async def main() -> None:
+        async with opened(jobs_max=2000) as jobs:
+            for _ in range(5):
+                await jobs.make("diligent")
+                await run_one(jobs)
+            await make_many(jobs, "many", 20)
+            await jobs.make("diligent")
+            callers = [(await run_one(jobs)).caller for _ in range(2)]
+            assert sorted(callers) == ["diligent", "many"]
+
+    run(main())
+
+
+def test_a_higher_priority_goes_before_all_turns_and_has_turns_of_its_own(opened: Opened) -> None:
+    async def main() -> None:
+        async with opened(jobs_max=2000) as jobs:
+            await make_many(jobs, "many", 50)
+            await run_one(jobs)
+            low = await jobs.make("patient", priority=-1)
+            urgent = [await jobs.make(caller, priority=1) for caller in ("many", "many", "other")]
+            order = [(await run_one(jobs)).job_id for _ in range(3)]
+            assert order == [urgent[0].job_id, urgent[2].job_id, urgent[1].job_id]
+            assert (await run_one(jobs)).caller == "many"
+            assert (await jobs.store.get(low.job_id)).position == 48
+
+    run(main())
+
+
+def test_turns_go_on_when_all_jobs_that_ended_have_been_deleted(opened: Opened) -> None:
+    async def main() -> None:
+        async with opened(jobs_max=2000) as jobs:
+            await make_many(jobs, "many", 50)
+            done = [(await run_one(jobs)).job_id for _ in range(10)]
+            await jobs.queue.forget(done)
+            one = await jobs.make("one")
+            order = [(await run_one(jobs)).job_id for _ in range(2)]
+            assert one.job_id in order
+
+    run(main())
+
+
+def test_a_full_queue_takes_one_more_job_of_a_key_that_has_none_in_it(opened: Opened) -> None:
+    async def main() -> None:
+        async with opened(jobs_max=3) as jobs:
+            for _ in range(3):
+                await jobs.make("many")
+            with pytest.raises(Overloaded, match=r"serve\.jobs_max"):
+                await jobs.make("many")
+            await jobs.make("one")
+            with pytest.raises(Overloaded, match=r"serve\.jobs_max"):
+                await jobs.make("one")
+
+    run(main())
+
+
+def test_the_next_job_is_found_along_an_index_without_sorting_the_queue(opened: Opened) -> None:
+    async def main() -> None:
+        async with opened() as jobs:
+            query = sa.select(table.c.number).where(table.c.state == "queued").order_by(*ORDER).limit(1)
+            text = query.compile(compile_kwargs={"literal_binds": True})
+            async with jobs.database.read() as connection:
+                if not jobs.database.is_sqlite:
+                    await connection.execute(sa.text("SET LOCAL enable_seqscan = off"))
+                    await connection.execute(sa.text("SET LOCAL enable_bitmapscan = off"))
+                explain = "EXPLAIN QUERY PLAN" if jobs.database.is_sqlite else "EXPLAIN"
+                plan = str((await connection.execute(sa.text(f"{explain} {text}"))).all())
+            assert "jobs_queue" in plan
+            assert "Sort" not in plan
+            assert "TEMP B-TREE" not in plan
+
+    run(main())
+
+
+@pytest.mark.slow
+def test_ten_thousand_queued_jobs_slow_neither_claims_nor_acceptance_much(opened: Opened) -> None:
+    """Bounds wide enough for a busy machine; `python -m benchmarks.job_queue` measures."""
+
+    async def main() -> None:
+        async with opened(jobs_max=20_000) as jobs:
+            await make_many(jobs, "many", 10_000)
+            claims, made = [], []
+            for i in range(10):
+                began = time.perf_counter()
+                await jobs.make(f"other-{i}")
+                made.append(time.perf_counter() - began)
+                began = time.perf_counter()
+                await jobs.claim()
+                claims.append(time.perf_counter() - began)
+            assert sorted(claims)[5] < 0.2
+            assert sorted(made)[5] < 0.2
+
+    run(main())
