@@ -19,6 +19,7 @@ from gatefold.generator_settings import LocalScoreSettings as LocalScoreSettings
 from gatefold.generator_settings import OriginalitySettings as OriginalitySettings
 from gatefold.generator_settings import PretrainedSettings as PretrainedSettings
 from gatefold.generator_settings import TransformerSettings as TransformerSettings
+from gatefold.generator_settings import WebhookSettings as WebhookSettings
 from gatefold.renamed_settings import refuse_renamed
 from gatefold.section import ABSOLUTE
 from gatefold.section import Section as Section
@@ -310,6 +311,7 @@ class ServeSettings(Section):
     """bytes of pixels of the catalogue's covers that the API keeps in memory"""
     poll_interval_s: float = Field(2.0, gt=0)
     """seconds between polls of the workspace: for opt-outs made elsewhere, and for another release"""
+    webhooks: WebhookSettings = WebhookSettings()
 
 
 class Settings(Section):

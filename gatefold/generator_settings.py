@@ -1,4 +1,5 @@
-"""Settings of every kind of generator, of how close a new cover may come to an existing one, and of its export."""
+"""Settings of every kind of generator, of how close a new cover may come to an existing one, of its export, and of
+webhooks that say so."""
 
 from typing import Literal
 
@@ -172,3 +173,27 @@ class ExportSettings(Section):
         if (self.certificate_chain is None) != (self.private_key is None):
             raise ValueError("certificate_chain and private_key go together")
         return self
+
+
+class WebhookSettings(Section):
+    """How the ends of jobs are reported to the `webhook_url` that a caller gave. They are signed with
+    GATEFOLD_WEBHOOK_SECRET of `gatefold serve`, and refused where that is not set."""
+
+    allowed_hosts: list[str] = Field([])
+    """receivers that may have a private, loopback or link-local address: hooks.internal, *.internal.example"""
+    authorities: str | None = None
+    """file of PEM certificates that receivers' certificates may lead to, beside those of the public authorities"""
+    timeout_s: float = Field(15.0, gt=0)
+    """seconds that one attempt may take, from looking up the name to the end of the answer"""
+    retry_first_s: float = Field(5.0, gt=0)
+    """seconds after the first failed attempt until the second; each later pause is four times as long"""
+    retry_longest_s: float = Field(14_400.0, gt=0)
+    """seconds between two attempts at most"""
+    retry_for_s: float = Field(86_400.0, gt=0)
+    """seconds after which a delivery is given up"""
+    at_once: int = Field(128, ge=1)
+    """attempts that a runner has under way at a time"""
+    at_once_per_receiver: int = Field(4, ge=1)
+    """of these, to one host and port: the rest is kept free of a receiver that is slow or down"""
+    answer_max_bytes: int = Field(1024, ge=0)
+    """bytes of a receiver's answer that are read and kept"""

@@ -35,6 +35,7 @@ from serve.jobs.database import VARIABLE, Database, database_url
 from serve.middleware.hosts import ANY_ADDRESS, names_of
 from serve.middleware.keys import Keys, refuse_open_host
 from serve.ray_private import listening_at
+from serve.webhooks.sender import secrets_of, trust_context
 
 _POLL_S = 0.3
 
@@ -73,7 +74,7 @@ def deploy(
     songs = None if examples is None else str(Path(examples).resolve())
     keys = Keys.from_environment(os.environ)  # ours: that of a replica may be the environment of a cluster
     of_api = {"examples": songs, "api_key_hashes": keys.hashes if keys.required else None, **export_args(settings)}
-    of_api |= {"database_url": _given_database(settings)}
+    of_api |= {"database_url": _given_database(settings), "webhooks": webhook_args(settings)}
     api["args"] = _arguments(ApiArgs, api, given | of_api)
     api["args"]["limits"]["hosts"] += names_of(host)
     refuse_open_host(host, Keys(frozenset(api["args"]["api_key_hashes"])), is_open=is_open)
@@ -132,6 +133,21 @@ def export_args(settings: Settings | None) -> dict[str, Any]:
         return {}
     signer = load_signer(settings.export, os.environ)
     return {"credit": settings.export.credit, "signer": None if signer is None else asdict(signer)}
+
+
+def webhook_args(settings: Settings | None) -> dict[str, Any] | None:
+    """What webhooks are signed with, and whom they trust, read here as the certificate of covers is; None without a
+    secret. Raises: InvalidSettings."""
+    secrets = secrets_of(os.environ)
+    if not secrets:
+        return None
+    path = settings.serve.webhooks.authorities if settings else None
+    try:
+        authorities = None if path is None else Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSettings(f"serve.webhooks.authorities = '{path}' cannot be read: {error}") from error
+    trust_context(authorities)  # what is wrong with them is said before anything starts
+    return {"secrets": secrets, "authorities": authorities}
 
 
 def stop() -> None:

@@ -308,6 +308,14 @@ class AsyncCoverJob:
         """All that replays the job exactly."""
         return await self._client.send(calls.manifest(self.job_id))
 
+    async def deliveries(self) -> list[models.WebhookDelivery]:
+        """What became of the events that its webhook wants, with each attempt."""
+        return (await self._client.send(calls.deliveries(self.job_id))).deliveries
+
+    async def redeliver(self, number: int) -> models.WebhookDelivery:
+        """Delivers one of them again, at once."""
+        return await self._client.send(calls.redeliver(self.job_id, number))
+
     async def save(
         self, folder: str | Path, *, size: int | None = None, picture_format: PictureFormat = "png"
     ) -> list[Path]:

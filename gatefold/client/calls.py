@@ -53,6 +53,10 @@ class CoverOptions(TypedDict, total=False):
     num_inference_steps: int | None
     strength: float | None
     adapter: str | None
+    webhook_url: str | None
+    """https URL to which the job's end is reported, see `gatefold.client.webhooks`"""
+    webhook_events: Sequence[str] | None
+    """those that are reported; all where absent"""
 
 
 class ExportOptions(TypedDict, total=False):
@@ -224,6 +228,15 @@ def manifest(job_id: str) -> Call[models.JobManifest]:
 def manifest_bytes(job_id: str) -> Call[bytes]:
     """The same, as the bytes that the endpoint sends."""
     return _get(f"{_job_path(job_id)}/manifest.json", bytes)
+
+
+def deliveries(job_id: str) -> Call[models.DeliveryPage]:
+    return _get(f"{_job_path(job_id)}/deliveries", models.DeliveryPage)
+
+
+def redeliver(job_id: str, number: int) -> Call[models.WebhookDelivery]:
+    path = f"{_job_path(job_id)}/deliveries/{int(number)}/redeliver"
+    return Call("POST", path, models.WebhookDelivery, False)
 
 
 def track(song_id: str) -> Call[models.TrackAnswer]:

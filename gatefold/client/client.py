@@ -306,6 +306,14 @@ class CoverJob:
         """All that replays the job exactly."""
         return self._client.send(calls.manifest(self.job_id))
 
+    def deliveries(self) -> list[models.WebhookDelivery]:
+        """What became of the events that its webhook wants, with each attempt."""
+        return self._client.send(calls.deliveries(self.job_id)).deliveries
+
+    def redeliver(self, number: int) -> models.WebhookDelivery:
+        """Delivers one of them again, at once."""
+        return self._client.send(calls.redeliver(self.job_id, number))
+
     def save(
         self, folder: str | Path, *, size: int | None = None, picture_format: PictureFormat = "png"
     ) -> list[Path]:

@@ -203,6 +203,53 @@ class JobPage(Answer):
     """names what `client.jobs(after=...)` goes on with; None where there is nothing more"""
 
 
+class WebhookEvent(Answer):
+    """What a webhook brings."""
+
+    type: str
+    """job.succeeded, job.failed or job.cancelled"""
+    timestamp: datetime
+    """of the event, whenever it arrives"""
+    data: JobStatus
+    """the job at its end"""
+
+
+class DeliveryAttempt(Answer):
+    """One attempt to deliver an event to a webhook."""
+
+    number: int
+    at: datetime
+    seconds: float
+    status: int | None
+    """of the receiver's answer"""
+    answer: str | None
+    """beginning of its body"""
+    error: str | None
+    """why there was no answer"""
+
+
+class WebhookDelivery(Answer):
+    """An event of a job on its way to its webhook."""
+
+    number: int
+    webhook_id: str
+    """the header `webhook-id`, the same in every attempt"""
+    type: str
+    receiver: str
+    """host and port"""
+    state: str
+    """pending, delivered or failed"""
+    created_at: datetime
+    next_attempt_at: datetime | None
+    attempts: list[DeliveryAttempt]
+
+
+class DeliveryPage(Answer):
+    """The deliveries of a job."""
+
+    deliveries: list[WebhookDelivery]
+
+
 class BundleInfo(Answer):
     """An encoder, index or generator of a release."""
 

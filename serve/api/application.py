@@ -37,6 +37,8 @@ from serve.middleware.intake import BodyAdmissionMiddleware
 from serve.middleware.keys import Keys
 from serve.middleware.security_headers import SecurityHeadersMiddleware
 from serve.optout_filter import OptOuts
+from serve.webhooks.outbox import Outbox
+from serve.webhooks.routes import DeliveryRoutes, describe_events
 
 COMPRESSED_FROM_BYTES = 2048
 """smaller answers go out as they are; so do pictures, sounds and event streams"""
@@ -65,11 +67,13 @@ def create_app(
     examples: Examples,
     thumbnails: Thumbnails,
     exports: ExportOptions | None = None,
+    webhooks: bool = False,
 ) -> FastAPI:
     """The API and the page around the services of this active release; what runs jobs is not part of it.
 
     Args:
         exports: as by default when None.
+        webhooks: whether what runs jobs signs and delivers them.
     """
     store = JobStore(database, limits)
 
@@ -87,11 +91,13 @@ def create_app(
     problems.install(app)
     songs = SongRoutes(active, limits, thumbnails, cache="private" if keys.required else "public")
     cover_files = CoverFiles(active, limits, exports or ExportOptions(), files)
-    covers = CoverRoutes(active, store, files, limits, cover_files)
+    covers = CoverRoutes(active, store, files, limits, cover_files, webhooks=webhooks)
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(require_api_key(keys))])
     v1.include_router(songs.router())
     v1.include_router(covers.router())
+    v1.include_router(DeliveryRoutes(store, Outbox(database, limits.webhooks)).router())
     v1.include_router(ExportRoutes(store, limits, cover_files).router())
+    describe_events(app)
     app.include_router(_health(active))
     app.include_router(v1)
     app.include_router(examples.router())
@@ -142,6 +148,7 @@ class Api:
         examples: folder of songs to try, on the node that runs the replica.
         keys: SHA-256 of each API key; the endpoint is open where there is none.
         exports: credit and certificate of exported covers.
+        webhooks: whether the runner signs and delivers them.
         database_url: of the database of jobs.
     """
 
@@ -156,6 +163,7 @@ class Api:
         keys: tuple[str, ...],
         database_url: str,
         exports: ExportOptions | None = None,
+        webhooks: bool = False,
     ) -> None:
         replica.set_up(endpoint_url)  # opt-outs and covers of the catalogue are read here
         self._active = ActiveRelease(OptOuts(Workspace(workspace)))
@@ -167,6 +175,7 @@ class Api:
         self._keys = Keys(frozenset(keys))
         self._examples = Examples(None if examples is None else Path(examples))
         self._exports = exports
+        self._webhooks = webhooks
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve, once, when the replica has been constructed."""
@@ -179,6 +188,7 @@ class Api:
             examples=self._examples,
             thumbnails=self._thumbnails,
             exports=self._exports,
+            webhooks=self._webhooks,
         )
 
     async def reconfigure(self, config: dict[str, Any]) -> None:

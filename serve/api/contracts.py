@@ -18,6 +18,8 @@ THUMBNAIL_SIZE = 256
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 PictureFormat = Literal["png", "jpeg", "webp"]
+WebhookEventType = Literal["job.succeeded", "job.failed", "job.cancelled"]
+DeliveryState = Literal["pending", "delivered", "failed"]
 
 
 class Body(BaseModel):
@@ -187,6 +189,52 @@ class JobList(Body):
     jobs: list[JobView]
     after: str | None
     """what `after` of the next request names to get those that follow; null where there are none"""
+
+
+class WebhookEvent(Body):
+    """What a webhook sends; `webhook-id`, `webhook-timestamp` and `webhook-signature` are its headers."""
+
+    type: WebhookEventType
+    timestamp: datetime
+    """of the event, whenever it is delivered"""
+    data: JobView
+    """the job at its end"""
+
+
+class AttemptView(Body):
+    """One attempt to deliver an event."""
+
+    number: int
+    at: datetime
+    """when its answer was there, or none was expected any more"""
+    seconds: float
+    status: int | None
+    """of the answer; null where there was none"""
+    answer: str | None
+    """beginning of its body"""
+    error: str | None
+    """why there was none"""
+
+
+class DeliveryView(Body):
+    """An event of a job on its way to the webhook."""
+
+    number: int
+    """of the job's deliveries, from 1"""
+    webhook_id: str
+    """the header `webhook-id`, the same in every attempt"""
+    type: WebhookEventType
+    receiver: str
+    """host and port; the rest of `webhook_url` is not shown"""
+    state: DeliveryState
+    created_at: datetime
+    next_attempt_at: datetime | None
+    """null once delivered or given up"""
+    attempts: list[AttemptView]
+
+
+class DeliveryList(Body):
+    deliveries: list[DeliveryView]
 
 
 class TrackView(Body):

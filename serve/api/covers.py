@@ -24,7 +24,7 @@ from serve.api.exports import IMAGE_TYPES, CoverFiles, ImageSize, Quality, check
 from serve.api.limits import IDEMPOTENCY_KEY_MAX, JOBS_LISTED_MAX, marked
 from serve.api.songs import body_of
 from serve.jobs.files import JobFiles
-from serve.jobs.jobs import Idempotency, Job
+from serve.jobs.jobs import Idempotency, Job, Webhook
 from serve.jobs.specs import CoversRequest, SongFile, make_spec
 from serve.jobs.store import JobStore, new_job_id
 from serve.middleware.uploads import RequestBody, read_body
@@ -44,7 +44,11 @@ HEARTBEAT_S = 15.0
 
 
 class CoverRoutes:
-    """Handlers of the routes; thin, around the store of jobs."""
+    """Handlers of the routes; thin, around the store of jobs.
+
+    Args:
+        webhooks: whether there is what signs and delivers them.
+    """
 
     def __init__(
         self,
@@ -53,11 +57,14 @@ class CoverRoutes:
         files: JobFiles,
         limits: ServeSettings,
         cover_files: CoverFiles,
+        *,
+        webhooks: bool,
     ) -> None:
         self._active = active
         self._store, self._files = store, files
         self._limits = limits
         self._cover_files = cover_files
+        self._webhooks = webhooks
 
     def router(self) -> APIRouter:
         """The routes under /v1/covers."""
@@ -85,17 +92,19 @@ class CoverRoutes:
         idempotency_key: Annotated[str | None, Header(min_length=1, max_length=IDEMPOTENCY_KEY_MAX)] = None,
     ) -> JobView:
         """Creates a job that generates new covers for an uploaded song or a song of the catalogue."""
-        lists = frozenset({"source_song_ids"})
+        lists = frozenset({"source_song_ids", "webhook_events"})
         body = await read_body(request, self._limits, lists=lists)
         model = requests.CoverFields if body.song else requests.CoverQuery
         fields = requests.parse(model, body.fields, self._limits, strict=body.song is None)
+        if fields.webhook is not None and not self._webhooks:
+            raise InputError("webhook_url: this endpoint has no secret to sign with; GATEFOLD_WEBHOOK_SECRET is not set")
         idempotency, caller = None, request.state.caller
         if idempotency_key is not None:
             idempotency = Idempotency(idempotency_key, _digest(body, fields))
         # asked before the song is encoded: a full queue, or a repeated request, should cost nothing
         job, new = await self._store.admit(caller, idempotency), False
         if job is None:
-            job, new = await self._accept(_asked(body, fields), caller, idempotency)
+            job, new = await self._accept(_asked(body, fields), caller, idempotency, fields.webhook)
         if not new:
             response.headers["Idempotent-Replayed"] = "true"
         wait_s = min(_wait_s(prefer), self._limits.wait_max_s)
@@ -180,7 +189,9 @@ class CoverRoutes:
         """All that replays a job exactly."""
         return manifest_of(await self._store.get(job_id))
 
-    async def _accept(self, asked: CoversRequest, caller: str, idempotency: Idempotency | None) -> tuple[Job, bool]:
+    async def _accept(
+        self, asked: CoversRequest, caller: str, idempotency: Idempotency | None, webhook: Webhook | None
+    ) -> tuple[Job, bool]:
         """The job of this request, and whether it is new; the uploaded song is stored before anybody can claim it."""
         job_id, new = new_job_id(), False
         storing: asyncio.Future[None] | None = None
@@ -191,7 +202,9 @@ class CoverRoutes:
                 spec = await make_spec(serving, asked)
             if storing is not None:
                 await storing
-            job, new = await self._store.create(job_id, spec, caller=caller, idempotency=idempotency)
+            job, new = await self._store.create(
+                job_id, spec, caller=caller, idempotency=idempotency, webhook=webhook
+            )
         finally:
             if storing is not None and not new:
                 await asyncio.wait({storing})
@@ -233,7 +246,9 @@ def _asked(body: RequestBody, fields: requests.CoverFields) -> CoversRequest:
 def _digest(body: RequestBody, fields: requests.CoverFields) -> str:
     """What makes two requests the same: the song's bytes, and the fields as they were sent."""
     song = hashlib.sha256(body.song.data).hexdigest() if body.song else ""
-    return hashlib.sha256(f"{song}\n{fields.model_dump_json()}".encode()).hexdigest()
+    absent = {name for name in ("webhook_url", "webhook_events") if getattr(fields, name) is None}
+    sent = fields.model_dump_json(exclude=absent)  # without a webhook, as before there were any
+    return hashlib.sha256(f"{song}\n{sent}".encode()).hexdigest()
 
 
 def _wait_s(prefer: str | None) -> float:

@@ -7,15 +7,17 @@ Nothing here knows of routes, of Ray or of models.
 import json
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from gatefold.config import ServeSettings
 from gatefold.errors import InputError
 from gatefold.generator.interface import GenerationRequest
 from gatefold.index.interface import Filters
-from serve.api.contracts import Body
+from serve.api.contracts import Body, WebhookEventType
 from serve.api.limits import COLUMNS_MAX, EMBEDDING_MAX, GUIDANCE_MAX, LIST_MAX, SEED_MAX, SIZE_MIN, Limit
+from serve.jobs.jobs import Webhook
 from serve.middleware.uploads import check_text
+from serve.webhooks.receivers import URL_MAX, check_receiver, parse_receiver
 
 DEFAULT_K = 100
 DEFAULT_N = 4
@@ -104,6 +106,25 @@ class CoverFields(Body):
     """how far a pre-trained model departs from the picture it starts from, for a generator of kind diffusers"""
     adapter: str | None = Field(None, pattern="^[0-9a-f]{12}$")
     """a LoRA made by `gatefold adapt`, for a generator of kind diffusers"""
+    webhook_url: str | None = Field(None, max_length=URL_MAX, pattern="^https://")
+    """to which the job's end is reported, signed; with a public address"""
+    webhook_events: list[WebhookEventType] | None = Field(None, min_length=1, max_length=LIST_MAX)
+    """those that are reported; all where absent"""
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _may_be_called(cls, url: str | None, info: ValidationInfo) -> str | None:
+        limits = info.context if isinstance(info.context, ServeSettings) else ServeSettings()
+        if url is not None:
+            check_receiver(parse_receiver(url), limits.webhooks.allowed_hosts)
+        return url
+
+    @property
+    def webhook(self) -> Webhook | None:
+        """Where the job's end is reported to."""
+        if self.webhook_url is None:
+            return None
+        return Webhook(self.webhook_url, None if self.webhook_events is None else tuple(self.webhook_events))
 
     @property
     def generator_request(self) -> GenerationRequest:
@@ -122,6 +143,12 @@ class CoverFields(Body):
     def _last_seed_in_range(self) -> "CoverFields":
         if self.seed is not None and self.seed + self.n - 1 > SEED_MAX:
             raise ValueError(f"seed {self.seed} leaves no room for {self.n} seeds up to {SEED_MAX}")
+        return self
+
+    @model_validator(mode="after")
+    def _events_have_a_receiver(self) -> "CoverFields":
+        if self.webhook_events is not None and self.webhook_url is None:
+            raise ValueError("webhook_events need a webhook_url")
         return self
 
 

@@ -4,7 +4,7 @@ Ray, or of where jobs are kept.
 Shape legend: n = new covers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -69,6 +69,16 @@ class JobResult:
 
 
 @dataclass(frozen=True)
+class Webhook:
+    """Where a caller wants to know of a job's end."""
+
+    url: str = field(repr=False)
+    """which may hold a secret"""
+    events: tuple[str, ...] | None = None
+    """`WebhookEventType` of serve.api.contracts; all when None"""
+
+
+@dataclass(frozen=True)
 class Job:
     """A job at one moment."""
 
@@ -92,6 +102,7 @@ class Job:
     """once failed"""
     last_event: int = 1
     """number of its last change"""
+    webhook: Webhook | None = None
 
     @property
     def ended(self) -> bool:

@@ -17,7 +17,7 @@ from serve.jobs.jobs import Claim, JobResult, JobSpec
 from serve.jobs.records import error_record, match_record, spec_record
 from serve.jobs.rows import UNFINISHED, change, read_jobs
 from serve.jobs.store import end_values
-from serve.jobs.tables import images, jobs
+from serve.jobs.tables import deliveries, images, jobs
 
 _ORDER = (jobs.c.priority.desc(), jobs.c.number)
 
@@ -106,11 +106,13 @@ class JobQueue:
         async with self._database.write() as connection:
             now = await self._database.now(connection)
             values = {jobs.c.result: record, jobs.c.progress: 1.0}
-            await self._end(connection, claim, now, end_values("succeeded", now, self._limits.results_kept_s) | values)
+            holds = sa.select(jobs.c.number).where(*_held(claim), UNFINISHED).with_for_update()
+            _must_hold(claim, await connection.scalar(holds) is not None)
             for place, cover in enumerate(result.covers):
                 closest = None if cover.closest is None else match_record(cover.closest)
                 row = {"job_id": claim.job.job_id, "place": place, "record": cover.record, "closest": closest}
                 await connection.execute(sa.insert(images).values(row))
+            await self._end(connection, claim, now, end_values("succeeded", now, self._limits.results_kept_s) | values)
 
     @uninterrupted
     async def fail(self, claim: Claim, error: GatefoldError) -> None:
@@ -154,8 +156,10 @@ class JobQueue:
 
     @uninterrupted
     async def forget(self, job_ids: Sequence[str]) -> None:
-        """Deletes ended jobs, with their events and images."""
+        """Deletes ended jobs, with their events, images and deliveries; one that is due yet stays until it is done."""
         async with self._database.write() as connection:
+            done = deliveries.c.job_id.in_(job_ids), deliveries.c.state != "pending"
+            await connection.execute(sa.delete(deliveries).where(*done))
             await connection.execute(sa.delete(jobs).where(jobs.c.job_id.in_(job_ids), ~UNFINISHED))
 
     @uninterrupted

@@ -9,9 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from serve.jobs.jobs import ENDED, Job, JobResult, StoredCover
+from serve.jobs.jobs import ENDED, Job, JobResult, StoredCover, Webhook
 from serve.jobs.records import error_of, match_of, spec_of
 from serve.jobs.tables import events, images, jobs
+from serve.webhooks.outbox import add_delivery
 
 _AHEAD = jobs.alias("ahead")
 POSITION = sa.case(
@@ -69,13 +70,15 @@ def _job_of(row: Any, covers: Sequence[StoredCover] | None) -> Job:
         result=result,
         error=None if row.error is None else error_of(row.error),
         last_event=row.last_event,
+        webhook=None if row.webhook_url is None else Webhook(row.webhook_url, row.webhook_events),
     )
 
 
 async def change(
     connection: AsyncConnection, now: float, values: dict[Any, Any], *where: sa.ColumnElement[bool]
 ) -> bool:
-    """Changes the one job that the conditions hold for, and writes the change down as its next event.
+    """Changes the one job that the conditions hold for, and writes the change down as its next event; an end also as
+    one to be delivered, where the job has a webhook. The images of a job that succeeds are there already.
 
     Args:
         now: seconds since 1970.
@@ -87,7 +90,7 @@ async def change(
         sa.update(jobs)
         .where(*where)
         .values({jobs.c.last_event: jobs.c.last_event + 1, **values})
-        .returning(jobs.c.job_id, jobs.c.last_event, jobs.c.state, jobs.c.progress)
+        .returning(jobs.c.job_id, jobs.c.last_event, jobs.c.state, jobs.c.progress, jobs.c.webhook_url)
     )
     row = changed.one_or_none()
     if row is None:
@@ -97,6 +100,9 @@ async def change(
             job_id=row.job_id, number=row.last_event, at=now, state=row.state, progress=row.progress
         )
     )
+    if row.state in ENDED and row.webhook_url is not None:
+        (job,) = await read_jobs(connection, jobs.c.job_id == row.job_id)
+        await add_delivery(connection, now, job)
     return True
 
 

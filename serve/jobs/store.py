@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gatefold.config import ServeSettings
 from gatefold.errors import IdempotencyConflict, Overloaded, UnknownJob
 from serve.jobs.database import Database, uninterrupted
-from serve.jobs.jobs import Idempotency, Job, JobSpec, State
+from serve.jobs.jobs import Idempotency, Job, JobSpec, State, Webhook
 from serve.jobs.records import spec_record
 from serve.jobs.rows import POSITION, UNFINISHED, at_event, change, read_jobs, time_of
 from serve.jobs.tables import events, jobs
@@ -56,13 +56,21 @@ class JobStore:
 
     @uninterrupted
     async def create(
-        self, job_id: str, spec: JobSpec, *, caller: str, idempotency: Idempotency | None = None, priority: int = 0
+        self,
+        job_id: str,
+        spec: JobSpec,
+        *,
+        caller: str,
+        idempotency: Idempotency | None = None,
+        priority: int = 0,
+        webhook: Webhook | None = None,
     ) -> tuple[Job, bool]:
         """A queued job, and whether it is new: the same key and request give the same job.
 
         Args:
             job_id: of `new_job_id`; what the job needs of the store lies there already.
             priority: a larger one goes first.
+            webhook: to which its end is reported.
 
         Raises: Overloaded; IdempotencyConflict; DatabaseUnavailable.
         """
@@ -86,6 +94,8 @@ class JobStore:
                     state="queued",
                     created_at=now,
                     spec=spec_record(spec),
+                    webhook_url=webhook.url if webhook else None,
+                    webhook_events=list(webhook.events) if webhook and webhook.events else sa.null(),
                 )
             )
             position = await connection.scalar(sa.select(POSITION).where(jobs.c.job_id == job_id))

@@ -33,6 +33,8 @@ jobs = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),  # times that generation began
     sa.Column("runner", sa.String(64)),
     sa.Column("lease_until", sa.Double),
+    sa.Column("webhook_url", sa.Text),
+    sa.Column("webhook_events", sa.JSON),  # those that it wants; all without it
     sa.UniqueConstraint("caller", "idempotency_key", name="jobs_idempotency"),
     sa.Index("jobs_queue", "state", "priority", "number"),
     sa.Index("jobs_of_caller", "caller", "number"),
@@ -57,4 +59,40 @@ images = sa.Table(
     sa.Column("place", sa.Integer, primary_key=True, autoincrement=False),  # from 0, as in `seeds`
     sa.Column("record", sa.JSON, nullable=False),  # as the manifest has it: a cover, or why it was refused
     sa.Column("closest", sa.JSON),  # the match of the catalogue nearest to it
+)
+
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("delivery_id", _KEY, primary_key=True, autoincrement=True),
+    sa.Column("job_id", sa.String(64), nullable=False),  # no foreign key: it may outlive its job
+    sa.Column("number", sa.Integer, nullable=False),  # of the job's, from 1
+    sa.Column("event", sa.String(32), nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("receiver", sa.String(300), nullable=False),  # host and port, without what may be secret in the URL
+    sa.Column("body", sa.Text, nullable=False),  # the same in every attempt
+    sa.Column("state", sa.String(16), nullable=False, server_default="pending"),  # then delivered, or failed
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("next_at", sa.Double, nullable=False),  # before which nobody tries
+    sa.Column("since", sa.Double, nullable=False),  # when it was last made pending
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),  # attempts since then
+    sa.Column("token", sa.Integer, nullable=False, server_default="0"),  # of the last claim, as of jobs
+    sa.Column("lease_until", sa.Double),
+    sa.UniqueConstraint("job_id", "number", name="deliveries_of_job"),
+    sa.Index("deliveries_due", "state", "next_at"),
+)
+
+delivery_attempts = sa.Table(
+    "delivery_attempts",
+    metadata,
+    sa.Column(
+        "delivery_id", _KEY, sa.ForeignKey("deliveries.delivery_id", ondelete="CASCADE"), primary_key=True
+    ),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # from 1
+    sa.Column("at", sa.Double, nullable=False),  # when its answer was there
+    sa.Column("seconds", sa.Double, nullable=False),
+    sa.Column("status", sa.Integer),  # of HTTP; null where there was no answer
+    sa.Column("answer", sa.Text),  # its beginning
+    sa.Column("error", sa.Text),  # why there was none
 )

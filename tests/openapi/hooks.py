@@ -4,7 +4,7 @@ from typing import Any
 
 import schemathesis
 
-LISTS = ("exclude_artists", "exclude_song_ids", "genres", "source_song_ids")
+LISTS = ("exclude_artists", "exclude_song_ids", "genres", "source_song_ids", "webhook_events")
 
 
 @schemathesis.hook

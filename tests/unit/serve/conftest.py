@@ -188,7 +188,7 @@ def endpoint(tmp_path: Path) -> Iterator[Callable[..., Endpoint]]:
 
     def make(
         limits: ServeSettings | None = None, keys: str = "", examples: Path | None = None, cover_uri: str | None = None,
-        exports: ExportOptions | None = None,
+        exports: ExportOptions | None = None, webhooks: bool = True,
     ) -> Endpoint:
         limits = (limits or ServeSettings()).model_copy(update={"jobs_poll_s": 0.01})
         encoder, retriever, generator, ready = Encoder(), Retriever(cover_uri), Generator(), Ready()
@@ -206,6 +206,7 @@ def endpoint(tmp_path: Path) -> Iterator[Callable[..., Endpoint]]:
             examples=Examples(examples),
             thumbnails=Thumbnails(workspace, limits.thumbnail_cache_bytes),
             exports=exports,
+            webhooks=webhooks,
         )
         client = TestClient(app, base_url="http://localhost")
         client.__enter__()  # one event loop for all of a test's requests, as jobs outlive theirs

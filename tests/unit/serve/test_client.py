@@ -29,6 +29,8 @@ MODELS: dict[str, type[BaseModel]] = {
     "JobView": models.JobStatus,
     "JobList": models.JobPage, "PartView": models.BundleInfo, "ReleaseView": models.ReleaseInfo,
     "NeighbourView": models.NeighbourScore, "CoverManifest": models.JobManifest, "Health": models.HealthAnswer,
+    "WebhookEvent": models.WebhookEvent, "DeliveryView": models.WebhookDelivery, "DeliveryList": models.DeliveryPage,
+    "AttemptView": models.DeliveryAttempt,
 }  # fmt: skip
 """By the name in the description, what the client makes of it."""
 
