@@ -92,6 +92,7 @@ class AsyncClient:
         *,
         song_id: str | None = None,
         idempotency_key: str | None = None,
+        cancel_after_s: int | None = None,
         name: str | None = None,
         **options: Unpack[CoverOptions],
     ) -> "AsyncCoverJob":
@@ -101,9 +102,10 @@ class AsyncClient:
             song: path of an audio file, or its bytes.
             song_id: or a song of the catalogue.
             idempotency_key: the same key with the same request gives the same job; one is made where it is absent.
+            cancel_after_s: seconds after which it is cancelled if it has not ended; never where absent.
             name: file name to send with the song.
         """
-        call = calls.generate(song, song_id, idempotency_key, name, options)
+        call = calls.generate(song, song_id, idempotency_key, name, options, cancel_after_s)
         status, answer = await self._answered(call)
         return AsyncCoverJob(self, status, replayed=is_replayed(answer))
 

@@ -135,7 +135,12 @@ def embed(song: SongLike, name: str | None) -> Call[EmbeddingAnswer]:
 
 
 def generate(
-    song: SongLike | None, song_id: str | None, idempotency_key: str | None, name: str | None, options: CoverOptions
+    song: SongLike | None,
+    song_id: str | None,
+    idempotency_key: str | None,
+    name: str | None,
+    options: CoverOptions,
+    cancel_after_s: int | None = None,
 ) -> Call[models.JobStatus]:
     """A call that may be repeated, since it always has an Idempotency-Key.
 
@@ -144,6 +149,8 @@ def generate(
     if (song is None) == (song_id is None):
         raise ValueError("generate takes either song or song_id")
     headers = {"Idempotency-Key": secrets.token_hex(16) if idempotency_key is None else idempotency_key}
+    if cancel_after_s is not None:
+        headers["Cancel-After"] = str(int(cancel_after_s))
     if song is not None:
         upload, fields = SongUpload.of(song, name), _form(options)
         return Call("POST", "/v1/covers", models.JobStatus, True, song=upload, fields=fields, headers=headers)

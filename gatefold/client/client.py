@@ -91,6 +91,7 @@ class Client:
         *,
         song_id: str | None = None,
         idempotency_key: str | None = None,
+        cancel_after_s: int | None = None,
         name: str | None = None,
         **options: Unpack[CoverOptions],
     ) -> "CoverJob":
@@ -100,9 +101,10 @@ class Client:
             song: path of an audio file, or its bytes.
             song_id: or a song of the catalogue.
             idempotency_key: the same key with the same request gives the same job; one is made where it is absent.
+            cancel_after_s: seconds after which it is cancelled if it has not ended; never where absent.
             name: file name to send with the song.
         """
-        call = calls.generate(song, song_id, idempotency_key, name, options)
+        call = calls.generate(song, song_id, idempotency_key, name, options, cancel_after_s)
         status, answer = self._answered(call)
         return CoverJob(self, status, replayed=is_replayed(answer))
 

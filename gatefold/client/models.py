@@ -176,6 +176,8 @@ class JobStatus(Answer):
     finished_at: datetime | None
     expires_at: datetime | None = None
     """when its pictures are deleted"""
+    cancel_at: datetime | None = None
+    """when it is cancelled if it has not ended"""
     queued_s: float | None = None
     """seconds it waited"""
     generation_s: float | None = None

@@ -39,6 +39,15 @@ Preference = Annotated[
         json_schema_extra=marked(x_max_wait_s="wait_max_s"),
     ),
 ]
+CANCEL_AFTER_MAX_S = 604_800
+CancelAfter = Annotated[
+    str | None,
+    Header(
+        description=f"seconds, or a duration such as `90s`, `5m` or `1h30m`, 1 s to {CANCEL_AFTER_MAX_S} s: a job that "
+        "has not ended by then is cancelled"
+    ),
+]
+_DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s?)?")
 HEARTBEAT_S = 15.0
 """seconds of silence after which an event stream sends a comment, so that no proxy closes it as idle"""
 
@@ -90,6 +99,7 @@ class CoverRoutes:
         response: Response,
         prefer: Preference = None,
         idempotency_key: Annotated[str | None, Header(min_length=1, max_length=IDEMPOTENCY_KEY_MAX)] = None,
+        cancel_after: CancelAfter = None,
     ) -> JobView:
         """Creates a job that generates new covers for an uploaded song or a song of the catalogue."""
         lists = frozenset({"source_song_ids", "webhook_events"})
@@ -98,13 +108,13 @@ class CoverRoutes:
         fields = requests.parse(model, body.fields, self._limits, strict=body.song is None)
         if fields.webhook is not None and not self._webhooks:
             raise InputError("webhook_url: this endpoint has no secret to sign with; GATEFOLD_WEBHOOK_SECRET is not set")
-        idempotency, caller = None, request.state.caller
+        idempotency, caller, cancel_after_s = None, request.state.caller, cancel_after_seconds(cancel_after)
         if idempotency_key is not None:
             idempotency = Idempotency(idempotency_key, _digest(body, fields))
         # asked before the song is encoded: a full queue, or a repeated request, should cost nothing
         job, new = await self._store.admit(caller, idempotency), False
         if job is None:
-            job, new = await self._accept(_asked(body, fields), caller, idempotency, fields.webhook)
+            job, new = await self._accept(_asked(body, fields), caller, idempotency, fields.webhook, cancel_after_s)
         if not new:
             response.headers["Idempotent-Replayed"] = "true"
         wait_s = min(_wait_s(prefer), self._limits.wait_max_s)
@@ -112,6 +122,8 @@ class CoverRoutes:
             job = await self._store.ended(job.job_id, wait_s)
             response.headers["Preference-Applied"] = f"wait={wait_s:g}"
         response.status_code = 200 if job.ended else 202
+        if not job.ended:
+            response.headers["Retry-After"] = str(await self._store.retry_after_s(job))
         response.headers["Location"] = path_of(job)
         return job_view(job)
 
@@ -190,7 +202,12 @@ class CoverRoutes:
         return manifest_of(await self._store.get(job_id))
 
     async def _accept(
-        self, asked: CoversRequest, caller: str, idempotency: Idempotency | None, webhook: Webhook | None
+        self,
+        asked: CoversRequest,
+        caller: str,
+        idempotency: Idempotency | None,
+        webhook: Webhook | None,
+        cancel_after_s: float | None,
     ) -> tuple[Job, bool]:
         """The job of this request, and whether it is new; the uploaded song is stored before anybody can claim it."""
         job_id, new = new_job_id(), False
@@ -203,7 +220,12 @@ class CoverRoutes:
             if storing is not None:
                 await storing
             job, new = await self._store.create(
-                job_id, spec, caller=caller, idempotency=idempotency, webhook=webhook
+                job_id,
+                spec,
+                caller=caller,
+                idempotency=idempotency,
+                webhook=webhook,
+                cancel_after_s=cancel_after_s,
             )
         finally:
             if storing is not None and not new:
@@ -249,6 +271,20 @@ def _digest(body: RequestBody, fields: requests.CoverFields) -> str:
     absent = {name for name in ("webhook_url", "webhook_events") if getattr(fields, name) is None}
     sent = fields.model_dump_json(exclude=absent)  # without a webhook, as before there were any
     return hashlib.sha256(f"{song}\n{sent}".encode()).hexdigest()
+
+
+def cancel_after_seconds(header: str | None) -> float | None:
+    """Seconds of a Cancel-After; None without one. Raises: InputError."""
+    if header is None:
+        return None
+    found = _DURATION.fullmatch(header.strip())
+    hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if not 1 <= total <= CANCEL_AFTER_MAX_S:
+        raise InputError(
+            f"Cancel-After = '{header[:80]}' must be seconds, 1 to {CANCEL_AFTER_MAX_S}, or a duration as in '1h30m'"
+        )
+    return float(total)
 
 
 def _wait_s(prefer: str | None) -> float:

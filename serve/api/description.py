@@ -86,7 +86,7 @@ JOB_CREATED: Responses = {
     },
     202: {
         "description": "The job, queued or running.",
-        "headers": headers(_LOCATION, **_APPLIED),
+        "headers": headers(_LOCATION, "Retry-After: seconds until it will have ended, by an estimate", **_APPLIED),
         "links": _LINKS,
     },
 }

@@ -103,6 +103,8 @@ class Job:
     last_event: int = 1
     """number of its last change"""
     webhook: Webhook | None = None
+    cancel_at: datetime | None = None
+    """when it is cancelled if it has not ended"""
 
     @property
     def ended(self) -> bool:

@@ -147,6 +147,22 @@ class JobQueue:
         return max(0, self._limits.job_attempts_max - (begun or 0))
 
     @uninterrupted
+    async def cancel_overdue(self) -> list[str]:
+        """Cancels the jobs that have not ended in the time that their caller gave them; their job_ids."""
+        async with self._database.read() as connection:
+            now = await self._database.now(connection)
+            if not await connection.scalar(sa.select(jobs.c.number).where(_overdue(now)).limit(1)):
+                return []
+        async with self._database.write() as connection:
+            now = await self._database.now(connection)
+            query = sa.select(jobs.c.job_id).where(_overdue(now)).with_for_update(skip_locked=True)
+            ids = list((await connection.scalars(query)).all())
+            for job_id in ids:
+                end = end_values("cancelled", now, self._limits.results_kept_s)
+                await change(connection, now, end, jobs.c.job_id == job_id, UNFINISHED)
+        return ids
+
+    @uninterrupted
     async def expired(self, limit: int) -> list[str]:
         """job_ids whose results are due to be deleted, at most so many."""
         async with self._database.read() as connection:
@@ -190,7 +206,12 @@ class JobQueue:
 
 
 def _claimable(now: float) -> sa.ColumnElement[bool]:
-    return (jobs.c.state == "queued") & (jobs.c.lease_until.is_(None) | (jobs.c.lease_until < now))
+    in_time = jobs.c.cancel_at.is_(None) | (jobs.c.cancel_at > now)
+    return (jobs.c.state == "queued") & (jobs.c.lease_until.is_(None) | (jobs.c.lease_until < now)) & in_time
+
+
+def _overdue(now: float) -> sa.ColumnElement[bool]:
+    return (jobs.c.cancel_at <= now) & UNFINISHED
 
 
 def _lost(now: float) -> sa.ColumnElement[bool]:

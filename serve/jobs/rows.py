@@ -70,6 +70,7 @@ def _job_of(row: Any, covers: Sequence[StoredCover] | None) -> Job:
         result=result,
         error=None if row.error is None else error_of(row.error),
         last_event=row.last_event,
+        cancel_at=None if row.cancel_at is None else time_of(row.cancel_at),
         webhook=None if row.webhook_url is None else Webhook(row.webhook_url, row.webhook_events),
     )
 

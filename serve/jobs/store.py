@@ -2,6 +2,7 @@
 answers for any job, and a restart loses none. Who runs them is in serve.jobs.queue."""
 
 import asyncio
+import math
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -19,7 +20,10 @@ from serve.jobs.tables import events, jobs
 from serve.jobs.watching import ChangeWatcher
 
 RETRY_AFTER_S = 5
-"""seconds after which a full queue is likely to have room: about one job"""
+"""seconds that a job is taken to last before any has ended"""
+RETRY_AFTER_MAX_S = 3_600
+"""seconds that are named at most: nobody knows the queue of tomorrow"""
+_MEASURED = 20  # of the last jobs
 IDEMPOTENCY_KEPT_S = 86_400
 """seconds that a caller's key stands for its request"""
 
@@ -64,6 +68,7 @@ class JobStore:
         idempotency: Idempotency | None = None,
         priority: int = 0,
         webhook: Webhook | None = None,
+        cancel_after_s: float | None = None,
     ) -> tuple[Job, bool]:
         """A queued job, and whether it is new: the same key and request give the same job.
 
@@ -71,6 +76,7 @@ class JobStore:
             job_id: of `new_job_id`; what the job needs of the store lies there already.
             priority: a larger one goes first.
             webhook: to which its end is reported.
+            cancel_after_s: seconds after which it is cancelled if it has not ended; never when None.
 
         Raises: Overloaded; IdempotencyConflict; DatabaseUnavailable.
         """
@@ -80,6 +86,7 @@ class JobStore:
                 return known, False
             await self._admit(connection)
             now = await self._database.now(connection)
+            cancel_at = None if cancel_after_s is None else now + cancel_after_s
             key = idempotency.key if idempotency else None
             if key is not None:  # of a job of more than a day ago it can stand for another
                 old = sa.update(jobs).where(jobs.c.caller == caller, jobs.c.idempotency_key == key)
@@ -94,6 +101,7 @@ class JobStore:
                     state="queued",
                     created_at=now,
                     spec=spec_record(spec),
+                    cancel_at=cancel_at,
                     webhook_url=webhook.url if webhook else None,
                     webhook_events=list(webhook.events) if webhook and webhook.events else sa.null(),
                 )
@@ -104,7 +112,8 @@ class JobStore:
                     job_id=job_id, number=1, at=now, state="queued", progress=0.0, position=position
                 )
             )
-        return Job(job_id, caller, spec, time_of(now), position=position), True
+        ends = None if cancel_at is None else time_of(cancel_at)
+        return Job(job_id, caller, spec, time_of(now), position=position, webhook=webhook, cancel_at=ends), True
 
     @uninterrupted
     async def get(self, job_id: str) -> Job:
@@ -176,6 +185,14 @@ class JobStore:
             if not new and job.position != before.position:
                 yield number, job
 
+    @uninterrupted
+    async def retry_after_s(self, job: Job) -> int:
+        """Seconds until this job will have ended, as far as its place and the last jobs say."""
+        async with self._database.read() as connection:
+            each_s, at_once = await _pace(connection)
+        left = 1 - job.progress if job.position is None else job.position // at_once + 1
+        return _whole_s(each_s, left)
+
     async def last_event(self, job_id: str) -> int | None:
         """The number of a job's last change; None while there may be another. Raises: UnknownJob."""
         job = await self.get(job_id)
@@ -222,10 +239,24 @@ class JobStore:
     async def _admit(self, connection: AsyncConnection) -> None:
         unfinished = await connection.scalar(sa.select(sa.func.count()).select_from(jobs).where(UNFINISHED))
         if (unfinished or 0) >= self._limits.jobs_max:
+            each_s, at_once = await _pace(connection)
             raise Overloaded(
                 f"{unfinished} jobs are under way, at most {self._limits.jobs_max} (serve.jobs_max); try again later",
-                RETRY_AFTER_S,
+                _whole_s(each_s, 1 / at_once),
             )
+
+
+async def _pace(connection: AsyncConnection) -> tuple[float, int]:
+    """Mean seconds that the last jobs took to generate, and how many are generated at once."""
+    took = (jobs.c.finished_at - jobs.c.started_at).label("took")
+    last = sa.select(took).where(jobs.c.state == "succeeded").order_by(jobs.c.finished_at.desc()).limit(_MEASURED)
+    running = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.state == "running").scalar_subquery()
+    row = (await connection.execute(sa.select(sa.func.avg(last.subquery().c.took), running))).one()
+    return (RETRY_AFTER_S if row[0] is None else float(row[0])), max(1, row[1])
+
+
+def _whole_s(each_s: float, times: float) -> int:
+    return max(1, min(RETRY_AFTER_MAX_S, math.ceil(each_s * times)))
 
 
 def end_values(state: State, now: float, kept_s: float) -> dict[object, object]:

@@ -33,12 +33,15 @@ jobs = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),  # times that generation began
     sa.Column("runner", sa.String(64)),
     sa.Column("lease_until", sa.Double),
+    sa.Column("cancel_at", sa.Double),  # if it has not ended by then
     sa.Column("webhook_url", sa.Text),
     sa.Column("webhook_events", sa.JSON),  # those that it wants; all without it
     sa.UniqueConstraint("caller", "idempotency_key", name="jobs_idempotency"),
     sa.Index("jobs_queue", "state", "priority", "number"),
     sa.Index("jobs_of_caller", "caller", "number"),
     sa.Index("jobs_expiry", "expires_at"),
+    sa.Index("jobs_overdue", "cancel_at"),
+    sa.Index("jobs_finished", "finished_at"),
 )
 
 events = sa.Table(
