@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from gatefold.errors import InvalidSettings
 from gatefold.generator_settings import ExportSettings as ExportSettings
 from gatefold.generator_settings import GeneratorSettings as GeneratorSettings
+from gatefold.generator_settings import JobBatchSettings as JobBatchSettings
 from gatefold.generator_settings import LocalScoreSettings as LocalScoreSettings
 from gatefold.generator_settings import OriginalitySettings as OriginalitySettings
 from gatefold.generator_settings import PretrainedSettings as PretrainedSettings
@@ -312,6 +313,7 @@ class ServeSettings(Section):
     poll_interval_s: float = Field(2.0, gt=0)
     """seconds between polls of the workspace: for opt-outs made elsewhere, and for another release"""
     webhooks: WebhookSettings = WebhookSettings()
+    batches: JobBatchSettings = JobBatchSettings()
 
 
 class Settings(Section):

@@ -197,3 +197,18 @@ class WebhookSettings(Section):
     """of these, to one host and port: the rest is kept free of a receiver that is slow or down"""
     answer_max_bytes: int = Field(1024, ge=0)
     """bytes of a receiver's answer that are read and kept"""
+
+
+class JobBatchSettings(Section):
+    """Batches of calls that the endpoint takes as one file."""
+
+    lines_max: int = Field(50_000, ge=1)
+    """calls in a batch; their bytes are limited as those of an uploaded song"""
+    waiting_max: int = Field(20, ge=1)
+    """batches that have not ended; more are refused with 429"""
+    window_s: float = Field(86_400.0, gt=0)
+    """seconds after which a batch ends, with what has been answered by then"""
+    jobs_at_once: int = Field(8, ge=1)
+    """jobs of batches queued or running; the other lines wait"""
+    calls_at_once: int = Field(4, ge=1)
+    """lines that a runner has in hand at a time: searches, and jobs being created"""

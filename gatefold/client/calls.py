@@ -91,6 +91,8 @@ class Call(Generic[T]):
     """a model of `gatefold.client.models`, or bytes, or None where there is no body"""
     repeatable: bool
     json: dict[str, Any] | None = None
+    content: bytes | None = None
+    """or a body of another type, which the headers name"""
     song: SongUpload | None = None
     fields: Fields = ()
     """of the form around the song"""
@@ -244,6 +246,24 @@ def deliveries(job_id: str) -> Call[models.DeliveryPage]:
 def redeliver(job_id: str, number: int) -> Call[models.WebhookDelivery]:
     path = f"{_job_path(job_id)}/deliveries/{int(number)}/redeliver"
     return Call("POST", path, models.WebhookDelivery, False)
+
+
+def create_batch(lines: bytes) -> Call[models.BatchStatus]:
+    headers = {"Content-Type": "application/jsonl"}
+    return Call("POST", "/v1/batches", models.BatchStatus, False, content=lines, headers=headers)
+
+
+def batch(batch_id: str) -> Call[models.BatchStatus]:
+    return _get(batch_path(batch_id), models.BatchStatus)
+
+
+def cancel_batch(batch_id: str) -> Call[models.BatchStatus]:
+    return Call("DELETE", batch_path(batch_id), models.BatchStatus, True)
+
+
+def batch_path(batch_id: str, part: Literal["output", "errors"] | None = None) -> str:
+    path = f"/v1/batches/{_quoted('batch_id', batch_id)}"
+    return path if part is None else f"{path}/{part}"
 
 
 def track(song_id: str) -> Call[models.TrackAnswer]:

@@ -1,7 +1,7 @@
 """The client of the HTTP API for code that blocks. `gatefold.client.async_client` is the same for asyncio."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +10,7 @@ from typing import Literal, Self, TypeVar, Unpack
 import httpx
 
 from gatefold.client import calls, files, models
+from gatefold.client.batches import Batches
 from gatefold.client.calls import Call, CoverOptions, ExportOptions, PictureFormat, SearchOptions, SongLike
 from gatefold.client.endpoint import Endpoint, is_replayed, no_answer
 from gatefold.client.errors import ApiError, ClientError, NoAnswer
@@ -43,7 +44,7 @@ class Client:
     ) -> None:
         self._endpoint = Endpoint(base_url, api_key, timeout_s, retries or RetryPolicy())
         self._http = httpx.Client(transport=transport, follow_redirects=False)
-        self.releases = Releases(self)
+        self.releases, self.batches = Releases(self), Batches(self)
 
     def __repr__(self) -> str:
         return f"Client({self._endpoint.base_url!r})"
@@ -170,8 +171,9 @@ class Client:
         while True:
             before = cursor.last
             try:
-                with self._stream(calls.events_path(job_id), cursor) as chunks:
-                    for data in chunks:
+                with self.stream(calls.events_path(job_id), cursor.headers()) as answer:
+                    cursor.ended = cursor.ended or answer.status_code == 204
+                    for data in answer.iter_bytes():
                         yield from cursor.feed(data)
                 error = NoAnswer(f"the events of job '{job_id}' broke off after number {cursor.last}")
             except (ApiError, NoAnswer) as lost:
@@ -185,16 +187,16 @@ class Client:
             time.sleep(pause_s)
 
     @contextmanager
-    def _stream(self, path: str, cursor: EventCursor) -> Iterator[Iterator[bytes]]:
-        request = self._endpoint.stream_request(path, cursor.headers())
+    def stream(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        """An answer of 2xx that is read as it comes."""
+        request = self._endpoint.stream_request(path, headers)
         with no_answer(request):
             answer = self._http.send(request, stream=True)
             try:
                 if not answer.is_success:
                     answer.read()
                     self._endpoint.check(answer)
-                cursor.ended = cursor.ended or answer.status_code == 204
-                yield answer.iter_bytes()
+                yield answer
             finally:
                 answer.close()
 

@@ -252,6 +252,63 @@ class DeliveryPage(Answer):
     deliveries: list[WebhookDelivery]
 
 
+class BatchTally(Answer):
+    """Lines of a batch, by what became of them."""
+
+    waiting: int = 0
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+
+class BatchStatus(Answer):
+    """A batch at one moment."""
+
+    batch_id: str
+    state: str
+    """running, completed, cancelled or expired"""
+    created_at: datetime
+    ends_at: datetime
+    """when it expires if it is not completed"""
+    finished_at: datetime | None
+    expires_at: datetime | None
+    """when it is deleted with its answers and its jobs"""
+    lines: int
+    counts: BatchTally
+    output_url: str
+    errors_url: str
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it will change any more."""
+        return self.state != "running"
+
+
+class BatchResponse(Answer):
+    """What the call of a line answered; a `JobStatus`, a `SearchAnswer` or a problem can be made of its body."""
+
+    status_code: int
+    body: dict[str, Any]
+
+
+class BatchError(Answer):
+    """Why a line was not run."""
+
+    code: str
+    message: str
+
+
+class BatchLine(Answer):
+    """A line of the output, or of the errors."""
+
+    line: int
+    """in the file that was sent, from 1"""
+    custom_id: str
+    response: BatchResponse | None
+    error: BatchError | None
+
+
 class BundleInfo(Answer):
     """An encoder, index or generator of a release."""
 

@@ -27,6 +27,8 @@ from serve.api.exports import CoverFiles, ExportOptions, ExportRoutes
 from serve.api.page import Examples, install_page
 from serve.api.songs import SongRoutes
 from serve.api.thumbnails import Thumbnails
+from serve.batches.routes import BatchRoutes
+from serve.batches.store import BatchStore
 from serve.deployments import replica
 from serve.deployments.release import services_of
 from serve.jobs.database import Database
@@ -105,6 +107,7 @@ def create_app(
     v1.include_router(songs.router())
     v1.include_router(covers.router())
     v1.include_router(DeliveryRoutes(store, Outbox(database, limits.webhooks)).router())
+    v1.include_router(BatchRoutes(BatchStore(database, limits), limits, webhooks=webhooks).router())
     v1.include_router(ExportRoutes(store, limits, cover_files).router())
     describe_events(app)
     app.include_router(_health(active))

@@ -27,7 +27,7 @@ from serve.jobs.files import JobFiles
 from serve.jobs.jobs import Idempotency, Job, Webhook
 from serve.jobs.specs import CoversRequest, SongFile, make_spec
 from serve.jobs.store import JobStore, new_job_id
-from serve.middleware.uploads import RequestBody, read_body
+from serve.middleware.uploads import RequestBody, Upload, read_body
 
 SEED_DRAWN_BELOW = 2**32
 """seeds drawn at random stay below what a browser's numbers hold exactly, 2^53, so that the page can repeat them"""
@@ -106,15 +106,15 @@ class CoverRoutes:
         body = await read_body(request, self._limits, lists=lists)
         model = requests.CoverFields if body.song else requests.CoverQuery
         fields = requests.parse(model, body.fields, self._limits, strict=body.song is None)
-        if fields.webhook is not None and not self._webhooks:
-            raise InputError("webhook_url: this endpoint has no secret to sign with; GATEFOLD_WEBHOOK_SECRET is not set")
+        requests.check_webhook(fields, webhooks=self._webhooks)
         idempotency, caller, cancel_after_s = None, request.state.caller, cancel_after_seconds(cancel_after)
         if idempotency_key is not None:
             idempotency = Idempotency(idempotency_key, _digest(body, fields))
         # asked before the song is encoded: a full queue, or a repeated request, should cost nothing
         job, new = await self._store.admit(caller, idempotency), False
         if job is None:
-            job, new = await self._accept(_asked(body, fields), caller, idempotency, fields.webhook, cancel_after_s)
+            asked = asked_for(body.song, fields)
+            job, new = await self._accept(asked, caller, idempotency, fields.webhook, cancel_after_s)
         if not new:
             response.headers["Idempotent-Replayed"] = "true"
         wait_s = min(_wait_s(prefer), self._limits.wait_max_s)
@@ -252,11 +252,15 @@ class CoverRoutes:
             upcoming.cancel()
 
 
-def _asked(body: RequestBody, fields: requests.CoverFields) -> CoversRequest:
-    """The request with its seed: one drawn at random where none is named."""
+def asked_for(upload: Upload | None, fields: requests.CoverFields) -> CoversRequest:
+    """The request with its seed: one drawn at random where none is named.
+
+    Args:
+        upload: the song; that of the fields when None.
+    """
     song: SongFile | str
-    if body.song is not None:
-        song = SongFile(body.song.data, body.song.name)
+    if upload is not None:
+        song = SongFile(upload.data, upload.name)
     else:
         assert isinstance(fields, requests.CoverQuery)
         song = fields.song_id

@@ -7,6 +7,8 @@ Nothing here knows of routes, of Ray or of models.
 import json
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from gatefold.config import ServeSettings
@@ -72,6 +74,21 @@ class SearchQuery(SearchFields):
     """numbers, as many as the encoder's width"""
     encoder: str | None = None
     """fingerprint of the encoder that made the embedding"""
+
+    def unit_embedding(self, encoder: str) -> npt.NDArray[np.float32]:
+        """float32 [D], the embedding at length 1. Raises: InputError where another encoder made it, or it has none.
+
+        Args:
+            encoder: fingerprint of the one that serves.
+        """
+        if self.encoder != encoder:
+            raise InputError(f"embedding of encoder '{self.encoder}', here serves '{encoder}'; embed the song again")
+        embedding = np.asarray(self.embedding, np.float32)
+        length = float(np.linalg.norm(embedding))
+        if not (np.isfinite(length) and length > 0):
+            raise InputError(f"embedding of length {length} has no direction; its numbers must be finite, not all zero")
+        unit: npt.NDArray[np.float32] = embedding / np.float32(length)
+        return unit
 
     @model_validator(mode="after")
     def _one_song(self) -> "SearchQuery":
@@ -198,6 +215,16 @@ def parse(model: type[Fields], values: dict[str, Any], limits: ServeSettings, *,
     if not strict and isinstance(where := values.get("where"), str) and "where" in model.model_fields:
         values = values | {"where": _object("where", where)}
     return model.model_validate(known | values, context=limits, strict=strict)
+
+
+def check_webhook(fields: CoverFields, *, webhooks: bool) -> None:
+    """Raises: InputError for a webhook where there is nothing that signs it.
+
+    Args:
+        webhooks: whether there is.
+    """
+    if fields.webhook is not None and not webhooks:
+        raise InputError("webhook_url: this endpoint has no secret to sign with; GATEFOLD_WEBHOOK_SECRET is not set")
 
 
 def _object(name: str, text: str) -> Any:

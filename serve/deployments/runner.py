@@ -1,5 +1,5 @@
-"""Runs generation jobs and delivers webhooks, as a deployment beside the API: a job does not end with the replica that
-accepted it.
+"""Runs generation jobs and batches, and delivers webhooks, as a deployment beside the API: a job does not end with the
+replica that accepted it.
 
 Several replicas share one queue. Knows nothing of HTTP.
 """
@@ -9,6 +9,8 @@ from typing import Any
 from gatefold.config import ServeSettings
 from gatefold.workspace import Workspace
 from serve.active_release import ActiveRelease
+from serve.batches.store import BatchStore
+from serve.batches.worker import BatchWorker
 from serve.deployments import replica
 from serve.deployments.release import services_of
 from serve.jobs.database import Database
@@ -49,6 +51,7 @@ class Runner:
         if webhooks is not None:
             outbox, sender = Outbox(self._database, limits.webhooks), WebhookSender(webhooks, limits.webhooks)
             self._deliverer = Deliverer(outbox, sender, limits.webhooks, limits.jobs_poll_s)
+        self._batches = BatchWorker(self._active, BatchStore(self._database, limits), limits)
         self._started = False
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
@@ -59,6 +62,7 @@ class Runner:
             self._started = True
             await self._database.upgrade()
             self._runner.start()
+            self._batches.start()
             if self._deliverer is not None:
                 self._deliverer.start()
 
@@ -71,5 +75,6 @@ class Runner:
         if self._started:
             if self._deliverer is not None:
                 await self._deliverer.close()
+            await self._batches.close()
             await self._runner.close()
             await self._database.close()

@@ -15,7 +15,7 @@ from gatefold.errors import GatefoldError, LeaseLost, RunnerLost
 from serve.jobs.database import Database, uninterrupted
 from serve.jobs.jobs import Claim, JobResult, JobSpec
 from serve.jobs.records import error_record, match_record, spec_record
-from serve.jobs.rows import UNFINISHED, change, read_jobs
+from serve.jobs.rows import UNFINISHED, change, end, read_jobs
 from serve.jobs.store import end_values
 from serve.jobs.tables import deliveries, images, jobs
 
@@ -119,8 +119,8 @@ class JobQueue:
         """Raises: LeaseLost."""
         async with self._database.write() as connection:
             now = await self._database.now(connection)
-            end = end_values("failed", now, self._limits.results_kept_s)
-            await self._end(connection, claim, now, end | {jobs.c.error: error_record(error)})
+            failed = end_values("failed", now, self._limits.results_kept_s)
+            await self._end(connection, claim, now, failed | {jobs.c.error: error_record(error)})
 
     @uninterrupted
     async def hand_back(self, claim: Claim, *, after_s: float = 0.0, counts: bool = False) -> None:
@@ -157,9 +157,7 @@ class JobQueue:
             now = await self._database.now(connection)
             query = sa.select(jobs.c.job_id).where(_overdue(now)).with_for_update(skip_locked=True)
             ids = list((await connection.scalars(query)).all())
-            for job_id in ids:
-                end = end_values("cancelled", now, self._limits.results_kept_s)
-                await change(connection, now, end, jobs.c.job_id == job_id, UNFINISHED)
+            await end(connection, now, end_values("cancelled", now, self._limits.results_kept_s), ids)
         return ids
 
     @uninterrupted
@@ -167,7 +165,8 @@ class JobQueue:
         """job_ids whose results are due to be deleted, at most so many."""
         async with self._database.read() as connection:
             now = await self._database.now(connection)
-            query = sa.select(jobs.c.job_id).where(jobs.c.expires_at < now).order_by(jobs.c.expires_at).limit(limit)
+            due = jobs.c.expires_at < now, jobs.c.batch_id.is_(None)
+            query = sa.select(jobs.c.job_id).where(*due).order_by(jobs.c.expires_at).limit(limit)
             return list((await connection.scalars(query)).all())
 
     @uninterrupted

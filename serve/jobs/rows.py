@@ -75,6 +75,19 @@ def _job_of(row: Any, covers: Sequence[StoredCover] | None) -> Job:
     )
 
 
+async def end(
+    connection: AsyncConnection, now: float, values: dict[Any, Any], job_ids: Sequence[str]
+) -> None:
+    """Ends these jobs, as far as they have not ended.
+
+    Args:
+        now: seconds since 1970.
+        values: by column, as of `change`.
+    """
+    for job_id in job_ids:
+        await change(connection, now, values, jobs.c.job_id == job_id, UNFINISHED)
+
+
 async def change(
     connection: AsyncConnection, now: float, values: dict[Any, Any], *where: sa.ColumnElement[bool]
 ) -> bool:

@@ -6,6 +6,7 @@ import math
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -91,27 +92,10 @@ class JobStore:
             if key is not None:  # of a job of more than a day ago it can stand for another
                 old = sa.update(jobs).where(jobs.c.caller == caller, jobs.c.idempotency_key == key)
                 await connection.execute(old.values(idempotency_key=None, idempotency_digest=None))
-            await connection.execute(
-                sa.insert(jobs).values(
-                    job_id=job_id,
-                    caller=caller,
-                    priority=priority,
-                    idempotency_key=key,
-                    idempotency_digest=idempotency.digest if idempotency else None,
-                    state="queued",
-                    created_at=now,
-                    spec=spec_record(spec),
-                    cancel_at=cancel_at,
-                    webhook_url=webhook.url if webhook else None,
-                    webhook_events=list(webhook.events) if webhook and webhook.events else sa.null(),
-                )
-            )
-            position = await connection.scalar(sa.select(POSITION).where(jobs.c.job_id == job_id))
-            await connection.execute(
-                sa.insert(events).values(
-                    job_id=job_id, number=1, at=now, state="queued", progress=0.0, position=position
-                )
-            )
+            named: dict[str, Any] = {"cancel_at": cancel_at}
+            if idempotency is not None:
+                named |= {"idempotency_key": key, "idempotency_digest": idempotency.digest}
+            position = await insert_job(connection, now, job_id, spec, caller, priority, webhook, **named)
         ends = None if cancel_at is None else time_of(cancel_at)
         return Job(job_id, caller, spec, time_of(now), position=position, webhook=webhook, cancel_at=ends), True
 
@@ -237,13 +221,50 @@ class JobStore:
         return await self._get(connection, known.job_id)
 
     async def _admit(self, connection: AsyncConnection) -> None:
-        unfinished = await connection.scalar(sa.select(sa.func.count()).select_from(jobs).where(UNFINISHED))
+        counted = UNFINISHED & jobs.c.batch_id.is_(None)  # a batch has few under way at a time, and waits itself
+        unfinished = await connection.scalar(sa.select(sa.func.count()).select_from(jobs).where(counted))
         if (unfinished or 0) >= self._limits.jobs_max:
             each_s, at_once = await _pace(connection)
             raise Overloaded(
                 f"{unfinished} jobs are under way, at most {self._limits.jobs_max} (serve.jobs_max); try again later",
                 _whole_s(each_s, 1 / at_once),
             )
+
+
+async def insert_job(
+    connection: AsyncConnection,
+    now: float,
+    job_id: str,
+    spec: JobSpec,
+    caller: str,
+    priority: int,
+    webhook: Webhook | None,
+    **values: object,
+) -> int | None:
+    """A queued job, and its first event; how many jobs go before it.
+
+    Args:
+        now: seconds since 1970.
+        values: of other columns.
+    """
+    events_wanted = sa.null() if webhook is None or webhook.events is None else list(webhook.events)
+    await connection.execute(
+        sa.insert(jobs).values(
+            job_id=job_id,
+            caller=caller,
+            priority=priority,
+            state="queued",
+            created_at=now,
+            spec=spec_record(spec),
+            webhook_url=None if webhook is None else webhook.url,
+            webhook_events=events_wanted,
+            **values,
+        )
+    )
+    position: int | None = await connection.scalar(sa.select(POSITION).where(jobs.c.job_id == job_id))
+    first = {"job_id": job_id, "number": 1, "at": now, "state": "queued", "progress": 0.0, "position": position}
+    await connection.execute(sa.insert(events).values(first))
+    return position
 
 
 async def _pace(connection: AsyncConnection) -> tuple[float, int]:

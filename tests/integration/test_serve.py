@@ -18,6 +18,7 @@ import ray
 from PIL import Image
 
 from gatefold.audio.spectrograms import extract_log_mel
+from gatefold.client import Client
 from gatefold.client.webhooks import verify
 from gatefold.config import ServeSettings, Settings, WebhookSettings
 from gatefold.errors import BundleNotFound, InvalidSettings
@@ -95,6 +96,19 @@ def test_the_end_of_a_job_is_delivered_signed(endpoint: Endpoint) -> None:
         (came,) = receiver.received
     event = verify(SECRET, came.headers, came.body)
     assert (event.type, event.data.job_id, came.server_name) == ("job.succeeded", job["job_id"], "localhost")
+
+
+def test_a_batch_is_answered_by_the_runner(endpoint: Endpoint) -> None:
+    bodies = {"/v1/covers": {"song_id": "song/1", "n": 1, "size": 32}, "/v1/searches": {"song_id": "song/2", "k": 3}}
+    calls = [{"custom_id": url, "method": "POST", "url": url, "body": body} for url, body in bodies.items()]
+    with Client(endpoint.url) as client:
+        batch = client.batches.create(calls)
+        assert client.batches.wait(batch.batch_id, 60).state == "completed"
+        covers, search = [line.response for line in client.batches.output(batch.batch_id)]
+    assert covers is not None
+    assert search is not None
+    assert endpoint.http.get(covers.body["images"][0]["url"]).content.startswith(b"\x89PNG")
+    assert len(search.body["matches"]) == 3
 
 
 def test_what_is_not_audio_is_the_callers_problem_and_shows_no_traceback(endpoint: Endpoint) -> None:
