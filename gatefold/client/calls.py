@@ -240,10 +240,12 @@ def manifest_bytes(job_id: str) -> Call[bytes]:
 
 
 def deliveries(job_id: str) -> Call[models.DeliveryPage]:
+    """Call for what became of a job's webhook."""
     return _get(f"{_job_path(job_id)}/deliveries", models.DeliveryPage)
 
 
 def redeliver(job_id: str, number: int) -> Call[models.WebhookDelivery]:
+    """Call that delivers an event of a job again."""
     path = f"{_job_path(job_id)}/deliveries/{int(number)}/redeliver"
     return Call("POST", path, models.WebhookDelivery, False)
 

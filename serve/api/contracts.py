@@ -236,6 +236,8 @@ class DeliveryView(Body):
 
 
 class DeliveryList(Body):
+    """The deliveries of a job."""
+
     deliveries: list[DeliveryView]
 
 

@@ -65,6 +65,7 @@ class Answer:
 
     @property
     def is_accepted(self) -> bool:
+        """Whether the receiver has it."""
         return self.status is not None and 200 <= self.status < 300
 
 

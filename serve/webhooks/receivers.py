@@ -28,7 +28,7 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """addresses of a name, for a port. Raises: OSError where there are none"""
 
 
-class Refused(Exception):
+class ReceiverRefused(Exception):
     """A receiver that may not be called. The message names no address: it is shown to the caller, who is not to learn
     what a name stands for in the operator's network."""
 
@@ -144,7 +144,7 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """A connection to one of the host's addresses. Raises: Refused where one of them may not be called;
+        """A connection to one of the host's addresses. Raises: ReceiverRefused where one of them may not be called;
         httpcore.ConnectError."""
         addresses = await self._addresses(host, port)
         for last, address in enumerate(addresses, start=1 - len(addresses)):
@@ -156,6 +156,7 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
         raise httpcore.ConnectError("its name has no address")
 
     async def sleep(self, seconds: float) -> None:
+        """Waits so long, as the interface wants it."""
         await self._network.sleep(seconds)
 
     async def _addresses(self, host: str, port: int) -> Sequence[str]:
@@ -167,7 +168,7 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
         if not is_allowed(host, self._allowed):
             checked = [_address(one) for one in found]
             if any(address is None or not is_public(address) for address in checked):
-                raise Refused(f"its name stands for an address that {_NOT_PUBLIC}")
+                raise ReceiverRefused(f"its name stands for an address that {_NOT_PUBLIC}")
         return found
 
 

@@ -15,6 +15,7 @@ class DeliveryRoutes:
         self._store, self._outbox = store, outbox
 
     def router(self) -> APIRouter:
+        """The routes of deliveries."""
         router = APIRouter(prefix="/covers", tags=["covers"])
         router.add_api_route("/{job_id}/deliveries", self.deliveries)
         router.add_api_route(

@@ -25,7 +25,7 @@ from standardwebhooks import Webhook
 from gatefold.config import WebhookSettings
 from gatefold.errors import InvalidSettings
 from serve.webhooks.outbox import Answer, ClaimedDelivery
-from serve.webhooks.receivers import CheckedNetwork, Refused, Resolve, thread_resolver
+from serve.webhooks.receivers import CheckedNetwork, ReceiverRefused, Resolve, thread_resolver
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class WebhookSender:
                 await self._send(claim, status, received)
         except TimeoutError:
             error = f"no answer within {self._settings.timeout_s:g} s"
-        except Refused as refused:
+        except ReceiverRefused as refused:
             error = str(refused)
         except _FAILURES as failure:
             error = f"{type(failure).__name__}: {str(failure)[:200] or 'the connection broke off'}"

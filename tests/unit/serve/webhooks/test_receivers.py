@@ -6,7 +6,7 @@ import pytest
 
 from serve.webhooks.receivers import (
     CheckedNetwork,
-    Refused,
+    ReceiverRefused,
     check_receiver,
     is_allowed,
     is_public,
@@ -82,7 +82,7 @@ def test_a_name_that_stands_for_a_private_address_is_not_called(addresses: list[
     async def resolve(_: str, __: int) -> list[str]:
         return addresses
 
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(ReceiverRefused) as refused:
         asyncio.run(CheckedNetwork(resolve, ["hooks.test"]).connect_tcp("hooks.example.org", 443))
     assert not any(address in str(refused.value) for address in addresses)
 
@@ -92,7 +92,7 @@ def test_a_private_address_in_place_of_a_name_is_not_called(host: str) -> None:
     async def resolve(_: str, __: int) -> list[str]:
         raise AssertionError("an address is not looked up")
 
-    with pytest.raises(Refused):
+    with pytest.raises(ReceiverRefused):
         asyncio.run(CheckedNetwork(resolve, []).connect_tcp(host, 443))
 
 
