@@ -32,7 +32,7 @@ Encode = Callable[[dict[str, Any], "Generated"], bytes]
 
 
 @dataclass(frozen=True)
-class BatchCounts:
+class FileCounts:
     """Lines of a file, by what became of them."""
 
     done_before: int
@@ -63,7 +63,7 @@ def run_file(
     limits: ServeSettings,
     encode: Encode,
     on_line: Callable[[int], None] = lambda _done: None,
-) -> BatchCounts:
+) -> FileCounts:
     """Answers every line that the folder's output does not have yet; those that fail are tried again by the next run.
 
     Args:
@@ -89,7 +89,7 @@ def run_file(
                     _write(output, line, 200, body)
                     answered += 1
             on_line(before + answered + failed)
-    return BatchCounts(before, answered, failed)
+    return FileCounts(before, answered, failed)
 
 
 def _lines(path: Path, limits: ServeSettings) -> Iterator[BatchLine | LineFault]:

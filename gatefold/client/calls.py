@@ -251,19 +251,23 @@ def redeliver(job_id: str, number: int) -> Call[models.WebhookDelivery]:
 
 
 def create_batch(lines: bytes) -> Call[models.BatchStatus]:
+    """Call that creates a batch of these JSON lines."""
     headers = {"Content-Type": "application/jsonl"}
     return Call("POST", "/v1/batches", models.BatchStatus, False, content=lines, headers=headers)
 
 
 def batch(batch_id: str) -> Call[models.BatchStatus]:
+    """Call for a batch as it is now."""
     return _get(batch_path(batch_id), models.BatchStatus)
 
 
 def cancel_batch(batch_id: str) -> Call[models.BatchStatus]:
+    """Call that cancels a batch."""
     return Call("DELETE", batch_path(batch_id), models.BatchStatus, True)
 
 
 def batch_path(batch_id: str, part: Literal["output", "errors"] | None = None) -> str:
+    """The path of a batch, or of its answers."""
     path = f"/v1/batches/{_quoted('batch_id', batch_id)}"
     return path if part is None else f"{path}/{part}"
 

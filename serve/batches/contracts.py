@@ -3,6 +3,8 @@
 from datetime import datetime
 from typing import Any, Literal
 
+from pydantic import Field
+
 from serve.api.contracts import Body, Problem
 
 
@@ -18,6 +20,8 @@ class BatchCounts(Body):
 
 
 class BatchView(Body):
+    """A batch at one moment."""
+
     batch_id: str
     state: Literal["running", "completed", "cancelled", "expired"]
     created_at: datetime
@@ -67,5 +71,5 @@ class BatchLineFault(Body):
 class BatchProblem(Problem):
     """A batch that was refused for its lines."""
 
-    lines: list[BatchLineFault] = []
+    lines: list[BatchLineFault] = Field([])
     """all that are wrong, where it is refused for them"""

@@ -51,6 +51,7 @@ class BatchRoutes:
         self._store, self._limits, self._webhooks = store, limits, webhooks
 
     def router(self) -> APIRouter:
+        """The routes of batches."""
         router = APIRouter(prefix="/batches", tags=["batches"])
         wrong = {"model": BatchProblem, "description": "Lines that are wrong; nothing of the batch was begun."}
         created = BATCH_CREATED | {422: wrong}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gatefold.cli.batch_file import BatchCounts, check_file, run_file
+from gatefold.cli.batch_file import FileCounts, check_file, run_file
 from gatefold.config import ServeSettings
 from gatefold.errors import InputError, NotFound, StorageUnavailable
 from gatefold.generator.interface import Generated, GenerationRequest
@@ -37,7 +37,7 @@ class Loaded:
     def encode_song_id(self, song_id: str) -> EncodedSong:
         if not song_id.startswith("t"):
             raise NotFound(f"'{song_id}' is not a song_id of release 'r1'")
-        return EncodedSong(song_id, np.float32([1, 0]), song_id=song_id)
+        return EncodedSong(song_id, np.array([1, 0], np.float32), song_id=song_id)
 
     def search(self, _: EncodedSong, k: int, filters: Filters) -> list[Match]:
         found = [song_id for song_id in ("t0", "t1", "t2") if song_id not in filters.exclude_song_ids][:k]
@@ -72,7 +72,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(text) for text in path.read_text().splitlines()]
 
 
-def answered(path: Path, folder: Path, loaded: Loaded) -> BatchCounts:
+def answered(path: Path, folder: Path, loaded: Loaded) -> FileCounts:
     return run_file(path, folder, loaded, LIMITS, lambda record, made: f"{record['size']} {made.seed}".encode())  # type: ignore[arg-type]
 
 
@@ -82,7 +82,7 @@ def test_every_line_is_answered_and_what_fails_is_written_elsewhere(tmp_path: Pa
         line("d", "/v1/searches", k=2, exclude_song_ids=["t0"]),
     )  # fmt: skip
     assert check_file(file, LIMITS) == 3
-    assert answered(file, tmp_path / "out", Loaded()) == BatchCounts(0, 2, 1)
+    assert answered(file, tmp_path / "out", Loaded()) == FileCounts(0, 2, 1)
     covers, search = read(tmp_path / "out" / "output.jsonl")
     assert (covers["line"], covers["custom_id"], covers["response"]["status_code"]) == (1, "a/b", 200)
     assert covers["response"]["body"]["pictures"] == ["a%2Fb-7.png", "a%2Fb-8.png"]
@@ -100,16 +100,16 @@ def test_a_run_that_broke_off_continues_and_does_nothing_twice(tmp_path: Path) -
     with (out / "output.jsonl").open("a") as output:
         output.write('{"custom_id": "c2", "resp')  # as a kill would leave it
     loaded.answers = 9
-    assert answered(file, out, loaded) == BatchCounts(2, 2, 0)
+    assert answered(file, out, loaded) == FileCounts(2, 2, 0)
     assert [seeds for _, seeds in loaded.made] == [[0], [1], [2], [3]]
     assert [one["custom_id"] for one in read(out / "output.jsonl")] == ["c0", "c1", "c2", "c3"]
-    assert answered(file, out, loaded) == BatchCounts(4, 0, 0)
+    assert answered(file, out, loaded) == FileCounts(4, 0, 0)
 
 
 def test_what_failed_is_tried_again_by_the_next_run(tmp_path: Path) -> None:
     out, loaded = tmp_path / "out", Loaded()
     answered(written(tmp_path / "b", line("a", song_id="nobody")), out, loaded)
-    assert answered(written(tmp_path / "b", line("a", n=1)), out, loaded) == BatchCounts(0, 1, 0)
+    assert answered(written(tmp_path / "b", line("a", n=1)), out, loaded) == FileCounts(0, 1, 0)
     assert read(out / "errors.jsonl") == []
 
 
