@@ -15,11 +15,13 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from gatefold.errors import InvalidSettings
 from gatefold.generator_settings import ExportSettings as ExportSettings
 from gatefold.generator_settings import GeneratorSettings as GeneratorSettings
+from gatefold.generator_settings import JobBatchSettings as JobBatchSettings
 from gatefold.generator_settings import LocalScoreSettings as LocalScoreSettings
 from gatefold.generator_settings import OriginalitySettings as OriginalitySettings
 from gatefold.generator_settings import PretrainedSettings as PretrainedSettings
 from gatefold.generator_settings import PriceSettings as PriceSettings
 from gatefold.generator_settings import TransformerSettings as TransformerSettings
+from gatefold.generator_settings import WebhookSettings as WebhookSettings
 from gatefold.renamed_settings import refuse_renamed
 from gatefold.section import ABSOLUTE
 from gatefold.section import Section as Section
@@ -313,6 +315,8 @@ class ServeSettings(Section):
     """bytes of pixels of the catalogue's covers that the API keeps in memory"""
     poll_interval_s: float = Field(2.0, gt=0)
     """seconds between polls of workspace and database: for opt-outs and keys changed elsewhere, and another release"""
+    webhooks: WebhookSettings = WebhookSettings()
+    batches: JobBatchSettings = JobBatchSettings()
 
 
 class Settings(Section):

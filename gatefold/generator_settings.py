@@ -1,4 +1,5 @@
-"""Settings of every kind of generator, of how close a new cover may come to an existing one, its export and price."""
+"""Settings of every kind of generator, of how close a new cover may come to an existing one, of its export and price,
+and of webhooks and batches."""
 
 from typing import Literal
 
@@ -185,3 +186,42 @@ class PriceSettings(Section):
     """of a new cover"""
     generation_s: float = Field(0.0, ge=0)
     """of a second of generation"""
+
+
+class WebhookSettings(Section):
+    """How the ends of jobs are reported to the `webhook_url` that a caller gave. They are signed with
+    GATEFOLD_WEBHOOK_SECRET of `gatefold serve`, and refused where that is not set."""
+
+    allowed_hosts: list[str] = Field([])
+    """receivers that may have a private, loopback or link-local address: hooks.internal, *.internal.example"""
+    authorities: str | None = None
+    """file of PEM certificates that receivers' certificates may lead to, beside those of the public authorities"""
+    timeout_s: float = Field(15.0, gt=0)
+    """seconds that one attempt may take, from looking up the name to the end of the answer"""
+    retry_first_s: float = Field(5.0, gt=0)
+    """seconds after the first failed attempt until the second; each later pause is four times as long"""
+    retry_longest_s: float = Field(14_400.0, gt=0)
+    """seconds between two attempts at most"""
+    retry_for_s: float = Field(86_400.0, gt=0)
+    """seconds after which a delivery is given up"""
+    at_once: int = Field(128, ge=1)
+    """attempts that a runner has under way at a time"""
+    at_once_per_receiver: int = Field(4, ge=1)
+    """of these, to one host and port: the rest is kept free of a receiver that is slow or down"""
+    answer_max_bytes: int = Field(1024, ge=0)
+    """bytes of a receiver's answer that are read and kept"""
+
+
+class JobBatchSettings(Section):
+    """Batches of calls that the endpoint takes as one file."""
+
+    lines_max: int = Field(50_000, ge=1)
+    """calls in a batch; their bytes are limited as those of an uploaded song"""
+    waiting_max: int = Field(20, ge=1)
+    """batches that have not ended; more are refused with 429"""
+    window_s: float = Field(86_400.0, gt=0)
+    """seconds after which a batch ends, with what has been answered by then"""
+    jobs_at_once: int = Field(8, ge=1)
+    """jobs of batches queued or running; the other lines wait"""
+    calls_at_once: int = Field(4, ge=1)
+    """lines that a runner has in hand at a time: searches, and jobs being created"""

@@ -25,6 +25,7 @@ from serve.deployments.retriever import bind_retriever
 from serve.deployments.runner import Runner
 from serve.interfaces import ServedBundle, ServedRelease
 from serve.jobs.database import database_url
+from serve.webhooks.sender import WebhookTrust
 
 CONSTRUCTOR_RETRIES = 2
 """times a replica that does not start is tried again before its deployment fails; the YAML has no option for it"""
@@ -62,6 +63,18 @@ class SignerArgs(BaseModel):
     time_stamp_url: str | None = None
 
 
+class WebhookArgs(BaseModel):
+    """What webhooks are signed with. `gatefold serve` reads it from GATEFOLD_WEBHOOK_SECRET and from where
+    `serve.webhooks.authorities` says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    secrets: tuple[str, ...] = Field(min_length=1, repr=False)
+    """`whsec_...`; a receiver that knows any of them accepts what is delivered"""
+    authorities: str | None = None
+    """PEM"""
+
+
 class ApiArgs(BaseModel):
     """`args:` of the API in serve/serve.yaml."""
 
@@ -82,6 +95,8 @@ class ApiArgs(BaseModel):
     """of every image, in its metadata"""
     signer: SignerArgs | None = None
     """exported covers are not signed when unset"""
+    webhooks: WebhookArgs | None = None
+    """a request with a `webhook_url` is refused when unset"""
 
 
 def export_options(args: ApiArgs) -> ExportOptions:
@@ -101,13 +116,15 @@ def build(args: ApiArgs) -> Application:
         "endpoint_url": args.endpoint_url,
         "database_url": database_url(workspace, args.database_url),
     }
-    runner = _deployment(Runner).bind(workspace, **of_jobs)
+    trust = None if args.webhooks is None else WebhookTrust(**args.webhooks.model_dump())
+    runner = _deployment(Runner).bind(workspace, webhooks=trust, **of_jobs)
     return _deployment(serve.ingress()(Api)).bind(
         workspace,
         runner,
         examples=args.examples,
         keys=args.api_key_hashes,
         exports=export_options(args),
+        webhooks=trust is not None,
         **of_jobs,
     )
 

@@ -36,6 +36,7 @@ from serve.jobs.database import Database, configured_url, database_url, with_dat
 from serve.middleware.hosts import ANY_ADDRESS, names_of
 from serve.middleware.keys import Keys, is_loopback, refuse_open_host
 from serve.ray_private import listening_at
+from serve.webhooks.sender import secrets_of, trust_context
 
 _POLL_S = 0.3
 
@@ -62,8 +63,7 @@ def deploy(
         that being meant; BundleNotFound without a release; SchemaMismatch for a database of a newer gatefold;
         Unavailable where that, or a deployment, does not start.
     """
-    config = load_config(Path(config_path))
-    api, release = config["applications"]
+    api, release = (config := load_config(Path(config_path)))["applications"]
     given: dict[str, Any] = {"workspace": objects.resolve(workspace)}
     of_release: dict[str, Any] = {}
     if settings is not None:
@@ -74,7 +74,8 @@ def deploy(
     songs = None if examples is None else str(Path(examples).resolve())
     keys = Keys.from_environment(os.environ)  # ours: that of a replica may be the environment of a cluster
     of_api = {"examples": songs, "api_key_hashes": keys.hashes if keys.required else None, **export_args(settings)}
-    of_api |= {"database_url": configured_url(settings.serve.database_url if settings else None, os.environ)}
+    named = settings.serve.database_url if settings else None
+    of_api |= {"database_url": configured_url(named, os.environ), "webhooks": webhook_args(settings)}
     api["args"] = _arguments(ApiArgs, api, given | of_api)
     api["args"]["limits"]["hosts"] += names_of(host)
     refuse_open_host(host, has_keys=is_loopback(host) or _has_keys(api["args"]), is_open=is_open)
@@ -132,6 +133,21 @@ def export_args(settings: Settings | None) -> dict[str, Any]:
         return {}
     signer = load_signer(settings.export, os.environ)
     return {"credit": settings.export.credit, "signer": None if signer is None else asdict(signer)}
+
+
+def webhook_args(settings: Settings | None) -> dict[str, Any] | None:
+    """What webhooks are signed with, and whom they trust, read here as the certificate of covers is; None without a
+    secret. Raises: InvalidSettings."""
+    secrets = secrets_of(os.environ)
+    if not secrets:
+        return None
+    path = settings.serve.webhooks.authorities if settings else None
+    try:
+        authorities = None if path is None else Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSettings(f"serve.webhooks.authorities = '{path}' cannot be read: {error}") from error
+    trust_context(authorities)  # what is wrong with them is said before anything starts
+    return {"secrets": secrets, "authorities": authorities}
 
 
 def stop() -> None:

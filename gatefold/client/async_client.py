@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +11,7 @@ from typing import Literal, Self, TypeVar, Unpack
 import httpx
 
 from gatefold.client import calls, files, models
+from gatefold.client.batches import AsyncBatches
 from gatefold.client.calls import Call, CoverOptions, ExportOptions, PictureFormat, SearchOptions, SongLike
 from gatefold.client.endpoint import Endpoint, is_replayed, no_answer
 from gatefold.client.errors import ApiError, ClientError, NoAnswer
@@ -44,7 +45,7 @@ class AsyncClient:
     ) -> None:
         self._endpoint = Endpoint(base_url, api_key, timeout_s, retries or RetryPolicy())
         self._http = httpx.AsyncClient(transport=transport, follow_redirects=False)
-        self.releases = AsyncReleases(self)
+        self.releases, self.batches = AsyncReleases(self), AsyncBatches(self)
 
     def __repr__(self) -> str:
         return f"AsyncClient({self._endpoint.base_url!r})"
@@ -92,6 +93,7 @@ class AsyncClient:
         *,
         song_id: str | None = None,
         idempotency_key: str | None = None,
+        cancel_after_s: int | None = None,
         name: str | None = None,
         **options: Unpack[CoverOptions],
     ) -> "AsyncCoverJob":
@@ -101,9 +103,10 @@ class AsyncClient:
             song: path of an audio file, or its bytes.
             song_id: or a song of the catalogue.
             idempotency_key: the same key with the same request gives the same job; one is made where it is absent.
+            cancel_after_s: seconds after which it is cancelled if it has not ended; never where absent.
             name: file name to send with the song.
         """
-        call = calls.generate(song, song_id, idempotency_key, name, options)
+        call = calls.generate(song, song_id, idempotency_key, name, options, cancel_after_s)
         status, answer = await self._answered(call)
         return AsyncCoverJob(self, status, replayed=is_replayed(answer))
 
@@ -169,8 +172,9 @@ class AsyncClient:
         while True:
             before = cursor.last
             try:
-                async with self._stream(calls.events_path(job_id), cursor) as chunks:
-                    async for data in chunks:
+                async with self.stream(calls.events_path(job_id), cursor.headers()) as answer:
+                    cursor.ended = cursor.ended or answer.status_code == 204
+                    async for data in answer.aiter_bytes():
                         for status in cursor.feed(data):
                             yield status
                 error = NoAnswer(f"the events of job '{job_id}' broke off after number {cursor.last}")
@@ -185,16 +189,16 @@ class AsyncClient:
             await asyncio.sleep(pause_s)
 
     @asynccontextmanager
-    async def _stream(self, path: str, cursor: EventCursor) -> AsyncIterator[AsyncIterator[bytes]]:
-        request = self._endpoint.stream_request(path, cursor.headers())
+    async def stream(self, path: str, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
+        """An answer of 2xx that is read as it comes."""
+        request = self._endpoint.stream_request(path, headers)
         with no_answer(request):
             answer = await self._http.send(request, stream=True)
             try:
                 if not answer.is_success:
                     await answer.aread()
                     self._endpoint.check(answer)
-                cursor.ended = cursor.ended or answer.status_code == 204
-                yield answer.aiter_bytes()
+                yield answer
             finally:
                 await answer.aclose()
 
@@ -307,6 +311,14 @@ class AsyncCoverJob:
     async def manifest(self) -> models.JobManifest:
         """All that replays the job exactly."""
         return await self._client.send(calls.manifest(self.job_id))
+
+    async def deliveries(self) -> list[models.WebhookDelivery]:
+        """What became of the events that its webhook wants, with each attempt."""
+        return (await self._client.send(calls.deliveries(self.job_id))).deliveries
+
+    async def redeliver(self, number: int) -> models.WebhookDelivery:
+        """Delivers one of them again, at once."""
+        return await self._client.send(calls.redeliver(self.job_id, number))
 
     async def save(
         self, folder: str | Path, *, size: int | None = None, picture_format: PictureFormat = "png"

@@ -53,6 +53,10 @@ class CoverOptions(TypedDict, total=False):
     num_inference_steps: int | None
     strength: float | None
     adapter: str | None
+    webhook_url: str | None
+    """https URL to which the job's end is reported, see `gatefold.client.webhooks`"""
+    webhook_events: Sequence[str] | None
+    """those that are reported; all where absent"""
 
 
 class ExportOptions(TypedDict, total=False):
@@ -87,6 +91,8 @@ class Call(Generic[T]):
     """a model of `gatefold.client.models`, or bytes, or None where there is no body"""
     repeatable: bool
     json: dict[str, Any] | None = None
+    content: bytes | None = None
+    """or a body of another type, which the headers name"""
     song: SongUpload | None = None
     fields: Fields = ()
     """of the form around the song"""
@@ -131,7 +137,12 @@ def embed(song: SongLike, name: str | None) -> Call[EmbeddingAnswer]:
 
 
 def generate(
-    song: SongLike | None, song_id: str | None, idempotency_key: str | None, name: str | None, options: CoverOptions
+    song: SongLike | None,
+    song_id: str | None,
+    idempotency_key: str | None,
+    name: str | None,
+    options: CoverOptions,
+    cancel_after_s: int | None = None,
 ) -> Call[models.JobStatus]:
     """A call that may be repeated, since it always has an Idempotency-Key.
 
@@ -140,6 +151,8 @@ def generate(
     if (song is None) == (song_id is None):
         raise ValueError("generate takes either song or song_id")
     headers = {"Idempotency-Key": secrets.token_hex(16) if idempotency_key is None else idempotency_key}
+    if cancel_after_s is not None:
+        headers["Cancel-After"] = str(int(cancel_after_s))
     if song is not None:
         upload, fields = SongUpload.of(song, name), _form(options)
         return Call("POST", "/v1/covers", models.JobStatus, True, song=upload, fields=fields, headers=headers)
@@ -224,6 +237,39 @@ def manifest(job_id: str) -> Call[models.JobManifest]:
 def manifest_bytes(job_id: str) -> Call[bytes]:
     """The same, as the bytes that the endpoint sends."""
     return _get(f"{_job_path(job_id)}/manifest.json", bytes)
+
+
+def deliveries(job_id: str) -> Call[models.DeliveryPage]:
+    """Call for what became of a job's webhook."""
+    return _get(f"{_job_path(job_id)}/deliveries", models.DeliveryPage)
+
+
+def redeliver(job_id: str, number: int) -> Call[models.WebhookDelivery]:
+    """Call that delivers an event of a job again."""
+    path = f"{_job_path(job_id)}/deliveries/{int(number)}/redeliver"
+    return Call("POST", path, models.WebhookDelivery, False)
+
+
+def create_batch(lines: bytes) -> Call[models.BatchStatus]:
+    """Call that creates a batch of these JSON lines."""
+    headers = {"Content-Type": "application/jsonl"}
+    return Call("POST", "/v1/batches", models.BatchStatus, False, content=lines, headers=headers)
+
+
+def batch(batch_id: str) -> Call[models.BatchStatus]:
+    """Call for a batch as it is now."""
+    return _get(batch_path(batch_id), models.BatchStatus)
+
+
+def cancel_batch(batch_id: str) -> Call[models.BatchStatus]:
+    """Call that cancels a batch."""
+    return Call("DELETE", batch_path(batch_id), models.BatchStatus, True)
+
+
+def batch_path(batch_id: str, part: Literal["output", "errors"] | None = None) -> str:
+    """The path of a batch, or of its answers."""
+    path = f"/v1/batches/{_quoted('batch_id', batch_id)}"
+    return path if part is None else f"{path}/{part}"
 
 
 def track(song_id: str) -> Call[models.TrackAnswer]:

@@ -1,7 +1,7 @@
 """The client of the HTTP API for code that blocks. `gatefold.client.async_client` is the same for asyncio."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +10,7 @@ from typing import Literal, Self, TypeVar, Unpack
 import httpx
 
 from gatefold.client import calls, files, models
+from gatefold.client.batches import Batches
 from gatefold.client.calls import Call, CoverOptions, ExportOptions, PictureFormat, SearchOptions, SongLike
 from gatefold.client.endpoint import Endpoint, is_replayed, no_answer
 from gatefold.client.errors import ApiError, ClientError, NoAnswer
@@ -43,7 +44,7 @@ class Client:
     ) -> None:
         self._endpoint = Endpoint(base_url, api_key, timeout_s, retries or RetryPolicy())
         self._http = httpx.Client(transport=transport, follow_redirects=False)
-        self.releases = Releases(self)
+        self.releases, self.batches = Releases(self), Batches(self)
 
     def __repr__(self) -> str:
         return f"Client({self._endpoint.base_url!r})"
@@ -91,6 +92,7 @@ class Client:
         *,
         song_id: str | None = None,
         idempotency_key: str | None = None,
+        cancel_after_s: int | None = None,
         name: str | None = None,
         **options: Unpack[CoverOptions],
     ) -> "CoverJob":
@@ -100,9 +102,10 @@ class Client:
             song: path of an audio file, or its bytes.
             song_id: or a song of the catalogue.
             idempotency_key: the same key with the same request gives the same job; one is made where it is absent.
+            cancel_after_s: seconds after which it is cancelled if it has not ended; never where absent.
             name: file name to send with the song.
         """
-        call = calls.generate(song, song_id, idempotency_key, name, options)
+        call = calls.generate(song, song_id, idempotency_key, name, options, cancel_after_s)
         status, answer = self._answered(call)
         return CoverJob(self, status, replayed=is_replayed(answer))
 
@@ -168,8 +171,9 @@ class Client:
         while True:
             before = cursor.last
             try:
-                with self._stream(calls.events_path(job_id), cursor) as chunks:
-                    for data in chunks:
+                with self.stream(calls.events_path(job_id), cursor.headers()) as answer:
+                    cursor.ended = cursor.ended or answer.status_code == 204
+                    for data in answer.iter_bytes():
                         yield from cursor.feed(data)
                 error = NoAnswer(f"the events of job '{job_id}' broke off after number {cursor.last}")
             except (ApiError, NoAnswer) as lost:
@@ -183,16 +187,16 @@ class Client:
             time.sleep(pause_s)
 
     @contextmanager
-    def _stream(self, path: str, cursor: EventCursor) -> Iterator[Iterator[bytes]]:
-        request = self._endpoint.stream_request(path, cursor.headers())
+    def stream(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        """An answer of 2xx that is read as it comes."""
+        request = self._endpoint.stream_request(path, headers)
         with no_answer(request):
             answer = self._http.send(request, stream=True)
             try:
                 if not answer.is_success:
                     answer.read()
                     self._endpoint.check(answer)
-                cursor.ended = cursor.ended or answer.status_code == 204
-                yield answer.iter_bytes()
+                yield answer
             finally:
                 answer.close()
 
@@ -305,6 +309,14 @@ class CoverJob:
     def manifest(self) -> models.JobManifest:
         """All that replays the job exactly."""
         return self._client.send(calls.manifest(self.job_id))
+
+    def deliveries(self) -> list[models.WebhookDelivery]:
+        """What became of the events that its webhook wants, with each attempt."""
+        return self._client.send(calls.deliveries(self.job_id)).deliveries
+
+    def redeliver(self, number: int) -> models.WebhookDelivery:
+        """Delivers one of them again, at once."""
+        return self._client.send(calls.redeliver(self.job_id, number))
 
     def save(
         self, folder: str | Path, *, size: int | None = None, picture_format: PictureFormat = "png"

@@ -59,10 +59,10 @@ class Endpoint:
                 raise ValueError(f"the request is no JSON: {error}") from None
             headers |= {"Content-Type": "application/json"}
             return self._request(call.method, call.path, headers, timeout_s, content=content)
-        return self._request(call.method, call.path, headers, timeout_s, params=call.query)
+        return self._request(call.method, call.path, headers, timeout_s, content=call.content, params=call.query)
 
     def stream_request(self, path: str, headers: Mapping[str, str]) -> httpx.Request:
-        """For an event stream."""
+        """For an event stream, or for lines that are read as they come."""
         return self._request("GET", path, dict(headers), SILENCE_MAX_S)
 
     def read(self, call: Call[T], answer: httpx.Response) -> T:

@@ -87,6 +87,14 @@ class SongUnreadable(ClientError):
     """A file that should be uploaded cannot be read, or changed while it was sent."""
 
 
+class WebhookRefused(ClientError):
+    """A webhook that is not signed by the endpoint, or an old one that is sent again."""
+
+
+class BatchUnfinished(ClientError):
+    """The batch had not ended in the time that the caller gave it; it goes on."""
+
+
 class JobError(ClientError):
     """A job that did not succeed; `status` is the job as it was last seen."""
 

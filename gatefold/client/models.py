@@ -176,6 +176,8 @@ class JobStatus(Answer):
     finished_at: datetime | None
     expires_at: datetime | None = None
     """when its pictures are deleted"""
+    cancel_at: datetime | None = None
+    """when it is cancelled if it has not ended"""
     queued_s: float | None = None
     """seconds it waited"""
     generation_s: float | None = None
@@ -201,6 +203,110 @@ class JobPage(Answer):
     jobs: list[JobStatus]
     after: str | None
     """names what `client.jobs(after=...)` goes on with; None where there is nothing more"""
+
+
+class WebhookEvent(Answer):
+    """What a webhook brings."""
+
+    type: str
+    """job.succeeded, job.failed or job.cancelled"""
+    timestamp: datetime
+    """of the event, whenever it arrives"""
+    data: JobStatus
+    """the job at its end"""
+
+
+class DeliveryAttempt(Answer):
+    """One attempt to deliver an event to a webhook."""
+
+    number: int
+    at: datetime
+    seconds: float
+    status: int | None
+    """of the receiver's answer"""
+    answer: str | None
+    """beginning of its body"""
+    error: str | None
+    """why there was no answer"""
+
+
+class WebhookDelivery(Answer):
+    """An event of a job on its way to its webhook."""
+
+    number: int
+    webhook_id: str
+    """the header `webhook-id`, the same in every attempt"""
+    type: str
+    receiver: str
+    """host and port"""
+    state: str
+    """pending, delivered or failed"""
+    created_at: datetime
+    next_attempt_at: datetime | None
+    attempts: list[DeliveryAttempt]
+
+
+class DeliveryPage(Answer):
+    """The deliveries of a job."""
+
+    deliveries: list[WebhookDelivery]
+
+
+class BatchTally(Answer):
+    """Lines of a batch, by what became of them."""
+
+    waiting: int = 0
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+
+class BatchStatus(Answer):
+    """A batch at one moment."""
+
+    batch_id: str
+    state: str
+    """running, completed, cancelled or expired"""
+    created_at: datetime
+    ends_at: datetime
+    """when it expires if it is not completed"""
+    finished_at: datetime | None
+    expires_at: datetime | None
+    """when it is deleted with its answers and its jobs"""
+    lines: int
+    counts: BatchTally
+    output_url: str
+    errors_url: str
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it will change any more."""
+        return self.state != "running"
+
+
+class BatchResponse(Answer):
+    """What the call of a line answered; a `JobStatus`, a `SearchAnswer` or a problem can be made of its body."""
+
+    status_code: int
+    body: dict[str, Any]
+
+
+class BatchError(Answer):
+    """Why a line was not run."""
+
+    code: str
+    message: str
+
+
+class BatchLine(Answer):
+    """A line of the output, or of the errors."""
+
+    line: int
+    """in the file that was sent, from 1"""
+    custom_id: str
+    response: BatchResponse | None
+    error: BatchError | None
 
 
 class BundleInfo(Answer):

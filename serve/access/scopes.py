@@ -22,6 +22,13 @@ _NEEDED: dict[str, frozenset[Scope]] = {
     "GET /v1/covers/{job_id}/images/{index}/sources": _GENERATE,
     "GET /v1/covers/{job_id}/images/{index}/sources.png": _GENERATE,
     "GET /v1/covers/{job_id}/manifest.json": _GENERATE,
+    "GET /v1/covers/{job_id}/deliveries": _GENERATE,
+    "POST /v1/covers/{job_id}/deliveries/{number}/redeliver": _GENERATE,
+    "POST /v1/batches": _ANY,  # each of its lines what the single call needs
+    "GET /v1/batches/{batch_id}": _ANY,
+    "DELETE /v1/batches/{batch_id}": _ANY,
+    "GET /v1/batches/{batch_id}/output": _ANY,
+    "GET /v1/batches/{batch_id}/errors": _ANY,
     "GET /v1/limits": _ANY,
     "GET /v1/releases/current": _ANY,
     "GET /v1/usage": _ANY,

@@ -37,6 +37,8 @@ from serve.api.exports import CoverFiles, ExportOptions, ExportRoutes
 from serve.api.page import Examples, install_page
 from serve.api.songs import SongRoutes
 from serve.api.thumbnails import Thumbnails
+from serve.batches.routes import BatchRoutes
+from serve.batches.store import BatchStore
 from serve.deployments import replica
 from serve.deployments.release import services_of
 from serve.jobs.database import Database
@@ -48,6 +50,8 @@ from serve.middleware.intake import BodyAdmissionMiddleware
 from serve.middleware.keys import Keys
 from serve.middleware.security_headers import SecurityHeadersMiddleware
 from serve.optout_filter import OptOuts
+from serve.webhooks.outbox import Outbox
+from serve.webhooks.routes import DeliveryRoutes, describe_events
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +59,16 @@ COMPRESSED_FROM_BYTES = 2048
 """smaller answers go out as they are; so do pictures, sounds and event streams"""
 COMPRESSION = 1
 """of gzip, the quickest: a hundred matches, 20 kB, become 6 kB in 0.2 ms"""
-CORS_SENT = ["Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Prefer", "Range"]
+CORS_SENT = [
+    "Authorization",
+    "Cancel-After",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-None-Match",
+    "Last-Event-ID",
+    "Prefer",
+    "Range",
+]
 CORS_READ = [
     "Content-Range",
     "ETag",
@@ -92,12 +105,14 @@ def create_app(
     examples: Examples,
     thumbnails: Thumbnails,
     exports: ExportOptions | None = None,
+    webhooks: bool = False,
 ) -> FastAPI:
     """The API and the page around the services of this active release; what runs jobs is not part of it.
 
     Args:
         keys: of the environment of `gatefold serve`; those of the database are accepted as well.
         exports: as by default when None.
+        webhooks: whether what runs jobs signs and delivers them.
     """
     ring = KeyRing(keys, KeyStore(database))
     records = Records(database, JobStore(database, limits), ring, UsageCounter(database), AuditLog(database))
@@ -115,17 +130,18 @@ def create_app(
         lifespan=_lifespan(active, limits, records),
     )
     problems.install(app)
-    songs = SongRoutes(active, limits, thumbnails, ring, records.usage)
     cover_files = CoverFiles(active, limits, exports or ExportOptions(), files)
-    covers = CoverRoutes(active, records.store, own, files, limits, cover_files)
+    covers = CoverRoutes(active, records.store, own, files, limits, cover_files, webhooks=webhooks)
     v1 = APIRouter(prefix=PREFIX, dependencies=[Depends(Authorization(ring, RateLimits(), records.audit))])
-    v1.include_router(songs.router())
+    v1.include_router(SongRoutes(active, limits, thumbnails, ring, records.usage).router())
     v1.include_router(covers.router())
+    v1.include_router(DeliveryRoutes(own, Outbox(database, limits.webhooks)).router())
+    v1.include_router(BatchRoutes(BatchStore(database, limits), records.audit, limits, webhooks=webhooks).router())
     v1.include_router(ExportRoutes(own, limits, cover_files).router())
     v1.include_router(AccessRoutes(records.usage, records.audit, limits).router())
-    app.include_router(_health(active))
-    app.include_router(v1)
-    app.include_router(examples.router())
+    describe_events(app)
+    for router in (_health(active), v1, examples.router()):
+        app.include_router(router)
     install_page(app)
     _surround(app, limits, records.audit)
     return app
@@ -186,6 +202,7 @@ class Api:
         keys: SHA-256 of each API key that `gatefold serve` was given; the endpoint is open where there is none and none
             in the database.
         exports: credit and certificate of exported covers.
+        webhooks: whether the runner signs and delivers them.
         database_url: of the database of jobs.
     """
 
@@ -200,6 +217,7 @@ class Api:
         keys: tuple[str, ...],
         database_url: str,
         exports: ExportOptions | None = None,
+        webhooks: bool = False,
     ) -> None:
         replica.set_up(endpoint_url)  # opt-outs and covers of the catalogue are read here
         self._active = ActiveRelease(OptOuts(Workspace(workspace)))
@@ -211,6 +229,7 @@ class Api:
         self._keys = Keys(frozenset(keys))
         self._examples = Examples(None if examples is None else Path(examples))
         self._exports = exports
+        self._webhooks = webhooks
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve, once, when the replica has been constructed."""
@@ -223,6 +242,7 @@ class Api:
             examples=self._examples,
             thumbnails=self._thumbnails,
             exports=self._exports,
+            webhooks=self._webhooks,
         )
 
     async def reconfigure(self, config: dict[str, Any]) -> None:

@@ -167,6 +167,8 @@ class JobView(Body):
     finished_at: datetime | None
     expires_at: datetime | None
     """once ended: when it is deleted with its images"""
+    cancel_at: datetime | None
+    """when it is cancelled if it has not ended, as Cancel-After asked"""
     queued_s: float | None
     """seconds from created_at to started_at"""
     generation_s: float | None

@@ -37,6 +37,7 @@ def job_view(job: Job) -> JobView:
         started_at=job.started_at,
         finished_at=job.finished_at,
         expires_at=job.expires_at,
+        cancel_at=job.cancel_at,
         queued_s=job.queued_s,
         generation_s=job.generation_s,
         release=job.spec.release.version,

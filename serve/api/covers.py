@@ -26,10 +26,10 @@ from serve.api.exports import IMAGE_TYPES, CoverFiles, ImageSize, Quality, check
 from serve.api.limits import IDEMPOTENCY_KEY_MAX, JOBS_LISTED_MAX, marked
 from serve.api.songs import body_of
 from serve.jobs.files import JobFiles
-from serve.jobs.jobs import Idempotency, Job
+from serve.jobs.jobs import Idempotency, Job, Webhook
 from serve.jobs.specs import CoversRequest, SongFile, make_spec
 from serve.jobs.store import JobStore, new_job_id
-from serve.middleware.uploads import RequestBody, read_body
+from serve.middleware.uploads import RequestBody, Upload, read_body
 
 SEED_DRAWN_BELOW = 2**32
 """seeds drawn at random stay below what a browser's numbers hold exactly, 2^53, so that the page can repeat them"""
@@ -41,12 +41,25 @@ Preference = Annotated[
         json_schema_extra=marked(x_max_wait_s="wait_max_s"),
     ),
 ]
+CANCEL_AFTER_MAX_S = 604_800
+CancelAfter = Annotated[
+    str | None,
+    Header(
+        description=f"seconds, or a duration such as `90s`, `5m` or `1h30m`, 1 s to {CANCEL_AFTER_MAX_S} s: a job that "
+        "has not ended by then is cancelled"
+    ),
+]
+_DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s?)?")
 HEARTBEAT_S = 15.0
 """seconds of silence after which an event stream sends a comment, so that no proxy closes it as idle"""
 
 
 class CoverRoutes:
-    """Handlers of the routes; thin, around the store of jobs."""
+    """Handlers of the routes; thin, around the store of jobs.
+
+    Args:
+        webhooks: whether there is what signs and delivers them.
+    """
 
     def __init__(
         self,
@@ -56,11 +69,14 @@ class CoverRoutes:
         files: JobFiles,
         limits: ServeSettings,
         cover_files: CoverFiles,
+        *,
+        webhooks: bool,
     ) -> None:
         self._active = active
         self._store, self._own, self._files = store, own, files
         self._limits = limits
         self._cover_files = cover_files
+        self._webhooks = webhooks
 
     def router(self) -> APIRouter:
         """The routes under /v1/covers."""
@@ -86,19 +102,23 @@ class CoverRoutes:
         response: Response,
         prefer: Preference = None,
         idempotency_key: Annotated[str | None, Header(min_length=1, max_length=IDEMPOTENCY_KEY_MAX)] = None,
+        cancel_after: CancelAfter = None,
     ) -> JobView:
         """Creates a job that generates new covers for an uploaded song or a song of the catalogue."""
-        lists = frozenset({"source_song_ids"})
+        lists = frozenset({"source_song_ids", "webhook_events"})
         body = await read_body(request, self._limits, lists=lists)
         model = requests.CoverFields if body.song else requests.CoverQuery
         fields = requests.parse(model, body.fields, self._limits, strict=body.song is None)
-        idempotency, caller = None, cast(Caller, request.state.caller)
+        requests.check_webhook(fields, webhooks=self._webhooks)
+        caller = cast(Caller, request.state.caller)
+        idempotency, cancel_after_s = None, cancel_after_seconds(cancel_after)
         if idempotency_key is not None:
             idempotency = Idempotency(idempotency_key, _digest(body, fields))
         # asked before the song is encoded: a full queue, or a repeated request, should cost nothing
         job, new = await self._store.admit(caller.id, idempotency, fields.n, caller.allowed), False
         if job is None:
-            job, new = await self._accept(_asked(body, fields), caller, idempotency)
+            asked = asked_for(body.song, fields)
+            job, new = await self._accept(asked, caller, idempotency, fields.webhook, cancel_after_s)
         if not new:
             response.headers["Idempotent-Replayed"] = "true"
         wait_s = min(_wait_s(prefer), self._limits.wait_max_s)
@@ -106,6 +126,8 @@ class CoverRoutes:
             job = await self._store.ended(job.job_id, wait_s)
             response.headers["Preference-Applied"] = f"wait={wait_s:g}"
         response.status_code = 200 if job.ended else 202
+        if not job.ended:
+            response.headers["Retry-After"] = str(await self._store.retry_after_s(job))
         response.headers["Location"] = path_of(job)
         return job_view(job)
 
@@ -186,7 +208,12 @@ class CoverRoutes:
         return manifest_of(await self._own.get(request, job_id))
 
     async def _accept(
-        self, asked: CoversRequest, caller: Caller, idempotency: Idempotency | None
+        self,
+        asked: CoversRequest,
+        caller: Caller,
+        idempotency: Idempotency | None,
+        webhook: Webhook | None,
+        cancel_after_s: float | None,
     ) -> tuple[Job, bool]:
         """The job of this request, and whether it is new; the uploaded song is stored before anybody can claim it."""
         job_id, new = new_job_id(), False
@@ -199,7 +226,13 @@ class CoverRoutes:
             if storing is not None:
                 await storing
             job, new = await self._store.create(
-                job_id, spec, caller=caller.id, allowed=caller.allowed, idempotency=idempotency
+                job_id,
+                spec,
+                caller=caller.id,
+                allowed=caller.allowed,
+                idempotency=idempotency,
+                webhook=webhook,
+                cancel_after_s=cancel_after_s,
             )
         finally:
             if storing is not None and not new:
@@ -226,11 +259,15 @@ class CoverRoutes:
             upcoming.cancel()
 
 
-def _asked(body: RequestBody, fields: requests.CoverFields) -> CoversRequest:
-    """The request with its seed: one drawn at random where none is named."""
+def asked_for(upload: Upload | None, fields: requests.CoverFields) -> CoversRequest:
+    """The request with its seed: one drawn at random where none is named.
+
+    Args:
+        upload: the song; that of the fields when None.
+    """
     song: SongFile | str
-    if body.song is not None:
-        song = SongFile(body.song.data, body.song.name)
+    if upload is not None:
+        song = SongFile(upload.data, upload.name)
     else:
         assert isinstance(fields, requests.CoverQuery)
         song = fields.song_id
@@ -242,7 +279,23 @@ def _asked(body: RequestBody, fields: requests.CoverFields) -> CoversRequest:
 def _digest(body: RequestBody, fields: requests.CoverFields) -> str:
     """What makes two requests the same: the song's bytes, and the fields as they were sent."""
     song = hashlib.sha256(body.song.data).hexdigest() if body.song else ""
-    return hashlib.sha256(f"{song}\n{fields.model_dump_json()}".encode()).hexdigest()
+    absent = {name for name in ("webhook_url", "webhook_events") if getattr(fields, name) is None}
+    sent = fields.model_dump_json(exclude=absent)  # without a webhook, as before there were any
+    return hashlib.sha256(f"{song}\n{sent}".encode()).hexdigest()
+
+
+def cancel_after_seconds(header: str | None) -> float | None:
+    """Seconds of a Cancel-After; None without one. Raises: InputError."""
+    if header is None:
+        return None
+    found = _DURATION.fullmatch(header.strip())
+    hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if not 1 <= total <= CANCEL_AFTER_MAX_S:
+        raise InputError(
+            f"Cancel-After = '{header[:80]}' must be seconds, 1 to {CANCEL_AFTER_MAX_S}, or a duration as in '1h30m'"
+        )
+    return float(total)
 
 
 def _wait_s(prefer: str | None) -> float:

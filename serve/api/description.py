@@ -94,7 +94,7 @@ JOB_CREATED: Responses = {
     },
     202: {
         "description": "The job, queued or running.",
-        "headers": headers(_LOCATION, **_APPLIED),
+        "headers": headers(_LOCATION, "Retry-After: seconds until it will have ended, by an estimate", **_APPLIED),
         "links": _LINKS,
     },
 }
@@ -120,6 +120,14 @@ EVENTS: Responses = {
     },
     204: {"description": "The job has ended, and Last-Event-ID names its last event or a later one."},
 }
+
+JSON_LINES = "application/jsonl"
+_LINES_SCHEMA = {"type": "string", "description": "JSON lines"}
+BATCH_BODY = {"requestBody": {"required": True, "content": {JSON_LINES: {"schema": _LINES_SCHEMA}}}}
+BATCH_CREATED: Responses = {
+    202: {"description": "The batch, which runs.", "headers": headers("Location: path of the batch")},
+}
+LINES: Responses = {200: {"description": "JSON lines, each as this schema says."}}
 
 
 def content_responses(method: str, *media_types: str) -> Responses:
@@ -160,7 +168,7 @@ def _with_problems(description: dict[str, Any]) -> dict[str, Any]:
     """Problems under their media type, which FastAPI takes to be that of the route's other answers."""
     for path in description["paths"].values():
         for operation in path.values():
-            for status in PROBLEMS:
+            for status in {*PROBLEMS, "422"} & set(operation["responses"]):
                 response = operation["responses"][status]
                 (content,) = response["content"].values()
                 response["content"] = {PROBLEM_TYPE: content}

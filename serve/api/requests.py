@@ -7,7 +7,9 @@ Nothing here knows of routes, of Ray or of models.
 import json
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+import numpy as np
+import numpy.typing as npt
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from gatefold.config import ServeSettings
 from gatefold.errors import InputError
@@ -15,7 +17,10 @@ from gatefold.generator.interface import GenerationRequest
 from gatefold.index.interface import Filters
 from serve.api.contracts import Body
 from serve.api.limits import COLUMNS_MAX, EMBEDDING_MAX, GUIDANCE_MAX, LIST_MAX, SEED_MAX, SIZE_MIN, Limit
+from serve.jobs.jobs import Webhook
 from serve.middleware.uploads import check_text
+from serve.webhooks.contracts import WebhookEventType
+from serve.webhooks.receivers import URL_MAX, check_receiver, parse_receiver
 
 DEFAULT_K = 100
 DEFAULT_N = 4
@@ -71,6 +76,21 @@ class SearchQuery(SearchFields):
     encoder: str | None = None
     """fingerprint of the encoder that made the embedding"""
 
+    def unit_embedding(self, encoder: str) -> npt.NDArray[np.float32]:
+        """float32 [D], the embedding at length 1. Raises: InputError where another encoder made it, or it has none.
+
+        Args:
+            encoder: fingerprint of the one that serves.
+        """
+        if self.encoder != encoder:
+            raise InputError(f"embedding of encoder '{self.encoder}', here serves '{encoder}'; embed the song again")
+        embedding = np.asarray(self.embedding, np.float32)
+        length = float(np.linalg.norm(embedding))
+        if not (np.isfinite(length) and length > 0):
+            raise InputError(f"embedding of length {length} has no direction; its numbers must be finite, not all zero")
+        unit: npt.NDArray[np.float32] = embedding / np.float32(length)
+        return unit
+
     @model_validator(mode="after")
     def _one_song(self) -> "SearchQuery":
         if (self.song_id is None) == (self.embedding is None):
@@ -104,6 +124,25 @@ class CoverFields(Body):
     """how far a pre-trained model departs from the picture it starts from, for a generator of kind diffusers"""
     adapter: str | None = Field(None, pattern="^[0-9a-f]{12}$")
     """a LoRA made by `gatefold adapt`, for a generator of kind diffusers"""
+    webhook_url: str | None = Field(None, max_length=URL_MAX, pattern="^https://")
+    """to which the job's end is reported, signed; with a public address"""
+    webhook_events: list[WebhookEventType] | None = Field(None, min_length=1, max_length=LIST_MAX)
+    """those that are reported; all where absent"""
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _may_be_called(cls, url: str | None, info: ValidationInfo) -> str | None:
+        limits = info.context if isinstance(info.context, ServeSettings) else ServeSettings()
+        if url is not None:
+            check_receiver(parse_receiver(url), limits.webhooks.allowed_hosts)
+        return url
+
+    @property
+    def webhook(self) -> Webhook | None:
+        """Where the job's end is reported to."""
+        if self.webhook_url is None:
+            return None
+        return Webhook(self.webhook_url, None if self.webhook_events is None else tuple(self.webhook_events))
 
     @property
     def generator_request(self) -> GenerationRequest:
@@ -122,6 +161,12 @@ class CoverFields(Body):
     def _last_seed_in_range(self) -> "CoverFields":
         if self.seed is not None and self.seed + self.n - 1 > SEED_MAX:
             raise ValueError(f"seed {self.seed} leaves no room for {self.n} seeds up to {SEED_MAX}")
+        return self
+
+    @model_validator(mode="after")
+    def _events_have_a_receiver(self) -> "CoverFields":
+        if self.webhook_events is not None and self.webhook_url is None:
+            raise ValueError("webhook_events need a webhook_url")
         return self
 
 
@@ -171,6 +216,16 @@ def parse(model: type[Fields], values: dict[str, Any], limits: ServeSettings, *,
     if not strict and isinstance(where := values.get("where"), str) and "where" in model.model_fields:
         values = values | {"where": _object("where", where)}
     return model.model_validate(known | values, context=limits, strict=strict)
+
+
+def check_webhook(fields: CoverFields, *, webhooks: bool) -> None:
+    """Raises: InputError for a webhook where there is nothing that signs it.
+
+    Args:
+        webhooks: whether there is.
+    """
+    if fields.webhook is not None and not webhooks:
+        raise InputError("webhook_url: this endpoint has no secret to sign with; GATEFOLD_WEBHOOK_SECRET is not set")
 
 
 def _object(name: str, text: str) -> Any:

@@ -5,7 +5,6 @@ import base64
 from typing import Annotated, Any
 
 import fastapi
-import numpy as np
 from fastapi import APIRouter, Request
 from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import Response
@@ -83,21 +82,13 @@ class SongRoutes:
         return found
 
     async def _search(self, serving: ReleaseServices, body: RequestBody) -> SearchResult:
-        encoder = serving.release.encoder.fingerprint
-        encoded: SongEmbedding | None = None
-        if body.song is not None:
-            upload = requests.parse(requests.SearchUpload, body.fields, self._limits)
-            encoded = await serving.encoder.encode_song(body.song.data, body.song.name, upload.spectrogram)
-            query: Query | SongQuery = Query(encoded.embedding, encoder, upload.k, upload.filters)
-        else:
-            query = _query(serving, requests.parse(requests.SearchQuery, body.fields, self._limits, strict=True))
-        matches = await serving.retriever.search(query)
-        return SearchResult(
-            release=serving.release.version,
-            encoder=encoder,
-            song=song_view(encoded) if encoded else None,
-            matches=contracts.match_views(matches),
-        )
+        if body.song is None:
+            fields = requests.parse(requests.SearchQuery, body.fields, self._limits, strict=True)
+            return await search_by(serving, fields)
+        upload = requests.parse(requests.SearchUpload, body.fields, self._limits)
+        encoded = await serving.encoder.encode_song(body.song.data, body.song.name, upload.spectrogram)
+        query = Query(encoded.embedding, serving.release.encoder.fingerprint, upload.k, upload.filters)
+        return await _searched(serving, query, encoded)
 
     async def embed(self, request: Request) -> EmbeddingResult:
         """The embedding of an uploaded song."""
@@ -169,17 +160,27 @@ class SongRoutes:
             return await serving.retriever.track(song_id)
 
 
+async def search_by(serving: ReleaseServices, fields: requests.SearchQuery) -> SearchResult:
+    """The covers nearest to a song of the catalogue, or to an embedding. Raises: InputError; UnknownTrack;
+    Unavailable."""
+    return await _searched(serving, _query(serving, fields), None)
+
+
+async def _searched(serving: ReleaseServices, query: Query | SongQuery, encoded: SongEmbedding | None) -> SearchResult:
+    matches = await serving.retriever.search(query)
+    return SearchResult(
+        release=serving.release.version,
+        encoder=serving.release.encoder.fingerprint,
+        song=song_view(encoded) if encoded else None,
+        matches=contracts.match_views(matches),
+    )
+
+
 def _query(serving: ReleaseServices, fields: requests.SearchQuery) -> Query | SongQuery:
     own = serving.release.encoder.fingerprint
     if fields.song_id is not None:
         return SongQuery(fields.song_id, own, fields.k, fields.filters)
-    if fields.encoder != own:
-        raise InputError(f"embedding of encoder '{fields.encoder}', here serves '{own}'; embed the song again")
-    embedding = np.asarray(fields.embedding, np.float32)
-    length = float(np.linalg.norm(embedding))
-    if not (np.isfinite(length) and length > 0):
-        raise InputError(f"embedding of length {length} has no direction; its numbers must be finite, not all zero")
-    return Query(embedding / np.float32(length), own, fields.k, fields.filters)
+    return Query(fields.unit_embedding(own), own, fields.k, fields.filters)
 
 
 def song_view(encoded: SongEmbedding) -> SongView:

@@ -1,4 +1,5 @@
-"""Runs generation jobs, as a deployment beside the API: a job does not end with the replica that accepted it.
+"""Runs generation jobs and batches, and delivers webhooks, as a deployment beside the API: a job does not end with the
+replica that accepted it.
 
 Several replicas share one queue. Knows nothing of HTTP.
 """
@@ -8,6 +9,8 @@ from typing import Any
 from gatefold.config import ServeSettings
 from gatefold.workspace import Workspace
 from serve.active_release import ActiveRelease
+from serve.batches.store import BatchStore
+from serve.batches.worker import BatchWorker
 from serve.deployments import replica
 from serve.deployments.release import services_of
 from serve.jobs.database import Database
@@ -15,6 +18,9 @@ from serve.jobs.files import JobFiles
 from serve.jobs.queue import JobQueue
 from serve.jobs.runner import JobRunner
 from serve.optout_filter import OptOuts
+from serve.webhooks.deliverer import Deliverer
+from serve.webhooks.outbox import Outbox
+from serve.webhooks.sender import WebhookSender, WebhookTrust
 
 
 class Runner:
@@ -23,15 +29,29 @@ class Runner:
     Args:
         workspace: URI; songs and images of jobs lie there.
         database_url: of the database of jobs.
+        webhooks: what signs them; they wait where there is none.
     """
 
-    def __init__(self, workspace: str, *, limits: ServeSettings, endpoint_url: str | None, database_url: str) -> None:
+    def __init__(
+        self,
+        workspace: str,
+        *,
+        limits: ServeSettings,
+        endpoint_url: str | None,
+        database_url: str,
+        webhooks: WebhookTrust | None = None,
+    ) -> None:
         replica.set_up(endpoint_url)
         found = Workspace(workspace)
         self._database = Database(database_url)
         self._active = ActiveRelease(OptOuts(found))
         files = JobFiles(found, cache_bytes=0)  # it writes pictures and reads none
         self._runner = JobRunner(self._active, JobQueue(self._database, limits), files, limits)
+        self._deliverer: Deliverer | None = None
+        if webhooks is not None:
+            outbox, sender = Outbox(self._database, limits.webhooks), WebhookSender(webhooks, limits.webhooks)
+            self._deliverer = Deliverer(outbox, sender, limits.webhooks, limits.jobs_poll_s)
+        self._batches = BatchWorker(self._active, BatchStore(self._database, limits), limits)
         self._started = False
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
@@ -42,6 +62,9 @@ class Runner:
             self._started = True
             await self._database.upgrade()
             self._runner.start()
+            self._batches.start()
+            if self._deliverer is not None:
+                self._deliverer.start()
 
     async def in_use(self) -> list[str]:
         """Versions of the active release, which comes first, and of those that still have jobs to finish."""
@@ -50,5 +73,8 @@ class Runner:
     async def __del__(self) -> None:
         """Called by Ray Serve when the replica is to end: what it has in hand goes back to the queue."""
         if self._started:
+            if self._deliverer is not None:
+                await self._deliverer.close()
+            await self._batches.close()
             await self._runner.close()
             await self._database.close()

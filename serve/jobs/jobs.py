@@ -4,7 +4,7 @@ Ray, or of where jobs are kept.
 Shape legend: n = new covers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -69,6 +69,16 @@ class JobResult:
 
 
 @dataclass(frozen=True)
+class Webhook:
+    """Where a caller wants to know of a job's end."""
+
+    url: str = field(repr=False)
+    """which may hold a secret"""
+    events: tuple[str, ...] | None = None
+    """`WebhookEventType` of serve.webhooks.contracts; all when None"""
+
+
+@dataclass(frozen=True)
 class Job:
     """A job at one moment."""
 
@@ -92,6 +102,9 @@ class Job:
     """once failed"""
     last_event: int = 1
     """number of its last change"""
+    webhook: Webhook | None = None
+    cancel_at: datetime | None = None
+    """when it is cancelled if it has not ended"""
 
     @property
     def ended(self) -> bool:

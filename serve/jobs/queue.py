@@ -17,9 +17,9 @@ from gatefold.errors import GatefoldError, LeaseLost, RunnerLost
 from serve.jobs.database import Database, uninterrupted
 from serve.jobs.jobs import Claim, JobResult, JobSpec
 from serve.jobs.records import error_record, match_record, spec_record
-from serve.jobs.rows import ORDER, UNFINISHED, change, read_jobs
+from serve.jobs.rows import ORDER, UNFINISHED, change, end, read_jobs
 from serve.jobs.store import end_values
-from serve.jobs.tables import images, jobs
+from serve.jobs.tables import deliveries, images, jobs
 
 
 class JobQueue:
@@ -110,19 +110,21 @@ class JobQueue:
             values: dict[object, object] = {jobs.c.result: record, jobs.c.progress: 1.0}
             values |= end_values("succeeded", now, self._limits.results_kept_s)
             made = sum(not cover.is_refused for cover in result.covers)
-            await self._end(connection, claim, now, values, covers=made)
+            holds = sa.select(jobs.c.number).where(*_held(claim), UNFINISHED).with_for_update()
+            _must_hold(claim, await connection.scalar(holds) is not None)
             for place, cover in enumerate(result.covers):
                 closest = None if cover.closest is None else match_record(cover.closest)
                 row = {"job_id": claim.job.job_id, "place": place, "record": cover.record, "closest": closest}
                 await connection.execute(sa.insert(images).values(row))
+            await self._end(connection, claim, now, values, covers=made)
 
     @uninterrupted
     async def fail(self, claim: Claim, error: GatefoldError) -> None:
         """Raises: LeaseLost."""
         async with self._database.write() as connection:
             now = await self._database.now(connection)
-            end = end_values("failed", now, self._limits.results_kept_s)
-            await self._end(connection, claim, now, end | {jobs.c.error: error_record(error)})
+            failed = end_values("failed", now, self._limits.results_kept_s)
+            await self._end(connection, claim, now, failed | {jobs.c.error: error_record(error)})
 
     @uninterrupted
     async def hand_back(self, claim: Claim, *, after_s: float = 0.0, counts: bool = False) -> None:
@@ -149,17 +151,34 @@ class JobQueue:
         return max(0, self._limits.job_attempts_max - (begun or 0))
 
     @uninterrupted
+    async def cancel_overdue(self) -> list[str]:
+        """Cancels the jobs that have not ended in the time that their caller gave them; their job_ids."""
+        async with self._database.read() as connection:
+            now = await self._database.now(connection)
+            if not await connection.scalar(sa.select(jobs.c.number).where(_overdue(now)).limit(1)):
+                return []
+        async with self._database.write() as connection:
+            now = await self._database.now(connection)
+            query = sa.select(jobs.c.job_id).where(_overdue(now)).with_for_update(skip_locked=True)
+            ids = list((await connection.scalars(query)).all())
+            await end(connection, now, end_values("cancelled", now, self._limits.results_kept_s), ids)
+        return ids
+
+    @uninterrupted
     async def expired(self, limit: int) -> list[str]:
         """job_ids whose results are due to be deleted, at most so many."""
         async with self._database.read() as connection:
             now = await self._database.now(connection)
-            query = sa.select(jobs.c.job_id).where(jobs.c.expires_at < now).order_by(jobs.c.expires_at).limit(limit)
+            due = jobs.c.expires_at < now, jobs.c.batch_id.is_(None)
+            query = sa.select(jobs.c.job_id).where(*due).order_by(jobs.c.expires_at).limit(limit)
             return list((await connection.scalars(query)).all())
 
     @uninterrupted
     async def forget(self, job_ids: Sequence[str]) -> None:
-        """Deletes ended jobs, with their events and images."""
+        """Deletes ended jobs, with their events, images and deliveries; one that is due yet stays until it is done."""
         async with self._database.write() as connection:
+            done = deliveries.c.job_id.in_(job_ids), deliveries.c.state != "pending"
+            await connection.execute(sa.delete(deliveries).where(*done))
             await connection.execute(sa.delete(jobs).where(jobs.c.job_id.in_(job_ids), ~UNFINISHED))
 
     @uninterrupted
@@ -190,7 +209,12 @@ class JobQueue:
 
 
 def _claimable(now: float) -> sa.ColumnElement[bool]:
-    return (jobs.c.state == "queued") & (jobs.c.lease_until.is_(None) | (jobs.c.lease_until < now))
+    in_time = jobs.c.cancel_at.is_(None) | (jobs.c.cancel_at > now)
+    return (jobs.c.state == "queued") & (jobs.c.lease_until.is_(None) | (jobs.c.lease_until < now)) & in_time
+
+
+def _overdue(now: float) -> sa.ColumnElement[bool]:
+    return (jobs.c.cancel_at <= now) & UNFINISHED
 
 
 def _lost(now: float) -> sa.ColumnElement[bool]:

@@ -10,9 +10,10 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from serve.access.usage import add_usage, day_of
-from serve.jobs.jobs import ENDED, Job, JobResult, StoredCover
+from serve.jobs.jobs import ENDED, Job, JobResult, StoredCover, Webhook
 from serve.jobs.records import error_of, match_of, spec_of
 from serve.jobs.tables import events, images, jobs
+from serve.webhooks.outbox import add_delivery
 
 _AHEAD = jobs.alias("ahead")
 POSITION = sa.case(
@@ -41,6 +42,10 @@ UNFINISHED = jobs.c.state.in_(("queued", "running"))
 OPEN = jobs.c.finished_at.is_(None)
 """the same, as the index `jobs_unfinished` has it"""
 _CLAIMED = jobs.c.token > sa.literal_column("0")
+_CHANGED = (
+    jobs.c.job_id, jobs.c.last_event, jobs.c.state, jobs.c.progress, jobs.c.caller, jobs.c.started_at,
+    jobs.c.webhook_url,
+)  # fmt: skip
 
 
 async def read_jobs(connection: AsyncConnection, *where: sa.ColumnElement[bool], limit: int | None = None) -> list[Job]:
@@ -80,6 +85,8 @@ def _job_of(row: Any, covers: Sequence[StoredCover] | None) -> Job:
         result=result,
         error=None if row.error is None else error_of(row.error),
         last_event=row.last_event,
+        cancel_at=None if row.cancel_at is None else time_of(row.cancel_at),
+        webhook=None if row.webhook_url is None else Webhook(row.webhook_url, row.webhook_events),
     )
 
 
@@ -99,11 +106,25 @@ async def next_turn(connection: AsyncConnection, caller: str, priority: int) -> 
     return int(row.present) if row.own is None else max(row.present, row.own + 1)
 
 
+async def end(
+    connection: AsyncConnection, now: float, values: dict[Any, Any], job_ids: Sequence[str]
+) -> None:
+    """Ends these jobs, as far as they have not ended.
+
+    Args:
+        now: seconds since 1970.
+        values: by column, as of `change`.
+    """
+    for job_id in job_ids:
+        await change(connection, now, values, jobs.c.job_id == job_id, UNFINISHED)
+
+
 async def change(
     connection: AsyncConnection, now: float, values: dict[Any, Any], *where: sa.ColumnElement[bool], covers: int = 0
 ) -> bool:
     """Changes the one job that the conditions hold for, and writes the change down as its next event; where it ends the
-    job, also as usage.
+    job, also as usage, and as one to be delivered where it has a webhook. The images of a job that succeeds are there
+    already.
 
     Args:
         now: seconds since 1970.
@@ -116,9 +137,7 @@ async def change(
         sa.update(jobs)
         .where(*where)
         .values({jobs.c.last_event: jobs.c.last_event + 1, **values})
-        .returning(
-            jobs.c.job_id, jobs.c.last_event, jobs.c.state, jobs.c.progress, jobs.c.caller, jobs.c.started_at
-        )
+        .returning(*_CHANGED)
     )
     row = changed.one_or_none()
     if row is None:
@@ -131,6 +150,9 @@ async def change(
     if row.state in ENDED:
         generation_s = 0.0 if row.started_at is None else max(0.0, now - row.started_at)
         await add_usage(connection, row.caller, day_of(now), covers=covers, generation_s=generation_s)
+        if row.webhook_url is not None:
+            (job,) = await read_jobs(connection, jobs.c.job_id == row.job_id)
+            await add_delivery(connection, now, job)
     return True
 
 

@@ -88,6 +88,7 @@ class JobRunner:
     async def _claim_jobs(self) -> None:
         while not self._closing:
             try:
+                await self._cancel_overdue()
                 room = await self._room()
                 claims = await self._queue.claim(self.name, room) if room > 0 else []
             except Unavailable as error:
@@ -103,6 +104,12 @@ class JobRunner:
             if not self._closing:
                 self._freed.clear()
             await _set_within(self._freed, self._limits.jobs_poll_s)
+
+    async def _cancel_overdue(self) -> None:
+        """Cancels jobs whose time is over; what runs them learns of it as of every cancellation."""
+        for job_id in await self._queue.cancel_overdue():
+            logger.info("job %s was cancelled: it had not ended in the time that its caller gave it", job_id)
+            await self._delete_song(job_id)
 
     async def _room(self) -> int:
         try:
@@ -137,6 +144,9 @@ class JobRunner:
         except Exception:
             logger.exception("job %s failed", job_id)
             await self._fail(claim, internal_error())
+        await self._delete_song(job_id)
+
+    async def _delete_song(self, job_id: str) -> None:
         try:
             await self._files.delete_song(job_id)
         except GatefoldError as error:

@@ -2,10 +2,12 @@
 answers for any job, and a restart loses none. Who runs them is in serve.jobs.queue."""
 
 import asyncio
+import math
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from math import ceil
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -15,14 +17,17 @@ from gatefold.errors import IdempotencyConflict, Overloaded, QuotaExceeded, TooM
 from serve.access.callers import UNLIMITED, Allowance
 from serve.access.usage import covers_since, month_of
 from serve.jobs.database import Database, uninterrupted
-from serve.jobs.jobs import Idempotency, Job, JobSpec, State
+from serve.jobs.jobs import Idempotency, Job, JobSpec, State, Webhook
 from serve.jobs.records import spec_record
 from serve.jobs.rows import OPEN, POSITION, UNFINISHED, at_event, change, next_turn, read_jobs, time_of
 from serve.jobs.tables import events, jobs
 from serve.jobs.watching import ChangeWatcher
 
 RETRY_AFTER_S = 5
-"""seconds after which a full queue is likely to have room: about one job"""
+"""seconds that a job is taken to last before any has ended"""
+RETRY_AFTER_MAX_S = 3_600
+"""seconds that are named at most: nobody knows the queue of tomorrow"""
+_MEASURED = 20  # of the last jobs
 IDEMPOTENCY_KEPT_S = 86_400
 """seconds that a caller's key stands for its request"""
 
@@ -65,15 +70,25 @@ class JobStore:
 
     @uninterrupted
     async def create(
-        self, job_id: str, spec: JobSpec, *, caller: str, allowed: Allowance = UNLIMITED,
-        idempotency: Idempotency | None = None, priority: int = 0,
-    ) -> tuple[Job, bool]:  # fmt: skip
+        self,
+        job_id: str,
+        spec: JobSpec,
+        *,
+        caller: str,
+        allowed: Allowance = UNLIMITED,
+        idempotency: Idempotency | None = None,
+        priority: int = 0,
+        webhook: Webhook | None = None,
+        cancel_after_s: float | None = None,
+    ) -> tuple[Job, bool]:
         """A queued job, and whether it is new: the same key and request give the same job.
 
         Args:
             job_id: of `new_job_id`; what the job needs of the store lies there already.
             allowed: what the caller may have.
             priority: a larger one goes first.
+            webhook: to which its end is reported.
+            cancel_after_s: seconds after which it is cancelled if it has not ended; never when None.
 
         Raises: Overloaded, TooManyJobs, QuotaExceeded; IdempotencyConflict; DatabaseUnavailable.
         """
@@ -83,31 +98,17 @@ class JobStore:
                 return known, False
             await self._admit(connection, caller, spec.n, allowed)
             now = await self._database.now(connection)
+            cancel_at = None if cancel_after_s is None else now + cancel_after_s
             key = idempotency.key if idempotency else None
             if key is not None:  # of a job of more than a day ago it can stand for another
                 old = sa.update(jobs).where(jobs.c.caller == caller, jobs.c.idempotency_key == key)
                 await connection.execute(old.values(idempotency_key=None, idempotency_digest=None))
-            await connection.execute(
-                sa.insert(jobs).values(
-                    job_id=job_id,
-                    caller=caller,
-                    priority=priority,
-                    turn=await next_turn(connection, caller, priority),
-                    covers=spec.n,
-                    idempotency_key=key,
-                    idempotency_digest=idempotency.digest if idempotency else None,
-                    state="queued",
-                    created_at=now,
-                    spec=spec_record(spec),
-                )
-            )
-            position = await connection.scalar(sa.select(POSITION).where(jobs.c.job_id == job_id))
-            await connection.execute(
-                sa.insert(events).values(
-                    job_id=job_id, number=1, at=now, state="queued", progress=0.0, position=position
-                )
-            )
-        return Job(job_id, caller, spec, time_of(now), position=position), True
+            named: dict[str, Any] = {"cancel_at": cancel_at}
+            if idempotency is not None:
+                named |= {"idempotency_key": key, "idempotency_digest": idempotency.digest}
+            position = await insert_job(connection, now, job_id, spec, caller, priority, webhook, **named)
+        ends = None if cancel_at is None else time_of(cancel_at)
+        return Job(job_id, caller, spec, time_of(now), position=position, webhook=webhook, cancel_at=ends), True
 
     @uninterrupted
     async def get(self, job_id: str, owner: str | None = None) -> Job:
@@ -179,6 +180,14 @@ class JobStore:
             if not new and job.position != before.position:
                 yield number, job
 
+    @uninterrupted
+    async def retry_after_s(self, job: Job) -> int:
+        """Seconds until this job will have ended, as far as its place and the last jobs say."""
+        async with self._database.read() as connection:
+            each_s, at_once = await _pace(connection)
+        left = 1 - job.progress if job.position is None else job.position // at_once + 1
+        return _whole_s(each_s, left)
+
     def close(self) -> None:
         """Ends what follows a job."""
         self._watcher.close()
@@ -219,37 +228,101 @@ class JobStore:
 
     async def _admit(self, connection: AsyncConnection, caller: str, covers: int, allowed: Allowance) -> None:
         """Raises: Overloaded, TooManyJobs, QuotaExceeded where the queue, or this caller, has its fill."""
-        open_jobs = sa.select(sa.func.count()).select_from(jobs).where(OPEN)
+        counted = OPEN & jobs.c.batch_id.is_(None)  # a batch has few under way at a time, and waits itself
+        open_jobs = sa.select(sa.func.count()).select_from(jobs).where(counted)
         unfinished, own = await connection.scalar(open_jobs) or 0, 0
         if allowed.jobs_at_once is not None or unfinished >= self._limits.jobs_max:
             own = await connection.scalar(open_jobs.where(jobs.c.caller == caller)) or 0
+        each_s, at_once = await _pace(connection)
+        room_in_s = _whole_s(each_s, 1 / at_once)
         if allowed.jobs_at_once is not None and own >= allowed.jobs_at_once:
             raise TooManyJobs(
                 f"{own} of your jobs are queued or running, and this API key may have {allowed.jobs_at_once}; wait for "
                 "one to end, cancel one, or ask the operator for a key with more (jobs at once)",
-                RETRY_AFTER_S,
+                room_in_s,
             )
         if unfinished >= self._limits.jobs_max and own:  # who has none may add one: no other caller can keep it out
             raise Overloaded(
                 f"{unfinished} jobs are under way, at most {self._limits.jobs_max} (serve.jobs_max); try again later",
-                RETRY_AFTER_S,
+                _whole_s(each_s, 1 / at_once),
             )
         if allowed.covers_per_month is not None:
-            await self._check_covers(connection, caller, covers, allowed.covers_per_month)
+            now = await self._database.now(connection)
+            await check_covers(connection, now, caller, covers, allowed.covers_per_month)
 
-    async def _check_covers(self, connection: AsyncConnection, caller: str, covers: int, most: int) -> None:
-        first, left_s = month_of(await self._database.now(connection))
-        query = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.covers), 0)).where(jobs.c.caller == caller, OPEN)
-        pending = int(await connection.scalar(query) or 0)
-        made = await covers_since(connection, caller, first)
-        if made + pending + covers <= most:
-            return
-        proceed = "wait for your jobs to end, or" if made + covers <= most else f"the month ends in {left_s:.0f} s;"
-        raise QuotaExceeded(
-            f"n = {covers}: this API key has had {made} covers this month, {pending} are under way, and it may have "
-            f"{most}; {proceed} ask for fewer, or the operator for a key with more (covers a month)",
-            RETRY_AFTER_S if made + covers <= most else ceil(left_s),
+
+async def check_covers(connection: AsyncConnection, now: float, caller: str, covers: int, most: int) -> None:
+    """Nothing, where a caller may have so many covers more this month, beside those of its jobs under way.
+
+    Args:
+        now: seconds since 1970.
+        most: covers that it may have in a month.
+
+    Raises: QuotaExceeded.
+    """
+    first, left_s = month_of(now)
+    query = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.covers), 0)).where(jobs.c.caller == caller, OPEN)
+    pending = int(await connection.scalar(query) or 0)
+    made = await covers_since(connection, caller, first)
+    if made + pending + covers <= most:
+        return
+    proceed = "wait for your jobs to end, or" if made + covers <= most else f"the month ends in {left_s:.0f} s;"
+    raise QuotaExceeded(
+        f"n = {covers}: this API key has had {made} covers this month, {pending} are under way, and it may have "
+        f"{most}; {proceed} ask for fewer, or the operator for a key with more (covers a month)",
+        RETRY_AFTER_S if made + covers <= most else ceil(left_s),
+    )
+
+
+async def insert_job(
+    connection: AsyncConnection,
+    now: float,
+    job_id: str,
+    spec: JobSpec,
+    caller: str,
+    priority: int,
+    webhook: Webhook | None,
+    **values: object,
+) -> int | None:
+    """A queued job, and its first event; how many jobs go before it.
+
+    Args:
+        now: seconds since 1970.
+        values: of other columns.
+    """
+    events_wanted = sa.null() if webhook is None or webhook.events is None else list(webhook.events)
+    await connection.execute(
+        sa.insert(jobs).values(
+            job_id=job_id,
+            caller=caller,
+            priority=priority,
+            turn=await next_turn(connection, caller, priority),
+            covers=spec.n,
+            state="queued",
+            created_at=now,
+            spec=spec_record(spec),
+            webhook_url=None if webhook is None else webhook.url,
+            webhook_events=events_wanted,
+            **values,
         )
+    )
+    position: int | None = await connection.scalar(sa.select(POSITION).where(jobs.c.job_id == job_id))
+    first = {"job_id": job_id, "number": 1, "at": now, "state": "queued", "progress": 0.0, "position": position}
+    await connection.execute(sa.insert(events).values(first))
+    return position
+
+
+async def _pace(connection: AsyncConnection) -> tuple[float, int]:
+    """Mean seconds that the last jobs took to generate, and how many are generated at once."""
+    took = (jobs.c.finished_at - jobs.c.started_at).label("took")
+    last = sa.select(took).where(jobs.c.state == "succeeded").order_by(jobs.c.finished_at.desc()).limit(_MEASURED)
+    running = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.state == "running").scalar_subquery()
+    row = (await connection.execute(sa.select(sa.func.avg(last.subquery().c.took), running))).one()
+    return (RETRY_AFTER_S if row[0] is None else float(row[0])), max(1, row[1])
+
+
+def _whole_s(each_s: float, times: float) -> int:
+    return max(1, min(RETRY_AFTER_MAX_S, math.ceil(each_s * times)))
 
 
 def end_values(state: State, now: float, kept_s: float) -> dict[object, object]:

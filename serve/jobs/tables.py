@@ -37,12 +37,19 @@ jobs = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),  # times that generation began
     sa.Column("runner", sa.String(64)),
     sa.Column("lease_until", sa.Double),
+    sa.Column("batch_id", sa.String(64)),  # of the batch that it is a line of; it is kept as long as that
+    sa.Column("cancel_at", sa.Double),  # if it has not ended by then
+    sa.Column("webhook_url", sa.Text),
+    sa.Column("webhook_events", sa.JSON),  # those that it wants; all without it
     sa.UniqueConstraint("caller", "idempotency_key", name="jobs_idempotency"),
     sa.Index("jobs_queue", "state", sa.text("priority DESC"), "turn", "number"),
     sa.Index("jobs_claimed", "priority", "turn", postgresql_where=_CLAIMED, sqlite_where=_CLAIMED),
     sa.Index("jobs_unfinished", "caller", "priority", "turn", postgresql_where=_UNFINISHED, sqlite_where=_UNFINISHED),
     sa.Index("jobs_of_caller", "caller", "number"),
     sa.Index("jobs_expiry", "expires_at"),
+    sa.Index("jobs_overdue", "cancel_at"),
+    sa.Index("jobs_finished", "finished_at"),
+    sa.Index("jobs_of_batch", "batch_id", "state"),
 )
 
 events = sa.Table(
@@ -101,4 +108,73 @@ audit = sa.Table(
     sa.Column("action", sa.String(128), nullable=False),
     sa.Column("target", sa.String(1024), nullable=False),
     sa.Column("result", sa.String(64)),  # status of the answer; null where the process ended before it
+)
+
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("delivery_id", _KEY, primary_key=True, autoincrement=True),
+    sa.Column("job_id", sa.String(64), nullable=False),  # no foreign key: it may outlive its job
+    sa.Column("number", sa.Integer, nullable=False),  # of the job's, from 1
+    sa.Column("event", sa.String(32), nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("receiver", sa.String(300), nullable=False),  # host and port, without what may be secret in the URL
+    sa.Column("body", sa.Text, nullable=False),  # the same in every attempt
+    sa.Column("state", sa.String(16), nullable=False, server_default="pending"),  # then delivered, or failed
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("next_at", sa.Double, nullable=False),  # before which nobody tries
+    sa.Column("since", sa.Double, nullable=False),  # when it was last made pending
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),  # attempts since then
+    sa.Column("token", sa.Integer, nullable=False, server_default="0"),  # of the last claim, as of jobs
+    sa.Column("lease_until", sa.Double),
+    sa.UniqueConstraint("job_id", "number", name="deliveries_of_job"),
+    sa.Index("deliveries_due", "state", "next_at"),
+)
+
+delivery_attempts = sa.Table(
+    "delivery_attempts",
+    metadata,
+    sa.Column(
+        "delivery_id", _KEY, sa.ForeignKey("deliveries.delivery_id", ondelete="CASCADE"), primary_key=True
+    ),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # from 1
+    sa.Column("at", sa.Double, nullable=False),  # when its answer was there
+    sa.Column("seconds", sa.Double, nullable=False),
+    sa.Column("status", sa.Integer),  # of HTTP; null where there was no answer
+    sa.Column("answer", sa.Text),  # its beginning
+    sa.Column("error", sa.Text),  # why there was none
+)
+
+batches = sa.Table(
+    "batches",
+    metadata,
+    sa.Column("number", _KEY, primary_key=True, autoincrement=True),  # order of arrival
+    sa.Column("batch_id", sa.String(64), nullable=False, unique=True),
+    sa.Column("caller", sa.String(128), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),  # arriving, running, completed, cancelled, expired
+    sa.Column("lines", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("ends_at", sa.Double, nullable=False),  # when it expires if it is not completed
+    sa.Column("finished_at", sa.Double),
+    sa.Column("expires_at", sa.Double),  # when it is deleted
+    sa.Index("batches_by_state", "state", "number"),
+)
+
+batch_lines = sa.Table(
+    "batch_lines",
+    metadata,
+    sa.Column("batch", _KEY, sa.ForeignKey("batches.number", ondelete="CASCADE"), primary_key=True),
+    sa.Column("line", sa.Integer, primary_key=True, autoincrement=False),  # in the file, from 1
+    sa.Column("custom_id", sa.String(128), nullable=False),
+    sa.Column("url", sa.String(64), nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, server_default="waiting"),  # then job or answered; or skipped
+    sa.Column("token", sa.Integer, nullable=False, server_default="0"),  # of the last claim, as of jobs
+    sa.Column("lease_until", sa.Double),
+    sa.Column("job_id", sa.String(64)),  # of new covers
+    sa.Column("status", sa.Integer),  # once answered without a job: of HTTP
+    sa.Column("answer", sa.JSON),
+    sa.Index("batch_lines_waiting", "state", "url", "line", "batch"),
+    sa.Index("batch_lines_of_job", "job_id"),
 )

@@ -18,10 +18,9 @@ import ray
 from PIL import Image
 
 from gatefold.audio.spectrograms import extract_log_mel
-from gatefold.config import (
-    ServeSettings,
-    Settings,
-)
+from gatefold.client import Client
+from gatefold.client.webhooks import verify
+from gatefold.config import ServeSettings, Settings, WebhookSettings
 from gatefold.errors import BundleNotFound, InvalidSettings
 from gatefold.generator.interface import GenerationRequest, Sources
 from gatefold.storage.contents import releases
@@ -32,6 +31,7 @@ from gatefold.workspace import Workspace
 from serve.deploy import deploy, stop
 from tests.mutations import memory_bomb
 from tests.openapi.run import generated_client
+from tests.receiver import SECRET, authority, receiving
 from tests.served import TRACKS, free_port, publish_release, song
 
 CONFIG = Path(__file__).parents[2] / "serve" / "serve.yaml"
@@ -49,10 +49,17 @@ class Endpoint:
 def endpoint(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:  # noqa: ARG001
     workspace = Workspace((tmp_path_factory.mktemp("serve") / "workspace").as_uri())
     publish_release(workspace)
-    limits = ServeSettings(upload_max_bytes=3_000_000, upload_max_duration_s=60, steps_max=STEPS_MAX, jobs_max=3)
+    pem = tmp_path_factory.mktemp("authorities") / "ours.pem"
+    pem.write_text(authority()[0])
+    hooks = WebhookSettings(allowed_hosts=["localhost"], authorities=str(pem))
+    limits = ServeSettings(
+        upload_max_bytes=3_000_000, upload_max_duration_s=60, steps_max=STEPS_MAX, jobs_max=3, webhooks=hooks
+    )
     settings = Settings(serve=limits)
     port = free_port()
-    url = deploy(CONFIG, workspace=workspace.uri, examples=None, host="127.0.0.1", port=port, settings=settings).url
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("GATEFOLD_WEBHOOK_SECRET", SECRET)
+        url = deploy(CONFIG, workspace=workspace.uri, examples=None, host="127.0.0.1", port=port, settings=settings).url
     with httpx.Client(base_url=url, timeout=60) as http:
         yield Endpoint(url, http, workspace)
     stop()
@@ -76,6 +83,32 @@ def test_an_uploaded_song_finds_covers_as_the_ground_floor_would(endpoint: Endpo
         "/v1/searches", json={"embedding": embedding["embedding"], "encoder": embedding["encoder"], "k": 7}
     )
     assert [m["track"] for m in again.json()["matches"]] == [m["track"] for m in found["matches"]]
+
+
+def test_the_end_of_a_job_is_delivered_signed(endpoint: Endpoint) -> None:
+    with receiving() as receiver:
+        fields = {"song_id": "song/1", "n": 1, "size": 32, "webhook_url": receiver.url("localhost")}
+        job = endpoint.http.post("/v1/covers", json=fields, headers={"Prefer": "wait=60"}).json()
+        assert job["state"] == "succeeded", job
+        deadline = time.monotonic() + 20
+        while not receiver.received and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (came,) = receiver.received
+    event = verify(SECRET, came.headers, came.body)
+    assert (event.type, event.data.job_id, came.server_name) == ("job.succeeded", job["job_id"], "localhost")
+
+
+def test_a_batch_is_answered_by_the_runner(endpoint: Endpoint) -> None:
+    bodies = {"/v1/covers": {"song_id": "song/1", "n": 1, "size": 32}, "/v1/searches": {"song_id": "song/2", "k": 3}}
+    calls = [{"custom_id": url, "method": "POST", "url": url, "body": body} for url, body in bodies.items()]
+    with Client(endpoint.url) as client:
+        batch = client.batches.create(calls)
+        assert client.batches.wait(batch.batch_id, 60).state == "completed"
+        covers, search = [line.response for line in client.batches.output(batch.batch_id)]
+    assert covers is not None
+    assert search is not None
+    assert endpoint.http.get(covers.body["images"][0]["url"]).content.startswith(b"\x89PNG")
+    assert len(search.body["matches"]) == 3
 
 
 def test_what_is_not_audio_is_the_callers_problem_and_shows_no_traceback(endpoint: Endpoint) -> None:

@@ -97,10 +97,15 @@ class LoadedRelease:
         """
         uri = objects.resolve(song)
         if not objects.exists(uri):
-            return self._from_catalogue(song, uri)
+            elsewhere = f"'{song}' is neither a file ('{uri}' does not exist) nor"
+            return self._from_catalogue(song, elsewhere)
         name = objects.name(uri)
         encoded = extract_log_mel(objects.open_source(uri), self.encoder.audio, name=f"song '{name}'")
         return EncodedSong(PurePosixPath(name).stem, self.encoder.embed_song(encoded.log_mel), song=encoded)
+
+    def encode_song_id(self, song_id: str) -> EncodedSong:
+        """A song of the catalogue, whatever files there are. Raises: NotFound."""
+        return self._from_catalogue(song_id, f"'{song_id}' is not")
 
     def search(self, encoded: EncodedSong, k: int, filters: Filters = ALL) -> list[Match]:
         """The k nearest covers, best first; none of a song that was withdrawn."""
@@ -145,16 +150,13 @@ class LoadedRelease:
         }
         return GeneratedForSong(covers, matches, record)
 
-    def _from_catalogue(self, song_id: str, uri: str) -> EncodedSong:
+    def _from_catalogue(self, song_id: str, unknown: str) -> EncodedSong:
         if song_id in self._withdrawn:
             raise NotFound(f"song '{song_id}' was withdrawn; see `gatefold opt-out`")
         try:
             known = self.index.get(song_id)
         except UnknownTrack as error:
-            raise NotFound(
-                f"'{song_id}' is neither a file ('{uri}' does not exist) "
-                f"nor a song_id of release '{self.release.version}'"
-            ) from error
+            raise NotFound(f"{unknown} a song_id of release '{self.release.version}'") from error
         if known.song_embedding is None:
             raise NotFound(f"track '{song_id}' has no embedding; see `gatefold rejects list --stage spectrograms`")
         return EncodedSong(song_id, known.song_embedding, song_id=song_id, artist=known.track.artist)

@@ -25,6 +25,8 @@ from serve.api.application import create_app
 from serve.api.exports import ExportOptions
 from serve.api.page import Examples
 from serve.api.thumbnails import Thumbnails
+from serve.batches.store import BatchStore
+from serve.batches.worker import BatchWorker
 from serve.interfaces import (
     EncoderFacts,
     GenerationJob,
@@ -187,11 +189,11 @@ class Endpoint:
 @pytest.fixture
 def endpoint(tmp_path: Path) -> Iterator[Callable[..., Endpoint]]:
     """Makes an endpoint; `limits` and `keys` as they would be configured, `examples` a folder."""
-    opened: list[tuple[TestClient, JobRunner, Database]] = []
+    opened: list[tuple[TestClient, JobRunner, BatchWorker, Database]] = []
 
     def make(
         limits: ServeSettings | None = None, keys: str = "", examples: Path | None = None, cover_uri: str | None = None,
-        exports: ExportOptions | None = None,
+        exports: ExportOptions | None = None, webhooks: bool = True,
     ) -> Endpoint:
         limits = (limits or ServeSettings()).model_copy(update={"jobs_poll_s": 0.01})
         encoder, retriever, generator, ready = Encoder(), Retriever(cover_uri), Generator(), Ready()
@@ -209,26 +211,30 @@ def endpoint(tmp_path: Path) -> Iterator[Callable[..., Endpoint]]:
             examples=Examples(examples),
             thumbnails=Thumbnails(workspace, limits.thumbnail_cache_bytes),
             exports=exports,
+            webhooks=webhooks,
         )
         client = TestClient(app, base_url="http://localhost")
         client.__enter__()  # one event loop for all of a test's requests, as jobs outlive theirs
         runner_database = Database(url)  # as another process has it
         runner = JobRunner(active, JobQueue(runner_database, limits), files, limits)
         assert client.portal is not None
-        client.portal.call(_start, runner)
-        opened.append((client, runner, runner_database))
+        worker = BatchWorker(active, BatchStore(runner_database, limits), limits)
+        client.portal.call(_start, runner, worker)
+        opened.append((client, runner, worker, runner_database))
         return Endpoint(client, encoder, retriever, generator, ready, active, workspace)
 
     yield make
-    for client, runner, database in opened:
+    for client, runner, worker, database in opened:
         assert client.portal is not None
+        client.portal.call(worker.close)
         client.portal.call(runner.close)
         client.portal.call(database.close)
         client.__exit__(None, None, None)
 
 
-async def _start(runner: JobRunner) -> None:
+async def _start(runner: JobRunner, worker: BatchWorker) -> None:
     runner.start()
+    worker.start()
 
 
 @pytest.fixture

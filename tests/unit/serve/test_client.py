@@ -14,7 +14,15 @@ import pytest
 from pydantic import BaseModel
 
 from gatefold.client import AsyncClient, Client, models
-from gatefold.client.errors import JobCancelled, JobFailed, KeyRefused, NotThere, RequestConflict, RequestRefused
+from gatefold.client.errors import (
+    BatchUnfinished,
+    JobCancelled,
+    JobFailed,
+    KeyRefused,
+    NotThere,
+    RequestConflict,
+    RequestRefused,
+)
 from gatefold.config import ServeSettings
 from gatefold.errors import NoSources
 from tests.listening import listening
@@ -29,6 +37,10 @@ MODELS: dict[str, type[BaseModel]] = {
     "JobView": models.JobStatus,
     "JobList": models.JobPage, "PartView": models.BundleInfo, "ReleaseView": models.ReleaseInfo,
     "NeighbourView": models.NeighbourScore, "CoverManifest": models.JobManifest, "Health": models.HealthAnswer,
+    "WebhookEvent": models.WebhookEvent, "DeliveryView": models.WebhookDelivery, "DeliveryList": models.DeliveryPage,
+    "AttemptView": models.DeliveryAttempt, "BatchView": models.BatchStatus, "BatchCounts": models.BatchTally,
+    "BatchLineAnswer": models.BatchLine, "BatchLineResponse": models.BatchResponse,
+    "BatchLineError": models.BatchError,
 }  # fmt: skip
 """By the name in the description, what the client makes of it."""
 
@@ -109,6 +121,35 @@ def test_jobs_are_listed_page_by_page_and_exported(endpoint: Callable[..., Any])
         assert (again.replayed, client.generate(song_id="t3", n=1, idempotency_key="k").replayed) == (False, True)
 
 
+def test_a_batch_is_sent_as_a_file_or_as_calls_and_its_answers_are_read_line_by_line(
+    endpoint: Callable[..., Any], tmp_path: Path
+) -> None:
+    calls = [
+        {"custom_id": name, "method": "POST", "url": "/v1/searches", "body": {"song_id": song_id, "k": 1}}
+        for name, song_id in (("a\u2028b", "t1"), ("c", "nobody"))
+    ]
+    (tmp_path / "batch.jsonl").write_text("\n".join(json.dumps(call) for call in calls))
+    e = endpoint()
+    with listening(e.client.app) as url, Client(url) as client:
+        for batch in (calls, tmp_path / "batch.jsonl"):
+            made = client.batches.create(batch)
+            done = client.batches.wait(made.batch_id, 20)
+            assert (done.state, done.counts.succeeded, done.counts.failed) == ("completed", 1, 1)
+            (found,) = client.batches.output(made.batch_id)
+            assert found.custom_id == "a\u2028b"
+            assert found.response is not None
+            assert models.SearchAnswer.model_validate(found.response.body).matches[0].rank == 1
+            assert [line.custom_id for line in client.batches.errors(made.batch_id)] == ["c"]
+        with pytest.raises(RequestRefused, match="1 lines are wrong"):
+            client.batches.create([calls[0] | {"method": "GET"}])
+        e.generator.hold = True
+        cover = {"custom_id": "x", "method": "POST", "url": "/v1/covers", "body": {"song_id": "t1"}}
+        waits = client.batches.create([cover])
+        with pytest.raises(BatchUnfinished, match="still running"):
+            client.batches.wait(waits.batch_id, 0.01)
+        assert client.batches.cancel(waits.batch_id).state == "cancelled"
+
+
 def test_a_job_is_cancelled(endpoint: Callable[..., Any]) -> None:
     e = endpoint()
     e.generator.hold = True
@@ -166,6 +207,12 @@ def test_the_asynchronous_client_does_the_same(endpoint: Callable[..., Any], tmp
             assert (await job.sources(0))[0].share == 0.5
             assert len((await client.search(embedding=await client.embed(song), k=2)).matches) == 2
             assert (await client.releases.current()).version == "r1"
+            call = {"custom_id": "a", "method": "POST", "url": "/v1/searches", "body": {"song_id": "t1"}}
+            batch = await client.batches.create([call])
+            assert (await client.batches.wait(batch.batch_id, 20)).counts.succeeded == 1
+            assert [line.custom_id async for line in client.batches.output(batch.batch_id)] == ["a"]
+            assert [line async for line in client.batches.errors(batch.batch_id)] == []
+            assert (await client.batches.cancel(batch.batch_id)).state == "completed"
 
     e = endpoint()
     asyncio.run(use("http://localhost", httpx.ASGITransport(e.client.app)))

@@ -6,14 +6,15 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from gatefold.config import ServeSettings, Settings
+from gatefold.config import ServeSettings, Settings, WebhookSettings
 from gatefold.errors import GatefoldError, InvalidSettings, Unavailable
 from gatefold.workspace import Workspace
 from serve.access.keys import KeyStore
 from serve.app import ApiArgs
-from serve.deploy import deploy, load_config, unknown_keys
+from serve.deploy import deploy, load_config, unknown_keys, webhook_args
 from serve.jobs.database import with_database
 from tests.factories import publish_small_release
+from tests.receiver import OTHER_SECRET, SECRET, authority
 from tests.served import free_port
 
 PACKAGED = Path(__file__).parents[3] / "serve" / "serve.yaml"
@@ -231,3 +232,31 @@ def test_a_database_is_not_shown_with_the_settings() -> None:
     settings = Settings(serve=ServeSettings(database_url="postgresql://me:hunter2@host/jobs"))
     arguments = ApiArgs(workspace="w", database_url="postgresql://me:hunter2@host/jobs")
     assert "hunter2" not in f"{settings!r} {settings} {settings.model_dump_json()} {arguments!r} {arguments}"
+
+
+def test_the_secret_of_webhooks_goes_with_the_deployment_and_apart_from_the_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pem = tmp_path / "authority.pem"
+    pem.write_text(authority()[0])
+    settings = Settings(serve=ServeSettings(webhooks=WebhookSettings(authorities=str(pem))))
+    monkeypatch.delenv("GATEFOLD_WEBHOOK_SECRET", raising=False)
+    api, _ = deployed(monkeypatch, tmp_path / "w", host="127.0.0.1", settings=settings)
+    assert api["args"]["webhooks"] is None
+    monkeypatch.setenv("GATEFOLD_WEBHOOK_SECRET", f"{SECRET} {OTHER_SECRET}")
+    api, release = deployed(monkeypatch, tmp_path / "v", host="127.0.0.1", settings=settings)
+    assert api["args"]["webhooks"] == {"secrets": (SECRET, OTHER_SECRET), "authorities": authority()[0]}
+    assert SECRET not in f"{release} {api['args']['limits']}"
+    assert SECRET not in repr(ApiArgs.model_validate(api["args"]))
+
+
+def test_what_webhooks_cannot_be_signed_or_trusted_by_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(serve=ServeSettings(webhooks=WebhookSettings(authorities=str(tmp_path / "absent.pem"))))
+    monkeypatch.setenv("GATEFOLD_WEBHOOK_SECRET", SECRET)
+    with pytest.raises(InvalidSettings, match=r"serve\.webhooks\.authorities = .*absent\.pem' cannot be read"):
+        webhook_args(settings)
+    monkeypatch.setenv("GATEFOLD_WEBHOOK_SECRET", "hunter2")
+    with pytest.raises(InvalidSettings, match="GATEFOLD_WEBHOOK_SECRET: secret 1 of 1"):
+        webhook_args(settings)

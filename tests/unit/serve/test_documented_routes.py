@@ -15,7 +15,10 @@ EXAMPLES = API + (ROOT / "docs" / "operating.md").read_text() + (ROOT / "README.
 _ROUTE = re.compile(r"`(GET|POST|DELETE) (/[^`]+)`")
 _CURL = re.compile(r"^ *curl (.*)localhost:8000(/[^\s'?]*)", re.MULTILINE)
 _PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-_PLACES = {"JOB_ID": "{job_id}", "SONG_ID": "{song_id}", "/images/0": "/images/{index}"}
+_PLACES = {
+    "JOB_ID": "{job_id}", "BATCH_ID": "{batch_id}", "SONG_ID": "{song_id}", "/images/0": "/images/{index}",
+    "/deliveries/1": "/deliveries/{number}",
+}  # fmt: skip
 
 
 def routes(client: Any) -> set[str]:

@@ -30,7 +30,8 @@ RECORD: dict[str, Any] = {
     "seed": 7, "attempt": 1, "likeness": None, "palette_from": None, "enlarged": [], "sources": None,
 }  # fmt: skip
 COVER = StoredCover(RECORD, NEAREST)
-RESULT = JobResult("run-1", (NEAREST,), (COVER, StoredCover({"seed": 8, "refused": "too_like_a_cover"}, None)))
+REFUSED = {"seed": 8, "refused": "too_like_a_cover", "value": 0.9, "limit": 0.8, "detail": "too like 'a'"}
+RESULT = JobResult("run-1", (NEAREST,), (COVER, StoredCover(REFUSED, None)))
 
 
 @dataclass

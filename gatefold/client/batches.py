@@ -1,0 +1,150 @@
+"""`client.batches`: many calls in one file, run at low priority; for both clients.
+
+    batch = client.batches.create([
+        {"custom_id": "a", "method": "POST", "url": "/v1/covers", "body": {"song_id": "SONG_ID", "n": 2}},
+    ])
+    client.batches.wait(batch.batch_id)
+    for line in client.batches.output(batch.batch_id):
+        print(line.custom_id, line.response)
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from gatefold.client import calls
+from gatefold.client.errors import BatchUnfinished, UnexpectedAnswer
+from gatefold.client.models import BatchLine, BatchStatus
+
+if TYPE_CHECKING:
+    from gatefold.client.async_client import AsyncClient
+    from gatefold.client.client import Client
+
+BatchCalls = str | PathLike[str] | Iterable[Mapping[str, Any]]
+"""path of a file of JSON lines, or the calls"""
+FIRST_POLL_S, LAST_POLL_S = 0.2, 10.0
+"""seconds between two looks at a batch: it begins with the first, and doubles"""
+
+
+class Batches:
+    """Every call raises an error of `gatefold.client.errors`."""
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+
+    def create(self, batch: BatchCalls) -> BatchStatus:
+        """A batch, which runs. It is sent once: sent again it would be another."""
+        return self._client.send(calls.create_batch(_encoded(batch)))
+
+    def get(self, batch_id: str) -> BatchStatus:
+        """A batch as it is now."""
+        return self._client.send(calls.batch(batch_id))
+
+    def cancel(self, batch_id: str) -> BatchStatus:
+        """The batch, cancelled if it had not ended; what was answered stays."""
+        return self._client.send(calls.cancel_batch(batch_id))
+
+    def wait(self, batch_id: str, timeout_s: float | None = None) -> BatchStatus:
+        """The batch when it has ended.
+
+        Args:
+            timeout_s: at most; None is without end. The batch goes on all the same.
+
+        Raises: BatchUnfinished.
+        """
+        ends, poll_s = None if timeout_s is None else time.monotonic() + timeout_s, FIRST_POLL_S
+        while not (status := self.get(batch_id)).ended:
+            time.sleep(_pause(status, ends, poll_s))
+            poll_s = min(LAST_POLL_S, 2 * poll_s)
+        return status
+
+    def output(self, batch_id: str) -> Iterator[BatchLine]:
+        """What was answered so far, in the order of the lines."""
+        return self._lines(calls.batch_path(batch_id, "output"))
+
+    def errors(self, batch_id: str) -> Iterator[BatchLine]:
+        """The lines that failed so far, and of a batch that has ended those that were never run."""
+        return self._lines(calls.batch_path(batch_id, "errors"))
+
+    def _lines(self, path: str) -> Iterator[BatchLine]:
+        rest = b""
+        with self._client.stream(path, {"Accept": "application/jsonl"}) as answer:
+            for data in answer.iter_bytes():
+                *whole, rest = (rest + data).split(b"\n")
+                yield from map(_line, whole)
+        _check_end(rest)
+
+
+class AsyncBatches:
+    """The same for asyncio; the docstrings of `Batches` hold here too."""
+
+    def __init__(self, client: "AsyncClient") -> None:
+        self._client = client
+
+    async def create(self, batch: BatchCalls) -> BatchStatus:
+        """A batch, which runs."""
+        return await self._client.send(calls.create_batch(await asyncio.to_thread(_encoded, batch)))
+
+    async def get(self, batch_id: str) -> BatchStatus:
+        """A batch as it is now."""
+        return await self._client.send(calls.batch(batch_id))
+
+    async def cancel(self, batch_id: str) -> BatchStatus:
+        """The batch, cancelled if it had not ended."""
+        return await self._client.send(calls.cancel_batch(batch_id))
+
+    async def wait(self, batch_id: str, timeout_s: float | None = None) -> BatchStatus:
+        """The batch when it has ended. Raises: BatchUnfinished."""
+        ends, poll_s = None if timeout_s is None else time.monotonic() + timeout_s, FIRST_POLL_S
+        while not (status := await self.get(batch_id)).ended:
+            await asyncio.sleep(_pause(status, ends, poll_s))
+            poll_s = min(LAST_POLL_S, 2 * poll_s)
+        return status
+
+    def output(self, batch_id: str) -> AsyncIterator[BatchLine]:
+        """What was answered so far."""
+        return self._lines(calls.batch_path(batch_id, "output"))
+
+    def errors(self, batch_id: str) -> AsyncIterator[BatchLine]:
+        """The lines that failed so far, or were never run."""
+        return self._lines(calls.batch_path(batch_id, "errors"))
+
+    async def _lines(self, path: str) -> AsyncIterator[BatchLine]:
+        rest = b""
+        async with self._client.stream(path, {"Accept": "application/jsonl"}) as answer:
+            async for data in answer.aiter_bytes():
+                *whole, rest = (rest + data).split(b"\n")
+                for text in whole:
+                    yield _line(text)
+        _check_end(rest)
+
+
+def _encoded(batch: BatchCalls) -> bytes:
+    if isinstance(batch, str | PathLike):
+        return Path(batch).read_bytes()
+    return b"".join(json.dumps(dict(call), allow_nan=False).encode() + b"\n" for call in batch)
+
+
+def _pause(status: BatchStatus, ends: float | None, poll_s: float) -> float:
+    left_s = poll_s if ends is None else ends - time.monotonic()
+    if left_s <= 0:
+        raise BatchUnfinished(f"batch '{status.batch_id}' is still {status.state}, and goes on")
+    return min(poll_s, left_s)
+
+
+def _line(text: bytes) -> BatchLine:
+    try:
+        return BatchLine.model_validate_json(text)
+    except ValidationError as error:
+        raise UnexpectedAnswer(f"a line of a batch's answers is none: {error.errors()[0]['msg']}") from None
+
+
+def _check_end(rest: bytes) -> None:
+    if rest:
+        raise UnexpectedAnswer("the answers of the batch broke off within a line")

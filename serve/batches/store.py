@@ -1,0 +1,337 @@
+"""Batches as the API and what runs them see them: stored as they arrive, claimed line by line, ended, read as files.
+
+A line becomes a job of low priority, or is answered by the runner that claimed it. What a line of a job answers is
+written nowhere again: it is read from the job, which is kept as long as its batch. Claims are leases with tokens, as of
+jobs: a line whose runner was lost is claimed again.
+"""
+
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gatefold.config import ServeSettings
+from gatefold.errors import LeaseLost, NotFound, Overloaded
+from serve.access.usage import add_usage, day_of
+from serve.batches.lines import COVERS, SEARCHES, BatchLine
+from serve.jobs.database import Database, uninterrupted
+from serve.jobs.jobs import Job, JobSpec, Webhook
+from serve.jobs.rows import UNFINISHED, end, read_jobs
+from serve.jobs.store import RETRY_AFTER_MAX_S, check_covers, end_values, insert_job, new_job_id
+from serve.jobs.tables import batch_lines, batches, jobs, keys
+
+BatchState = Literal["running", "completed", "cancelled", "expired"]
+PRIORITY = -1
+"""of the jobs of batches: all others go first"""
+_ARRIVING, _RUNNING = "arriving", "running"
+_ARRIVES_WITHIN_S = 3_600.0
+"""seconds after which a batch is deleted that has not arrived whole: its replica was lost"""
+_LEASE_S = 60.0
+_PAGE = 200  # lines read at a time
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch at one moment."""
+
+    batch_id: str
+    caller: str
+    state: BatchState
+    lines: int
+    created_at: float
+    """seconds since 1970, as all times here"""
+    ends_at: float
+    """when it expires if it is not completed"""
+    finished_at: float | None
+    expires_at: float | None
+    """once it has ended: when it is deleted with its jobs"""
+    counts: dict[str, int]
+    """lines by outcome: waiting, running, succeeded, failed, skipped"""
+
+
+@dataclass(frozen=True)
+class LineClaim:
+    """The right to run a line."""
+
+    batch: int
+    batch_id: str
+    caller: str
+    line: int
+    token: int
+    url: str
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LineAnswer:
+    """What a line is answered with."""
+
+    line: int
+    custom_id: str
+    status: int | None = None
+    """of HTTP; None where it was not run"""
+    answer: Any = None
+    """the body, where there is no job"""
+    job: Job | None = None
+    """which has ended"""
+
+
+class BatchStore:
+    """The batches of one database.
+
+    Args:
+        database: with its schema up to date.
+        limits: `batches`, `results_kept_s`.
+    """
+
+    def __init__(self, database: Database, limits: ServeSettings) -> None:
+        self._database = database
+        self._limits = limits
+
+    @uninterrupted
+    async def begin(self, caller: str) -> str:
+        """A batch that arrives; its batch_id. Raises: Overloaded."""
+        batch_id, most = secrets.token_hex(16), self._limits.batches.waiting_max
+        async with self._database.write() as connection:
+            await self._database.lock(connection)
+            now = await self._database.now(connection)
+            there = sa.select(sa.func.count()).select_from(batches).where(batches.c.state.in_((_ARRIVING, _RUNNING)))
+            count = await connection.scalar(there) or 0
+            if count >= most:
+                raise Overloaded(
+                    f"{count} batches are under way, at most {most} (serve.batches.waiting_max); try again later",
+                    RETRY_AFTER_MAX_S,
+                )
+            row = {"batch_id": batch_id, "caller": caller, "state": _ARRIVING, "created_at": now}
+            ends_at = now + self._limits.batches.window_s
+            await connection.execute(sa.insert(batches).values(**row, ends_at=ends_at))
+        return batch_id
+
+    @uninterrupted
+    async def add(self, batch_id: str, lines: Sequence[BatchLine]) -> None:
+        """Some of its lines."""
+        async with self._database.write() as connection:
+            number = await connection.scalar(sa.select(batches.c.number).where(batches.c.batch_id == batch_id))
+            rows = [
+                {"batch": number, "line": one.number, "custom_id": one.custom_id, "url": one.url, "body": one.body}
+                for one in lines
+            ]
+            await connection.execute(sa.insert(batch_lines), rows)
+            more = sa.update(batches).where(batches.c.number == number)
+            await connection.execute(more.values(lines=batches.c.lines + len(rows)))
+
+    @uninterrupted
+    async def arrived(self, batch_id: str) -> Batch:
+        """All of it is here: it runs."""
+        async with self._database.write() as connection:
+            whole = sa.update(batches).where(batches.c.batch_id == batch_id, batches.c.state == _ARRIVING)
+            await connection.execute(whole.values(state=_RUNNING))
+            return await self._get(connection, batch_id)
+
+    @uninterrupted
+    async def drop(self, batch_id: str) -> None:
+        """Deletes a batch that did not arrive whole."""
+        async with self._database.write() as connection:
+            of_batch = batches.c.batch_id == batch_id, batches.c.state == _ARRIVING
+            await connection.execute(sa.delete(batches).where(*of_batch))
+
+    @uninterrupted
+    async def get(self, batch_id: str, owner: str | None = None) -> Batch:
+        """The batch, whoever sent it, or only where this caller did. Raises: NotFound."""
+        async with self._database.read() as connection:
+            return await self._get(connection, batch_id, owner)
+
+    @uninterrupted
+    async def cancel(self, batch_id: str) -> Batch:
+        """The batch, ended if it had not; its answers stay. Raises: NotFound."""
+        async with self._database.write() as connection:
+            await self._end(connection, "cancelled", batches.c.batch_id == batch_id)
+            return await self._get(connection, batch_id)
+
+    async def answers(self, batch_id: str) -> AsyncIterator[list[LineAnswer]]:
+        """All lines that have been answered, and of a batch that has ended all that never will be, in order, some at a
+        time."""
+        after = 0
+        while page := await self._page(batch_id, after):
+            after = page[-1][0]
+            yield [answer for _, answer in page if answer is not None]
+
+    @uninterrupted
+    async def claim(self, count: int) -> list[LineClaim]:
+        """Lines that wait, at most so many; those of new covers only as far as few of their jobs are under way."""
+        async with self._database.read() as connection:
+            now = await self._database.now(connection)
+            if not await connection.scalar(sa.select(batch_lines.c.line).where(_waiting(now)).limit(1)):
+                return []
+        async with self._database.write() as connection:
+            now = await self._database.now(connection)
+            under_way = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.batch_id.is_not(None), UNFINISHED)
+            room = self._limits.batches.jobs_at_once - (await connection.scalar(under_way) or 0)
+            found = await self._free(connection, now, batch_lines.c.url == COVERS, min(count, room))
+            found += await self._free(connection, now, batch_lines.c.url != COVERS, count - len(found))
+            claims = []
+            for row in found:
+                line = batch_lines.c.batch == row.batch, batch_lines.c.line == row.line
+                lease = {"token": row.token + 1, "lease_until": now + _LEASE_S}
+                await connection.execute(sa.update(batch_lines).where(*line).values(lease))
+                place = row.batch, row.batch_id, row.caller, row.line
+                claims.append(LineClaim(*place, row.token + 1, row.url, row.body))
+        return claims
+
+    @uninterrupted
+    async def create_job(self, claim: LineClaim, spec: JobSpec, webhook: Webhook | None) -> str:
+        """The line becomes a job; its job_id. Raises: LeaseLost once the batch has ended, or another has the line;
+        QuotaExceeded where its caller's key may have no more covers this month."""
+        job_id = new_job_id()
+        async with self._database.write() as connection:
+            await self._database.lock(connection)  # as jobs that are accepted by themselves: covers are counted
+            now = await self._database.now(connection)
+            most = await connection.scalar(sa.select(keys.c.covers_per_month).where(keys.c.key == claim.caller))
+            if most is not None:
+                await check_covers(connection, now, claim.caller, spec.n, most)
+            await self._write(connection, claim, {"state": "job", "job_id": job_id})
+            owner = claim.caller, PRIORITY, webhook
+            await insert_job(connection, now, job_id, spec, *owner, batch_id=claim.batch_id)
+        return job_id
+
+    @uninterrupted
+    async def answer(self, claim: LineClaim, status: int, answer: object) -> None:
+        """The line has been answered without a job. Raises: LeaseLost."""
+        async with self._database.write() as connection:
+            await self._write(connection, claim, {"state": "answered", "status": status, "answer": answer})
+            if claim.url == SEARCHES and status < 400:
+                day = day_of(await self._database.now(connection))
+                await add_usage(connection, claim.caller, day, searches=1)
+
+    @uninterrupted
+    async def hand_back(self, claim: LineClaim, after_s: float) -> None:
+        """The line waits again; nothing where the claim was lost.
+
+        Args:
+            after_s: seconds before which nobody claims it.
+        """
+        async with self._database.write() as connection:
+            until = await self._database.now(connection) + after_s
+            await connection.execute(sa.update(batch_lines).where(*_held(claim)).values(lease_until=until))
+
+    @uninterrupted
+    async def end_due(self) -> None:
+        """Ends the batches that are completed or whose time is over; deletes those that expired, or never arrived."""
+        async with self._database.read() as connection:
+            now = await self._database.now(connection)
+            due = _completed(), _overdue(now), _gone(now)
+            if not await connection.scalar(sa.select(batches.c.number).where(sa.or_(*due)).limit(1)):
+                return
+        async with self._database.write() as connection:
+            now = await self._database.now(connection)
+            await self._end(connection, "completed", _completed())
+            await self._end(connection, "expired", _overdue(now))
+            gone = sa.select(batches.c.batch_id).where(_gone(now)).scalar_subquery()
+            freed = sa.update(jobs).where(jobs.c.batch_id.in_(gone)).values(batch_id=None)
+            await connection.execute(freed)  # which the sweeper deletes when their own time is over
+            await connection.execute(sa.delete(batches).where(_gone(now)))
+
+    async def _end(self, connection: AsyncConnection, state: BatchState, *where: sa.ColumnElement[bool]) -> None:
+        now = await self._database.now(connection)
+        times = {"finished_at": now, "expires_at": now + self._limits.results_kept_s}
+        ended = sa.update(batches).where(batches.c.state == _RUNNING, *where).values(state=state, **times)
+        rows = (await connection.execute(ended.returning(batches.c.number, batches.c.batch_id))).all()
+        for row in rows:
+            left = sa.update(batch_lines).where(batch_lines.c.batch == row.number, batch_lines.c.state == "waiting")
+            await connection.execute(left.values(state="skipped"))
+            unfinished = sa.select(jobs.c.job_id).where(jobs.c.batch_id == row.batch_id, UNFINISHED)
+            ids = (await connection.scalars(unfinished.with_for_update())).all()
+            await end(connection, now, end_values("cancelled", now, self._limits.results_kept_s), ids)
+
+    async def _free(
+        self, connection: AsyncConnection, now: float, kind: sa.ColumnElement[bool], count: int
+    ) -> list[Any]:
+        """Lines that wait: the first of each batch before the second of any."""
+        if count <= 0:
+            return []
+        joined = sa.select(batch_lines, batches.c.batch_id, batches.c.caller).join(batches)
+        query = joined.where(_waiting(now), kind, batches.c.state == _RUNNING)
+        query = query.order_by(batch_lines.c.line, batch_lines.c.batch).limit(count)
+        return list((await connection.execute(query.with_for_update(skip_locked=True, of=batch_lines))).all())
+
+    async def _write(self, connection: AsyncConnection, claim: LineClaim, values: dict[str, Any]) -> None:
+        line = sa.update(batch_lines).where(*_held(claim), batch_lines.c.state == "waiting")
+        found = await connection.execute(line.values(lease_until=None, **values).returning(batch_lines.c.line))
+        if found.one_or_none() is None:
+            raise LeaseLost(f"batch '{claim.batch_id}' has ended, or another runner has its line {claim.line}")
+
+    async def _get(self, connection: AsyncConnection, batch_id: str, owner: str | None = None) -> Batch:
+        of_id = batches.c.batch_id == batch_id, batches.c.state != _ARRIVING
+        row = (await connection.execute(sa.select(batches).where(*of_id))).one_or_none()
+        if row is None or owner not in (None, row.caller):
+            raise NotFound(
+                f"batch '{batch_id[:64]}' is not known; a batch is deleted with its answers "
+                f"{self._limits.results_kept_s:g} s after it ended (serve.results_kept_s)"
+            )
+        lines = batch_lines.outerjoin(jobs, jobs.c.job_id == batch_lines.c.job_id)
+        query = sa.select(_OUTCOME, sa.func.count()).select_from(lines).where(batch_lines.c.batch == row.number)
+        counts = {str(name): int(count) for name, count in await connection.execute(query.group_by(_OUTCOME))}
+        times = row.created_at, row.ends_at, row.finished_at, row.expires_at
+        return Batch(row.batch_id, row.caller, row.state, row.lines, *times, counts)
+
+    @uninterrupted
+    async def _page(self, batch_id: str, after: int) -> list[tuple[int, LineAnswer | None]]:
+        """The lines that follow this one, each with its answer if there is one."""
+        async with self._database.read() as connection:
+            query = sa.select(batch_lines).join(batches).where(batches.c.batch_id == batch_id)
+            query = query.where(batch_lines.c.line > after).order_by(batch_lines.c.line).limit(_PAGE)
+            rows = (await connection.execute(query)).all()
+            ids = [row.job_id for row in rows if row.job_id is not None]
+            of_lines = {job.job_id: job for job in await read_jobs(connection, jobs.c.job_id.in_(ids))}
+        return [(row.line, _answer(row, of_lines.get(row.job_id))) for row in rows]
+
+
+_OUTCOME = sa.case(
+    (batch_lines.c.state == "skipped", "skipped"),
+    (batch_lines.c.status < 400, "succeeded"),
+    (batch_lines.c.status >= 400, "failed"),
+    (jobs.c.state == "running", "running"),
+    (jobs.c.state == "succeeded", "succeeded"),
+    (jobs.c.state == "failed", "failed"),
+    (jobs.c.state == "cancelled", "skipped"),
+    else_="waiting",
+)
+
+
+def _waiting(now: float) -> sa.ColumnElement[bool]:
+    free = batch_lines.c.lease_until.is_(None) | (batch_lines.c.lease_until < now)
+    return (batch_lines.c.state == "waiting") & free
+
+
+def _held(claim: LineClaim) -> tuple[sa.ColumnElement[bool], ...]:
+    line = batch_lines.c.batch == claim.batch, batch_lines.c.line == claim.line
+    return (*line, batch_lines.c.token == claim.token)
+
+
+def _completed() -> sa.ColumnElement[bool]:
+    waits = sa.exists().where(batch_lines.c.batch == batches.c.number, batch_lines.c.state == "waiting")
+    runs = sa.exists().where(jobs.c.batch_id == batches.c.batch_id, UNFINISHED)
+    return (batches.c.state == _RUNNING) & ~waits & ~runs
+
+
+def _overdue(now: float) -> sa.ColumnElement[bool]:
+    return (batches.c.state == _RUNNING) & (batches.c.ends_at <= now)
+
+
+def _gone(now: float) -> sa.ColumnElement[bool]:
+    never_came = (batches.c.state == _ARRIVING) & (batches.c.created_at < now - _ARRIVES_WITHIN_S)
+    return never_came | (batches.c.expires_at < now)
+
+
+def _answer(row: Any, job: Job | None) -> LineAnswer | None:
+    if row.status is not None:
+        return LineAnswer(row.line, row.custom_id, row.status, row.answer)
+    if job is not None and job.state in ("succeeded", "failed"):
+        status = 200 if job.error is None else job.error.status
+        return LineAnswer(row.line, row.custom_id, status, job=job)
+    if row.state == "skipped" or (job is not None and job.ended):
+        return LineAnswer(row.line, row.custom_id)
+    return None

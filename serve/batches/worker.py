@@ -1,0 +1,124 @@
+"""Runs the lines of batches, as long as it lives: searches at once, new covers as jobs of low priority, few at a time.
+Any number of them may work on the same batches, in any processes. Knows nothing of HTTP or of Ray."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from gatefold.config import ServeSettings
+from gatefold.errors import DatabaseUnavailable, GatefoldError, LeaseLost, QuotaExceeded, Unavailable
+from serve.active_release import ActiveRelease
+from serve.api import requests
+from serve.api.covers import asked_for
+from serve.api.problems import internal_error, problem_of
+from serve.api.songs import search_by
+from serve.batches.lines import call_fields
+from serve.batches.store import BatchStore, LineClaim
+from serve.jobs.specs import make_spec
+
+logger = logging.getLogger(__name__)
+
+_RETRY_AFTER_POLLS = 10  # until a line is tried again that something did not answer for
+
+
+class BatchWorker:
+    """Args:
+    active: the release that lines are answered by.
+    limits: `jobs_poll_s`, `batches`, and those of the calls.
+    """
+
+    def __init__(self, active: ActiveRelease, store: BatchStore, limits: ServeSettings) -> None:
+        self._active, self._store, self._limits = active, store, limits
+        self._running: set[asyncio.Task[None]] = set()
+        self._freed = asyncio.Event()
+        self._closing = False
+        self._claiming: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to run lines; called once, from the event loop that it is to run in."""
+        self._claiming = asyncio.create_task(self._run_lines())
+
+    async def close(self) -> None:
+        """Claims no more, and hands back what it has in hand."""
+        self._closing = True
+        self._freed.set()
+        if self._claiming is not None:
+            await asyncio.wait({self._claiming})  # which ends by itself: what it claims must be known here
+            await asyncio.sleep(0)  # a task that is cancelled before it has begun could hand nothing back
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running)
+
+    async def _run_lines(self) -> None:
+        while not self._closing:
+            self._freed.clear()
+            for claim in await self._claim():
+                task = asyncio.create_task(self._run(claim))
+                self._running.add(task)
+                task.add_done_callback(self._free)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._freed.wait(), self._limits.jobs_poll_s)
+
+    async def _claim(self) -> list[LineClaim]:
+        try:
+            await self._store.end_due()
+            room = self._limits.batches.calls_at_once - len(self._running)
+            return await self._store.claim(room) if room > 0 else []
+        except Unavailable as error:
+            logger.warning("no lines of batches can be claimed now: %s", error)
+        except Exception:
+            logger.exception("no lines of batches can be claimed now")
+        return []
+
+    def _free(self, task: "asyncio.Task[None]") -> None:
+        self._running.discard(task)
+        self._freed.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("what a line of a batch answered was not written down", exc_info=error)
+
+    async def _run(self, claim: LineClaim) -> None:
+        try:
+            await self._call(claim)
+        except LeaseLost as error:
+            logger.info("%s", error)
+        except asyncio.CancelledError:
+            with suppress(Unavailable):  # then its lease ends by itself
+                await self._store.hand_back(claim, 0.0)
+            raise
+        except QuotaExceeded as error:  # nothing else waits for the end of a month either
+            await self._refuse(claim, error)
+        except Unavailable as error:
+            logger.warning("line %s of batch %s waits: %s", claim.line, claim.batch_id, error)
+            after_s = _RETRY_AFTER_POLLS * self._limits.jobs_poll_s
+            await self._persist(lambda: self._store.hand_back(claim, after_s))
+        except GatefoldError as error:
+            await self._refuse(claim, error)
+        except Exception:
+            logger.exception("line %s of batch %s failed", claim.line, claim.batch_id)
+            await self._refuse(claim, internal_error())
+
+    async def _call(self, claim: LineClaim) -> None:
+        fields = call_fields(claim.url, claim.body, self._limits)
+        with self._active.current() as services:
+            if isinstance(fields, requests.SearchQuery):
+                answer = (await search_by(services, fields)).model_dump(mode="json")
+                await self._persist(lambda: self._store.answer(claim, 200, answer))
+                return
+            spec = await make_spec(services, asked_for(None, fields))
+        await self._store.create_job(claim, spec, fields.webhook)
+
+    async def _refuse(self, claim: LineClaim, error: GatefoldError) -> None:
+        problem = problem_of(error, claim.url).model_dump(mode="json")
+        with suppress(LeaseLost):
+            await self._persist(lambda: self._store.answer(claim, error.status, problem))
+
+    async def _persist(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Tries until the database answers. Raises: LeaseLost."""
+        while True:
+            try:
+                return await write()
+            except DatabaseUnavailable as error:
+                logger.warning("%s", error)
+                await asyncio.sleep(self._limits.jobs_poll_s)
