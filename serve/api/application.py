@@ -46,7 +46,9 @@ from serve.middleware.accounting import AccountingMiddleware
 from serve.middleware.hosts import AllowedHostsMiddleware
 from serve.middleware.intake import BodyAdmissionMiddleware
 from serve.middleware.keys import Keys
+from serve.middleware.request_context import RequestContextMiddleware
 from serve.middleware.security_headers import SecurityHeadersMiddleware
+from serve.observability.tracing import TraceArgs
 from serve.optout_filter import OptOuts
 
 logger = logging.getLogger(__name__)
@@ -55,7 +57,17 @@ COMPRESSED_FROM_BYTES = 2048
 """smaller answers go out as they are; so do pictures, sounds and event streams"""
 COMPRESSION = 1
 """of gzip, the quickest: a hundred matches, 20 kB, become 6 kB in 0.2 ms"""
-CORS_SENT = ["Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Prefer", "Range"]
+CORS_SENT = [
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-None-Match",
+    "Last-Event-ID",
+    "Prefer",
+    "Range",
+    "traceparent",
+    "X-Request-Id",
+]
 CORS_READ = [
     "Content-Range",
     "ETag",
@@ -92,12 +104,14 @@ def create_app(
     examples: Examples,
     thumbnails: Thumbnails,
     exports: ExportOptions | None = None,
+    answers_id: bool = True,
 ) -> FastAPI:
     """The API and the page around the services of this active release; what runs jobs is not part of it.
 
     Args:
         keys: of the environment of `gatefold serve`; those of the database are accepted as well.
         exports: as by default when None.
+        answers_id: whether X-Request-Id is added to each answer; Ray Serve's proxy does it by itself.
     """
     ring = KeyRing(keys, KeyStore(database))
     records = Records(database, JobStore(database, limits), ring, UsageCounter(database), AuditLog(database))
@@ -127,7 +141,7 @@ def create_app(
     app.include_router(v1)
     app.include_router(examples.router())
     install_page(app)
-    _surround(app, limits, records.audit)
+    _surround(app, limits, records.audit, answers_id)
     return app
 
 
@@ -159,7 +173,7 @@ def _lifespan(
     return lifespan
 
 
-def _surround(app: FastAPI, limits: ServeSettings, audit: AuditLog) -> None:
+def _surround(app: FastAPI, limits: ServeSettings, audit: AuditLog, answers_id: bool) -> None:
     """What lies around every route; what is added last sees a request first."""
     app.add_middleware(AccountingMiddleware, audit=audit)
     app.add_middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM_BYTES, compresslevel=COMPRESSION)
@@ -173,6 +187,7 @@ def _surround(app: FastAPI, limits: ServeSettings, audit: AuditLog) -> None:
             expose_headers=CORS_READ,
         )
     app.add_middleware(AllowedHostsMiddleware, allowed=limits.hosts)
+    app.add_middleware(RequestContextMiddleware, answers_id=answers_id)
     app.add_middleware(SecurityHeadersMiddleware)
 
 
@@ -200,8 +215,9 @@ class Api:
         keys: tuple[str, ...],
         database_url: str,
         exports: ExportOptions | None = None,
+        traces: TraceArgs | None = None,
     ) -> None:
-        replica.set_up(endpoint_url)  # opt-outs and covers of the catalogue are read here
+        replica.set_up(endpoint_url, traces)  # opt-outs and covers of the catalogue are read here
         self._active = ActiveRelease(OptOuts(Workspace(workspace)))
         self._thumbnails = Thumbnails(Workspace(workspace), limits.thumbnail_cache_bytes)
         self._runner = runner
@@ -223,6 +239,7 @@ class Api:
             examples=self._examples,
             thumbnails=self._thumbnails,
             exports=self._exports,
+            answers_id=False,
         )
 
     async def reconfigure(self, config: dict[str, Any]) -> None:

@@ -14,7 +14,9 @@ from serve.jobs.database import Database
 from serve.jobs.files import JobFiles
 from serve.jobs.queue import JobQueue
 from serve.jobs.runner import JobRunner
+from serve.observability.tracing import TraceArgs
 from serve.optout_filter import OptOuts
+from serve.ray_private import use_request_id
 
 
 class Runner:
@@ -25,13 +27,22 @@ class Runner:
         database_url: of the database of jobs.
     """
 
-    def __init__(self, workspace: str, *, limits: ServeSettings, endpoint_url: str | None, database_url: str) -> None:
-        replica.set_up(endpoint_url)
+    def __init__(
+        self,
+        workspace: str,
+        *,
+        limits: ServeSettings,
+        endpoint_url: str | None,
+        database_url: str,
+        traces: TraceArgs | None = None,
+    ) -> None:
+        replica.set_up(endpoint_url, traces)
         found = Workspace(workspace)
         self._database = Database(database_url)
         self._active = ActiveRelease(OptOuts(found))
         files = JobFiles(found, cache_bytes=0)  # it writes pictures and reads none
-        self._runner = JobRunner(self._active, JobQueue(self._database, limits), files, limits)
+        queue = JobQueue(self._database, limits)
+        self._runner = JobRunner(self._active, queue, files, limits, on_request=use_request_id)
         self._started = False
 
     async def reconfigure(self, config: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from serve.jobs.records import spec_record
 from serve.jobs.rows import OPEN, POSITION, UNFINISHED, at_event, change, next_turn, read_jobs, time_of
 from serve.jobs.tables import events, jobs
 from serve.jobs.watching import ChangeWatcher
+from serve.observability.metrics import JOBS_ENDED
 
 RETRY_AFTER_S = 5
 """seconds after which a full queue is likely to have room: about one job"""
@@ -144,8 +145,10 @@ class JobStore:
         async with self._database.write() as connection:
             now = await self._database.now(connection)
             end = end_values("cancelled", now, self._limits.results_kept_s)
-            await change(connection, now, end, jobs.c.job_id == job_id, UNFINISHED)
-            return await self._get(connection, job_id)
+            changed = await change(connection, now, end, jobs.c.job_id == job_id, UNFINISHED)
+            job = await self._get(connection, job_id)
+        JOBS_ENDED.add(int(changed), state="cancelled")
+        return job
 
     async def ended(self, job_id: str, within_s: float) -> Job:
         """The job when it has ended, or as it is after so many seconds. Raises: UnknownJob."""
