@@ -15,13 +15,10 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from gatefold.errors import InvalidSettings
 from gatefold.generator_settings import ExportSettings as ExportSettings
 from gatefold.generator_settings import GeneratorSettings as GeneratorSettings
-from gatefold.generator_settings import JobBatchSettings as JobBatchSettings
-from gatefold.generator_settings import LocalScoreSettings as LocalScoreSettings
+from gatefold.generator_settings import JobBatchSettings, PriceSettings, WebhookSettings
 from gatefold.generator_settings import OriginalitySettings as OriginalitySettings
 from gatefold.generator_settings import PretrainedSettings as PretrainedSettings
-from gatefold.generator_settings import PriceSettings as PriceSettings
 from gatefold.generator_settings import TransformerSettings as TransformerSettings
-from gatefold.generator_settings import WebhookSettings as WebhookSettings
 from gatefold.renamed_settings import refuse_renamed
 from gatefold.section import ABSOLUTE
 from gatefold.section import Section as Section
@@ -313,6 +310,10 @@ class ServeSettings(Section):
     """what `GET /v1/usage` multiplies usage by; it states no cost when unset"""
     thumbnail_cache_bytes: int = Field(100_000_000, ge=0)
     """bytes of pixels of the catalogue's covers that the API keeps in memory"""
+    log_format: Literal["text", "json"] = "text"
+    """of the log files of Ray Serve and of every replica; json is one object a line, with the ids of request and job"""
+    traces_share: float = Field(1.0, ge=0, le=1)
+    """of the requests whose traces are recorded, where OTEL_EXPORTER_OTLP_ENDPOINT names a collector"""
     poll_interval_s: float = Field(2.0, gt=0)
     """seconds between polls of workspace and database: for opt-outs and keys changed elsewhere, and another release"""
     webhooks: WebhookSettings = WebhookSettings()

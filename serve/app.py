@@ -25,6 +25,7 @@ from serve.deployments.retriever import bind_retriever
 from serve.deployments.runner import Runner
 from serve.interfaces import ServedBundle, ServedRelease
 from serve.jobs.database import database_url
+from serve.observability.tracing import TraceArgs
 from serve.webhooks.sender import WebhookTrust
 
 CONSTRUCTOR_RETRIES = 2
@@ -48,6 +49,8 @@ class ReleaseArgs(BaseModel):
     """of source pixels that a replica of the generator keeps"""
     endpoint_url: str | None = None
     """of an S3 store that is not AWS; the environment's AWS_ENDPOINT_URL when unset"""
+    traces: TraceArgs | None = None
+    """where spans go; nowhere when unset"""
 
 
 class SignerArgs(BaseModel):
@@ -87,6 +90,8 @@ class ApiArgs(BaseModel):
     """folder of songs the page offers to try, with an ATTRIBUTION.csv; none when unset"""
     endpoint_url: str | None = None
     """as for the release"""
+    traces: TraceArgs | None = None
+    """as for the release"""
     api_key_hashes: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = ()
     """SHA-256 of each API key, in hexadecimal; the endpoint is open where there is none"""
     database_url: str | None = Field(None, repr=False)
@@ -114,6 +119,7 @@ def build(args: ApiArgs) -> Application:
     of_jobs: dict[str, Any] = {
         "limits": args.limits,
         "endpoint_url": args.endpoint_url,
+        "traces": args.traces,
         "database_url": database_url(workspace, args.database_url),
     }
     trust = None if args.webhooks is None else WebhookTrust(**args.webhooks.model_dump())
@@ -140,8 +146,8 @@ def build_release(args: ReleaseArgs) -> Application:
         return objects.join(workspace.uri, part.uri)
 
     encoder = _deployment(SongEncoder).options(max_queued_requests=args.limits.songs_queued_max)
-    encoder = encoder.bind(uri(release.encoder), args.limits, args.endpoint_url)
-    retriever = bind_retriever(uri(release.index), args.endpoint_url, _deployment, args.shards)
+    encoder = encoder.bind(uri(release.encoder), args.limits, args.endpoint_url, args.traces)
+    retriever = bind_retriever(uri(release.index), args.endpoint_url, _deployment, args.shards, args.traces)
     generator = _deployment(CoverGenerator).bind(
         uri(release.generator),
         workspace.uri,
@@ -151,6 +157,7 @@ def build_release(args: ReleaseArgs) -> Application:
         args.originality,
         args.cache_bytes,
         args.endpoint_url,
+        args.traces,
     )
     return _deployment(ReleaseRoot).bind(_served(release), encoder, retriever, generator)
 

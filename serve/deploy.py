@@ -35,6 +35,8 @@ from serve.endpoint import ANSWER_WITHIN_S, FOLLOWING, Endpoint
 from serve.jobs.database import Database, configured_url, database_url, with_database
 from serve.middleware.hosts import ANY_ADDRESS, names_of
 from serve.middleware.keys import Keys, is_loopback, refuse_open_host
+from serve.observability.logs import JSON_ENCODING
+from serve.observability.tracing import TraceArgs, trace_args
 from serve.ray_private import listening_at
 from serve.webhooks.sender import secrets_of, trust_context
 
@@ -64,7 +66,7 @@ def deploy(
         Unavailable where that, or a deployment, does not start.
     """
     api, release = (config := load_config(Path(config_path)))["applications"]
-    given: dict[str, Any] = {"workspace": objects.resolve(workspace)}
+    given: dict[str, Any] = {"workspace": objects.resolve(workspace), "traces": _traces(settings)}
     of_release: dict[str, Any] = {}
     if settings is not None:
         limits = settings.serve.model_dump(exclude={"database_url"})  # which is a secret, and handed over by itself
@@ -81,7 +83,7 @@ def deploy(
     refuse_open_host(host, has_keys=is_loopback(host) or _has_keys(api["args"]), is_open=is_open)
     for application in (api, release):
         _set_environment(application, settings.endpoint_url if settings else None)
-    config.setdefault("http_options", {}).update(host=host, port=port)
+    _set_options(config, host, port, settings)
     served = Workspace(release["args"]["workspace"])
     if (pinned := release["args"]["release"]) is None:
         releases.current(served)  # where there is none, it says so before anything starts
@@ -125,6 +127,18 @@ def _set_environment(application: dict[str, Any], endpoint_url: str | None) -> N
     if found := storage_settings(os.environ, endpoint_url):
         runtime_env = application.setdefault("runtime_env", {})
         runtime_env["env_vars"] = (runtime_env.get("env_vars") or {}) | found
+
+
+def _traces(settings: Settings | None) -> TraceArgs | None:
+    """Where spans go, as our environment says: that of a replica decides nothing."""
+    return trace_args(os.environ, (settings or Settings()).serve.traces_share)
+
+
+def _set_options(config: dict[str, Any], host: str, port: int, settings: Settings | None) -> None:
+    """Where it listens; and logs as JSON, where the settings want that and the file does not say something else."""
+    config.setdefault("http_options", {}).update(host=host, port=port)
+    if settings is not None and settings.serve.log_format == "json":
+        config["logging_config"] = {"encoding": JSON_ENCODING} | (config.get("logging_config") or {})
 
 
 def export_args(settings: Settings | None) -> dict[str, Any]:
@@ -245,7 +259,11 @@ def _start(schema: ServeDeploySchema) -> None:
     if running is None:
         _refuse_taken_port(host, port)
         try:
-            serve.start(http_options=schema.http_options.model_dump(), proxy_location=schema.proxy_location)
+            serve.start(
+                http_options=schema.http_options.model_dump(),
+                proxy_location=schema.proxy_location,
+                logging_config=schema.logging_config,
+            )
         except TimeoutError as error:
             raise Unavailable(
                 f"Ray Serve does not listen on {host}:{port} yet: {error} Is the machine busy? Try again"

@@ -7,6 +7,7 @@ Knows nothing of HTTP or of Ray.
 import asyncio
 import logging
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from gatefold.errors import UnknownTrack
 from gatefold.index.interface import IndexedTrack
@@ -14,6 +15,7 @@ from gatefold.records import Match
 from gatefold.storage.contents import optouts
 from gatefold.workspace import Workspace
 from serve.interfaces import CoverRetrieval, IndexFacts, Query, SongQuery, Vector
+from serve.observability.metrics import OPTOUT_LAG, OPTOUT_READ_FAILURES
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +35,18 @@ class OptOuts:
     async def withdraw(self, song_id: str) -> None:
         """Returns when the opt-out is in the store and holds here."""
         async with self._changing:  # a refresh that began before would not know of it
-            await asyncio.to_thread(optouts.withdraw, self._workspace, song_id)
+            made = await asyncio.to_thread(optouts.withdraw, self._workspace, song_id)
             self.song_ids |= {song_id}
+            self._observe_lag([made])
 
     async def refresh(self) -> None:
         """Reads what was withdrawn elsewhere."""
         async with self._changing:
-            self._known = await asyncio.to_thread(optouts.read_all, self._workspace, self._known)
+            before, applied = self._known, self.song_ids
+            self._known = await asyncio.to_thread(optouts.read_all, self._workspace, before)
             self.song_ids = _songs(self._known)
+            new = [one for digest, one in self._known.items() if digest not in before]
+            self._observe_lag([one for one in new if one.song_id not in applied])
 
     async def keep_refreshing(self, every_s: float) -> None:
         """Never ends; where the store does not answer, what is known goes on to hold."""
@@ -49,7 +55,14 @@ class OptOuts:
             try:
                 await self.refresh()
             except Exception:
+                OPTOUT_READ_FAILURES.add()
                 logger.exception("opt-outs made elsewhere cannot be read; those known so far hold")
+
+
+    @staticmethod
+    def _observe_lag(applied: list[optouts.OptOut]) -> None:
+        for one in applied:
+            OPTOUT_LAG.observe((datetime.now(UTC) - datetime.fromisoformat(one.at)).total_seconds())
 
 
 class OptOutFilteredRetriever:

@@ -8,7 +8,7 @@ bounds the version of Ray.
 
 from typing import Any
 
-from ray.serve.context import _get_global_client
+from ray.serve.context import _get_global_client, _set_request_context
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ServeDeploySchema
 
@@ -34,3 +34,8 @@ def initialise(handle: DeploymentHandle) -> None:
     """Prepares a handle for a driver, which has no event loop, whatever its environment says of replicas."""
     if not handle.is_initialized:
         handle._init(_run_router_in_separate_loop=True)
+
+
+def use_request_id(request_id: str) -> None:
+    """What this task logs, and what the deployments that it calls log, has this request's id, as if it handled it."""
+    _set_request_context(request_id=request_id)

@@ -8,10 +8,11 @@ from fastapi.security import HTTPBearer
 
 from gatefold.errors import Forbidden
 from serve.access.audit import AuditLog
-from serve.access.callers import Caller
+from serve.access.callers import ANYONE, Caller
 from serve.access.key_ring import KeyRing
 from serve.access.rates import RateLimits
 from serve.access.scopes import is_audited, needed_scopes
+from serve.observability.carried import add
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ class Authorization:
         """Lets in who may do this. Raises: Unauthorized, RateLimited, Forbidden; DatabaseUnavailable."""
         shown = await _BEARER(request)
         caller = request.state.caller = self._ring.caller(shown.credentials if shown else None)
+        if caller != ANYONE:
+            add(key_prefix=caller.name)
         request.state.rate, refusal = self._rates.count(caller)
         if refusal is not None:
             raise refusal

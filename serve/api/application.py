@@ -48,7 +48,9 @@ from serve.middleware.accounting import AccountingMiddleware
 from serve.middleware.hosts import AllowedHostsMiddleware
 from serve.middleware.intake import BodyAdmissionMiddleware
 from serve.middleware.keys import Keys
+from serve.middleware.request_context import RequestContextMiddleware
 from serve.middleware.security_headers import SecurityHeadersMiddleware
+from serve.observability.tracing import TraceArgs
 from serve.optout_filter import OptOuts
 from serve.webhooks.outbox import Outbox
 from serve.webhooks.routes import DeliveryRoutes, describe_events
@@ -68,6 +70,8 @@ CORS_SENT = [
     "Last-Event-ID",
     "Prefer",
     "Range",
+    "traceparent",
+    "X-Request-Id",
 ]
 CORS_READ = [
     "Content-Range",
@@ -106,6 +110,7 @@ def create_app(
     thumbnails: Thumbnails,
     exports: ExportOptions | None = None,
     webhooks: bool = False,
+    answers_id: bool = True,
 ) -> FastAPI:
     """The API and the page around the services of this active release; what runs jobs is not part of it.
 
@@ -113,6 +118,7 @@ def create_app(
         keys: of the environment of `gatefold serve`; those of the database are accepted as well.
         exports: as by default when None.
         webhooks: whether what runs jobs signs and delivers them.
+        answers_id: whether X-Request-Id is added to each answer; Ray Serve's proxy does it by itself.
     """
     ring = KeyRing(keys, KeyStore(database))
     records = Records(database, JobStore(database, limits), ring, UsageCounter(database), AuditLog(database))
@@ -130,21 +136,19 @@ def create_app(
         lifespan=_lifespan(active, limits, records),
     )
     problems.install(app)
-    cover_files = CoverFiles(active, limits, exports or ExportOptions(), files)
-    covers = CoverRoutes(active, records.store, own, files, limits, cover_files, webhooks=webhooks)
+    pictures = CoverFiles(active, limits, exports or ExportOptions(), files)
     v1 = APIRouter(prefix=PREFIX, dependencies=[Depends(Authorization(ring, RateLimits(), records.audit))])
     v1.include_router(SongRoutes(active, limits, thumbnails, ring, records.usage).router())
-    v1.include_router(covers.router())
+    v1.include_router(CoverRoutes(active, records.store, own, files, limits, pictures, webhooks=webhooks).router())
     v1.include_router(DeliveryRoutes(own, Outbox(database, limits.webhooks)).router())
     v1.include_router(BatchRoutes(BatchStore(database, limits), records.audit, limits, webhooks=webhooks).router())
-    v1.include_router(ExportRoutes(own, limits, cover_files).router())
+    v1.include_router(ExportRoutes(own, limits, pictures).router())
     v1.include_router(AccessRoutes(records.usage, records.audit, limits).router())
+    for routes in (_health(active), v1, examples.router()):
+        app.include_router(routes)
     describe_events(app)
-    for router in (_health(active), v1, examples.router()):
-        app.include_router(router)
     install_page(app)
-    _surround(app, limits, records.audit)
-    return app
+    return _surround(app, limits, records.audit, answers_id)
 
 
 def _lifespan(
@@ -175,8 +179,8 @@ def _lifespan(
     return lifespan
 
 
-def _surround(app: FastAPI, limits: ServeSettings, audit: AuditLog) -> None:
-    """What lies around every route; what is added last sees a request first."""
+def _surround(app: FastAPI, limits: ServeSettings, audit: AuditLog, answers_id: bool) -> FastAPI:
+    """The same, with what lies around every route; what is added last sees a request first."""
     app.add_middleware(AccountingMiddleware, audit=audit)
     app.add_middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM_BYTES, compresslevel=COMPRESSION)
     app.add_middleware(BodyAdmissionMiddleware, limits=limits)
@@ -189,7 +193,9 @@ def _surround(app: FastAPI, limits: ServeSettings, audit: AuditLog) -> None:
             expose_headers=CORS_READ,
         )
     app.add_middleware(AllowedHostsMiddleware, allowed=limits.hosts)
+    app.add_middleware(RequestContextMiddleware, answers_id=answers_id)
     app.add_middleware(SecurityHeadersMiddleware)
+    return app
 
 
 class Api:
@@ -218,8 +224,9 @@ class Api:
         database_url: str,
         exports: ExportOptions | None = None,
         webhooks: bool = False,
+        traces: TraceArgs | None = None,
     ) -> None:
-        replica.set_up(endpoint_url)  # opt-outs and covers of the catalogue are read here
+        replica.set_up(endpoint_url, traces)  # opt-outs and covers of the catalogue are read here
         self._active = ActiveRelease(OptOuts(Workspace(workspace)))
         self._thumbnails = Thumbnails(Workspace(workspace), limits.thumbnail_cache_bytes)
         self._runner = runner
@@ -243,6 +250,7 @@ class Api:
             thumbnails=self._thumbnails,
             exports=self._exports,
             webhooks=self._webhooks,
+            answers_id=False,
         )
 
     async def reconfigure(self, config: dict[str, Any]) -> None:

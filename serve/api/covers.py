@@ -5,6 +5,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Annotated, cast
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -30,6 +31,7 @@ from serve.jobs.jobs import Idempotency, Job, Webhook
 from serve.jobs.specs import CoversRequest, SongFile, make_spec
 from serve.jobs.store import JobStore, new_job_id
 from serve.middleware.uploads import RequestBody, Upload, read_body
+from serve.observability.carried import add, current
 
 SEED_DRAWN_BELOW = 2**32
 """seeds drawn at random stay below what a browser's numbers hold exactly, 2^53, so that the page can repeat them"""
@@ -217,12 +219,13 @@ class CoverRoutes:
     ) -> tuple[Job, bool]:
         """The job of this request, and whether it is new; the uploaded song is stored before anybody can claim it."""
         job_id, new = new_job_id(), False
+        add(job_id=job_id)
         storing: asyncio.Future[None] | None = None
         if isinstance(asked.song, SongFile):  # while it is encoded, which takes longer
             storing = asyncio.ensure_future(self._files.put_song(job_id, asked.song.data))
         try:
             with self._active.current() as serving:
-                spec = await make_spec(serving, asked)
+                spec = replace(await make_spec(serving, asked), carried=current())
             if storing is not None:
                 await storing
             job, new = await self._store.create(

@@ -18,7 +18,7 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 from pydantic import Field
 
 from gatefold.config import ExportSettings, ServeSettings
-from gatefold.errors import InputError, Overloaded
+from gatefold.errors import GatefoldError, InputError, Overloaded
 from gatefold.export.credentials import Signer
 from gatefold.export.disclosure import Disclosure, SourceShare, source_type_of, xmp_packet
 from gatefold.export.export import Exported, Lettering, export_cover, picture_file
@@ -34,6 +34,8 @@ from serve.api.limits import SIZE_MIN, marked
 from serve.jobs.files import JobFiles
 from serve.jobs.jobs import Job
 from serve.middleware.uploads import read_body
+from serve.observability.metrics import EXPORT_FAILURES
+from serve.observability.tracing import span
 
 Done = TypeVar("Done")
 ImageSize = Annotated[int, Query(ge=SIZE_MIN, json_schema_extra=marked(maximum="image_size_max"))]
@@ -192,7 +194,12 @@ class CoverFiles:
                 quality=wanted.quality,
             )
 
-        return await self._queue.run(work)
+        try:
+            with span("export"):
+                return await self._queue.run(work)
+        except GatefoldError as error:
+            EXPORT_FAILURES.add(code=error.code)
+            raise
 
     async def _generated(self, job: Job, index: int) -> Generated:
         new_cover(job, index)  # says why there is none

@@ -19,8 +19,13 @@ from gatefold.storage.models.encoders import load_encoder
 from serve.deployments import replica
 from serve.deployments.song_decoder import SongDecoder, UploadedSong
 from serve.interfaces import EncoderFacts, Pictures, SongEmbedding, Vector
+from serve.observability.carried import bound
+from serve.observability.metrics import DECODE, ENCODE
+from serve.observability.observed import observed
+from serve.observability.tracing import TraceArgs, span
 
 
+@observed
 class SongEncoder:
     """One encoder bundle.
 
@@ -29,8 +34,10 @@ class SongEncoder:
         limits: bytes and seconds of an upload; the bundle's own are those of the catalogue.
     """
 
-    def __init__(self, bundle_uri: str, limits: ServeSettings, endpoint_url: str | None) -> None:
-        replica.set_up(endpoint_url)
+    def __init__(
+        self, bundle_uri: str, limits: ServeSettings, endpoint_url: str | None, traces: TraceArgs | None = None
+    ) -> None:
+        replica.set_up(endpoint_url, traces)
         self._model = load_encoder(bundle_uri, replica.granted_device())
         self._audio = UploadAudioSettings.of(self._model.audio, limits)
         self._limits = limits
@@ -51,7 +58,7 @@ class SongEncoder:
     async def encode_song(self, data: bytes, name: str, spectrogram: bool) -> SongEmbedding:
         """The embedding of the song in these bytes. Raises: InputError where they cannot be decoded."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._workers, self._encode_song, data, name, spectrogram)
+        return await loop.run_in_executor(self._workers, bound(self._encode_song), data, name, spectrogram)
 
     async def embed_covers(self, pixels: Pictures) -> Vector:
         """float32 [n, D], unit length.
@@ -67,9 +74,12 @@ class SongEncoder:
         return EncoderFacts(self._audio, self._model.fingerprint)
 
     def _encode_song(self, data: bytes, name: str, spectrogram: bool) -> SongEmbedding:
-        song = self._decoder.decode(UploadedSong(data, f"song '{name}'"))
+        with span("decode"), DECODE.time():
+            song = self._decoder.decode(UploadedSong(data, f"song '{name}'"))
+        with span("encode"), ENCODE.time():
+            embedding = self._model.embed_song(song.log_mel)
         return SongEmbedding(
-            embedding=self._model.embed_song(song.log_mel),
+            embedding=embedding,
             duration_s=song.duration_s,
             window_starts_s=song.starts_s.tolist(),
             spectrogram_png=_png(song) if spectrogram else None,

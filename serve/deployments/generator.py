@@ -5,8 +5,10 @@ contributes nothing. Knows nothing of HTTP or of the table of jobs.
 """
 
 import asyncio
+import logging
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -30,6 +32,12 @@ from gatefold.workspace import Workspace
 from serve.deployments import replica
 from serve.deployments.handles import call
 from serve.interfaces import GenerationJob, GenerationResult, GeneratorFacts, Query, Vector
+from serve.observability.carried import bound
+from serve.observability.metrics import COVERS, GENERATE, REFUSALS
+from serve.observability.observed import observed
+from serve.observability.tracing import TraceArgs
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -38,6 +46,7 @@ class _StoppedError(Exception):
     """Raised inside the generator to leave it."""
 
 
+@observed
 class CoverGenerator:
     """One generator bundle.
 
@@ -58,8 +67,9 @@ class CoverGenerator:
         originality: OriginalitySettings,
         cache_bytes: int,
         endpoint_url: str | None,
+        traces: TraceArgs | None = None,
     ) -> None:
-        replica.set_up(endpoint_url)
+        replica.set_up(endpoint_url, traces)
         device = replica.granted_device()
         self._loaded = load_generator(bundle_uri, device)
         trained_on = self._loaded.model.encoder_fingerprint
@@ -112,9 +122,15 @@ class CoverGenerator:
                 on_step=on_step,
             )
 
+        began = time.perf_counter()
         async with aclosing(run_with_progress(work, self._workers)) as news:
             async for item in news:
-                yield item if isinstance(item, float) else GenerationResult(tuple(item), tuple(matches))
+                if isinstance(item, float):
+                    yield item
+                    continue
+                GENERATE.observe(time.perf_counter() - began)
+                _count(item)
+                yield GenerationResult(tuple(item), tuple(matches))
 
     async def _sources(self, job: GenerationJob) -> list[Match]:
         """The covers that may be sources now."""
@@ -149,6 +165,14 @@ class CoverGenerator:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
+def _count(covers: Sequence[NewCover | Refused]) -> None:
+    refused = [cover.code for cover in covers if isinstance(cover, Refused)]
+    logger.info("%d covers generated, %d of them refused", len(covers), len(refused))
+    COVERS.add(len(covers) - len(refused))
+    for code in refused:
+        REFUSALS.add(reason=code)
+
+
 async def run_with_progress(
     work: Callable[[OnStep], Result], workers: Executor
 ) -> AsyncGenerator[float | Result, None]:
@@ -177,7 +201,7 @@ async def run_with_progress(
         except Exception as error:  # noqa: BLE001 - handed to the coroutine that waits, which raises it
             report(error)
 
-    workers.submit(run)
+    workers.submit(bound(run))
     try:
         while True:
             item = await news.get()

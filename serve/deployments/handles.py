@@ -33,6 +33,7 @@ from serve.interfaces import (
     SongQuery,
     Vector,
 )
+from serve.observability.carried import Carried, as_argument, carrying, current
 
 logger = logging.getLogger(__name__)
 
@@ -103,13 +104,16 @@ class RetrieverHandle:
 
     async def search(self, query: Query | SongQuery) -> list[Match]:
         """As `CoverRetrieval.search`."""
-        answer: MatchColumns | GatefoldError = await self._search_batched(query)
+        answer: MatchColumns | GatefoldError = await self._search_batched(query, current())
         if isinstance(answer, GatefoldError):
             raise answer
         return answer.matches()
 
-    async def _search_batch(self, queries: list[Query | SongQuery]) -> list[MatchColumns | GatefoldError]:
-        answers: list[MatchColumns | GatefoldError] = await call(self._handle.search, queries)
+    async def _search_batch(
+        self, queries: list[Query | SongQuery], carried: list[Carried]
+    ) -> list[MatchColumns | GatefoldError]:
+        with carrying(carried[0]):  # one call has one trace: of those that go together, the first one's
+            answers: list[MatchColumns | GatefoldError] = await call(self._handle.search, queries)
         return answers
 
     async def track(self, song_id: str) -> IndexedTrack:
@@ -140,7 +144,7 @@ class GeneratorHandle:
     async def generate(self, job: GenerationJob) -> AsyncGenerator[float | GenerationResult, None]:
         """As `CoverGeneration.generate`."""
         for attempt in range(1, ATTEMPTS + 1):
-            response = self._streaming.generate.remote(job)
+            response = self._streaming.generate.remote(job, **as_argument())
             finished = False
             try:
                 async for item in response:
@@ -195,7 +199,7 @@ class ServeReadiness:
 
 
 async def call(method: Any, *arguments: object, attempts: int = ATTEMPTS) -> Any:
-    """The answer of a deployment's method, asked again when its replica dies.
+    """The answer of a method of an `observed` deployment, asked again when its replica dies.
 
     Args:
         attempts: 1 where the arguments may be what it dies of.
@@ -205,7 +209,7 @@ async def call(method: Any, *arguments: object, attempts: int = ATTEMPTS) -> Any
     """
     for attempt in range(1, attempts + 1):
         try:
-            return await method.remote(*arguments)
+            return await method.remote(*arguments, **as_argument())
         except RayActorError as error:
             if attempt == attempts:
                 raise to_domain_error(error) from None

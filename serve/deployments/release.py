@@ -13,6 +13,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve.deployments.handles import EncoderHandle, GeneratorHandle, RetrieverHandle, ServeReadiness, call
 from serve.interfaces import ReleaseServices, ServedRelease
+from serve.observability.observed import observed
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class ReleaseHandles:
     generator: DeploymentHandle
 
 
+@observed
 class ReleaseRoot:
     """The root deployment of a release's application."""
 

@@ -7,14 +7,26 @@ from concurrent.futures import ThreadPoolExecutor
 
 import ray
 
+from serve.observability import metrics, tracing
+from serve.observability.logs import add_carried_fields
+from serve.observability.ray_registry import RayRegistry
+from serve.observability.tracing import TraceArgs
 
-def set_up(endpoint_url: str | None) -> None:
-    """What every replica does first: point the storage SDK at its endpoint, and send our logs to Serve's handlers.
+
+def set_up(endpoint_url: str | None, traces: TraceArgs | None = None) -> None:
+    """What every replica does first: point the storage SDK at its endpoint, and send logs to Serve's handlers, metrics
+    to Ray, spans to the collector.
 
     Args:
         endpoint_url: of an S3 store that is not AWS; None leaves the environment as it is.
+        traces: where spans go; None records none.
+
+    Raises: InvalidSettings where spans are wanted and this node lacks the extra `traces`.
     """
     use_endpoint(endpoint_url)
+    metrics.use(RayRegistry())
+    tracing.start(traces)
+    add_carried_fields()
     for name in ("gatefold", "serve"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)

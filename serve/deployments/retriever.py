@@ -24,12 +24,19 @@ from gatefold.storage.models.indexes import Shard, load_index, shards_of
 from serve.deployments import replica
 from serve.deployments.handles import call
 from serve.interfaces import IndexFacts, Query, SongQuery, Vector
+from serve.observability.metrics import SEARCH, SEARCHES
+from serve.observability.observed import observed
+from serve.observability.tracing import TraceArgs
 
 Answer = MatchColumns | GatefoldError
 
 
 def bind_retriever(
-    bundle_uri: str, endpoint_url: str | None, deployment: Callable[[type], Deployment], shard_options: dict[str, Any]
+    bundle_uri: str,
+    endpoint_url: str | None,
+    deployment: Callable[[type], Deployment],
+    shard_options: dict[str, Any],
+    traces: TraceArgs | None = None,
 ) -> Application:
     """The retriever of an index bundle, with a deployment for each of its shards where it has several.
 
@@ -40,17 +47,20 @@ def bind_retriever(
     count = len(shards_of(open_bundle(bundle_uri, "index")))
     names = [f"CoverShard{number}" for number in range(count)] if count > 1 else []
     shards = [
-        deployment(CoverShard).options(name=name, **shard_options).bind(bundle_uri, number, endpoint_url)
+        deployment(CoverShard).options(name=name, **shard_options).bind(bundle_uri, number, endpoint_url, traces)
         for number, name in enumerate(names)
     ]
-    return deployment(CoverRetriever).bind(bundle_uri, endpoint_url, shards)
+    return deployment(CoverRetriever).bind(bundle_uri, endpoint_url, shards, traces)
 
 
+@observed
 class CoverShard:
     """One shard of an index bundle; all of it when `number` is None."""
 
-    def __init__(self, bundle_uri: str, number: int | None, endpoint_url: str | None) -> None:
-        replica.set_up(endpoint_url)
+    def __init__(
+        self, bundle_uri: str, number: int | None, endpoint_url: str | None, traces: TraceArgs | None = None
+    ) -> None:
+        replica.set_up(endpoint_url, traces)
         self._index = load_index(bundle_uri, number, device=replica.granted_device())
         self._threads = 1
 
@@ -75,6 +85,7 @@ class CoverShard:
         return self._index.cover_embeddings(song_ids)
 
 
+@observed
 class CoverRetriever:
     """One index bundle.
 
@@ -82,11 +93,18 @@ class CoverRetriever:
         shards: a deployment for each of its shards; without any, it is searched here.
     """
 
-    def __init__(self, bundle_uri: str, endpoint_url: str | None, shards: Sequence[DeploymentHandle] = ()) -> None:
-        replica.set_up(endpoint_url)
+    def __init__(
+        self,
+        bundle_uri: str,
+        endpoint_url: str | None,
+        shards: Sequence[DeploymentHandle] = (),
+        traces: TraceArgs | None = None,
+    ) -> None:
+        replica.set_up(endpoint_url, traces)
         described = shards_of(open_bundle(bundle_uri, "index"))
         self._facts = IndexFacts(sum(shard.covers for shard in described), described[0].stats.width)
-        self._index: _Searching = Shards(described, shards) if shards else CoverShard(bundle_uri, None, endpoint_url)
+        whole = None if shards else CoverShard(bundle_uri, None, endpoint_url, traces)
+        self._index: _Searching = whole or Shards(described, shards)
 
     def reconfigure(self, tuning: dict[str, float]) -> None:
         """`user_config`: threads of FAISS."""
@@ -96,7 +114,9 @@ class CoverRetriever:
     async def search(self, queries: list[Query | SongQuery]) -> list[Answer]:
         """For each query at most k hits, the nearest first, or its own error."""
         resolved = await asyncio.gather(*map(self._to_query, queries))
-        answers = iter(await self._index.search([query for query in resolved if isinstance(query, Query)]))
+        with SEARCH.time():
+            answers = iter(await self._index.search([query for query in resolved if isinstance(query, Query)]))
+        SEARCHES.add(len(queries))
         return [next(answers) if isinstance(query, Query) else query for query in resolved]
 
     async def _to_query(self, query: Query | SongQuery) -> Query | GatefoldError:

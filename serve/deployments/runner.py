@@ -17,7 +17,9 @@ from serve.jobs.database import Database
 from serve.jobs.files import JobFiles
 from serve.jobs.queue import JobQueue
 from serve.jobs.runner import JobRunner
+from serve.observability.tracing import TraceArgs
 from serve.optout_filter import OptOuts
+from serve.ray_private import use_request_id
 from serve.webhooks.deliverer import Deliverer
 from serve.webhooks.outbox import Outbox
 from serve.webhooks.sender import WebhookSender, WebhookTrust
@@ -40,13 +42,15 @@ class Runner:
         endpoint_url: str | None,
         database_url: str,
         webhooks: WebhookTrust | None = None,
+        traces: TraceArgs | None = None,
     ) -> None:
-        replica.set_up(endpoint_url)
+        replica.set_up(endpoint_url, traces)
         found = Workspace(workspace)
         self._database = Database(database_url)
         self._active = ActiveRelease(OptOuts(found))
         files = JobFiles(found, cache_bytes=0)  # it writes pictures and reads none
-        self._runner = JobRunner(self._active, JobQueue(self._database, limits), files, limits)
+        queue = JobQueue(self._database, limits)
+        self._runner = JobRunner(self._active, queue, files, limits, on_request=use_request_id)
         self._deliverer: Deliverer | None = None
         if webhooks is not None:
             outbox, sender = Outbox(self._database, limits.webhooks), WebhookSender(webhooks, limits.webhooks)

@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from gatefold.errors import DatabaseUnavailable, InvalidSettings, SchemaMismatch
 from gatefold.storage import objects
+from serve.observability.metrics import DATABASE_FAILURES
 
 VARIABLE = "GATEFOLD_DATABASE_URL"
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
@@ -138,6 +139,7 @@ class Database:
         except _FAULTS:
             raise
         except _OUTAGES as error:
+            DATABASE_FAILURES.add()
             said = f"the database of jobs does not answer: {_reason(error)}; try again later"
             raise DatabaseUnavailable(said) from None
         finally:

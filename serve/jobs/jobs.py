@@ -12,6 +12,7 @@ from gatefold.errors import GatefoldError
 from gatefold.generator.interface import Share
 from gatefold.records import Match
 from serve.interfaces import GenerationJob, ServedRelease
+from serve.observability.carried import NOTHING, Carried
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ENDED: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
@@ -33,6 +34,8 @@ class JobSpec:
     """pixels a side of the pictures handed out"""
     song_name: str | None = None
     """file name of an uploaded song, whose bytes are stored until the job ends; None for a song of the catalogue"""
+    carried: Carried = NOTHING
+    """by the request that it came with"""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from serve.jobs.records import error_record, match_record, spec_record
 from serve.jobs.rows import ORDER, UNFINISHED, change, end, read_jobs
 from serve.jobs.store import end_values
 from serve.jobs.tables import deliveries, images, jobs
+from serve.observability.metrics import JOB_FAILURES, JOB_WAIT, JOBS_ENDED
 
 
 class JobQueue:
@@ -43,7 +44,7 @@ class JobQueue:
                 return []
         async with self._database.write() as connection:
             now = await self._database.now(connection)
-            await self._recover_lost(connection, now)
+            failed = await self._recover_lost(connection, now)
             query = sa.select(jobs.c.number).where(_claimable(now)).order_by(*ORDER).limit(count)
             first = query.with_for_update(skip_locked=True).cte("first")  # which locks, so it is evaluated once
             lease = {"token": jobs.c.token + 1, "runner": runner, "lease_until": now + self._limits.job_lease_s}
@@ -52,6 +53,8 @@ class JobQueue:
             rows = (await connection.execute(leased.returning(*columns))).all()
             ids = [row.job_id for row in rows]
             found = {job.job_id: job for job in await read_jobs(connection, jobs.c.job_id.in_(ids))}
+        for error in failed:
+            _count_failed(error)
         rows = sorted(rows, key=lambda row: (-row.priority, row.turn, row.number))  # as ORDER has them
         return [Claim(found[row.job_id], row.token) for row in rows]
 
@@ -92,6 +95,7 @@ class JobQueue:
                 jobs.c.lease_until: now + self._limits.job_lease_s,
             }
             _must_hold(claim, await change(connection, now, values, *_held(claim), jobs.c.state == "queued"))
+        JOB_WAIT.observe(now - claim.job.created_at.timestamp())
 
     @uninterrupted
     async def advance(self, claim: Claim, progress: float) -> None:
@@ -117,6 +121,7 @@ class JobQueue:
                 row = {"job_id": claim.job.job_id, "place": place, "record": cover.record, "closest": closest}
                 await connection.execute(sa.insert(images).values(row))
             await self._end(connection, claim, now, values, covers=made)
+        JOBS_ENDED.add(state="succeeded")
 
     @uninterrupted
     async def fail(self, claim: Claim, error: GatefoldError) -> None:
@@ -125,6 +130,7 @@ class JobQueue:
             now = await self._database.now(connection)
             failed = end_values("failed", now, self._limits.results_kept_s)
             await self._end(connection, claim, now, failed | {jobs.c.error: error_record(error)})
+        _count_failed(error)
 
     @uninterrupted
     async def hand_back(self, claim: Claim, *, after_s: float = 0.0, counts: bool = False) -> None:
@@ -162,7 +168,19 @@ class JobQueue:
             query = sa.select(jobs.c.job_id).where(_overdue(now)).with_for_update(skip_locked=True)
             ids = list((await connection.scalars(query)).all())
             await end(connection, now, end_values("cancelled", now, self._limits.results_kept_s), ids)
+        for _ in ids:
+            JOBS_ENDED.add(state="cancelled")
         return ids
+
+    @uninterrupted
+    async def unfinished(self) -> tuple[dict[str, int], float]:
+        """How many jobs are queued and how many running, and for how many seconds the oldest has been queued."""
+        counted = sa.select(jobs.c.state, sa.func.count(), sa.func.min(jobs.c.created_at)).where(UNFINISHED)
+        async with self._database.read() as connection:
+            now = await self._database.now(connection)
+            rows = (await connection.execute(counted.group_by(jobs.c.state))).all()
+        counts = {"queued": 0, "running": 0} | {state: count for state, count, _ in rows}
+        return counts, max((now - oldest for state, _, oldest in rows if state == "queued"), default=0.0)
 
     @uninterrupted
     async def expired(self, limit: int) -> list[str]:
@@ -193,8 +211,9 @@ class JobQueue:
     ) -> None:
         _must_hold(claim, await change(connection, now, values, *_held(claim), UNFINISHED, covers=covers))
 
-    async def _recover_lost(self, connection: AsyncConnection, now: float) -> None:
-        """Queues again what its runner began and left, or fails it where that happened too often."""
+    async def _recover_lost(self, connection: AsyncConnection, now: float) -> list[GatefoldError]:
+        """Queues again what its runner began and left, or fails it where that happened too often; why those failed."""
+        failed: list[GatefoldError] = []
         query = sa.select(jobs.c.job_id, jobs.c.attempts).where(_lost(now)).order_by(jobs.c.caller)
         for row in (await connection.execute(query.with_for_update(skip_locked=True))).all():
             if row.attempts < self._limits.job_attempts_max:
@@ -205,7 +224,14 @@ class JobQueue:
                     f"(serve.job_attempts_max = {self._limits.job_attempts_max})"
                 )
                 values = end_values("failed", now, self._limits.results_kept_s) | {jobs.c.error: error_record(error)}
+                failed.append(error)
             await change(connection, now, values, jobs.c.job_id == row.job_id, _lost(now))
+        return failed
+
+
+def _count_failed(error: GatefoldError) -> None:
+    JOBS_ENDED.add(state="failed")
+    JOB_FAILURES.add(code=error.code)
 
 
 def _claimable(now: float) -> sa.ColumnElement[bool]:

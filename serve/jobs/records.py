@@ -12,6 +12,7 @@ from gatefold.generator.interface import GenerationRequest
 from gatefold.records import Match
 from serve.interfaces import GenerationJob, ServedBundle, ServedRelease
 from serve.jobs.jobs import JobSpec
+from serve.observability.carried import carried_of
 
 Record = Mapping[str, Any]
 
@@ -32,6 +33,7 @@ def spec_record(spec: JobSpec) -> dict[str, Any]:
         "seed": spec.seed,
         "size": spec.size,
         "song_name": spec.song_name,
+        "carried": spec.carried.record(),
     }
 
 
@@ -47,8 +49,16 @@ def spec_of(record: Record) -> JobSpec:
         None if picked is None else frozenset(picked),
     )
     matches = tuple(match_of(match) for match in record["matches"])
-    release = _release_of(record["release"])
-    return JobSpec(release, job, matches, record["n"], record["seed"], record["size"], record["song_name"])
+    return JobSpec(
+        _release_of(record["release"]),
+        job,
+        matches,
+        record["n"],
+        record["seed"],
+        record["size"],
+        record["song_name"],
+        carried_of(record.get("carried", {})),  # of a job that an earlier version accepted, nothing is known
+    )
 
 
 def match_record(match: Match) -> dict[str, Any]:

@@ -32,12 +32,16 @@ from serve.jobs.jobs import Claim, JobResult, StoredCover
 from serve.jobs.queue import JobQueue
 from serve.jobs.specs import for_release
 from serve.jobs.sweeper import Sweeper
+from serve.observability.carried import carrying
+from serve.observability.metrics import JOBS, OLDEST_QUEUED
+from serve.observability.tracing import span
 
 logger = logging.getLogger(__name__)
 
 WAITING = 1
 """jobs claimed beyond those that the generator can take: the next begins at once, and its autoscaling sees demand"""
 _SWEEP_EVERY_S = 60.0
+_COUNT_EVERY_S = 5.0  # half of the time after which Ray exports a value
 _RETRY_AFTER_POLLS = 10  # until a job is tried again that failed because something did not answer
 _RENEWALS = 3  # of a lease, before it would end
 
@@ -58,29 +62,38 @@ class JobRunner:
     Args:
         active: the release that jobs are run by.
         limits: `jobs_poll_s`, `job_lease_s`, `results_kept_s`.
+        on_request: called, where work on a job begins, with the id of the request that the job came with.
     """
 
-    def __init__(self, active: ActiveRelease, queue: JobQueue, files: JobFiles, limits: ServeSettings) -> None:
+    def __init__(
+        self,
+        active: ActiveRelease,
+        queue: JobQueue,
+        files: JobFiles,
+        limits: ServeSettings,
+        on_request: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._on_request = on_request
         self.name = f"{socket.gethostname()[:40]}-{secrets.token_hex(4)}"
         self._active, self._queue, self._files, self._limits = active, queue, files, limits
         self._runs: dict[str, asyncio.Task[None]] = {}  # by job_id
         self._freed = asyncio.Event()
         self._closing = False
         self._claiming: asyncio.Task[None] | None = None
-        self._sweeping: asyncio.Task[None] | None = None
+        self._beside: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begins to claim jobs, and to delete expired ones; called once, from the event loop that it is to run in."""
         sweeper = Sweeper(self._queue, self._files, min(_SWEEP_EVERY_S, self._limits.results_kept_s))
         self._claiming = asyncio.create_task(self._claim_jobs())
-        self._sweeping = asyncio.create_task(sweeper.run())
+        self._beside = [asyncio.create_task(sweeper.run()), asyncio.create_task(self._count_jobs())]
 
     async def close(self) -> None:
         """Claims no more, and hands back what it has in hand, which another runner then begins anew."""
         self._closing = True
         self._freed.set()
-        if self._claiming is not None and self._sweeping is not None:
-            await _cancel([self._sweeping])
+        if self._claiming is not None:
+            await _cancel(self._beside)
             await asyncio.wait({self._claiming})  # which ends by itself: what it claims must be known here
             await asyncio.sleep(0)  # a task that is cancelled before it has begun could hand nothing back
         await _cancel(list(self._runs.values()))
@@ -98,7 +111,7 @@ class JobRunner:
                 logger.exception("no jobs can be claimed now")
                 claims = []
             for claim in claims:
-                task = asyncio.create_task(self._run(_Run(claim)))
+                task = asyncio.create_task(self._observed_run(_Run(claim)))
                 self._runs[claim.job.job_id] = task
                 task.add_done_callback(lambda _, job_id=claim.job.job_id: self._free(job_id))  # type: ignore[misc]
             if not self._closing:
@@ -122,12 +135,35 @@ class JobRunner:
         self._runs.pop(job_id, None)
         self._freed.set()
 
+    async def _count_jobs(self) -> None:
+        """Shows how many jobs are queued and running. Never ends."""
+        while True:
+            try:
+                counts, oldest_s = await self._queue.unfinished()
+            except Unavailable as error:
+                logger.warning("jobs cannot be counted now: %s", error)
+            except Exception:
+                logger.exception("jobs cannot be counted now")
+            else:
+                for state, count in counts.items():
+                    JOBS.set(count, state=state)
+                OLDEST_QUEUED.set(oldest_s)
+            await asyncio.sleep(_COUNT_EVERY_S)
+
+    async def _observed_run(self, run: _Run) -> None:
+        job = run.claim.job
+        if job.spec.carried.request_id is not None:
+            self._on_request(job.spec.carried.request_id)
+        with carrying(replace(job.spec.carried, job_id=job.job_id)), span("run job"):
+            await self._run(run)
+
     async def _run(self, run: _Run) -> None:
         claim, job_id = run.claim, run.claim.job.job_id
         try:
             with self._active.current() as services:
                 result = await self._while_held(run, self._generate(services, run))
             await self._persist(lambda: self._queue.succeed(claim, result))
+            logger.info("job %s succeeded", job_id)
         except LeaseLost as error:
             logger.info("%s", error)
             return
@@ -209,7 +245,8 @@ class JobRunner:
         covers = [StoredCover(cover_record(one), near) for one, near in zip(result.covers, closest, strict=True)]
         stored = JobResult(f"run-{claim.token}", result.matches, tuple(covers))
         manifest = manifest_of(replace(job, spec=spec, state="succeeded", result=stored)).model_dump_json().encode()
-        await self._files.put_result(job.job_id, stored.folder, result.covers, manifest)
+        with span("store covers"):
+            await self._files.put_result(job.job_id, stored.folder, result.covers, manifest)
         return stored
 
     async def _fail(self, claim: Claim, error: GatefoldError) -> None:

@@ -2,7 +2,7 @@
 sources, every default filled in. Done when a job is accepted, and again where another release runs it."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gatefold.errors import InputError
 from gatefold.generator.interface import GenerationRequest, check_request
@@ -84,4 +84,4 @@ async def for_release(
         assert spec.job.song_id is not None
         song = spec.job.song_id
     asked = CoversRequest(song, spec.job.request, spec.n, spec.seed, spec.size, spec.job.source_song_ids)
-    return await make_spec(services, asked)
+    return replace(await make_spec(services, asked), carried=spec.carried)

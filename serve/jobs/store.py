@@ -22,6 +22,7 @@ from serve.jobs.records import spec_record
 from serve.jobs.rows import OPEN, POSITION, UNFINISHED, at_event, change, next_turn, read_jobs, time_of
 from serve.jobs.tables import events, jobs
 from serve.jobs.watching import ChangeWatcher
+from serve.observability.metrics import JOBS_ENDED
 
 RETRY_AFTER_S = 5
 """seconds that a job is taken to last before any has ended"""
@@ -145,8 +146,10 @@ class JobStore:
         async with self._database.write() as connection:
             now = await self._database.now(connection)
             end = end_values("cancelled", now, self._limits.results_kept_s)
-            await change(connection, now, end, jobs.c.job_id == job_id, UNFINISHED)
-            return await self._get(connection, job_id)
+            changed = await change(connection, now, end, jobs.c.job_id == job_id, UNFINISHED)
+            job = await self._get(connection, job_id)
+        JOBS_ENDED.add(int(changed), state="cancelled")
+        return job
 
     async def ended(self, job_id: str, within_s: float) -> Job:
         """The job when it has ended, or as it is after so many seconds. Raises: UnknownJob."""

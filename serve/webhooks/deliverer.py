@@ -6,8 +6,8 @@ import logging
 from collections import Counter
 from contextlib import suppress
 
-from gatefold.config import WebhookSettings
 from gatefold.errors import DatabaseUnavailable, Unavailable
+from gatefold.generator_settings import WebhookSettings
 from serve.webhooks.outbox import Answer, ClaimedDelivery, Outbox
 from serve.webhooks.sender import WebhookSender
 

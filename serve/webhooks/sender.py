@@ -22,8 +22,8 @@ import certifi
 import httpcore
 from standardwebhooks import Webhook
 
-from gatefold.config import WebhookSettings
 from gatefold.errors import InvalidSettings
+from gatefold.generator_settings import WebhookSettings
 from serve.webhooks.outbox import Answer, ClaimedDelivery
 from serve.webhooks.receivers import CheckedNetwork, ReceiverRefused, Resolve, thread_resolver
 

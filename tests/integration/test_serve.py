@@ -20,16 +20,19 @@ from PIL import Image
 from gatefold.audio.spectrograms import extract_log_mel
 from gatefold.client import Client
 from gatefold.client.webhooks import verify
-from gatefold.config import ServeSettings, Settings, WebhookSettings
+from gatefold.config import ServeSettings, Settings
 from gatefold.errors import BundleNotFound, InvalidSettings
 from gatefold.generator.interface import GenerationRequest, Sources
+from gatefold.generator_settings import WebhookSettings
 from gatefold.storage.contents import releases
 from gatefold.storage.models.encoders import load_encoder
 from gatefold.storage.models.generators import load_generator
 from gatefold.storage.models.indexes import load_index
 from gatefold.workspace import Workspace
 from serve.deploy import deploy, stop
+from serve.observability import metrics
 from tests.mutations import memory_bomb
+from tests.observed import OF_RAY_SERVE, Collector, logged, names_exported, within
 from tests.openapi.run import generated_client
 from tests.receiver import SECRET, authority, receiving
 from tests.served import TRACKS, free_port, publish_release, song
@@ -43,26 +46,30 @@ class Endpoint:
     url: str
     http: httpx.Client
     workspace: Workspace
+    collector: Collector
+    """of its spans"""
 
 
 @pytest.fixture(scope="module")
 def endpoint(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:  # noqa: ARG001
+    """With traces, and logs as JSON."""
     workspace = Workspace((tmp_path_factory.mktemp("serve") / "workspace").as_uri())
     publish_release(workspace)
     pem = tmp_path_factory.mktemp("authorities") / "ours.pem"
     pem.write_text(authority()[0])
     hooks = WebhookSettings(allowed_hosts=["localhost"], authorities=str(pem))
-    limits = ServeSettings(
-        upload_max_bytes=3_000_000, upload_max_duration_s=60, steps_max=STEPS_MAX, jobs_max=3, webhooks=hooks
-    )
-    settings = Settings(serve=limits)
+    sizes = {"upload_max_bytes": 3_000_000, "upload_max_duration_s": 60, "steps_max": STEPS_MAX, "jobs_max": 3}
+    settings = Settings(serve=ServeSettings(**sizes, webhooks=hooks, log_format="json"))
     port = free_port()
+    collector = Collector()
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("GATEFOLD_WEBHOOK_SECRET", SECRET)
+        environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         url = deploy(CONFIG, workspace=workspace.uri, examples=None, host="127.0.0.1", port=port, settings=settings).url
     with httpx.Client(base_url=url, timeout=60) as http:
-        yield Endpoint(url, http, workspace)
+        yield Endpoint(url, http, workspace, collector)
     stop()
+    collector.close()
 
 
 def events(text: str) -> list[dict[str, Any]]:
@@ -339,6 +346,34 @@ def test_a_client_made_from_the_description_reads_a_finished_job(endpoint: Endpo
     assert [match.rank for match in job.matches][:2] == [1, 2]
     picture = covers["covers_image"].sync(job_id, 0, client=client)
     assert picture.payload.read()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_job_is_followed_by_its_trace_its_logs_and_its_metrics(endpoint: Endpoint) -> None:
+    trace, sent = f"{0xFACADE:032x}", {"X-Request-Id": "order-77", "Prefer": "wait=60"}
+    sent["traceparent"] = f"00-{trace}-{7:016x}-01"
+    job = endpoint.http.post("/v1/covers", files=song(), data={"n": "1"}, headers=sent).json()
+    assert job["state"] == "succeeded", job
+    missing = endpoint.http.get("/v1/tracks/nobody", headers={"X-Request-Id": "two words"})
+    assert missing.status_code == 400
+
+    names = {
+        "POST /v1/covers", "SongEncoder.encode_song", "decode", "encode", "CoverRetriever.search", "run job",
+        "CoverGenerator.generate", "SongEncoder.embed_covers", "store covers",
+    }  # fmt: skip
+    spans = within(10, lambda: {s.span_id: s for s in endpoint.collector.spans if s.trace_id.hex() == trace},
+                   lambda found: names <= {s.name for s in found.values()})  # fmt: skip
+    for span in spans.values():  # up to the caller's own
+        assert span.parent_span_id in spans or span.parent_span_id.hex() == f"{7:016x}", span.name
+    assert endpoint.collector.services == {"gatefold"}
+
+    of_job = {("Runner", job["job_id"]), ("CoverGenerator", job["job_id"])}
+    of_request: set[tuple[str, str | None]] = {("Api", None), ("SongEncoder", None), ("CoverGenerator", None)}
+    within(10, lambda: logged("order-77"), lambda found: of_job | of_request <= found)
+
+    counted = (metrics.JOBS, metrics.OLDEST_QUEUED, metrics.JOBS_ENDED, metrics.SEARCHES, metrics.COVERS)
+    observed = (metrics.JOB_WAIT, metrics.DECODE, metrics.ENCODE, metrics.SEARCH, metrics.GENERATE)
+    expected = {f"ray_{one.name}" for one in counted} | {f"ray_{one.name}_bucket" for one in observed} | OF_RAY_SERVE
+    within(30, names_exported, lambda found: expected <= found)
 
 
 @pytest.mark.usefixtures("ray_cluster")

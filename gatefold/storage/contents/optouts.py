@@ -39,7 +39,7 @@ NONE: Mapping[str, OptOut] = MappingProxyType({})
 def withdraw(workspace: Workspace, song_id: str) -> OptOut:
     """The opt-out of this song, which is in the store by now; one that is there already keeps its time."""
     uri = _uri(workspace, hashlib.sha256(song_id.encode()).hexdigest())
-    made = OptOut(song_id=song_id, at=datetime.now(UTC).isoformat(timespec="seconds"))
+    made = OptOut(song_id=song_id, at=datetime.now(UTC).isoformat(timespec="milliseconds"))
     return made if objects.put_if_absent(uri, made.model_dump_json().encode()) else _read(uri)
 
 

@@ -47,7 +47,9 @@ from serve.jobs.files import JobFiles
 from serve.jobs.queue import JobQueue
 from serve.jobs.runner import JobRunner
 from serve.middleware.keys import Keys
+from serve.observability import metrics, tracing
 from serve.optout_filter import OptOuts
+from tests.observed import Counted, Traced
 from tests.postgres import PostgresServer
 
 WIDTH = 4
@@ -273,3 +275,21 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/jobs/jobs.sqlite"
     server: PostgresServer = request.getfixturevalue("postgres")
     return server.new_database()
+
+
+@pytest.fixture
+def counted() -> Iterator[Counted]:
+    """All that metrics count meanwhile."""
+    registry = Counted()
+    metrics.use(registry)
+    yield registry
+    metrics.use(metrics.NoRegistry())
+
+
+@pytest.fixture
+def traced() -> Iterator[Traced]:
+    """All spans of the meantime."""
+    tracer = Traced()
+    tracing.use(tracer)
+    yield tracer
+    tracing.use(None)

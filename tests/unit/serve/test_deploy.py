@@ -6,8 +6,9 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from gatefold.config import ServeSettings, Settings, WebhookSettings
+from gatefold.config import ServeSettings, Settings
 from gatefold.errors import GatefoldError, InvalidSettings, Unavailable
+from gatefold.generator_settings import WebhookSettings
 from gatefold.workspace import Workspace
 from serve.access.keys import KeyStore
 from serve.app import ApiArgs
@@ -122,7 +123,10 @@ def deployed(monkeypatch: pytest.MonkeyPatch, folder: Path, **options: Any) -> l
     found: list[dict[str, Any]] = []
 
     def start(schema: ServeDeploySchema) -> None:
-        found.extend({"args": one.args, "runtime_env": one.runtime_env} for one in schema.applications)
+        logging = schema.logging_config
+        found.extend(
+            {"args": one.args, "runtime_env": one.runtime_env, "logging": logging} for one in schema.applications
+        )
         raise _EnoughError
 
     monkeypatch.setattr("serve.deploy._start", start)
@@ -143,6 +147,33 @@ def test_keys_and_the_way_to_storage_go_with_the_deployment_and_credentials_do_n
     for application in (api, release):
         assert application["runtime_env"]["env_vars"]["AWS_REGION"] == "eu-west-1"
     assert "secret" not in str([api, release])
+
+
+def test_where_spans_go_is_said_by_our_environment_and_goes_with_the_deployment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
+    assert {one["args"]["traces"] for one in deployed(monkeypatch, tmp_path / "w", host="127.0.0.1")} == {None}
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-token=t")
+    settings = Settings(serve=ServeSettings(traces_share=0.1))
+    expected = {
+        "endpoint": "http://collector:4318", "headers": {"x-token": "t"}, "service": "gatefold", "share": 0.1
+    }  # fmt: skip
+    for application in deployed(monkeypatch, tmp_path / "v", host="127.0.0.1", settings=settings):
+        assert application["args"]["traces"] == expected
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317")
+    with pytest.raises(InvalidSettings, match="must be the URL of a collector"):
+        deploy(PACKAGED, workspace=str(tmp_path / "v"), examples=None, host="127.0.0.1", port=0)
+
+
+@pytest.mark.parametrize(("log_format", "encoding"), [("json", "JSON"), ("text", None)])
+def test_logs_are_json_where_the_settings_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_format: str, encoding: str | None
+) -> None:
+    settings = Settings.model_validate({"serve": {"log_format": log_format}})
+    api, _ = deployed(monkeypatch, tmp_path, host="127.0.0.1", settings=settings)
+    assert (api["logging"] and api["logging"].encoding) == encoding
 
 
 def test_a_host_that_others_reach_is_refused_without_keys_unless_that_is_meant(

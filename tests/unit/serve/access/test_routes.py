@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from gatefold.config import PriceSettings, ServeSettings
+from gatefold.config import ServeSettings
+from gatefold.generator_settings import PriceSettings
 from serve.access.keys import KeyStore
 from serve.access.scopes import _NEEDED, needed_scopes
 from serve.jobs.database import with_database

@@ -3,8 +3,9 @@ from typing import Any
 
 import pytest
 
-from gatefold.config import JobBatchSettings, ServeSettings
+from gatefold.config import ServeSettings
 from gatefold.errors import TooLarge
+from gatefold.generator_settings import JobBatchSettings
 from serve.batches.lines import BatchLine, LineFault, LineReader
 
 URL = "https://hooks.example.org/"

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from gatefold.config import JobBatchSettings, ServeSettings
+from gatefold.config import ServeSettings
 from gatefold.errors import NoSources
+from gatefold.generator_settings import JobBatchSettings
 
 TYPE = {"Content-Type": "application/jsonl"}
 

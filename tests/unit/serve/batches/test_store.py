@@ -3,8 +3,9 @@ import asyncio
 import pytest
 import sqlalchemy as sa
 
-from gatefold.config import JobBatchSettings, ServeSettings
+from gatefold.config import ServeSettings
 from gatefold.errors import GatefoldError, LeaseLost, NotFound, Overloaded
+from gatefold.generator_settings import JobBatchSettings
 from serve.batches.lines import COVERS, SEARCHES, BatchLine
 from serve.batches.store import PRIORITY, BatchStore, LineAnswer
 from serve.jobs.tables import batch_lines, batches
@@ -111,16 +112,15 @@ def test_runners_that_claim_at_once_share_the_lines_between_them(opened: Opened)
     run(main())
 
 
-def test_a_line_whose_runner_is_lost_is_claimed_again_and_the_first_may_write_no_more(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_line_whose_runner_is_lost_is_claimed_again_and_the_first_may_write_no_more(opened: Opened) -> None:
     async def main() -> None:
         async with opened() as jobs:
             store = store_of(jobs)
             batch_id = await made(store, SEARCHES)
             (lost,) = await store.claim(1)
             assert await store.claim(1) == []
-            await asyncio.sleep(0.1)
+            async with jobs.database.write() as connection:
+                await connection.execute(sa.update(batch_lines).values(lease_until=1.0))
             (again,) = await store.claim(1)
             with pytest.raises(LeaseLost):
                 await store.answer(lost, 200, {})
@@ -129,7 +129,6 @@ def test_a_line_whose_runner_is_lost_is_claimed_again_and_the_first_may_write_no
             await store.answer(again, 200, {})
             assert (await store.get(batch_id)).counts == {"succeeded": 1}
 
-    monkeypatch.setattr("serve.batches.store._LEASE_S", 0.05)
     run(main())
 
 
