@@ -2,7 +2,7 @@
 
 import { call, currentKey, forgetKey, onKey, onUnauthorized, Problem, upload } from "/static/api/requests.js";
 import { loadServer, theLimits, theRelease } from "/static/api/server.js";
-import { nameOf as rememberedName } from "/static/covers/collection.js";
+import { forgetJob, nameOf as rememberedName } from "/static/covers/collection.js";
 import { readyComparison } from "/static/covers/comparison.js";
 import { readyFavourites } from "/static/covers/favourite.js";
 import * as generate from "/static/covers/generate.js";
@@ -124,6 +124,7 @@ async function openJob(jobId, name) {
   } catch (problem) {
     if (signal.aborted) return;
     searching(false);
+    if (problem.status === 404 && !currentKey()) forgetJob(jobId);
     showProblem(byId("search-problem"), problem.status === 404 ? goneProblem(problem) : problem, problem.status === 404 ? null : () => openJob(jobId, name));
   }
 }

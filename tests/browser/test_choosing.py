@@ -13,10 +13,10 @@ pytestmark = pytest.mark.browser
 
 
 def test_on_a_phone_covers_begin_near_the_top_and_are_kept_and_compared_by_touch(
-    phone: Visit, fake_url: str, song: Path
+    phone: Visit, site_url: str, song: Path
 ) -> None:
     page = phone.page
-    page.goto(fake_url)
+    page.goto(site_url)
     page.get_by_label("Drop a song here").set_input_files(song)
     first = page.locator("#current li").first
     expect(first).to_be_visible()

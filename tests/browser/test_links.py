@@ -72,12 +72,20 @@ def test_covers_that_are_being_made_are_followed_by_their_link_and_not_cancelled
     visit.page.get_by_role("button", name="Cancel").click()
 
 
-def test_a_link_to_covers_that_are_gone_says_so(visit: Visit, fake_url: str) -> None:
+UNFINISHED = """localStorage.setItem("gatefold-jobs", JSON.stringify(
+    [{ id: "gone", name: "A song", at: "2020-01-01T00:00:00Z", until: null, covers: [] }]))"""
+
+
+def test_a_link_to_covers_that_are_gone_says_so_and_leaves_the_songs_before(visit: Visit, fake_url: str) -> None:
     page = visit.page
-    page.goto(f"{fake_url}/covers/gone#A%20name")
+    page.goto(fake_url)
+    page.evaluate(UNFINISHED)
+    page.reload()
+    expect(page.get_by_role("link", name="A song")).to_contain_text("Not finished when you left")
+    page.get_by_role("link", name="A song").click()
     expect(page.get_by_role("alert")).to_contain_text("These covers are not here")
     expect(page.get_by_role("alert")).to_contain_text("deleted after their time")
-    expect(page.get_by_label("Drop a song here")).to_be_attached()
+    expect(page.locator("#shelf")).to_be_hidden()
 
 
 def test_what_a_link_has_after_its_hash_is_shown_as_text_alone(
