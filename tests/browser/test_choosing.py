@@ -41,7 +41,11 @@ def test_on_a_phone_covers_begin_near_the_top_and_are_kept_and_compared_by_touch
     dialog.get_by_role("button", name="Keep").last.tap()
     dialog.get_by_role("button", name="Show large").last.tap()
     expect(page.get_by_role("dialog", name="New cover 3 of 4")).to_be_visible()
+    page.get_by_role("button", name="Next cover").tap()
+    page.get_by_role("dialog").get_by_role("button", name="Compare").tap()
     page.get_by_role("button", name="Close", exact=True).tap()
+    expect(page.locator("#pick-bar")).to_contain_text("Cover 4, seed")
+    page.get_by_role("button", name="Stop comparing").tap()
     expect(page.locator("#pick-bar")).to_be_hidden()
     expect(covers).to_have_count(4)
 
@@ -106,7 +110,9 @@ def test_a_browser_that_keeps_nothing_says_so(visit: Visit, fake_url: str, song:
     page = visit.page
     page.add_init_script("Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }")
     first_covers(page, fake_url, song, 41)
-    page.get_by_role("button", name="Keep cover with seed 41").click()
+    keep = page.get_by_role("button", name="Keep cover with seed 41")
+    keep.click()
     expect(page.locator("#announcer")).to_contain_text("This browser keeps nothing")
+    expect(keep).to_have_text("Cannot keep")
     expect(page.locator("#current [aria-pressed=true]")).to_have_count(0)
     assert visit.complaints == []

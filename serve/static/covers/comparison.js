@@ -55,7 +55,10 @@ export function compareButton(pick, openLarge) {
 }
 
 function press(pick, openLarge) {
-  picks = picks.some(isOf(pick)) ? picks.filter((one) => !isOf(pick)(one)) : [...picks, pick];
+  const others = picks.filter((one) => !isOf(pick)(one));
+  const held = others.length < picks.length;
+  if (held) picks = others;
+  else picks = picks.length < 2 ? [...picks, pick] : [pick]; // a third begins another pair
   changed();
   if (picks.length < 2) {
     announce(byId("pick-words").textContent || "Not picked any more");

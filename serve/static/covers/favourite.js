@@ -3,6 +3,8 @@
 import { isFavourite, onCollection, toggleFavourite } from "/static/covers/collection.js";
 import { announce, build } from "/static/document/dom.js";
 
+const FULL = "This browser keeps nothing: its storage is full, or switched off.";
+
 function draw(button) {
   const [jobId, index] = button.dataset.favourite.split(" ");
   button.setAttribute("aria-pressed", String(isFavourite(jobId, Number(index))));
@@ -17,16 +19,18 @@ function draw(button) {
 export function favouriteButton(job, image, name) {
   const button = build("button", {
     type: "button", className: "button quiet toggle", "aria-label": `Keep cover with seed ${image.seed} as a favourite`, "data-favourite": `${job.job_id} ${image.index}`,
-    on: { click: () => press(job, image, name) },
+    on: { click: (event) => press(event.currentTarget, job, image, name) },
   }, "Keep");
   draw(button);
   return button;
 }
 
-async function press(job, image, name) {
+async function press(button, job, image, name) {
   try {
     const done = await toggleFavourite(job, image, name);
-    if (!done) announce("This browser keeps nothing: its storage is full, or switched off.");
+    button.textContent = done ? "Keep" : "Cannot keep";
+    button.title = done ? "" : FULL;
+    if (!done) announce(FULL);
     else announce(isFavourite(job.job_id, image.index) ? "Kept in this browser" : "No longer kept");
   } catch (problem) {
     announce(`Kept without its picture: ${problem.message}`);

@@ -49,6 +49,7 @@ async function send() {
     if (error.name === "AbortError") return; // the visitor thought better of it
     link.focus(); // no clipboard at this address, or not allowed: the link is there to be taken by hand
     link.select();
+    byId("share-send").textContent = "Copy by hand";
     announce("The link could not be copied. It is marked: copy it by hand.");
   }
 }
