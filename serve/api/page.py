@@ -3,8 +3,9 @@ nothing of the API beside it."""
 
 import asyncio
 import csv
+from functools import partial
 from importlib.resources import files
-from mimetypes import guess_type
+from mimetypes import add_type, guess_type
 from pathlib import Path
 from urllib.parse import quote
 
@@ -23,7 +24,8 @@ STATIC = Path(__file__).parents[1] / "static"
 SWAGGER = str(files("fastapi_offline") / "static")
 """Swagger UI, as a package that is made anew with each of its releases holds it"""
 SWAGGER_FILES = ("swagger-ui.css", "swagger-ui-bundle.js")
-PAGES = {"/": "index.html", "/docs": "docs.html"}
+PAGES = {"/": "index.html", "/covers/{job_id}": "index.html", "/docs": "docs.html"}
+"""files by path; the page itself reads which job its path names"""
 ATTRIBUTION = "ATTRIBUTION.csv"
 _UNKNOWN_TYPE = "application/octet-stream"
 _COLUMNS = ("file", "title", "artist", "genre", "licence", "attribution")
@@ -61,15 +63,14 @@ class Examples:
 
 
 def install_page(app: FastAPI) -> None:
-    """The page at `/` and the description's at `/docs`, and what they load; nothing comes from elsewhere."""
+    """The page at `/` and `/covers/{job_id}`, the description's at `/docs`, and what they load; nothing comes from
+    elsewhere."""
+    add_type("font/woff2", ".woff2")
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.mount("/docs/assets", SwaggerFiles(directory=SWAGGER), name="swagger-ui")
 
-    async def page(request: Request) -> FileResponse:
-        return FileResponse(STATIC / PAGES[request.url.path])
-
-    for path in PAGES:
-        app.add_route(path, page, methods=["GET"], include_in_schema=False)
+    for path, file in PAGES.items():
+        app.add_route(path, partial(_page, STATIC / file), methods=["GET"], include_in_schema=False)
 
 
 class SwaggerFiles(StaticFiles):
@@ -79,6 +80,10 @@ class SwaggerFiles(StaticFiles):
         if path not in SWAGGER_FILES:
             raise HTTPException(404)
         return await super().get_response(path, scope)
+
+
+async def _page(file: Path, _: Request) -> FileResponse:
+    return FileResponse(file)
 
 
 def _read(folder: Path) -> list[Example]:

@@ -80,7 +80,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def fake_url() -> Iterator[str]:
     """A fast fake API."""
-    with FakeServer(step_s=0.03) as server:
+    with FakeServer(step_s=0.01) as server:
         yield server.url
 
 
@@ -94,14 +94,14 @@ def slow_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def locked_url() -> Iterator[str]:
     """A fake API that asks for the key 'open sesame'."""
-    with FakeServer(step_s=0.03, key="open sesame") as server:
+    with FakeServer(step_s=0.01, key="open sesame") as server:
         yield server.url
 
 
 @pytest.fixture(scope="session")
 def transformer_url() -> Iterator[str]:
     """A fake API whose generator knows neither novelty nor sources."""
-    with FakeServer(step_s=0.03, kind="transformer") as server:
+    with FakeServer(step_s=0.01, kind="transformer") as server:
         yield server.url
 
 
@@ -122,6 +122,17 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 @pytest.fixture
 def visit(context: BrowserContext) -> Visit:
     return Visit(context.new_page())
+
+
+@pytest.fixture
+def phone(browser: Browser) -> Iterator[Visit]:
+    """A page on a phone: touched, not pointed at."""
+    context = browser.new_context(
+        viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True, accept_downloads=True
+    )
+    context.set_default_timeout(WAIT_MS)
+    yield Visit(context.new_page())
+    context.close()
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 It serves the real page, so that the page can be built and tried where there is no model. It knows of a song only what
 the first bytes of its file say. What it does with a request is fixed, so that a test can ask for it: novelty 0 takes 4
-sources and 1 takes 40; a picture with more than half from one source is refused, and so is one whose seed ends in 000.
+sources and 1 takes 40; a picture with more than half from one source is refused, and so is one whose seed ends in 000;
+an export whose title has a price breaks a rule.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import json
 import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,10 +23,11 @@ from fastapi.responses import FileResponse, JSONResponse, Response, StreamingRes
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from serve.middleware.security_headers import PAGE_POLICY
+from tests.browser.fake_exports import ExportForm, exported
 from tests.browser.fake_pictures import Mosaic, compose, cover_jpeg, draw_cover, draw_spectrogram, encode
 
 STATIC = Path(__file__).parents[2] / "serve" / "static"
-CSP = "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:"
 GENRES = ["Folk", "Jazz", "Classical", "Electronic", "Hip-Hop", "Blues", "Chiptune", "Polka", "Lo-fi"]
 FIRST = ["Quiet", "Glass", "Northern", "Paper", "Second", "Velvet", "Salt", "Hollow", "Late", "Copper"]
 SECOND = ["Rooms", "Harbour", "Machines", "Orchard", "Weather", "Telephone", "Summer", "Atlas", "Parade", "Snow"]
@@ -43,7 +45,9 @@ LIMITS = {
     "n_max": 8,
     "size_max": 1024,
     "size_min": 256,
+    "image_size_max": 3000,
     "steps_max": 100,
+    "results_kept_s": 86_400.0,
 }
 Kind = Literal["local-score", "transformer"]
 Upload = Annotated[bytes, File()]
@@ -104,6 +108,7 @@ class Job:
         self.state, self.progress, self.version = "queued", 0.0, 0
         self.created_at = _now()
         self.finished_at: str | None = None
+        self.expires_at: str | None = None
         self.changed = asyncio.Condition()
         asked = request["source_song_ids"]
         every = [match(rank, name) for rank in range(1, 101)]
@@ -116,6 +121,7 @@ class Job:
             self.version += 1
             if self.state in ENDED:
                 self.finished_at = _now()
+                self.expires_at = _now(LIMITS["results_kept_s"])
             self.changed.notify_all()
 
     async def work(self) -> None:
@@ -173,6 +179,7 @@ class Job:
             "progress": self.progress,
             "created_at": self.created_at,
             "finished_at": self.finished_at,
+            "expires_at": self.expires_at,
             "release": "fake-1",
             "request": self.request,
             "matches": self.matches if self.state != "queued" else [],
@@ -187,8 +194,8 @@ def _mosaic(seed: int, names: tuple[str, ...], novelty: float, palette: str | No
     return compose(seed, list(names), novelty, palette)
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat()
+def _now(later_s: float = 0.0) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=later_s)).isoformat()
 
 
 def create_app(examples: Path, step_s: float = 0.05, key: str | None = None, kind: Kind = "local-score") -> FastAPI:
@@ -230,6 +237,7 @@ def create_app(examples: Path, step_s: float = 0.05, key: str | None = None, kin
 
     _following(app, jobs)
     _pictures(app, jobs)
+    _exports(app, jobs)
     return app
 
 
@@ -248,7 +256,7 @@ def _access(app: FastAPI, key: str | None) -> None:
             detail = "every call needs an API key; ask who runs this server for one"
             return _problem(RefusedError(401, "Unauthorized", "unauthorized", detail))
         response = await call_next(request)
-        response.headers["Content-Security-Policy"] = CSP
+        response.headers["Content-Security-Policy"] = PAGE_POLICY
         return response
 
     @app.exception_handler(RefusedError)
@@ -260,6 +268,7 @@ def _access(app: FastAPI, key: str | None) -> None:
         return _problem(RefusedError(422, "Invalid request", "invalid_request", str(error.errors())))
 
     @app.get("/")
+    @app.get("/covers/{job_id}")
     async def page() -> FileResponse:
         return FileResponse(STATIC / "index.html")
 
@@ -304,6 +313,8 @@ def _following(app: FastAPI, jobs: dict[str, Job]) -> None:
 
     @app.get("/v1/covers/{job_id}")
     async def read(job_id: str) -> dict[str, Any]:
+        if job_id not in jobs:
+            raise RefusedError(404, "Not found", "unknown_job", f"there is no job '{job_id}'")
         return jobs[job_id].body()
 
     @app.delete("/v1/covers/{job_id}")
@@ -347,6 +358,17 @@ def _pictures(app: FastAPI, jobs: dict[str, Job]) -> None:
     @app.get("/v1/covers/{job_id}/images/{index}/sources.png")
     def sources_map(job_id: str, index: int) -> Response:
         return Response(encode(jobs[job_id].mosaic(index).map(), "PNG"), media_type="image/png")
+
+
+def _exports(app: FastAPI, jobs: dict[str, Job]) -> None:
+    @app.post("/v1/covers/{job_id}/images/{index}/export")
+    def export(job_id: str, index: int, fields: ExportForm) -> Response:
+        if fields.title and "$" in fields.title:
+            detail = "title on the picture: found a price, allowed no addresses, handles or prices"
+            raise RefusedError(422, "Preflight failed", "preflight_failed", detail)
+        job = jobs[job_id]
+        archive = exported(job.mosaic(index).picture(300), f"cover-{job.request['seed'] + index}", fields)
+        return Response(archive, media_type="application/zip")
 
 
 async def _events(job: Job, seen: int) -> AsyncIterator[str]:

@@ -6,13 +6,15 @@ import io
 import math
 import random
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 MAP_SIZE = 256
 """pixels a side of a map of sources, whatever the size of the cover"""
+DRAWN_SIZE = 128
+"""pixels a side that covers are drawn at: enough to be looked at, and quick"""
 BLENDED = 0.003
 """share of a last source that leads at no pixel"""
 
@@ -100,11 +102,15 @@ class Mosaic:
     palette: str | None
 
     def picture(self, size: int) -> Image.Image:
-        """The cover at a size in pixels."""
-        picture = self._source(self.names[0], size)
+        """The cover at a size in pixels, enlarged from a small drawing."""
+        return self._drawn.resize((size, size), Image.Resampling.BICUBIC)
+
+    @cached_property
+    def _drawn(self) -> Image.Image:
+        picture = self._source(self.names[0], DRAWN_SIZE)
         for index, name in enumerate(self.names):
-            mask = Image.fromarray(np.uint8(self.holder == index) * 255).resize((size, size), Image.Resampling.BICUBIC)
-            picture.paste(self._source(name, size), mask=mask)
+            mask = Image.fromarray(np.uint8(self.holder == index) * 255).resize(picture.size, Image.Resampling.BICUBIC)
+            picture.paste(self._source(name, DRAWN_SIZE), mask=mask)
         return picture
 
     def _source(self, name: str, size: int) -> Image.Image:

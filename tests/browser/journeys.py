@@ -9,13 +9,30 @@ SEARCH_MS = 60_000
 GENERATE_MS = 300_000
 """milliseconds; a real endpoint may generate on a CPU"""
 TABS = 120
+FIRST_NUMBER = """
+const draw = crypto.getRandomValues.bind(crypto);
+crypto.getRandomValues = (numbers) => {{ crypto.getRandomValues = draw; return numbers.fill({seed}); }};
+"""
+"""the first number that a page draws at random is that of its first seed"""
 
 
-def search(page: Page, url: str, song: Path) -> None:
-    """Opens the page, hands a song in, and waits for its covers."""
+def search(page: Page, url: str, song: Path, seed: int | None = None) -> None:
+    """Opens the page, hands a song in, and waits for its covers to be found.
+
+    Args:
+        seed: that the page draws for the covers which begin by themselves; random when None.
+    """
+    if seed is not None:
+        page.add_init_script(FIRST_NUMBER.format(seed=seed))
     page.goto(url)
     page.get_by_label("Drop a song here").set_input_files(song)
     expect(page.get_by_role("heading", name="The nearest")).to_be_visible(timeout=SEARCH_MS)
+
+
+def first_covers(page: Page, url: str, song: Path, seed: int, count: int = 4) -> Locator:
+    """The covers that begin by themselves for a song, from a seed; those that are handed out."""
+    search(page, url, song, seed)
+    return wait_for_covers(page, count)
 
 
 def tab_to(page: Page, wanted: Locator) -> None:
@@ -28,9 +45,10 @@ def tab_to(page: Page, wanted: Locator) -> None:
 
 
 def wait_for_covers(page: Page, count: int = 4) -> Locator:
-    """The new covers, with their pictures loaded."""
-    covers = page.get_by_role("button", name=re.compile("^New cover"))
-    expect(covers).to_have_count(count, timeout=GENERATE_MS)
+    """The new covers in the sleeve, with their pictures loaded."""
+    expect(page.locator("#current .set:not(.working)")).to_be_visible(timeout=GENERATE_MS)
+    covers = page.locator("#current").get_by_role("button", name=re.compile("^New cover"))
+    expect(covers).to_have_count(count)
     for picture in covers.locator("img").all():
         picture.scroll_into_view_if_needed()
         expect(picture).not_to_have_js_property("naturalWidth", 0)
@@ -38,8 +56,10 @@ def wait_for_covers(page: Page, count: int = 4) -> Locator:
 
 
 def generate(page: Page, seed: int, count: int = 4) -> Locator:
-    """Makes covers from a seed and waits for those that are handed out."""
+    """Makes covers from a seed, once those before are done, and waits for those that are handed out."""
     page.get_by_role("textbox", name="Seed").fill(str(seed))
     page.get_by_role("button", name=re.compile(f"from seed {seed}$")).click()
-    expect(page.get_by_role("button", name=f"Use seed {seed} again")).to_be_visible(timeout=GENERATE_MS)
+    expect(page.locator("#current").get_by_role("button", name=f"Use seed {seed} again")).to_be_visible(
+        timeout=GENERATE_MS
+    )
     return wait_for_covers(page, count)

@@ -12,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.browser.conftest import Visit
-from tests.browser.journeys import generate, search, tab_to, wait_for_covers
+from tests.browser.journeys import first_covers, generate, search, tab_to, wait_for_covers
 
 pytestmark = pytest.mark.browser
 
@@ -75,8 +75,7 @@ class Opened:
 @pytest.fixture
 def opened(visit: Visit, fake_url: str, song: Path) -> Opened:
     """The first of four new covers, large."""
-    search(visit.page, fake_url, song)
-    return Opened(visit.page, fake_url, generate(visit.page, SEED).first)
+    return Opened(visit.page, fake_url, first_covers(visit.page, fake_url, song, SEED).first)
 
 
 def test_pointing_at_a_place_names_the_source_that_holds_it(opened: Opened, visit: Visit) -> None:
@@ -175,8 +174,7 @@ def test_the_list_of_sources_is_walked_by_keys_and_lights_what_has_the_focus(ope
 def test_a_tap_names_the_source_of_its_place(browser: Browser, fake_url: str, song: Path) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
     page = context.new_page()
-    search(page, fake_url, song)
-    opened = Opened(page, fake_url, generate(page, SEED).first)
+    opened = Opened(page, fake_url, first_covers(page, fake_url, song, SEED).first)
     box = opened.stage.bounding_box()
     assert box is not None
     x, y = opened.place_of(2)
@@ -189,8 +187,7 @@ def test_a_tap_names_the_source_of_its_place(browser: Browser, fake_url: str, so
 
 def test_each_cover_says_from_how_many_it_comes_and_how_much_of_one(visit: Visit, fake_url: str, song: Path) -> None:
     page = visit.page
-    search(page, fake_url, song)
-    cover = generate(page, SEED).first
+    cover = first_covers(page, fake_url, song, SEED).first
     line = page.locator(".set-covers li").first.locator(".origin")
     expect(line).to_have_text(re.compile(r"^from \d+ covers, at most \d+\s% of one$"))
     opened = Opened(page, fake_url, cover)
@@ -202,8 +199,7 @@ def test_each_cover_says_from_how_many_it_comes_and_how_much_of_one(visit: Visit
 
 def test_a_cover_that_is_not_handed_out_keeps_its_place_and_says_why(visit: Visit, fake_url: str, song: Path) -> None:
     page = visit.page
-    search(page, fake_url, song)
-    generate(page, 998, count=3)
+    first_covers(page, fake_url, song, 998, count=3)
     tiles = page.locator(".set-covers > li")
     expect(tiles).to_have_count(4)
     expect(tiles.nth(2)).to_contain_text("Not handed out")
@@ -222,10 +218,10 @@ def test_a_single_source_makes_copies_and_none_is_handed_out(visit: Visit, fake_
     page.locator("#covers button").nth(5).click()
     expect(page.locator("#steering")).to_contain_text("With few sources")
     generate(page, SEED, count=0)
-    refused = page.locator(".refused")
+    refused = page.locator("#current .refused")
     expect(refused).to_have_count(4)
     expect(refused.first).to_contain_text("100.0 % of it came from one cover; at most 50.0 % may.")
-    expect(page.locator("#announcer")).to_have_text("No new covers are ready, four not handed out. Set 1.")
+    expect(page.locator("#announcer")).to_have_text("No new covers are ready, four not handed out. Set 2.")
 
 
 def test_without_attribution_none_of_its_parts_is_shown(visit: Visit, transformer_url: str, song: Path) -> None:
@@ -233,7 +229,6 @@ def test_without_attribution_none_of_its_parts_is_shown(visit: Visit, transforme
     search(page, transformer_url, song)
     for part in ("#novelty-setting", "#modes", "#steering"):
         expect(page.locator(part)).to_be_hidden()
-    page.get_by_role("button", name="Make four covers").click()
     wait_for_covers(page).first.click()
     expect(page.get_by_role("dialog", name="New cover 1 of 4")).to_be_visible()
     expect(page.locator(".neighbours li")).to_have_count(12)
@@ -251,8 +246,7 @@ def test_sources_that_cannot_be_read_are_asked_for_again(visit: Visit, fake_url:
         route.fulfill(status=503, body=body)
 
     page.route("**/sources", refuse)
-    search(page, fake_url, song)
-    generate(page, SEED).first.click()
+    first_covers(page, fake_url, song, SEED).first.click()
     problem = page.locator(".sources .problem")
     expect(problem).to_contain_text("the sources cannot be read now")
     page.unroute("**/sources", refuse)
@@ -268,7 +262,7 @@ def test_behind_a_key_sources_are_shown_too(visit: Visit, locked_url: str, song:
     page.get_by_label("API key").fill("open sesame")
     page.keyboard.press("Enter")
     expect(page.locator("#novelty-words")).to_contain_text("0.40, the default of this release")
-    generate(page, SEED).first.click()
+    wait_for_covers(page).first.click()
     expect(page.locator(".stage")).to_have_attribute("data-ready", "yes")
     page.locator(".source").first.hover()
     expect(page.locator(".overlay")).to_have_attribute("data-source", "0")

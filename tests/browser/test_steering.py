@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import FilePayload, Page, expect
 
 from tests.browser.conftest import Visit
-from tests.browser.journeys import GENERATE_MS, generate, search, tab_to
+from tests.browser.journeys import GENERATE_MS, search, tab_to, wait_for_covers
 
 pytestmark = pytest.mark.browser
 
@@ -17,6 +17,7 @@ FORMATS = "MP3, FLAC, WAV, Ogg, Opus, M4A."
 
 def make(page: Page) -> dict[str, Any]:
     """Presses the button that makes covers, waits for them, and returns the request as the server took it."""
+    expect(page.locator("#make")).to_be_enabled(timeout=GENERATE_MS)
     with page.expect_response(lambda response: response.request.method == "POST") as answer:
         page.locator("#make").click()
     expect(page.locator("#make")).to_be_enabled(timeout=GENERATE_MS)
@@ -54,8 +55,8 @@ def test_sources_and_colours_are_chosen_by_mouse_and_can_be_taken_back(visit: Vi
     request = make(page)
     assert request["source_song_ids"] == song_ids(page, 2, 4, 6, 9)
     assert [request["palette_from"]] == song_ids(page, 8)
-    expect(page.locator(".set-request")).to_contain_text("512 px, 4 chosen sources, colours of ")
-    page.locator(".set-covers button").first.click()
+    expect(page.locator(".set-request").first).to_contain_text("512 px, 4 chosen sources, colours of ")
+    page.locator("#current [data-tile]").first.click()
     expect(page.locator(".source").first).to_be_visible()
     assert page.locator(".source").count() <= 4
     page.keyboard.press("Escape")
@@ -92,6 +93,7 @@ def test_sources_and_colours_are_chosen_by_keys_alone(visit: Visit, fake_url: st
     page.keyboard.press("Enter")
     expect(chips).to_have_count(4)
     expect(chips.first).to_be_focused()
+    expect(page.locator("#make")).to_be_enabled()
     tab_to(page, page.locator("#make"))
     with page.expect_response(lambda response: response.request.method == "POST") as answer:
         page.keyboard.press("Enter")
@@ -156,7 +158,7 @@ def test_covers_are_made_and_saved_at_the_chosen_size(visit: Visit, fake_url: st
     expect(page.get_by_label("Size")).to_have_value("512")
     page.get_by_label("Size").select_option(str(size))
     assert make(page)["size"] == size
-    page.locator(".set-covers button").first.click()
+    page.locator("#current [data-tile]").first.click()
     expect(page.locator(".viewer-side")).to_contain_text(f"made at {size} pixels a side")
     with page.expect_download() as download:
         page.get_by_role("button", name=f"PNG {size}").click()
@@ -166,7 +168,7 @@ def test_covers_are_made_and_saved_at_the_chosen_size(visit: Visit, fake_url: st
 def test_limits_are_those_that_the_server_states(visit: Visit, fake_url: str, song: Path) -> None:
     page = visit.page
     limits = {"upload_max_bytes": 3_000_000, "upload_max_duration_s": 600.0, "k_max": 40, "n_max": 2,
-              "size_max": 512, "size_min": 256, "steps_max": 100}  # fmt: skip
+              "size_max": 512, "size_min": 256, "image_size_max": 1024, "results_kept_s": 7200.0}  # fmt: skip
     page.route("**/v1/limits", lambda route: route.fulfill(json=limits))
     page.goto(fake_url)
     expect(page.locator("#limits")).to_have_text(f"Up to 10 minutes long and 3 MB. {FORMATS}")
@@ -176,8 +178,13 @@ def test_limits_are_those_that_the_server_states(visit: Visit, fake_url: str, so
     page.get_by_label("Drop a song here").set_input_files(song)
     expect(page.get_by_role("heading", name="The nearest 40")).to_be_visible()
     expect(page.get_by_label("Size").get_by_role("option")).to_have_text(["256 pixels a side", "512 pixels a side"])
-    expect(page.get_by_role("button", name="Make two covers")).to_be_visible()
-    generate(page, 41, count=2)
+    expect(page.locator("#kept-words")).to_have_text("The covers are kept for 2 hours, then deleted.")
+    wait_for_covers(page, count=2).first.click()
+    expect(page.get_by_role("group", name="Save this cover").get_by_role("button")).to_have_text(
+        ["PNG 512", "PNG 1024", "JPEG 512", "JPEG 1024"]
+    )
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Two more")).to_be_visible()
     assert visit.complaints == []
 
 

@@ -79,7 +79,7 @@ def test_the_wheel_holds_what_is_read_at_run_time(wheel: Path) -> None:
     wanted = {"serve/serve.yaml", "pipelines/prices.yaml", "pipelines/workers.yaml"}
     wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "serve/jobs/migrations").rglob("*.py")}
     for folder in ("gatefold/examples", "serve/static"):
-        wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).iterdir()}
+        wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*") if path.is_file()}
     assert wanted <= names
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gatefold.errors import InvalidSettings
-from serve.api.page import Examples
+from serve.api.page import STATIC, Examples
 
 HEAD = "file,title,artist,genre,licence,attribution\n"
 ROW = 'a b.ogg,Song,Somebody,jazz,CC BY 4.0,"Song by Somebody, CC BY 4.0"\n'
@@ -74,6 +74,31 @@ def test_the_page_is_served_with_a_policy_that_lets_nothing_foreign_in(endpoint:
     assert page.headers["x-content-type-options"] == "nosniff"
     assert client.get("/static/nothing.js").json()["code"] == "not_found"
     assert client.get("/static/..%2Fapi.py").status_code == 404
+
+
+def test_a_link_to_covers_is_answered_with_the_page_whatever_job_it_names(endpoint: Callable[..., Any]) -> None:
+    client = endpoint().client
+    linked = client.get("/covers/no-such-job")
+    assert linked.status_code == 200
+    assert linked.text == client.get("/").text
+    assert linked.headers["content-security-policy"] == client.get("/").headers["content-security-policy"]
+    assert client.get("/covers/a/b").status_code == 404
+
+
+def test_the_page_brings_all_that_it_loads_and_its_fonts_come_with_their_licence(endpoint: Callable[..., Any]) -> None:
+    client = endpoint().client
+    loaded = re.findall(r'(?:src|href)="(/static/[^"]+)"', client.get("/").text)
+    for path in loaded:  # which grows meanwhile
+        answer = client.get(path)
+        assert answer.status_code == 200, path
+        loaded += [one for one in re.findall(r'"(/static/[^"]+)"', answer.text) if one not in loaded]
+    fonts = {path for path in loaded if path.endswith(".woff2")}
+    assert {client.get(path).headers["content-type"] for path in fonts} == {"font/woff2"}
+    assert {path: client.get(path).status_code for path in loaded} == dict.fromkeys(loaded, 200)
+    shipped = {f"/static/{path.relative_to(STATIC).as_posix()}" for path in STATIC.rglob("*.*")}
+    unused = {path for path in shipped - {*loaded} if path.endswith((".js", ".css", ".woff2"))}
+    assert unused == {"/static/docs.js"}
+    assert "SIL OPEN FONT LICENSE" in (STATIC / "fonts" / "Archivo-LICENSE.txt").read_text()
 
 
 def test_the_description_is_shown_without_anything_from_elsewhere(endpoint: Callable[..., Any]) -> None:

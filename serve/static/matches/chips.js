@@ -1,8 +1,8 @@
 /** @module What was chosen among the matches, beside the button that generates: one chip each, to be taken away again. */
 
-import { showPicture } from "/static/api.js";
-import { build, byId, words } from "/static/dom.js";
-import { chosen, clearSources, onSteering, steerable, togglePalette, toggleSource } from "/static/steering.js";
+import { showPicture } from "/static/api/requests.js";
+import { build, byId, words } from "/static/document/dom.js";
+import { chosen, clearSources, onSteering, steerable, togglePalette, toggleSource } from "/static/matches/steering.js";
 
 const SHOWN = 8;
 const FEW = 4;
@@ -50,7 +50,7 @@ export function readyChips(total) {
     place.hidden = !steerable();
     place.replaceChildren(
       sources.length ? sourceGroup(sources, total()) : build("p", { className: "soft" },
-        `Made from all ${total()} covers. In the grid above you can choose which ones are used, and whose colours lead.`),
+        `Made from all ${total()} covers. In the grid you can choose which ones are used, and whose colours lead.`),
       ...(palette ? [group("Colours", [chip(palette, "Colours", togglePalette)])] : []),
       ...(sources.length && sources.length < FEW ? [few()] : []));
   }));

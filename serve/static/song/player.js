@@ -1,6 +1,6 @@
 /** @module The chosen song: play, pause, seek, and a disc that turns slowly while it plays. Sends nothing anywhere. */
 
-import { announce, byId, clock, prefersCalm } from "/static/dom.js";
+import { announce, byId, clock, prefersCalm } from "/static/document/dom.js";
 
 const TURN_S = 15;
 const audio = byId("audio");

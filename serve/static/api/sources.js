@@ -1,6 +1,6 @@
 /** @module Where a new cover comes from: its sources, and the map that says which source holds which place. Draws nothing. */
 
-import { call } from "/static/api.js";
+import { call } from "/static/api/requests.js";
 
 const requests = new Map();
 

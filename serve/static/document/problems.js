@@ -1,6 +1,6 @@
 /** @module How a problem is shown: what happened in the server's own words, and what one can do. */
 
-import { build } from "/static/dom.js";
+import { build } from "/static/document/dom.js";
 
 function advice(problem) {
   if (problem.retryAfter) return `The server is busy. Try again in ${problem.retryAfter} seconds.`;

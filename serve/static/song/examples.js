@@ -1,8 +1,8 @@
 /** @module The example songs: their makers' names, their licences, a preview before choosing. */
 
-import { Problem, examples } from "/static/api.js";
-import { build, byId } from "/static/dom.js";
-import { pause } from "/static/player.js";
+import { Problem, examples } from "/static/api/requests.js";
+import { build, byId } from "/static/document/dom.js";
+import { pause } from "/static/song/player.js";
 
 const preview = byId("preview");
 let playing = null;

@@ -1,11 +1,11 @@
 /** @module A new cover beside the list of its sources: pointing at either, or moving there by keys, lights up the other. */
 
-import { showPicture } from "/static/api.js";
-import { announce, build, percent, words } from "/static/dom.js";
-import { walkable } from "/static/grid.js";
-import { buildOverlay, Crosshair, light } from "/static/overlay.js";
-import { showProblem } from "/static/problems.js";
-import { loadMap, loadSources } from "/static/sources.js";
+import { showPicture } from "/static/api/requests.js";
+import { announce, build, percent, words } from "/static/document/dom.js";
+import { walkable } from "/static/document/grid.js";
+import { buildOverlay, Crosshair, light } from "/static/viewer/overlay.js";
+import { showProblem } from "/static/document/problems.js";
+import { loadMap, loadSources } from "/static/api/sources.js";
 
 const FROM_COVER = 0.45;
 const FROM_LIST = 0.82;

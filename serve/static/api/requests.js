@@ -2,6 +2,7 @@
 
 const KEY = "gatefold-key";
 let askForKey = async () => null;
+const keyListeners = [];
 let asking = null;
 
 /** What the server (or the lack of one) said: RFC 9457. `message` is the detail. */
@@ -19,6 +20,18 @@ export class Problem extends Error {
 
 /** @returns {string|null} the key of this tab */
 export const currentKey = () => sessionStorage.getItem(KEY);
+
+/** @param {() => void} listener  called when a key is taken or forgotten */
+export const onKey = (listener) => keyListeners.push(listener);
+
+function keepKey(key) {
+  if (key === null) sessionStorage.removeItem(KEY);
+  else sessionStorage.setItem(KEY, key);
+  keyListeners.forEach((listener) => listener());
+}
+
+/** Forgets the key of this tab. */
+export const forgetKey = () => keepKey(null);
 
 /** @param {(detail: string) => Promise<string|null>} asker  called when the server answers 401; null is "not now" */
 export function onUnauthorized(asker) {
@@ -59,7 +72,7 @@ async function withKey(attempt) {
       asking ??= askForKey(problem.message).finally(() => { asking = null; });
       const key = await asking;
       if (!key) throw problem;
-      sessionStorage.setItem(KEY, key);
+      keepKey(key);
     }
   }
 }
@@ -169,9 +182,23 @@ export function showPicture(image, source) {
   else image.src = source;
 }
 
+/** @returns {Promise<string>} a picture of this API as a data: address, to be kept */
+export async function pictureAsText(source) {
+  const blob = await (await call(source)).blob();
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(blob);
+  });
+}
+
 /** Saves what stands at an address of this API under a name. */
-export async function save(source, name) {
-  const address = URL.createObjectURL(await (await call(source)).blob());
+export const save = async (source, name) => saveBlob(await (await call(source)).blob(), name);
+
+/** Saves bytes under a name. */
+export function saveBlob(blob, name) {
+  const address = URL.createObjectURL(blob);
   const link = document.createElement("a");
   Object.assign(link, { href: address, download: name });
   link.click();

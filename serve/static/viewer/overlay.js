@@ -1,6 +1,6 @@
 /** @module What lies over a large cover: shade on all but the places of one source, and the crosshair that arrow keys move. */
 
-import { build } from "/static/dom.js";
+import { build } from "/static/document/dom.js";
 
 const SHADE = [5, 11, 10];
 

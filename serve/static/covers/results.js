@@ -1,10 +1,12 @@
 /** @module A set of new covers as it is made and when it is done; those that were not handed out keep their place, with the reason. */
 
-import { Problem, showPicture } from "/static/api.js";
-import { build, countWord, inWords, percent, words } from "/static/dom.js";
-import { walkable } from "/static/grid.js";
-import { loadSources } from "/static/sources.js";
-import { openCover } from "/static/viewer.js";
+import { Problem, showPicture } from "/static/api/requests.js";
+import { build, countWord, inWords, percent, words } from "/static/document/dom.js";
+import { walkable } from "/static/document/grid.js";
+import { compareButton } from "/static/covers/comparison.js";
+import { favouriteButton } from "/static/covers/favourite.js";
+import { loadSources } from "/static/api/sources.js";
+import { openCover, showLarge } from "/static/viewer/viewer.js";
 
 const REASONS = {
   too_much_of_one_source: ({ value, limit }) => `${percent(value, 1)} of it came from one cover; at most ${percent(limit, 1)} may.`,
@@ -45,14 +47,16 @@ function origin(image) {
   return line;
 }
 
-function handedOut(job, image) {
+function handedOut(job, image, number, song) {
   const picture = build("img", { alt: "" });
   showPicture(picture, `${image.url}?size=${Math.min(job.request.size ?? 512, 512)}`);
   picture.loading = "eager";
+  const label = `Set ${number}, cover ${image.index + 1}`;
   return build("li", {}, build("button", {
     type: "button", "data-tile": "", "aria-label": `New cover ${image.index + 1}, seed ${image.seed}. Show large`,
-    on: { click: () => openCover(job, job.images.indexOf(image)) },
-  }, picture), image.sources_url && origin(image), build("p", { className: "seed" }, `Seed ${image.seed}`));
+    on: { click: () => openCover(job, job.images.indexOf(image), song) },
+  }, picture), image.sources_url && origin(image),
+  build("div", { className: "tile-buttons" }, favouriteButton(job, image, song.name), compareButton({ job, image, song, label }, showLarge)));
 }
 
 function notHandedOut(refusal) {
@@ -84,19 +88,18 @@ export function outcomeWords(job, number) {
  * Shows what a job made.
  * @param {Object} set  of emptySet
  * @param {Object} job  succeeded
- * @param {number} number  of the set
- * @param {Object[]} matches  of the song, to name what was chosen
- * @param {() => void} onReuse  called to use the seed again
+ * @param {{number: number, matches: Object[], song: Object, onReuse: (() => void)|null}} about  the set's number, the
+ *   matches and the song, and what uses the seed again, where that can be done here
  */
-export function fillSet(set, job, number, matches, onReuse) {
+export function fillSet(set, job, { number, matches, song, onReuse }) {
   const nameOf = (id) => words(matches.find(({ track }) => track.song_id === id)?.track ?? {}).title;
   const refused = job.refused ?? [];
   set.element.classList.remove("working");
   set.element.querySelector(".set-head").replaceChildren(
     build("h3", {}, `Set ${number}`),
     build("p", { className: "soft set-request" }, requestWords(job.request, nameOf)),
-    build("button", { type: "button", className: "plain", on: { click: onReuse } }, `Use seed ${job.request.seed} again`));
-  const tiles = [...job.images.map((image) => [image.index, handedOut(job, image)]), ...refused.map((one) => [one.index, notHandedOut(one)])];
+    onReuse ? build("button", { type: "button", className: "plain", on: { click: onReuse } }, `Use seed ${job.request.seed} again`) : "");
+  const tiles = [...job.images.map((image) => [image.index, handedOut(job, image, number, song)]), ...refused.map((one) => [one.index, notHandedOut(one)])];
   set.list.replaceChildren(...tiles.sort((a, b) => a[0] - b[0]).map(([, tile]) => tile));
   if (job.images.length) walkable(set.list);
   if (refused.length) {

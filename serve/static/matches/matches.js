@@ -1,9 +1,9 @@
 /** @module The nearest covers: a grid in order, a plate that names the one pointed at, the genres among them; each may be chosen as a source. */
 
-import { showPicture } from "/static/api.js";
-import { build, byId, words } from "/static/dom.js";
-import { walkable } from "/static/grid.js";
-import { chosen, isPalette, isSource, onSteering, steerable, togglePalette, toggleSource } from "/static/steering.js";
+import { showPicture } from "/static/api/requests.js";
+import { build, byId, words } from "/static/document/dom.js";
+import { walkable } from "/static/document/grid.js";
+import { chosen, isPalette, isSource, onSteering, steerable, togglePalette, toggleSource } from "/static/matches/steering.js";
 
 const LARGE = 4;
 const NAMED_GENRES = 6;

@@ -1,6 +1,6 @@
 /** @module The settings of new covers: how mixed, which size, which seed; the release and the limits of the server decide what there is to set. */
 
-import { build, byId } from "/static/dom.js";
+import { build, byId } from "/static/document/dom.js";
 
 const SIZES = [256, 512, 1024];
 const DEFAULT_SIZE = 512;

@@ -41,7 +41,7 @@ export function clock(seconds) {
 }
 
 /** @returns {string} a small count as a word */
-export const countWord = (count) => ["no", "one", "two", "three", "four"][count] ?? String(count);
+export const countWord = (count) => ({ 0: "no", 1: "one", 2: "two", 3: "three", 4: "four", 100: "hundred" })[count] ?? String(count);
 
 /** @returns {string} a size in bytes as megabytes, the last digit rounded down */
 export const megabytes = (bytes) => `${Math.floor(bytes / 1e5) / 10} MB`;
@@ -50,8 +50,9 @@ export const megabytes = (bytes) => `${Math.floor(bytes / 1e5) / 10} MB`;
 export function inWords(seconds) {
   if (seconds < 1.5) return "1 second";
   if (seconds < 100) return `${Math.round(seconds)} seconds`;
-  const minutes = Math.round(seconds / 60);
-  return minutes === 1 ? "1 minute" : `${minutes} minutes`;
+  const [minutes, hours, days] = [60, 3_600, 86_400].map((unit) => Math.round(seconds / unit));
+  if (minutes < 100) return minutes === 1 ? "1 minute" : `${minutes} minutes`;
+  return hours < 48 ? `${hours} hours` : `${days} days`;
 }
 
 /** @returns {boolean} whether the visitor asked for less motion */
@@ -65,3 +66,11 @@ export function words(track) {
     genre: track.genre || "No genre given",
   };
 }
+
+const WHEN = { weekday: "short", hour: "2-digit", minute: "2-digit" };
+
+/** @returns {string} a day and time, as in Sun 14:05, in the visitor's own time */
+export const dayAndTime = (text) => new Date(text).toLocaleString("en-GB", WHEN).replace(",", "");
+
+/** Scrolls an element into sight, at once for those who asked for less motion. */
+export const bringUp = (element) => element.scrollIntoView({ block: "start", behavior: prefersCalm() ? "auto" : "smooth" });
