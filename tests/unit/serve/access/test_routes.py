@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from gatefold.config import ServeSettings
+from gatefold.errors import DatabaseUnavailable
 from gatefold.generator_settings import PriceSettings
+from serve.access.audit import AuditLog
 from serve.access.keys import KeyStore
 from serve.access.scopes import _NEEDED, needed_scopes
 from serve.jobs.database import with_database
@@ -325,7 +327,7 @@ def test_calls_of_an_admin_route_are_written_down_also_those_that_are_refused(
     client.delete("/v1/tracks/t5", headers=key)
     client.delete("/v1/tracks/t5", headers=admin)
     client.delete("/v1/tracks/x", headers=admin)
-    client.delete("/v1/tracks/t5")  # nobody knows whose that is: it is in the log alone
+    client.delete("/v1/tracks/t5")  # nobody knows whose that is
     entries = client.get("/v1/audit?limit=4", headers=admin).json()["entries"][1:]
     deleted = "DELETE /v1/tracks/{song_id}"
     assert [(one["caller"], one["action"], one["target"], one["result"]) for one in entries] == [
@@ -342,3 +344,34 @@ def test_without_keys_the_audit_names_anyone(endpoint: Callable[..., Any]) -> No
     client.delete("/v1/tracks/t5")
     (_, entry) = client.get("/v1/audit").json()["entries"]
     assert (entry["caller"], entry["result"]) == ("anyone", "204")
+
+
+def test_what_cannot_be_written_into_the_audit_is_not_done(
+    endpoint: Callable[..., Any], new_key: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> int:
+        raise DatabaseUnavailable("the database of jobs does not answer")
+
+    admin = bearer(new_key("admin"))
+    e = endpoint()
+    monkeypatch.setattr(AuditLog, "begin", away)
+    answer = e.client.delete("/v1/tracks/t5", headers=admin)
+    assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
+    assert "retry-after" in answer.headers
+    assert e.active.optouts.song_ids == frozenset()
+    assert searched(e.client, admin).status_code == 200
+
+
+def test_what_was_done_is_answered_also_where_its_result_cannot_be_written(
+    endpoint: Callable[..., Any], new_key: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise DatabaseUnavailable("the database of jobs does not answer")
+
+    admin = bearer(new_key("admin"))
+    client = endpoint().client
+    with monkeypatch.context() as patch:
+        patch.setattr(AuditLog, "finish", away)
+        assert client.delete("/v1/tracks/t5", headers=admin).status_code == 204
+    entry = client.get("/v1/audit", headers=admin).json()["entries"][1]
+    assert (entry["target"], entry["result"]) == ("/v1/tracks/t5", None)
