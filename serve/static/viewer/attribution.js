@@ -78,7 +78,7 @@ export class Attribution {
     this.rows = this.sources.map((source) => row(source, largest));
     this.rows.forEach((button, index) => {
       const point = () => this.show(index, FROM_LIST);
-      button.addEventListener("pointerenter", point);
+      button.addEventListener("pointerenter", (event) => { if (this.hasMoved(event)) point(); });
       button.addEventListener("focus", point);
       button.addEventListener("pointerleave", () => this.rest());
       button.addEventListener("blur", () => this.rest());
@@ -86,6 +86,13 @@ export class Attribution {
     });
     this.list.replaceChildren(...this.rows.map((button) => build("li", {}, button)));
     walkable(this.list);
+  }
+
+  /** Whether a pointer has come to another place: a list that keys scroll passes under one that rests. */
+  hasMoved({ clientX, clientY }) {
+    const [x, y] = this.pointer ?? [];
+    this.pointer = [clientX, clientY];
+    return x !== clientX || y !== clientY;
   }
 
   /** Lights the places of a source and names it; -1 shows the cover as it is. */
