@@ -122,12 +122,15 @@ EVENTS: Responses = {
 }
 
 JSON_LINES = "application/jsonl"
-_LINES_SCHEMA = {"type": "string", "description": "JSON lines"}
+_LINES_SCHEMA = {"type": "string", "format": "binary", "contentMediaType": JSON_LINES}
 BATCH_BODY = {"requestBody": {"required": True, "content": {JSON_LINES: {"schema": _LINES_SCHEMA}}}}
 BATCH_CREATED: Responses = {
     202: {"description": "The batch, which runs.", "headers": headers("Location: path of the batch")},
 }
-LINES: Responses = {200: {"description": "JSON lines, each as this schema says."}}
+_ANSWERS = _LINES_SCHEMA | {"contentSchema": {"$ref": "#/components/schemas/BatchLineAnswer"}}
+LINES: Responses = {
+    200: {"description": "JSON lines, one for each call.", "content": {JSON_LINES: {"schema": _ANSWERS}}},
+}
 
 
 def content_responses(method: str, *media_types: str) -> Responses:

@@ -138,9 +138,9 @@ def test_a_line_that_is_handed_back_waits_so_long(opened: Opened) -> None:
             store = store_of(jobs)
             await made(store, SEARCHES)
             (claim,) = await store.claim(1)
-            await store.hand_back(claim, 0.1)
+            await store.hand_back(claim, 0.5)
             assert await store.claim(1) == []
-            await asyncio.sleep(0.15)
+            await asyncio.sleep(0.6)
             assert len(await store.claim(1)) == 1
 
     run(main())

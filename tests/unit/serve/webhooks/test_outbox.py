@@ -113,11 +113,11 @@ def test_an_attempt_whose_process_is_lost_is_made_again_under_the_same_id(
 ) -> None:
     async def main() -> None:
         async with opened() as jobs:
-            outbox = Outbox(jobs.database, hooks(timeout_s=0.05))
+            outbox = Outbox(jobs.database, hooks(timeout_s=0.5))
             await cancelled(jobs, URL)
             lost = await claimed(outbox)
             assert await outbox.claim(10, {}) == []
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.6)
             again = await claimed(outbox)
             assert (again.message_id, again.body) == (lost.message_id, lost.body)
             await outbox.record(lost, Answer(0.1, 500))  # too late: it counts for nothing
