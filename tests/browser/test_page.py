@@ -202,6 +202,22 @@ def test_a_server_with_keys_asks_for_one(visit: Visit, locked_url: str, song: Pa
     expect(page.get_by_label("API key")).to_be_visible()
 
 
+def test_behind_a_key_a_picture_over_its_limit_of_requests_is_asked_for_again(
+    visit: Visit, locked_url: str, song: Path
+) -> None:
+    page = visit.page
+    full = {"Retry-After": "1"}
+    page.route("**/cover?size=384", lambda route: route.fulfill(status=429, headers=full, body="{}"), times=4)
+    page.goto(locked_url)
+    page.get_by_label("Drop a song here").set_input_files(song)
+    page.get_by_label("API key").fill("open sesame")
+    page.keyboard.press("Enter")
+    expect(page.locator("#covers .large img")).to_have_count(4)
+    for picture in page.locator("#covers .large img").all():
+        picture.scroll_into_view_if_needed()
+        expect(picture).to_have_attribute("src", re.compile("^blob:"))
+
+
 @pytest.mark.parametrize("width", [360, 768, 1280])
 def test_no_width_scrolls_sideways(browser: Browser, fake_url: str, song: Path, width: int) -> None:
     context = browser.new_context(viewport={"width": width, "height": 740}, reduced_motion="reduce")

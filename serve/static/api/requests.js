@@ -1,6 +1,7 @@
 /** @module The HTTP API: requests, problems, the key, pictures. Knows no element of the page but those handed to it. */
 
 const KEY = "gatefold-key";
+const PICTURE_TRIES = 3;
 let askForKey = async () => null;
 const keyListeners = [];
 let asking = null;
@@ -162,10 +163,17 @@ const watcher = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "300px" });
 
-async function fetchPicture(image) {
-  const address = URL.createObjectURL(await (await call(image.dataset.source)).blob());
-  image.addEventListener("load", () => URL.revokeObjectURL(address), { once: true });
-  image.src = address;
+/** A key may have a limit of requests a minute, which the covers of one song can reach: then the picture waits. */
+async function fetchPicture(image, left = PICTURE_TRIES) {
+  try {
+    const address = URL.createObjectURL(await (await call(image.dataset.source)).blob());
+    image.addEventListener("load", () => URL.revokeObjectURL(address), { once: true });
+    image.src = address;
+  } catch (problem) {
+    if (problem.status !== 429 || left === 0) throw problem;
+    await new Promise((resolve) => setTimeout(resolve, 1_000 * (Number(problem.retryAfter) || 1)));
+    await fetchPicture(image, left - 1);
+  }
 }
 
 /**
