@@ -140,7 +140,7 @@ class BatchStore:
 
     @uninterrupted
     async def get(self, batch_id: str, owner: str | None = None) -> Batch:
-        """The batch, whoever sent it, or only where this caller did. Raises: NotFound."""
+        """The batch of any caller, or only where it is this one's. Raises: NotFound."""
         async with self._database.read() as connection:
             return await self._get(connection, batch_id, owner)
 

@@ -113,7 +113,7 @@ class JobStore:
 
     @uninterrupted
     async def get(self, job_id: str, owner: str | None = None) -> Job:
-        """The job, whoever made it, or only where this caller did. Raises: UnknownJob."""
+        """The job of any caller, or only where it is this one's. Raises: UnknownJob."""
         async with self._database.read() as connection:
             return await self._get(connection, job_id, owner)
 

@@ -1,4 +1,4 @@
-/** @module A link to a job's covers, for whoever is to see them: how long it lasts, and what opening it takes. */
+/** @module A link to a job's covers, for others to see: how long it lasts, and what opening it takes. */
 
 import { currentKey } from "/static/api/requests.js";
 import { pathOf } from "/static/covers/shelf.js";
@@ -21,7 +21,7 @@ function lastsWords({ expires_at: end, finished_at: finished }) {
 function notes(job) {
   return [
     lastsWords(job),
-    currentKey() ? "This server asks for a key, and shows covers to the key that made them alone: whoever opens the link needs the same key." : "Whoever has the link can see the covers.",
+    currentKey() ? "This server asks for a key, and shows covers to the key that made them alone: to open the link one needs the same key." : "Whoever has the link can see the covers.",
     HERE.includes(location.hostname) && "This server is reached at an address of this computer: the link works on this computer alone.",
   ].filter(Boolean);
 }
