@@ -111,7 +111,7 @@ def test_behind_a_key_a_link_asks_for_it_and_says_that_it_must_be_the_same(
     page.keyboard.press("Enter")
     wait_for_covers(page)
     link = link_of(page)
-    expect(page.locator("#share-note")).to_contain_text("whoever opens the link needs the same key")
+    expect(page.locator("#share-note")).to_contain_text("to open the link one needs the same key")
     context = browser.new_context()
     other = context.new_page()
     other.goto(link)

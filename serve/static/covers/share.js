@@ -21,7 +21,7 @@ function lastsWords({ expires_at: end, finished_at: finished }) {
 function notes(job) {
   return [
     lastsWords(job),
-    currentKey() ? "This server asks for a key, and shows covers to the key that made them alone: to open the link one needs the same key." : "Whoever has the link can see the covers.",
+    currentKey() ? "This server asks for a key, and shows covers to the key that made them alone: to open the link one needs the same key." : "All who have the link can see the covers.",
     HERE.includes(location.hostname) && "This server is reached at an address of this computer: the link works on this computer alone.",
   ].filter(Boolean);
 }
