@@ -10,6 +10,7 @@ songs (as bad as it gets); and how close they come to single existing covers.
 import io
 import time
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,15 @@ from gatefold.storage.contents.cover_pixels import read_covers
 from gatefold.storage.leases import Lease
 from gatefold.storage.models.encoders import load_encoder
 from gatefold.workspace import Workspace
-from pipelines.evaluation.generation_scores import Halves, generation_measures, halves_of, share_measures
+from pipelines.evaluation.generation_scores import (
+    Halves,
+    Space,
+    at_most,
+    generation_measures,
+    halves_of,
+    independent_space,
+    share_measures,
+)
 from pipelines.evaluation.generator_candidates import Pictures, generate_covers
 from pipelines.evaluation.held_out import HeldOut, ceiling_of, embed_pairs, held_out_of
 from pipelines.evaluation.independent_features import catalogue_sample, features_of
@@ -81,7 +90,8 @@ def _measure(
     generated = generate_covers(settings, workspace, index, uri, wanted, seeds, while_held(lease, on_progress))
     encoder_uri = objects.join(workspace.encoders, versions.encoder)
     table = _retrieval(settings, workspace, held_out, encoder_uri)
-    table += _generation(settings, workspace, halves, load_encoder(encoder_uri), generated)
+    judged = _judged(settings, workspace, halves, generated) if available() else None
+    table += _generation(halves, load_encoder(encoder_uri), generated, judged)
     sheet = _draw_sheet(settings, workspace, index, sheet_ids, generated.pixels, len(asked))
     sheet_uri = objects.join(workspace.reports, SHEET)
     rows = [measure.row() for measure in table]
@@ -91,7 +101,7 @@ def _measure(
         "generated": len(asked),
         "artists": len(set(held_out.artists)),
         "table": rows,
-        "originality": _originality(settings, workspace, generated),
+        "originality": _originality(settings, generated, judged),
         "genres": measure_genres(held_out.songs @ held_out.covers.T, held_out.genres),
         "sheet": sheet_uri,
     }
@@ -115,33 +125,52 @@ def _retrieval(settings: Settings, workspace: Workspace, held_out: HeldOut, enco
     return measure_retrieval(similarity, held_out.genres, held_out.artists, baselines=baselines, seed=seed)
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """Covers in independent features, of width C."""
+
+    space: Space
+    generated: metrics.Floats
+    """[n, C]"""
+    catalogue: metrics.Floats
+    """[N, C], of covers of the catalogue"""
+    of_song: dict[str, metrics.Floats]
+    """[C], of the covers of all held-out songs"""
+
+
+def _judged(settings: Settings, workspace: Workspace, halves: Halves, generated: Pictures) -> _Judged:
+    """Each cover is looked at once, for distances and likeness alike."""
+    ids, chosen = halves.held_out.ids, catalogue_sample(settings, workspace)
+    covers = features_of(settings, workspace, [*ids, *chosen])
+    space = independent_space(IndependentFeatures())
+    made = space.embed(at_most(generated.pixels, settings.stored_cover.size))
+    return _Judged(space, made, np.stack([covers[song_id] for song_id in chosen]), covers)
+
+
 def _generation(
-    settings: Settings, workspace: Workspace, halves: Halves, encoder: DualEncoder, generated: Pictures
+    halves: Halves, encoder: DualEncoder, generated: Pictures, judged: _Judged | None
 ) -> list[Measure]:
     """Distances of the covers generated for the asked songs, in the encoder's space and in independent features."""
     count = len(halves.asked)
-    network = IndependentFeatures() if available() else None
-    ids = halves.held_out.ids
-    real, reference = (
-        read_covers(settings, workspace, [ids[place] for place in places]) if network else None
-        for places in (halves.asked, halves.reference)
-    )
-    measures = generation_measures(
-        halves, generated.pixels[:count], encoder=encoder, network=network, real=real, reference=reference
-    )
+    independent = None
+    if judged is not None:
+        reference, real = (
+            np.stack([judged.of_song[halves.held_out.ids[place]] for place in places])
+            for places in (halves.reference, halves.asked)
+        )
+        independent = (judged.space, judged.generated[:count], reference, real)
+    measures = generation_measures(halves, generated.pixels[:count], encoder=encoder, independent=independent)
     return measures + share_measures(halves, generated.largest_shares[:count])
 
 
-def _originality(settings: Settings, workspace: Workspace, generated: Pictures) -> dict[str, Any]:
+def _originality(settings: Settings, generated: Pictures, judged: _Judged | None) -> dict[str, Any]:
     """How close the generated covers come to existing ones: quantiles of each measure, attempts, refusals."""
     known = generated.originality
     measured: dict[str, list[float]] = {
         name: [one[name] for one in known if one[name] is not None] for name in ("share", "region")
     }
-    if available():
-        covers = features_of(settings, workspace, catalogue_sample(settings, workspace))
-        made = IndependentFeatures().features(generated.pixels)
-        measured["likeness"] = nearest_likeness(made, np.stack(list(covers.values()))).tolist()
+    if judged is not None:
+        measured["likeness"] = nearest_likeness(judged.generated, judged.catalogue).tolist()
     return {
         "limits": settings.originality.model_dump(),
         "quantiles": {

@@ -129,9 +129,7 @@ def generation_measures(
     generated: Pixels,
     *,
     encoder: DualEncoder,
-    network: IndependentFeatures | None = None,
-    real: Pixels | None = None,
-    reference: Pixels | None = None,
+    independent: tuple[Space, Floats, Floats, Floats] | None = None,
     attributed: Sequence[Generated] = (),
 ) -> list[Measure]:
     """Distances in the encoder's space, then in independent features where there are any, the rank of the song, and the
@@ -139,31 +137,28 @@ def generation_measures(
 
     Args:
         generated: uint8 [A, 3, S, S], one for each song in `halves.asked`.
-        network: where the extra `eval` is installed; then `real` and `reference` must be given.
-        real: uint8 [A, 3, S, S], the songs' own covers.
-        reference: uint8 [B, 3, S, S], the covers of `halves.reference`.
+        independent: a space, and in it the generated covers [A, C], those of `halves.reference` [B, C] and the songs'
+            own [A, C]; None where there is none.
         attributed: the generated covers with what is known of their sources, in the same order.
     """
     covers = halves.held_out.covers
     space = encoder_space(encoder)
     measured = space.embed(generated)
     rows = distance_measures(halves, space, measured, covers[halves.reference], covers[halves.asked])
-    if network is not None and real is not None and reference is not None:
-        space = independent_space(network)
-        pictures = (at_most(generated, real), reference, real)
-        rows += distance_measures(halves, space, *(space.embed(pixels) for pixels in pictures))
+    if independent is not None:
+        rows += distance_measures(halves, *independent)
     rows.append(rank_measure(halves, measured, covers[halves.asked]))
     return rows + share_measures(halves, [largest_share(cover) for cover in attributed])
 
 
-def at_most(pixels: Pixels, real: Pixels) -> Pixels:
-    """Generated covers uint8 [A, 3, s, s], s being the smaller side of both: more pixels alone are no likeness.
+def at_most(pixels: Pixels, size: int) -> Pixels:
+    """Generated covers uint8 [A, 3, s, s], no larger than real ones: more pixels alone are no likeness.
 
     Args:
-        pixels: uint8 [A, 3, S, S], generated.
-        real: uint8 [A, 3, S, S], of another size perhaps; only its size counts.
+        pixels: uint8 [A, 3, S, S].
+        size: pixels a side of real covers.
     """
-    return resized(pixels, min(pixels.shape[-1], real.shape[-1]))
+    return resized(pixels, min(pixels.shape[-1], size))
 
 
 def distance_measures(

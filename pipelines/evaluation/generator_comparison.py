@@ -224,7 +224,7 @@ def _pictures(candidate: Candidate, plan: CoverPlan, number: int, count: int, on
 
 def _measured(known: Known, candidate: Candidate, pictures: Pictures) -> tuple[dict[str, Floats], list[Measure]]:
     """Features [n, C] by ending of their space, scaled as it asks, and the rows of the table."""
-    pixels, asked = at_most(pictures.pixels, known.real), known.plan.asked
+    pixels, asked = at_most(pictures.pixels, known.real.shape[-1]), known.plan.asked
     features = {space.ending: space.embed(pixels) for space in known.spaces}
     rows: list[Measure] = []
     for space in known.spaces:

@@ -16,6 +16,7 @@ from pipelines.evaluation.generation_scores import (
     distance_measures,
     generation_measures,
     halves_of,
+    independent_space,
     largest_share,
     median_measure,
     rank_measure,
@@ -130,9 +131,8 @@ def test_the_largest_share_has_a_row_where_it_is_known_of_every_cover() -> None:
 
 
 def test_covers_larger_than_real_ones_are_reduced_and_smaller_ones_are_not_enlarged() -> None:
-    real = np.zeros((2, 3, 16, 16), np.uint8)
-    assert at_most(np.zeros((2, 3, 32, 32), np.uint8), real).shape == (2, 3, 16, 16)
-    assert at_most(np.zeros((2, 3, 8, 8), np.uint8), real).shape == (2, 3, 8, 8)
+    assert at_most(np.zeros((2, 3, 32, 32), np.uint8), 16).shape == (2, 3, 16, 16)
+    assert at_most(np.zeros((2, 3, 8, 8), np.uint8), 16).shape == (2, 3, 8, 8)
 
 
 def test_both_spaces_are_measured_where_the_features_are_installed() -> None:
@@ -143,14 +143,10 @@ def test_both_spaces_are_measured_where_the_features_are_installed() -> None:
     covers = [pixels[places] for places in (question.asked, question.reference)]
     known = [generated(0.5)] * 12
     own = generation_measures(question, covers[0], encoder=encoder)
+    space = independent_space(CoarseColours())
+    asked, reference = (space.embed(some) for some in covers)
     both = generation_measures(
-        question,
-        covers[0],
-        encoder=encoder,
-        network=CoarseColours(),
-        real=covers[0],
-        reference=covers[1],
-        attributed=known,
+        question, covers[0], encoder=encoder, independent=(space, asked, reference, asked), attributed=known
     )
     assert [measure.measure for measure in both] == [
         *(measure.measure for measure in own[:4]),
