@@ -126,8 +126,9 @@ class Match(BaseModel):
 def split_of(shares: SplitSettings, *, artist: str | None, album: str | None, song_id: str) -> Split:
     """The side of the split that this song is on, for ever: a stable hash of its artist (else album, else id).
 
-    Adding songs to a catalogue never moves one from one side to another, and no artist is on two sides, which would
-    let the encoder recognise artists instead of music. Names are compared by `names.normal_name`.
+    Adding songs to a catalogue never moves one from one side to another, and no artist is on two sides (but where a
+    manifest says so), which would let the encoder recognise artists instead of music. Names are compared by
+    `names.normal_name`.
     """
     names = (("artist", artist), ("album", album), ("song", song_id))
     key = next(f"{kind}:{normal}" for kind, value in names if (normal := normal_name(value)))

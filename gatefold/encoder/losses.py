@@ -8,6 +8,7 @@ Shape legend: B = pairs on this worker, D = width of the joint space. Embeddings
 """
 
 from collections.abc import Callable
+from typing import assert_never
 
 import torch
 import torch.distributed as dist
@@ -35,12 +36,16 @@ def gathered(features: Tensor) -> Tensor:
 
 def loss_for(settings: EncoderSettings) -> Loss:
     """The loss that the settings name."""
-    if settings.loss == "infonce":
-        return lambda song, cover, logit_scale, _: info_nce(song, cover, logit_scale)
-    if settings.loss == "sigmoid":
-        return sigmoid
-    # every parameter must take part, or the workers of a distributed run wait for its gradient
-    return lambda song, cover, logit_scale, _: triplet(song, cover, settings.margin) + 0 * logit_scale
+    match settings.loss:
+        case "infonce":
+            return lambda song, cover, logit_scale, _: info_nce(song, cover, logit_scale)
+        case "sigmoid":
+            return sigmoid
+        case "triplet":
+            # every parameter must take part, or the workers of a distributed run wait for its gradient
+            return lambda song, cover, logit_scale, _: triplet(song, cover, settings.margin) + 0 * logit_scale
+        case unknown:
+            assert_never(unknown)
 
 
 def info_nce(song: Tensor, cover: Tensor, logit_scale: Tensor) -> Tensor:

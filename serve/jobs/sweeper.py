@@ -38,6 +38,8 @@ class Sweeper:
                     await self.delete_orphans(ORPHANED_AFTER_S)
             except GatefoldError as error:
                 logger.warning("expired jobs cannot be deleted now: %s", error)
+            except Exception:
+                logger.exception("expired jobs cannot be deleted now")
             await asyncio.sleep(self._every_s)
 
     async def delete_expired(self) -> int:

@@ -21,8 +21,8 @@ from torch.nn import functional as fn
 
 COARSEST = 64
 """pixels a side of the first level"""
-STEPS = 16
-"""denoising steps from pure noise to t = 1/16, which is where the level of 256 pixels ends"""
+STEPS = 12
+"""denoising steps from pure noise to t = 1/12, which is where the level of 256 pixels ends"""
 NOISE_FLOOR = 0.02
 """least t that a window is compared at"""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from gatefold.config import AudioSettings, CoverSettings, ServeSettings
@@ -186,6 +187,8 @@ class Endpoint:
     active: ActiveRelease
     workspace: Workspace
     """where its opt-outs and jobs lie"""
+    build: Callable[[], FastAPI]
+    """the same API for another event loop, as another replica with the same database"""
 
 
 @pytest.fixture
@@ -204,18 +207,21 @@ def endpoint(tmp_path: Path) -> Iterator[Callable[..., Endpoint]]:
         active.switch_to(ReleaseServices(RELEASE, encoder, retriever, generator, ready))
         url = f"sqlite:///{tmp_path}/jobs.sqlite"
         files = JobFiles(workspace, limits.image_cache_bytes)
-        app = create_app(
-            active,
-            limits=limits,
-            database=Database(url),
-            files=files,
-            keys=Keys.from_environment({"GATEFOLD_API_KEYS": keys}),
-            examples=Examples(examples),
-            thumbnails=Thumbnails(workspace, limits.thumbnail_cache_bytes),
-            exports=exports,
-            webhooks=webhooks,
-        )
-        client = TestClient(app, base_url="http://localhost")
+
+        def build() -> FastAPI:
+            return create_app(
+                active,
+                limits=limits,
+                database=Database(url),
+                files=files,
+                keys=Keys.from_environment({"GATEFOLD_API_KEYS": keys}),
+                examples=Examples(examples),
+                thumbnails=Thumbnails(workspace, limits.thumbnail_cache_bytes),
+                exports=exports,
+                webhooks=webhooks,
+            )
+
+        client = TestClient(build(), base_url="http://localhost")
         client.__enter__()  # one event loop for all of a test's requests, as jobs outlive theirs
         runner_database = Database(url)  # as another process has it
         runner = JobRunner(active, JobQueue(runner_database, limits), files, limits)
@@ -223,7 +229,7 @@ def endpoint(tmp_path: Path) -> Iterator[Callable[..., Endpoint]]:
         worker = BatchWorker(active, BatchStore(runner_database, limits), limits)
         client.portal.call(_start, runner, worker)
         opened.append((client, runner, worker, runner_database))
-        return Endpoint(client, encoder, retriever, generator, ready, active, workspace)
+        return Endpoint(client, encoder, retriever, generator, ready, active, workspace, build)
 
     yield make
     for client, runner, worker, database in opened:

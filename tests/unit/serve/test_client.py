@@ -67,7 +67,7 @@ def test_a_song_becomes_covers_in_a_folder(endpoint: Callable[..., Any], tmp_pat
     song, seen = tmp_path / "song.ogg", list[str]()
     song.write_bytes(b"12345")
     e.generator.refuses = {8}
-    with listening(e.client.app) as url, Client(url) as client:
+    with listening(e.build()) as url, Client(url) as client:
         job = client.generate(song, n=3, seed=7, size=64)
         job.wait(20, lambda status: seen.append(status.state))
         assert (job.status.request.seed, [image.seed for image in job.images]) == (7, [7, 9])
@@ -89,7 +89,7 @@ def test_songs_are_found_by_file_bytes_id_and_embedding(endpoint: Callable[..., 
     song = tmp_path / "song.ogg"
     song.write_bytes(b"12345")
     e = endpoint()
-    with listening(e.client.app) as url, Client(url) as client:
+    with listening(e.build()) as url, Client(url) as client:
         embedded = client.embed(song)
         assert client.search(song, k=3, spectrogram=True).song is not None
         assert client.search(b"12345", k=3, exclude_song_ids=["t0"], where={"genre": ["jazz"]}).matches[0].rank == 1
@@ -108,7 +108,7 @@ def test_songs_are_found_by_file_bytes_id_and_embedding(endpoint: Callable[..., 
 
 
 def test_jobs_are_listed_page_by_page_and_exported(endpoint: Callable[..., Any]) -> None:
-    with listening(endpoint().client.app) as url, Client(url) as client:
+    with listening(endpoint().build()) as url, Client(url) as client:
         jobs = [client.generate(song_id="t3", n=1, seed=seed).wait(20) for seed in range(3)]
         first = client.jobs("succeeded", limit=2)
         rest = client.jobs("succeeded", limit=2, after=first.after)
@@ -130,7 +130,7 @@ def test_a_batch_is_sent_as_a_file_or_as_calls_and_its_answers_are_read_line_by_
     ]
     (tmp_path / "batch.jsonl").write_text("\n".join(json.dumps(call) for call in calls))
     e = endpoint()
-    with listening(e.client.app) as url, Client(url) as client:
+    with listening(e.build()) as url, Client(url) as client:
         for batch in (calls, tmp_path / "batch.jsonl"):
             made = client.batches.create(batch)
             done = client.batches.wait(made.batch_id, 20)
@@ -153,7 +153,7 @@ def test_a_batch_is_sent_as_a_file_or_as_calls_and_its_answers_are_read_line_by_
 def test_a_job_is_cancelled(endpoint: Callable[..., Any]) -> None:
     e = endpoint()
     e.generator.hold = True
-    with listening(e.client.app) as url, Client(url) as client:
+    with listening(e.build()) as url, Client(url) as client:
         job = client.generate(song_id="t3")
         assert job.cancel().state == "cancelled"
         with pytest.raises(JobCancelled):
@@ -163,12 +163,12 @@ def test_a_job_is_cancelled(endpoint: Callable[..., Any]) -> None:
 def test_a_job_that_fails_says_why(endpoint: Callable[..., Any]) -> None:
     e = endpoint()
     e.generator.failure = NoSources("none left")
-    with listening(e.client.app) as url, Client(url) as client, pytest.raises(JobFailed, match="no_sources: none left"):
+    with listening(e.build()) as url, Client(url) as client, pytest.raises(JobFailed, match="no_sources: none left"):
         client.generate(song_id="t3").wait(20)
 
 
 def test_the_same_key_gives_the_same_job_and_another_request_is_a_conflict(endpoint: Callable[..., Any]) -> None:
-    with listening(endpoint().client.app) as url, Client(url) as client:
+    with listening(endpoint().build()) as url, Client(url) as client:
         first, again = (client.generate(song_id="t3", seed=1, idempotency_key="k") for _ in range(2))
         assert first.job_id == again.job_id
         with pytest.raises(RequestConflict, match="idempotency_conflict"):
@@ -176,7 +176,7 @@ def test_the_same_key_gives_the_same_job_and_another_request_is_a_conflict(endpo
 
 
 def test_an_api_key_opens_the_endpoint(endpoint: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    with listening(endpoint(keys=HASH).client.app) as url:
+    with listening(endpoint(keys=HASH).build()) as url:
         with Client(url, api_key="wrong") as client, pytest.raises(KeyRefused, match="not known"):
             client.track("t1")
         monkeypatch.setenv("GATEFOLD_API_KEY", KEY)
@@ -187,7 +187,7 @@ def test_an_api_key_opens_the_endpoint(endpoint: Callable[..., Any], monkeypatch
 def test_an_upload_above_the_limit_is_a_413(endpoint: Callable[..., Any], tmp_path: Path) -> None:
     song = tmp_path / "song.ogg"
     song.write_bytes(bytes(5_000_000))
-    app = endpoint(ServeSettings(upload_max_bytes=2000)).client.app
+    app = endpoint(ServeSettings(upload_max_bytes=2000)).build()
     with listening(app) as url, Client(url) as client, pytest.raises(RequestRefused) as refused:
         client.search(song)
     assert (refused.value.status, refused.value.code) == (413, "too_large")
@@ -216,5 +216,5 @@ def test_the_asynchronous_client_does_the_same(endpoint: Callable[..., Any], tmp
 
     e = endpoint()
     asyncio.run(use("http://localhost", httpx.ASGITransport(e.client.app)))
-    with listening(endpoint().client.app) as url:
+    with listening(endpoint().build()) as url:
         asyncio.run(use(url, None))

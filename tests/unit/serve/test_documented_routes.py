@@ -53,7 +53,7 @@ def test_every_example_in_python_runs(
     assert len(examples) > 2
     (tmp_path / "song.ogg").write_bytes(b"12345")
     monkeypatch.chdir(tmp_path)
-    with listening(endpoint().client.app) as url:
+    with listening(endpoint().build()) as url:
         for example in examples:
             exec(compile(example.replace("http://localhost:8000", url), "docs/api.md", "exec"), {"__name__": "example"})
     assert len(list((tmp_path / "covers").glob("*.png"))) == 2

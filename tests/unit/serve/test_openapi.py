@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gatefold.config import ServeSettings
 from gatefold.images.pixels import encode_picture
 from tests.listening import listening
 from tests.openapi.run import faults
@@ -105,7 +104,5 @@ def test_a_truth_value_of_a_form_is_written_as_in_json(endpoint: Callable[..., A
 def test_with_a_key_the_endpoint_does_what_its_description_says(endpoint: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "c.png"
     path.write_bytes(encode_picture(np.zeros((3, 64, 64), np.uint8), 400, "png"))
-    limits = ServeSettings(poll_interval_s=3600)  # two loops run this application, and a lock belongs to one
-    app = endpoint(limits, keys=HASH, cover_uri=path.as_uri()).client.app
-    with listening(app) as url:
+    with listening(endpoint(keys=HASH, cover_uri=path.as_uri()).build()) as url:
         assert faults(url, tmp_path, examples=5, key=KEY, known={}) == ""

@@ -347,6 +347,32 @@ def test_expired_jobs_go_with_their_files_and_so_do_files_without_a_job(opened: 
     run(main())
 
 
+def test_a_fault_of_the_code_does_not_end_the_deletion_of_expired_jobs(
+    tmp_path: Path, opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with machine(opened, tmp_path) as it:
+            sweeper, turns = Sweeper(it.jobs.queue, it.files, POLL_S), 0
+
+            async def fails_first() -> int:
+                nonlocal turns
+                turns += 1
+                if turns == 1:
+                    raise ValueError("unforeseen")
+                return 0
+
+            sweeper.delete_expired = fails_first  # type: ignore[method-assign]  # a fault that no file can cause
+            async def went_on() -> bool:
+                return turns > 2
+
+            task = asyncio.create_task(sweeper.run())
+            await soon(went_on)
+            task.cancel()
+            assert "unforeseen" in caplog.text
+
+    run(main())
+
+
 def test_pictures_are_kept_in_memory_up_to_a_limit(tmp_path: Path, opened: Opened) -> None:
     async def main() -> None:
         async with machine(opened, tmp_path) as it:
