@@ -31,6 +31,7 @@ from serve.api.contracts import Body
 from serve.api.cover_views import new_cover
 from serve.api.description import headers
 from serve.api.limits import SIZE_MIN, marked
+from serve.jobs.database import uninterrupted
 from serve.jobs.files import JobFiles
 from serve.jobs.jobs import Job
 from serve.middleware.uploads import read_body
@@ -112,12 +113,20 @@ class ExportQueue:
                              "(serve.exports_max, serve.exports_queued_max); try again", wait_s)  # fmt: skip
         self._admitted += 1
         try:
-            async with self._slots:
-                began = time.monotonic()
-                done = await asyncio.to_thread(work)
-                self._mean_s += 0.2 * (time.monotonic() - began - self._mean_s)
-                return done
+            await self._slots.acquire()
+        except BaseException:
+            self._admitted -= 1
+            raise
+        return await self._work(work)
+
+    @uninterrupted  # a thread works on when its client has gone, and has its place until it is done
+    async def _work(self, work: Callable[[], Done]) -> Done:
+        began = time.monotonic()
+        try:
+            return await asyncio.to_thread(work)
         finally:
+            self._mean_s += 0.2 * (time.monotonic() - began - self._mean_s)
+            self._slots.release()
             self._admitted -= 1
 
 

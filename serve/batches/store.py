@@ -22,6 +22,7 @@ from serve.jobs.jobs import Job, JobSpec, Webhook
 from serve.jobs.rows import UNFINISHED, end, read_jobs
 from serve.jobs.store import RETRY_AFTER_MAX_S, check_covers, end_values, insert_job, new_job_id
 from serve.jobs.tables import batch_lines, batches, jobs, keys
+from serve.observability.metrics import JOBS_ENDED
 
 BatchState = Literal["running", "completed", "cancelled", "expired"]
 PRIORITY = -1
@@ -100,7 +101,8 @@ class BatchStore:
             now = await self._database.now(connection)
             there = sa.select(sa.func.count()).select_from(batches).where(batches.c.state.in_((_ARRIVING, _RUNNING)))
             count = await connection.scalar(there) or 0
-            if count >= most:
+            own = await connection.scalar(there.where(batches.c.caller == caller)) or 0
+            if count >= most and own:  # who has none may add one: no other caller can keep it out
                 raise Overloaded(
                     f"{count} batches are under way, at most {most} (serve.batches.waiting_max); try again later",
                     RETRY_AFTER_MAX_S,
@@ -148,8 +150,10 @@ class BatchStore:
     async def cancel(self, batch_id: str) -> Batch:
         """The batch, ended if it had not; its answers stay. Raises: NotFound."""
         async with self._database.write() as connection:
-            await self._end(connection, "cancelled", batches.c.batch_id == batch_id)
-            return await self._get(connection, batch_id)
+            cancelled = await self._end(connection, "cancelled", batches.c.batch_id == batch_id)
+            batch = await self._get(connection, batch_id)
+        _count_cancelled(cancelled)
+        return batch
 
     async def answers(self, batch_id: str) -> AsyncIterator[list[LineAnswer]]:
         """All lines that have been answered, and of a batch that has ended all that never will be, in order, some at a
@@ -168,10 +172,15 @@ class BatchStore:
                 return []
         async with self._database.write() as connection:
             now = await self._database.now(connection)
-            under_way = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.batch_id.is_not(None), UNFINISHED)
-            room = self._limits.batches.jobs_at_once - (await connection.scalar(under_way) or 0)
+            await self._database.lock(connection)  # those who count jobs go one by one
+            begun = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.batch_id.is_not(None), UNFINISHED)
+            in_hand = sa.select(sa.func.count()).select_from(batch_lines).where(
+                batch_lines.c.state == "waiting", batch_lines.c.url == COVERS, batch_lines.c.lease_until > now
+            )
+            under_way = (await connection.scalar(begun) or 0) + (await connection.scalar(in_hand) or 0)
+            room = self._limits.batches.jobs_at_once - under_way
             found = await self._free(connection, now, batch_lines.c.url == COVERS, min(count, room))
-            found += await self._free(connection, now, batch_lines.c.url != COVERS, count - len(found))
+            found += await self._free(connection, now, batch_lines.c.url == SEARCHES, count - len(found))
             claims = []
             for row in found:
                 line = batch_lines.c.batch == row.batch, batch_lines.c.line == row.line
@@ -222,29 +231,37 @@ class BatchStore:
         """Ends the batches that are completed or whose time is over; deletes those that expired, or never arrived."""
         async with self._database.read() as connection:
             now = await self._database.now(connection)
-            due = _completed(), _overdue(now), _gone(now)
+            due = _completed(), _overdue(now), _of_closed_key(now), _gone(now)
             if not await connection.scalar(sa.select(batches.c.number).where(sa.or_(*due)).limit(1)):
                 return
+        cancelled = 0
         async with self._database.write() as connection:
             now = await self._database.now(connection)
-            await self._end(connection, "completed", _completed())
-            await self._end(connection, "expired", _overdue(now))
+            cancelled += await self._end(connection, "completed", _completed())
+            cancelled += await self._end(connection, "expired", _overdue(now))
+            cancelled += await self._end(connection, "cancelled", _of_closed_key(now))
             gone = sa.select(batches.c.batch_id).where(_gone(now)).scalar_subquery()
             freed = sa.update(jobs).where(jobs.c.batch_id.in_(gone)).values(batch_id=None)
             await connection.execute(freed)  # which the sweeper deletes when their own time is over
             await connection.execute(sa.delete(batches).where(_gone(now)))
+        _count_cancelled(cancelled)
 
-    async def _end(self, connection: AsyncConnection, state: BatchState, *where: sa.ColumnElement[bool]) -> None:
+    async def _end(self, connection: AsyncConnection, state: BatchState, *where: sa.ColumnElement[bool]) -> int:
+        """Ends these batches; how many of their jobs were cancelled."""
         now = await self._database.now(connection)
         times = {"finished_at": now, "expires_at": now + self._limits.results_kept_s}
         ended = sa.update(batches).where(batches.c.state == _RUNNING, *where).values(state=state, **times)
-        rows = (await connection.execute(ended.returning(batches.c.number, batches.c.batch_id))).all()
-        for row in rows:
+        columns = batches.c.number, batches.c.batch_id, batches.c.caller
+        rows = (await connection.execute(ended.returning(*columns))).all()
+        cancelled = 0
+        for row in sorted(rows, key=lambda row: str(row.caller)):  # usage is locked in this order everywhere
             left = sa.update(batch_lines).where(batch_lines.c.batch == row.number, batch_lines.c.state == "waiting")
-            await connection.execute(left.values(state="skipped"))
+            await connection.execute(left.values(state="skipped", body={}))
             unfinished = sa.select(jobs.c.job_id).where(jobs.c.batch_id == row.batch_id, UNFINISHED)
             ids = (await connection.scalars(unfinished.with_for_update())).all()
             await end(connection, now, end_values("cancelled", now, self._limits.results_kept_s), ids)
+            cancelled += len(ids)
+        return cancelled
 
     async def _free(
         self, connection: AsyncConnection, now: float, kind: sa.ColumnElement[bool], count: int
@@ -253,13 +270,13 @@ class BatchStore:
         if count <= 0:
             return []
         joined = sa.select(batch_lines, batches.c.batch_id, batches.c.caller).join(batches)
-        query = joined.where(_waiting(now), kind, batches.c.state == _RUNNING)
+        query = joined.where(_waiting(now), kind, batches.c.state == _RUNNING, ~_of_closed_key(now))
         query = query.order_by(batch_lines.c.line, batch_lines.c.batch).limit(count)
         return list((await connection.execute(query.with_for_update(skip_locked=True, of=batch_lines))).all())
 
     async def _write(self, connection: AsyncConnection, claim: LineClaim, values: dict[str, Any]) -> None:
         line = sa.update(batch_lines).where(*_held(claim), batch_lines.c.state == "waiting")
-        found = await connection.execute(line.values(lease_until=None, **values).returning(batch_lines.c.line))
+        found = await connection.execute(line.values(lease_until=None, body={}, **values).returning(batch_lines.c.line))
         if found.one_or_none() is None:
             raise LeaseLost(f"batch '{claim.batch_id}' has ended, or another runner has its line {claim.line}")
 
@@ -319,6 +336,17 @@ def _completed() -> sa.ColumnElement[bool]:
 
 def _overdue(now: float) -> sa.ColumnElement[bool]:
     return (batches.c.state == _RUNNING) & (batches.c.ends_at <= now)
+
+
+def _of_closed_key(now: float) -> sa.ColumnElement[bool]:
+    """Whose key has been revoked, or has expired."""
+    closed = keys.c.revoked_at.is_not(None) | (keys.c.expires_at <= now)
+    return (batches.c.state == _RUNNING) & sa.exists().where(keys.c.key == batches.c.caller, closed)
+
+
+def _count_cancelled(jobs_cancelled: int) -> None:
+    if jobs_cancelled:
+        JOBS_ENDED.add(jobs_cancelled, state="cancelled")
 
 
 def _gone(now: float) -> sa.ColumnElement[bool]:

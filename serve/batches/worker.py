@@ -5,9 +5,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from gatefold.config import ServeSettings
 from gatefold.errors import DatabaseUnavailable, GatefoldError, LeaseLost, QuotaExceeded, Unavailable
+from serve.access.callers import name_of
 from serve.active_release import ActiveRelease
 from serve.api import requests
 from serve.api.covers import asked_for
@@ -16,6 +18,7 @@ from serve.api.songs import search_by
 from serve.batches.lines import call_fields
 from serve.batches.store import BatchStore, LineClaim
 from serve.jobs.specs import make_spec
+from serve.observability.carried import Carried, carrying, current
 
 logger = logging.getLogger(__name__)
 
@@ -100,13 +103,17 @@ class BatchWorker:
             await self._refuse(claim, internal_error())
 
     async def _call(self, claim: LineClaim) -> None:
+        with carrying(Carried(key_prefix=name_of(claim.caller))):
+            await self._answer(claim)
+
+    async def _answer(self, claim: LineClaim) -> None:
         fields = call_fields(claim.url, claim.body, self._limits)
         with self._active.current() as services:
             if isinstance(fields, requests.SearchQuery):
                 answer = (await search_by(services, fields)).model_dump(mode="json")
                 await self._persist(lambda: self._store.answer(claim, 200, answer))
                 return
-            spec = await make_spec(services, asked_for(None, fields))
+            spec = replace(await make_spec(services, asked_for(None, fields)), carried=current())
         await self._store.create_job(claim, spec, fields.webhook)
 
     async def _refuse(self, claim: LineClaim, error: GatefoldError) -> None:

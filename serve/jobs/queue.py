@@ -165,7 +165,8 @@ class JobQueue:
                 return []
         async with self._database.write() as connection:
             now = await self._database.now(connection)
-            query = sa.select(jobs.c.job_id).where(_overdue(now)).with_for_update(skip_locked=True)
+            query = sa.select(jobs.c.job_id).where(_overdue(now)).order_by(jobs.c.caller, jobs.c.number)
+            query = query.with_for_update(skip_locked=True)  # in the order that usage is locked in everywhere
             ids = list((await connection.scalars(query)).all())
             await end(connection, now, end_values("cancelled", now, self._limits.results_kept_s), ids)
         for _ in ids:
@@ -174,13 +175,17 @@ class JobQueue:
 
     @uninterrupted
     async def unfinished(self) -> tuple[dict[str, int], float]:
-        """How many jobs are queued and how many running, and for how many seconds the oldest has been queued."""
-        counted = sa.select(jobs.c.state, sa.func.count(), sa.func.min(jobs.c.created_at)).where(UNFINISHED)
+        """How many jobs are queued and how many running, and for how many seconds the oldest has been queued, but for
+        those of batches, which wait for all others."""
+        alone = sa.case((jobs.c.batch_id.is_(None), jobs.c.created_at))
+        counted = sa.select(jobs.c.state, sa.func.count(), sa.func.min(alone)).where(UNFINISHED)
         async with self._database.read() as connection:
             now = await self._database.now(connection)
             rows = (await connection.execute(counted.group_by(jobs.c.state))).all()
         counts = {"queued": 0, "running": 0} | {state: count for state, count, _ in rows}
-        return counts, max((now - oldest for state, _, oldest in rows if state == "queued"), default=0.0)
+        return counts, max(
+            (now - oldest for state, _, oldest in rows if state == "queued" and oldest is not None), default=0.0
+        )
 
     @uninterrupted
     async def expired(self, limit: int) -> list[str]:

@@ -44,6 +44,10 @@ class RequestContextMiddleware:
             detail = f"X-Request-Id: one of 1 to {ID_MAX} visible ASCII characters is taken, or none"
             await problems.of_status(400, detail, scope["path"])(scope, receive, answer)
             return
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:  # which PostgreSQL takes in no text
+            detail = "the address has a character of code 0; no name here does"
+            await problems.of_status(400, detail, scope["path"])(scope, receive, answer)
+            return
         traceparent = headers.get("traceparent")
         if traceparent is not None and not TRACEPARENT.fullmatch(traceparent):
             traceparent = None  # as the specification wants: a trace of its own begins

@@ -63,8 +63,11 @@ async def read_body(request: Request, limits: ServeSettings, *, lists: frozenset
 
 
 def check_text(value: object, where: str = "the body") -> None:
-    """Raises: InputError where a text in this value, of JSON's kinds, is none that UTF-8 can write."""
+    """Raises: InputError where a text in this value, of JSON's kinds, is none that UTF-8 can write, or has a character
+    of code 0, which PostgreSQL does not store."""
     if isinstance(value, str):
+        if "\0" in value:
+            raise InputError(f"{where} has a character of code 0; send text without it")
         try:
             value.encode()
         except UnicodeEncodeError as error:

@@ -159,14 +159,15 @@ function route() {
   const at = COVERS_PATH.exec(location.pathname);
   shown = location.pathname;
   close();
-  if (at) openJob(decodeURIComponent(at[1]), rememberedName(at[1]) || nameAfterHash());
+  if (at) openJob(decoded(at[1]) || at[1], rememberedName(at[1]) || decoded(location.hash.slice(1)).slice(0, 120));
 }
 
-function nameAfterHash() {
+/** The text that a part of the address stands for; none for one that this page has not written. */
+function decoded(part) {
   try {
-    return decodeURIComponent(location.hash.slice(1)).slice(0, 120);
+    return decodeURIComponent(part);
   } catch {
-    return ""; // no text that this page has written
+    return "";
   }
 }
 

@@ -47,8 +47,10 @@ class ClaimedDelivery:
     """host and port"""
     body: str = field(repr=False)
     url: str = field(repr=False)
+    since: float = 0.0
+    """when it was last made pending, in seconds since 1970"""
     tries: int = 0
-    """attempts before this one, since it was last made pending"""
+    """attempts before this one, since then"""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,8 @@ class Outbox:
                 "attempts": deliveries.c.attempts + 1,
                 "tries": deliveries.c.tries + 1,
                 "lease_until": None,
-                **self._outcome(claim, answer, now, since),
+                # asked for again meanwhile: then it stays due
+                **(self._outcome(claim, answer, now) if since == claim.since else {}),
             }
             changed = sa.update(deliveries).where(*held).values(values).returning(deliveries.c.attempts)
             number = await connection.scalar(changed)
@@ -227,11 +230,11 @@ class Outbox:
         query = sa.select(ranked.c.delivery_id).where(ranked.c.rank <= ranked.c.room)
         return query.order_by(ranked.c.rank, ranked.c.next_at).limit(count)
 
-    def _outcome(self, claim: ClaimedDelivery, answer: Answer, now: float, since: float) -> dict[str, Any]:
+    def _outcome(self, claim: ClaimedDelivery, answer: Answer, now: float) -> dict[str, Any]:
         """State, or time of the next attempt; the last one is made when the time for attempts is over."""
         if answer.is_accepted:
             return {"state": "delivered"}
-        ends = since + self._settings.retry_for_s
+        ends = claim.since + self._settings.retry_for_s
         if answer.status == GONE or now >= ends:
             return {"state": "failed"}
         longest = self._settings.retry_longest_s
@@ -246,7 +249,14 @@ def _due(now: float) -> sa.ColumnElement[bool]:
 
 def _claimed(row: Any) -> ClaimedDelivery:
     return ClaimedDelivery(
-        row.delivery_id, row.token, _message_id(row), row.receiver, body=row.body, url=row.url, tries=row.tries
+        row.delivery_id,
+        row.token,
+        _message_id(row),
+        row.receiver,
+        body=row.body,
+        url=row.url,
+        since=row.since,
+        tries=row.tries,
     )
 
 

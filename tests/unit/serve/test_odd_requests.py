@@ -54,6 +54,14 @@ def test_half_a_character_in_a_form_is_refused(endpoint: Callable[..., Endpoint]
     is_refused(endpoint().client.post("/v1/searches", **form(("where", where))), 422, "lone surrogate")
 
 
+@pytest.mark.parametrize("field", ["song_id", "where"])
+def test_a_character_of_code_0_is_refused_in_json_and_in_forms(endpoint: Callable[..., Any], field: str) -> None:
+    value: Any = "a\0" if field == "song_id" else {"mood": "a\0"}
+    client = endpoint().client
+    is_refused(client.post("/v1/searches", json={"song_id": "t3", field: value}), 422, "has a character of code 0")
+    is_refused(client.post("/v1/searches", **form(("where", b'{"a": "b\\u0000"}'))), 422, "has a character of code 0")
+
+
 @pytest.mark.parametrize("charset", ["undefined", "utf-7", "raw_unicode_escape", "idna", "punycode", "rot13", '"hex"'])
 def test_a_form_in_an_odd_charset_is_refused(endpoint: Callable[..., Endpoint], charset: str) -> None:
     is_refused(endpoint().client.post("/v1/searches", **form(("k", b"+2AA-\\ud800"), charset=charset)), 415, "charset")

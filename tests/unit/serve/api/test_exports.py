@@ -192,6 +192,28 @@ def test_more_exports_than_may_wait_are_refused_with_the_time_to_wait() -> None:
     assert "serve.exports_queued_max" in done[2].message
 
 
+def test_an_export_whose_client_has_gone_keeps_its_place_until_it_is_done() -> None:
+    held = threading.Event()
+
+    async def hang_up() -> None:
+        queue = ExportQueue(1, 0)
+        gone = asyncio.create_task(queue.run(held.wait))
+        await asyncio.sleep(0.05)
+        gone.cancel()
+        await asyncio.wait({gone})
+        with pytest.raises(Overloaded):
+            await queue.run(lambda: 5)
+        held.set()
+        while True:
+            try:
+                assert await queue.run(lambda: 5) == 5
+                return
+            except Overloaded:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(hang_up(), 10))
+
+
 def test_no_more_exports_run_at_once_than_are_allowed() -> None:
     running, most, lock = 0, 0, threading.Lock()
 

@@ -39,6 +39,7 @@ def test_lines_are_numbered_as_in_the_file_and_empty_ones_are_none() -> None:
         ("[]", "dictionary|object"),
         ("[" * 100_000, "is no JSON"),
         ('{"custom_id": "\\ud800"}', "lone surrogate"),
+        ('{"custom_id": "a\\u0000"}', "has a character of code 0"),
         ({"custom_id": "a"}, "method = nothing"),
         (line("") | {"custom_id": ""}, "custom_id"),
         (line("x" * 129), "at most 128 characters"),

@@ -6,9 +6,13 @@ import sqlalchemy as sa
 from gatefold.config import ServeSettings
 from gatefold.errors import GatefoldError, LeaseLost, NotFound, Overloaded
 from gatefold.generator_settings import JobBatchSettings
+from serve.access.callers import Allowance
+from serve.access.keys import KeyStore
 from serve.batches.lines import COVERS, SEARCHES, BatchLine
 from serve.batches.store import PRIORITY, BatchStore, LineAnswer
 from serve.jobs.tables import batch_lines, batches
+from serve.observability.metrics import JOBS_ENDED
+from tests.observed import Counted
 from tests.unit.serve.jobs.conftest import RESULT, SPEC, Jobs, Opened, run
 
 
@@ -94,6 +98,64 @@ def test_batches_take_turns(opened: Opened) -> None:
             store = store_of(jobs)
             first, second = await made(store, *[SEARCHES] * 3), await made(store, SEARCHES)
             assert [claim.batch_id for claim in await store.claim(3)] == [first, second, first]
+
+    run(main())
+
+
+def test_a_key_that_is_revoked_ends_its_batches_and_no_other(opened: Opened, counted: Counted) -> None:
+    async def main() -> None:
+        async with opened() as jobs:
+            store, known = store_of(jobs), KeyStore(jobs.database)
+            key, _ = await known.create("Acme", ["generate"], Allowance())
+            closed, other = await made(store, COVERS, COVERS, caller=key.key), await made(store, COVERS)
+            (claim,) = await store.claim(1)
+            await store.create_job(claim, SPEC, None)
+            await known.revoke(key.key)
+            assert [one.batch_id for one in await store.claim(8)] == [other]
+            await store.end_due()
+            assert (await store.get(closed)).state == "cancelled"
+            assert (await store.get(closed)).counts == {"skipped": 2}
+            assert (await store.get(other)).state == "running"
+            assert counted.of(JOBS_ENDED, "cancelled") == [1]
+
+    run(main())
+
+
+def test_a_caller_without_a_batch_may_send_one_however_many_others_wait(opened: Opened) -> None:
+    async def main() -> None:
+        async with opened() as jobs:
+            store = store_of(jobs, waiting_max=2)
+            for _ in range(2):
+                await made(store, SEARCHES, caller="greedy")
+            with pytest.raises(Overloaded):
+                await store.begin("greedy")
+            await made(store, SEARCHES, caller="another")
+
+    run(main())
+
+
+def test_what_is_answered_or_cancelled_keeps_no_body(opened: Opened) -> None:
+    async def main() -> None:
+        async with opened() as jobs:
+            store = store_of(jobs)
+            batch_id = await made(store, SEARCHES, COVERS, SEARCHES)
+            searched, covers = await store.claim(2)
+            await store.answer(searched, 200, {})
+            await store.create_job(covers, SPEC, None)
+            await store.cancel(batch_id)
+            async with jobs.database.read() as connection:
+                bodies = (await connection.scalars(sa.select(batch_lines.c.body))).all()
+            assert bodies == [{}, {}, {}]
+
+    run(main())
+
+
+def test_lines_that_are_in_hand_count_among_the_jobs_under_way(opened: Opened) -> None:
+    async def main() -> None:
+        async with opened() as jobs:
+            store = store_of(jobs, jobs_at_once=2)
+            await made(store, *[COVERS] * 4)
+            assert [len(await store.claim(4)) for _ in range(2)] == [2, 0]
 
     run(main())
 

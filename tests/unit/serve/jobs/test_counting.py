@@ -2,7 +2,10 @@
 
 from dataclasses import replace
 
+import sqlalchemy as sa
+
 from gatefold.errors import RunnerLost
+from serve.jobs import tables
 from serve.jobs.records import spec_of, spec_record
 from serve.jobs.store import new_job_id
 from serve.observability import metrics
@@ -38,6 +41,18 @@ def test_the_queue_says_how_many_jobs_wait_and_since_when(opened: Opened) -> Non
             counts, oldest_s = await jobs.queue.unfinished()
             assert counts == {"queued": 2, "running": 1}
             assert 0 <= oldest_s < 20
+
+    run(main())
+
+
+def test_the_jobs_of_batches_wait_for_others_and_are_not_the_oldest(opened: Opened) -> None:
+    async def main() -> None:
+        async with opened() as jobs:
+            job = await jobs.make()
+            async with jobs.database.write() as connection:
+                await connection.execute(sa.update(tables.jobs).values(batch_id="b", created_at=1.0))
+            assert await jobs.queue.unfinished() == ({"queued": 1, "running": 0}, 0.0)
+            assert job.state == "queued"
 
     run(main())
 

@@ -40,6 +40,14 @@ def test_two_ids_are_refused(endpoint: Callable[..., Any]) -> None:
     assert answer.status_code == 400
 
 
+@pytest.mark.parametrize("address", ["/v1/covers/%00", "/v1/batches/a%00b", "/v1/covers?after=%00", "/v1/tracks/%00"])
+def test_an_address_with_a_character_that_no_database_takes_is_refused(
+    endpoint: Callable[..., Any], address: str
+) -> None:
+    answer = endpoint().client.get(address)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_input")
+
+
 def test_an_id_as_long_as_allowed_is_taken(endpoint: Callable[..., Any]) -> None:
     longest = "~" * ID_MAX
     assert endpoint().client.get("/v1/limits", headers={"X-Request-Id": longest}).headers["X-Request-Id"] == longest

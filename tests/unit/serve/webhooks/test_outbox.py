@@ -197,6 +197,23 @@ def test_a_receiver_that_wants_nothing_any_more_is_not_asked_again(opened: Opene
     run(main())
 
 
+@pytest.mark.parametrize("answer", [Answer(0.1, 200), Answer(0.1, GONE), Answer(0.1, 500)])
+def test_a_delivery_that_is_asked_for_while_one_is_under_way_is_made_again(opened: Opened, answer: Answer) -> None:
+    async def main() -> None:
+        async with opened() as jobs:
+            outbox = Outbox(jobs.database, hooks())
+            job = await cancelled(jobs, URL)
+            first = await claimed(outbox)
+            await outbox.redeliver(job.job_id, 1)
+            await outbox.record(first, answer)
+            again = await claimed(outbox)
+            assert again.message_id == first.message_id
+            await outbox.record(again, Answer(0.1, 200))
+            assert (await only(outbox, job)).state == "delivered"
+
+    run(main())
+
+
 def test_a_claim_that_is_handed_back_is_due_at_once_and_was_no_attempt(opened: Opened) -> None:
     async def main() -> None:
         async with opened() as jobs:
