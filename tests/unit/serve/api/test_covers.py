@@ -309,7 +309,13 @@ def test_events_show_every_change_and_end_with_the_job(endpoint: Callable[..., A
     e = endpoint()
     e.generator.hold = True
     job = ordered(e.client).json()
-    threading.Timer(0.2, setattr, (e.generator, "hold", False)).start()
+
+    def release() -> None:
+        while e.client.get(f"/v1/covers/{job['job_id']}").json()["progress"] < 0.5:
+            time.sleep(0.01)
+        e.generator.hold = False
+
+    threading.Thread(target=release).start()
     answer = e.client.get(f"/v1/covers/{job['job_id']}/events")
     assert answer.headers["content-type"].startswith("text/event-stream")
     sent = events(answer.text)
