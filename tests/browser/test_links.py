@@ -1,5 +1,6 @@
 """Covers by their link: over a reload, from the songs before, for a band mate, behind a key, and when they are gone."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,9 @@ def test_behind_a_key_a_link_asks_for_it_and_says_that_it_must_be_the_same(
     wait_for_covers(other)
     assert other.evaluate("localStorage.getItem('gatefold-key')") is None
     context.close()
+
+
+def test_a_mangled_link_leaves_a_page_that_works(visit: Visit, fake_url: str) -> None:
+    visit.page.goto(f"{fake_url}/covers/%E0%A4%A")
+    expect(visit.page.get_by_role("button", name=re.compile("^Listen to")).first).to_be_visible()
+    assert [said for said in visit.complaints if "URIError" in said or "malformed" in said] == []

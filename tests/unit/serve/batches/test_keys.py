@@ -1,6 +1,9 @@
 """Batches of callers with keys: whose they are, what their lines need, and what counts of them."""
 
+import json
+import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tests.unit.serve.batches.test_routes import TYPE, ended, line, read, sent
@@ -70,3 +73,14 @@ def test_a_line_beyond_the_covers_of_the_month_is_refused_and_the_others_are_not
     assert (batch["counts"]["succeeded"], batch["counts"]["failed"]) == (1, 1)
     (refused,) = read(own, batch["errors_url"])
     assert (refused["response"]["status_code"], refused["response"]["body"]["code"]) == (429, "quota_exceeded")
+
+
+def test_the_jobs_of_a_batch_carry_the_name_of_its_key(
+    endpoint: Callable[..., Any], new_key: Callable[..., str], tmp_path: Path
+) -> None:
+    key = new_key("generate")
+    own = With(endpoint().client, key)
+    ended(own, sent(own, line("a", n=1)).headers["location"])
+    with sqlite3.connect(tmp_path / "jobs.sqlite") as database:
+        (spec,) = database.execute("SELECT spec FROM jobs").fetchone()
+    assert json.loads(spec)["carried"]["key_prefix"] == key[: len("gf_ab12cd34")]
