@@ -27,7 +27,7 @@ from pipelines.report import Report
 BAD, SLOW, LATE, AWAY, DEADLY, LAST = "bad", "slow", "late", "away", "deadly", "last"
 """What a file may say: that it is refused, that it takes a while, that the store hands it out at the second attempt, or
 never, that its worker dies of it, once, that it is read when `TextStage.reported` is there. All else is usable."""
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
 
 
 class TextStage:
