@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from gatefold.config import ServeSettings
-from gatefold.errors import DatabaseUnavailable, GatefoldError, LeaseLost, QuotaExceeded, Unavailable
+from gatefold.errors import GatefoldError, LeaseLost, QuotaExceeded, Unavailable
 from serve.access.callers import name_of
 from serve.active_release import ActiveRelease
 from serve.api import requests
@@ -17,6 +17,7 @@ from serve.api.problems import internal_error, problem_of
 from serve.api.songs import search_by
 from serve.batches.lines import call_fields
 from serve.batches.store import BatchStore, LineClaim
+from serve.claiming import ClaimLoop, until_written
 from serve.jobs.specs import make_spec
 from serve.observability.carried import Carried, carrying, current
 
@@ -33,53 +34,20 @@ class BatchWorker:
 
     def __init__(self, active: ActiveRelease, store: BatchStore, limits: ServeSettings) -> None:
         self._active, self._store, self._limits = active, store, limits
-        self._running: set[asyncio.Task[None]] = set()
-        self._freed = asyncio.Event()
-        self._closing = False
-        self._claiming: asyncio.Task[None] | None = None
+        self._lines = ClaimLoop("lines of batches", self._claim, self._run, limits.jobs_poll_s)
 
     def start(self) -> None:
         """Begins to run lines; called once, from the event loop that it is to run in."""
-        self._claiming = asyncio.create_task(self._run_lines())
+        self._lines.start()
 
     async def close(self) -> None:
         """Claims no more, and hands back what it has in hand."""
-        self._closing = True
-        self._freed.set()
-        if self._claiming is not None:
-            await asyncio.wait({self._claiming})  # which ends by itself: what it claims must be known here
-            await asyncio.sleep(0)  # a task that is cancelled before it has begun could hand nothing back
-        for task in self._running:
-            task.cancel()
-        if self._running:
-            await asyncio.wait(self._running)
-
-    async def _run_lines(self) -> None:
-        while not self._closing:
-            self._freed.clear()
-            for claim in await self._claim():
-                task = asyncio.create_task(self._run(claim))
-                self._running.add(task)
-                task.add_done_callback(self._free)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._freed.wait(), self._limits.jobs_poll_s)
+        await self._lines.close()
 
     async def _claim(self) -> list[LineClaim]:
-        try:
-            await self._store.end_due()
-            room = self._limits.batches.calls_at_once - len(self._running)
-            return await self._store.claim(room) if room > 0 else []
-        except Unavailable as error:
-            logger.warning("no lines of batches can be claimed now: %s", error)
-        except Exception:
-            logger.exception("no lines of batches can be claimed now")
-        return []
-
-    def _free(self, task: "asyncio.Task[None]") -> None:
-        self._running.discard(task)
-        self._freed.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("what a line of a batch answered was not written down", exc_info=error)
+        await self._store.end_due()
+        room = self._limits.batches.calls_at_once - len(self._lines.in_hand)
+        return await self._store.claim(room) if room > 0 else []
 
     async def _run(self, claim: LineClaim) -> None:
         try:
@@ -122,10 +90,4 @@ class BatchWorker:
             await self._persist(lambda: self._store.answer(claim, error.status, problem))
 
     async def _persist(self, write: Callable[[], Awaitable[None]]) -> None:
-        """Tries until the database answers. Raises: LeaseLost."""
-        while True:
-            try:
-                return await write()
-            except DatabaseUnavailable as error:
-                logger.warning("%s", error)
-                await asyncio.sleep(self._limits.jobs_poll_s)
+        await until_written(write, self._limits.jobs_poll_s)

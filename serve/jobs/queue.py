@@ -174,18 +174,18 @@ class JobQueue:
         return ids
 
     @uninterrupted
-    async def unfinished(self) -> tuple[dict[str, int], float]:
-        """How many jobs are queued and how many running, and for how many seconds the oldest has been queued, but for
-        those of batches, which wait for all others."""
-        alone = sa.case((jobs.c.batch_id.is_(None), jobs.c.created_at))
-        counted = sa.select(jobs.c.state, sa.func.count(), sa.func.min(alone)).where(UNFINISHED)
+    async def unfinished(self) -> tuple[dict[tuple[str, str], int], float]:
+        """Jobs by state, queued or running, and by queue, single or batch; and for how many seconds the oldest single
+        one has been queued. Those of batches wait for all others."""
+        queue = sa.case((jobs.c.batch_id.is_(None), "single"), else_="batch")
+        counted = sa.select(jobs.c.state, queue, sa.func.count(), sa.func.min(jobs.c.created_at)).where(UNFINISHED)
         async with self._database.read() as connection:
             now = await self._database.now(connection)
-            rows = (await connection.execute(counted.group_by(jobs.c.state))).all()
-        counts = {"queued": 0, "running": 0} | {state: count for state, count, _ in rows}
-        return counts, max(
-            (now - oldest for state, _, oldest in rows if state == "queued" and oldest is not None), default=0.0
-        )
+            rows = (await connection.execute(counted.group_by(jobs.c.state, queue))).all()
+        counts = {(state, queue): 0 for state in ("queued", "running") for queue in ("single", "batch")}
+        since = {(state, queue): oldest for state, queue, _, oldest in rows}
+        counts |= {(state, queue): count for state, queue, count, _ in rows}
+        return counts, max(0.0, now - since.get(("queued", "single"), now))
 
     @uninterrupted
     async def expired(self, limit: int) -> list[str]:

@@ -11,21 +11,21 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
 from gatefold.config import ServeSettings
-from gatefold.errors import DatabaseUnavailable, GatefoldError, IndexNotReady, LeaseLost, Unavailable
+from gatefold.errors import GatefoldError, IndexNotReady, LeaseLost, Unavailable
 from gatefold.generator.originality import NewCover
 from gatefold.generator.records import cover_record
 from gatefold.records import Match
 from serve.active_release import ActiveRelease
 from serve.api.cover_views import manifest_of
 from serve.api.problems import internal_error
+from serve.claiming import ClaimLoop, cancel, set_within, until_written
 from serve.interfaces import GenerationResult, Query, ReleaseServices
 from serve.jobs.files import JobFiles
 from serve.jobs.jobs import Claim, JobResult, StoredCover
@@ -76,47 +76,24 @@ class JobRunner:
         self._on_request = on_request
         self.name = f"{socket.gethostname()[:40]}-{secrets.token_hex(4)}"
         self._active, self._queue, self._files, self._limits = active, queue, files, limits
-        self._runs: dict[str, asyncio.Task[None]] = {}  # by job_id
-        self._freed = asyncio.Event()
-        self._closing = False
-        self._claiming: asyncio.Task[None] | None = None
+        self._runs = ClaimLoop("jobs", self._claim, self._observed_run, limits.jobs_poll_s)
         self._beside: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begins to claim jobs, and to delete expired ones; called once, from the event loop that it is to run in."""
         sweeper = Sweeper(self._queue, self._files, min(_SWEEP_EVERY_S, self._limits.results_kept_s))
-        self._claiming = asyncio.create_task(self._claim_jobs())
+        self._runs.start()
         self._beside = [asyncio.create_task(sweeper.run()), asyncio.create_task(self._count_jobs())]
 
     async def close(self) -> None:
         """Claims no more, and hands back what it has in hand, which another runner then begins anew."""
-        self._closing = True
-        self._freed.set()
-        if self._claiming is not None:
-            await _cancel(self._beside)
-            await asyncio.wait({self._claiming})  # which ends by itself: what it claims must be known here
-            await asyncio.sleep(0)  # a task that is cancelled before it has begun could hand nothing back
-        await _cancel(list(self._runs.values()))
+        await cancel(self._beside)
+        await self._runs.close()
 
-    async def _claim_jobs(self) -> None:
-        while not self._closing:
-            try:
-                await self._cancel_overdue()
-                room = await self._room()
-                claims = await self._queue.claim(self.name, room) if room > 0 else []
-            except Unavailable as error:
-                logger.warning("no jobs can be claimed now: %s", error)
-                claims = []
-            except Exception:
-                logger.exception("no jobs can be claimed now")
-                claims = []
-            for claim in claims:
-                task = asyncio.create_task(self._observed_run(_Run(claim)))
-                self._runs[claim.job.job_id] = task
-                task.add_done_callback(lambda _, job_id=claim.job.job_id: self._free(job_id))  # type: ignore[misc]
-            if not self._closing:
-                self._freed.clear()
-            await _set_within(self._freed, self._limits.jobs_poll_s)
+    async def _claim(self) -> list[Claim]:
+        await self._cancel_overdue()
+        room = await self._room()
+        return await self._queue.claim(self.name, room) if room > 0 else []
 
     async def _cancel_overdue(self) -> None:
         """Cancels jobs whose time is over; what runs them learns of it as of every cancellation."""
@@ -127,13 +104,9 @@ class JobRunner:
     async def _room(self) -> int:
         try:
             with self._active.current() as services:
-                return await services.generator.capacity() + WAITING - len(self._runs)
+                return await services.generator.capacity() + WAITING - len(self._runs.in_hand)
         except IndexNotReady:
             return 0
-
-    def _free(self, job_id: str) -> None:
-        self._runs.pop(job_id, None)
-        self._freed.set()
 
     async def _count_jobs(self) -> None:
         """Shows how many jobs are queued and running. Never ends."""
@@ -145,17 +118,17 @@ class JobRunner:
             except Exception:
                 logger.exception("jobs cannot be counted now")
             else:
-                for state, count in counts.items():
-                    JOBS.set(count, state=state)
+                for (state, queue), count in counts.items():
+                    JOBS.set(count, state=state, queue=queue)
                 OLDEST_QUEUED.set(oldest_s)
             await asyncio.sleep(_COUNT_EVERY_S)
 
-    async def _observed_run(self, run: _Run) -> None:
-        job = run.claim.job
+    async def _observed_run(self, claim: Claim) -> None:
+        job = claim.job
         if job.spec.carried.request_id is not None:
             self._on_request(job.spec.carried.request_id)
         with carrying(replace(job.spec.carried, job_id=job.job_id)), span("run job"):
-            await self._run(run)
+            await self._run(_Run(claim))
 
     async def _run(self, run: _Run) -> None:
         claim, job_id = run.claim, run.claim.job.job_id
@@ -199,7 +172,7 @@ class JobRunner:
             return await working
         finally:
             run.finished.set()
-            await _cancel([working])
+            await cancel([working])
             await asyncio.wait({keeping})
             if not keeping.cancelled():
                 keeping.exception()  # of a claim that was lost in the last moment, which the next write finds out too
@@ -209,7 +182,7 @@ class JobRunner:
         every_s = min(self._limits.jobs_poll_s, self._limits.job_lease_s / (2 * _RENEWALS))
         written, renewed_at = run.progress, time.monotonic()
         while not run.finished.is_set():
-            if await _set_within(run.finished, every_s):
+            if await set_within(run.finished, every_s):
                 return
             progress, due = run.progress, time.monotonic() - renewed_at > self._limits.job_lease_s / _RENEWALS
             try:
@@ -271,31 +244,7 @@ class JobRunner:
         return left > 0
 
     async def _persist(self, write: Callable[[], Awaitable[None]]) -> None:
-        """Tries until the database answers: what was generated is not given up for an outage. Raises: LeaseLost."""
-        while True:
-            try:
-                return await write()
-            except DatabaseUnavailable as error:
-                logger.warning("%s", error)
-                await asyncio.sleep(self._limits.jobs_poll_s)
-
-
-async def _set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Whether the event is set before so many seconds have passed. Unlike `wait_for` it never loses a cancellation."""
-    waiting = asyncio.ensure_future(event.wait())
-    try:
-        await asyncio.wait({waiting}, timeout=seconds)
-    finally:
-        waiting.cancel()
-    return event.is_set()
-
-
-async def _cancel(tasks: "Sequence[asyncio.Future[Any]]") -> None:
-    """Cancels these, and returns when they have ended."""
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
+        await until_written(write, self._limits.jobs_poll_s)
 
 
 async def _closest(services: ReleaseServices, result: GenerationResult) -> tuple[Match | None, ...]:

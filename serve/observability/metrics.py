@@ -122,9 +122,12 @@ _FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.
 _SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _MINUTES = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 
-JOBS = Gauge("gatefold_jobs", "jobs that have not ended, of all callers", ("state",))
+JOBS = Gauge(
+    "gatefold_jobs", "jobs that have not ended, of all callers; `queue` is `single` or `batch`", ("state", "queue")
+)
 OLDEST_QUEUED = Gauge(
-    "gatefold_oldest_queued_seconds", "seconds since the oldest queued job was accepted; 0 where none is queued"
+    "gatefold_oldest_queued_seconds",
+    "seconds since the oldest queued job was accepted, but for those of batches; 0 where none is queued",
 )
 JOB_WAIT = Histogram(
     "gatefold_job_wait_seconds", "seconds from a job's acceptance to the beginning of its generation", buckets=_MINUTES
@@ -144,6 +147,14 @@ EXPORT_FAILURES = Counter(
     "gatefold_export_failures_total",
     "covers that could not be exported, by code of the error; `preflight_failed` is a broken rule of a store",
     ("code",),
+)
+WEBHOOK_ATTEMPTS = Counter(
+    "gatefold_webhook_attempts_total",
+    "attempts to deliver a webhook: `accepted`, `refused` with another status, or `unanswered`",
+    ("result",),
+)
+WEBHOOKS_GIVEN_UP = Counter(
+    "gatefold_webhooks_given_up_total", "webhooks that no receiver accepted in the time for attempts, or ever will"
 )
 OPTOUT_LAG = Histogram(
     "gatefold_optout_lag_seconds",

@@ -8,7 +8,7 @@ arrives at least once, and always under the same id and with the same body. Know
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, cast
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -69,6 +69,13 @@ class Answer:
     def is_accepted(self) -> bool:
         """Whether the receiver has it."""
         return self.status is not None and 200 <= self.status < 300
+
+    @property
+    def result(self) -> Literal["accepted", "refused", "unanswered"]:
+        """In one word."""
+        if self.status is None:
+            return "unanswered"
+        return "accepted" if self.is_accepted else "refused"
 
 
 @dataclass(frozen=True)
@@ -159,14 +166,14 @@ class Outbox:
             return [_claimed(row) for row in (await connection.execute(leased.returning(deliveries))).all()]
 
     @uninterrupted
-    async def record(self, claim: ClaimedDelivery, answer: Answer) -> None:
-        """Writes down what came of an attempt, and when there is another; nothing where the claim was lost."""
+    async def record(self, claim: ClaimedDelivery, answer: Answer) -> DeliveryState | None:
+        """Writes down what came of an attempt, and when there is another. None where the claim was lost: nothing is."""
         async with self._database.write() as connection:
             now = await self._database.now(connection)
             held = deliveries.c.delivery_id == claim.delivery_id, deliveries.c.token == claim.token
             since = await connection.scalar(sa.select(deliveries.c.since).where(*held).with_for_update())
             if since is None:
-                return
+                return None
             values: dict[str, Any] = {
                 "attempts": deliveries.c.attempts + 1,
                 "tries": deliveries.c.tries + 1,
@@ -174,8 +181,9 @@ class Outbox:
                 # asked for again meanwhile: then it stays due
                 **(self._outcome(claim, answer, now) if since == claim.since else {}),
             }
-            changed = sa.update(deliveries).where(*held).values(values).returning(deliveries.c.attempts)
-            number = await connection.scalar(changed)
+            written = sa.update(deliveries).where(*held).values(values)
+            changed = written.returning(deliveries.c.attempts, deliveries.c.state)
+            number, state = (await connection.execute(changed)).one()
             await connection.execute(
                 sa.insert(delivery_attempts).values(
                     delivery_id=claim.delivery_id,
@@ -190,6 +198,7 @@ class Outbox:
             orphaned = ~sa.exists().where(jobs.c.job_id == deliveries.c.job_id)
             done = sa.delete(deliveries).where(*held, deliveries.c.state != "pending", orphaned)
             await connection.execute(done)
+            return cast(DeliveryState, state)
 
     @uninterrupted
     async def hand_back(self, claim: ClaimedDelivery) -> None:

@@ -85,7 +85,7 @@ def test_labels_in_queries_are_those_of_the_metric() -> None:
     labels = {name: set(one.labels) for one in metrics.declared() for name in exported()[one.name]}
     for alert in ALERTS:
         for name, chosen in re.findall(r"(ray_gatefold_\w+)\{([^}]*)\}", alert["expr"]):
-            assert set(re.findall(r"(\w+)\s*=", chosen)) <= labels[name], alert["alert"]
+            assert set(re.findall(r"(\w+)\s*!?=", chosen)) <= labels[name], alert["alert"]
 
 
 def test_the_documents_name_every_alert_and_no_other() -> None:

@@ -40,7 +40,7 @@ def test_every_metric_is_counted_somewhere() -> None:
 
 
 def test_a_value_with_other_labels_is_refused() -> None:
-    with pytest.raises(ValueError, match="metric 'gatefold_jobs' has the labels state, not none"):
+    with pytest.raises(ValueError, match="metric 'gatefold_jobs' has the labels state, queue, not none"):
         metrics.JOBS.set(1)
     with pytest.raises(ValueError, match="metric 'gatefold_covers_total' has the labels none, not kind"):
         metrics.COVERS.add(kind="x")

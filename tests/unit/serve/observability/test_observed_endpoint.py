@@ -75,7 +75,7 @@ def test_jobs_are_counted_as_they_wait_and_end(endpoint: Callable[..., Any], cou
     waits = counted.of(metrics.JOB_WAIT)
     assert len(waits) >= 2
     assert all(0 <= seconds < 20 for seconds in waits)
-    assert counted.of(metrics.JOBS, "running")
+    assert counted.of(metrics.JOBS, "running", "single")
     assert counted.of(metrics.OLDEST_QUEUED)
 
 

@@ -7,7 +7,9 @@ import pytest
 from standardwebhooks import Webhook
 
 from gatefold.client.webhooks import verify
+from serve.observability import metrics
 from serve.webhooks.outbox import Delivery, Outbox
+from tests.observed import Counted
 from tests.receiver import NAMES, OTHER_SECRET, SECRET, Receiver, receiving
 from tests.served import free_port
 from tests.unit.serve.jobs.conftest import RESULT, Opened, run, soon
@@ -172,6 +174,25 @@ def test_a_receiver_that_does_not_answer_is_not_waited_for(opened: Opened) -> No
         run(main(receiver))
 
 
+def test_attempts_are_counted_by_what_came_of_them_and_so_are_webhooks_given_up(
+    opened: Opened, counted: Counted
+) -> None:
+    async def main(receiver: Receiver) -> None:
+        receiver.answers = [500, 204, 410]
+        async with opened() as jobs, delivering(jobs, hooks(timeout_s=0.5)) as outbox:
+            assert len((await attempted(outbox, (await cancelled(jobs, receiver.url())).job_id, 2)).attempts) == 2
+            assert (await attempted(outbox, (await cancelled(jobs, receiver.url())).job_id)).state == "failed"
+            away = f"https://{HOST}:{free_port()}/x"
+            assert (await attempted(outbox, (await cancelled(jobs, away)).job_id)).state == "pending"
+
+    with receiving() as receiver:
+        run(main(receiver))
+    results = {one: len(counted.of(metrics.WEBHOOK_ATTEMPTS, one)) for one in ("accepted", "refused", "unanswered")}
+    assert results["unanswered"] >= 1  # more where it is tried again before the test ends
+    assert (results["accepted"], results["refused"]) == (1, 2)
+    assert counted.of(metrics.WEBHOOKS_GIVEN_UP) == [1]
+
+
 def test_what_is_under_way_at_a_close_is_due_at_once_for_the_next(opened: Opened) -> None:
     async def main(receiver: Receiver) -> None:
         async with opened() as jobs:
@@ -215,10 +236,10 @@ def test_a_database_that_is_away_for_a_moment_costs_no_second_delivery(
 
     record, failures = Outbox.record, iter([True, True])
 
-    async def sometimes(self: Outbox, *given: object) -> None:
+    async def sometimes(self: Outbox, *given: object) -> object:
         if next(failures, False):
             raise DatabaseUnavailable("away")
-        await record(self, *given)  # type: ignore[arg-type]
+        return await record(self, *given)  # type: ignore[arg-type]
 
     async def main(receiver: Receiver) -> None:
         async with opened() as jobs, delivering(jobs, hooks()) as outbox:
