@@ -22,7 +22,7 @@ class ClaimLoop(Generic[T]):
         what: the name of what is claimed, in the plural, for the log.
         claim: claims as many as there is room for now; none when it raises, which is logged.
         run: does what a claim asks for. Cancelled when the loop is closed; it then hands its claim back.
-        poll_s: seconds until it claims again, unless a claim has ended before.
+        poll_s: seconds until it claims again, unless a claim has ended before, or `wake` was called.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class ClaimLoop(Generic[T]):
     ) -> None:
         self._what, self._claim, self._run, self._poll_s = what, claim, run, poll_s
         self._in_hand: dict[asyncio.Task[None], T] = {}
-        self._freed = asyncio.Event()
+        self._woken = asyncio.Event()
         self._closing = False
         self._claiming: asyncio.Task[None] | None = None
 
@@ -47,10 +47,14 @@ class ClaimLoop(Generic[T]):
         """Begins to claim; called once, from the event loop that it is to run in."""
         self._claiming = asyncio.create_task(self._claim_until_closed())
 
+    def wake(self) -> None:
+        """There may be something to claim: it looks now, and not only at the next poll."""
+        self._woken.set()
+
     async def close(self) -> None:
         """Claims no more, cancels what is in hand, and returns when that has ended."""
         self._closing = True
-        self._freed.set()
+        self._woken.set()
         if self._claiming is not None:
             await asyncio.wait({self._claiming})  # which ends by itself: what it claims must be known here
             await asyncio.sleep(0)  # a task that is cancelled before it has begun could hand nothing back
@@ -58,13 +62,13 @@ class ClaimLoop(Generic[T]):
 
     async def _claim_until_closed(self) -> None:
         while not self._closing:
-            self._freed.clear()  # before it claims: what is freed meanwhile leaves room for more
+            self._woken.clear()  # before it claims: what is freed or comes meanwhile is a reason to claim again
             for claim in await self._claim_now():
                 task = asyncio.create_task(self._run(claim))
                 self._in_hand[task] = claim
                 task.add_done_callback(self._free)
             if not self._closing:
-                await set_within(self._freed, self._poll_s)
+                await set_within(self._woken, self._poll_s)
 
     async def _claim_now(self) -> Sequence[T]:
         try:
@@ -77,7 +81,7 @@ class ClaimLoop(Generic[T]):
 
     def _free(self, task: "asyncio.Task[None]") -> None:
         del self._in_hand[task]
-        self._freed.set()
+        self._woken.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("%s: what came of one was not written down", self._what, exc_info=error)
 

@@ -6,6 +6,7 @@ may hold a password, so neither it nor what the driver says of it is repeated in
 
 import asyncio
 import contextvars
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -27,6 +28,8 @@ from gatefold.errors import DatabaseUnavailable, InvalidSettings, SchemaMismatch
 from gatefold.storage import objects
 from serve.observability.metrics import DATABASE_FAILURES
 
+logger = logging.getLogger(__name__)
+
 VARIABLE = "GATEFOLD_DATABASE_URL"
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -35,6 +38,7 @@ _OUTAGES = (DBAPIError, OSError, TimeoutError, asyncio.TimeoutError, asyncpg.Pos
 _FAULTS = (IntegrityError, ProgrammingError, DataError)  # of the code: no time and no other database mends them
 _CONNECT_WITHIN_S = 10
 _CLOSE_POLL_S = 0.01
+_RECONNECT_AFTER_S = 1.0
 P = ParamSpec("P")
 T = TypeVar("T")
 _under_way: "set[asyncio.Future[Any]]" = set()  # asyncio itself holds on to no task
@@ -123,6 +127,28 @@ class Database:
         async with self.write() as connection:
             await self.lock(connection)
             await connection.run_sync(_upgrade)
+
+    async def receive(self, channel: str, on_message: Callable[[str], None]) -> None:
+        """Calls `on_message` with each message to a channel, as soon as it is sent, over a connection of its own; never
+        ends. SQLite has no channels: there it returns at once. What is sent while the server is away is missed, so
+        that whoever must know it polls as well."""
+        while not self.is_sqlite:
+            try:
+                await self._receive_while_connected(channel, on_message)
+            except _OUTAGES as error:
+                logger.warning("changes are polled for, until the database of jobs answers: %s", _reason(error))
+            await asyncio.sleep(_RECONNECT_AFTER_S)
+
+    async def _receive_while_connected(self, channel: str, on_message: Callable[[str], None]) -> None:
+        _, options = self._engine.dialect.create_connect_args(self._engine.url)
+        connection = await asyncpg.connect(**options, timeout=_CONNECT_WITHIN_S)
+        lost = asyncio.Event()
+        try:
+            connection.add_termination_listener(lambda _: lost.set())
+            await connection.add_listener(channel, lambda *message: on_message(message[-1]))
+            await lost.wait()
+        finally:
+            connection.terminate()
 
     async def close(self) -> None:
         """Closes its connections, once those that are in use are free."""

@@ -7,7 +7,7 @@ lease ended and another claimed the job, or since the job was cancelled, learns 
 lost while it generates is queued again, so often and not more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,7 +19,7 @@ from serve.jobs.jobs import Claim, JobResult, JobSpec
 from serve.jobs.records import error_record, match_record, spec_record
 from serve.jobs.rows import ORDER, UNFINISHED, change, end, read_jobs
 from serve.jobs.store import end_values
-from serve.jobs.tables import deliveries, images, jobs
+from serve.jobs.tables import EVENTS_CHANNEL, deliveries, images, jobs
 from serve.observability.metrics import JOB_FAILURES, JOB_WAIT, JOBS_ENDED
 
 
@@ -186,6 +186,15 @@ class JobQueue:
         since = {(state, queue): oldest for state, queue, _, oldest in rows}
         counts |= {(state, queue): count for state, queue, count, _ in rows}
         return counts, max(0.0, now - since.get(("queued", "single"), now))
+
+    async def receive_queued(self, on_queued: Callable[[], None]) -> None:
+        """Calls `on_queued` as soon as a job is queued, where the database tells; returns where it does not."""
+
+        def on_event(state: str) -> None:
+            if state == "queued":
+                on_queued()
+
+        await self._database.receive(EVENTS_CHANNEL, on_event)
 
     @uninterrupted
     async def expired(self, limit: int) -> list[str]:

@@ -83,7 +83,8 @@ class JobRunner:
         """Begins to claim jobs, and to delete expired ones; called once, from the event loop that it is to run in."""
         sweeper = Sweeper(self._queue, self._files, min(_SWEEP_EVERY_S, self._limits.results_kept_s))
         self._runs.start()
-        self._beside = [asyncio.create_task(sweeper.run()), asyncio.create_task(self._count_jobs())]
+        beside = sweeper.run(), self._count_jobs(), self._queue.receive_queued(self._runs.wake)
+        self._beside = [asyncio.create_task(work) for work in beside]
 
     async def close(self) -> None:
         """Claims no more, and hands back what it has in hand, which another runner then begins anew."""

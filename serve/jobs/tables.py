@@ -8,6 +8,8 @@ differ agree on when a lease ends.
 import sqlalchemy as sa
 
 metadata = sa.MetaData()
+EVENTS_CHANNEL = "gatefold_events"
+"""of PostgreSQL: the state of each event, once it is written"""
 _KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite counts up an INTEGER alone
 _CLAIMED, _UNFINISHED = sa.text("token > 0"), sa.text("finished_at IS NULL")  # written out: values may be no parameters
 

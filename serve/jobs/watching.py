@@ -4,23 +4,26 @@ import asyncio
 import contextvars
 import logging
 from collections import defaultdict
+from collections.abc import Coroutine
 
 import sqlalchemy as sa
 
 from gatefold.errors import Unavailable
+from serve.claiming import set_within
 from serve.jobs.database import Database, uninterrupted
 from serve.jobs.rows import POSITION
-from serve.jobs.tables import jobs
+from serve.jobs.tables import EVENTS_CHANNEL, jobs
 
 logger = logging.getLogger(__name__)
 
 Version = tuple[int, int | None]
 """number of a job's last event, and its position"""
 _ASKED_AT_ONCE = 500  # jobs in one query
+_LEAST_PAUSE_S = 0.02
 
 
 class ChangeWatcher:
-    """Polls while somebody waits, and only then.
+    """Polls while somebody waits, and only then; at once where the database tells of an event.
 
     Args:
         poll_s: seconds between two questions.
@@ -31,14 +34,17 @@ class ChangeWatcher:
         self._poll_s = poll_s
         self._waiting: defaultdict[str, list[tuple[Version, asyncio.Future[None]]]] = defaultdict(list)
         self._polling: asyncio.Task[None] | None = None
+        self._receiving: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
 
     async def changed(self, job_id: str, seen: Version) -> None:
         """Returns when the job is no longer as it was seen, or no longer there."""
         waiter = (seen, asyncio.get_running_loop().create_future())
         self._waiting[job_id].append(waiter)
         if self._polling is None or self._polling.done():
-            # in an empty context: Serve cancels what carries the context of a request that is lost
-            self._polling = contextvars.Context().run(asyncio.create_task, self._poll())
+            self._polling = _alone(self._poll())
+        if self._receiving is None:
+            self._receiving = _alone(self._database.receive(EVENTS_CHANNEL, lambda _: self._news.set()))
         try:
             await waiter[1]
         finally:
@@ -46,15 +52,18 @@ class ChangeWatcher:
 
     def close(self) -> None:
         """Stops polling; what still waits is cancelled."""
-        if self._polling is not None:
-            self._polling.cancel()
+        for task in (self._polling, self._receiving):
+            if task is not None:
+                task.cancel()
         for waiters in self._waiting.values():
             for _, future in waiters:
                 future.cancel()
 
     async def _poll(self) -> None:
         while self._waiting:
-            await asyncio.sleep(self._poll_s)
+            await asyncio.sleep(min(_LEAST_PAUSE_S, self._poll_s))  # events that come together are one reason to ask
+            await set_within(self._news, self._poll_s)
+            self._news.clear()
             asked = list(self._waiting)
             try:
                 now = await self._versions(asked)
@@ -81,3 +90,8 @@ class ChangeWatcher:
         waiters.remove(waiter)
         if not waiters:
             del self._waiting[job_id]
+
+
+def _alone(work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+    """A task in an empty context: Serve cancels what carries the context of a request that is lost."""
+    return contextvars.Context().run(asyncio.create_task, work)

@@ -92,6 +92,20 @@ def test_what_was_claimed_while_the_loop_was_closed_is_handed_back_too() -> None
     run(test)
 
 
+def test_woken_it_claims_what_has_come_since() -> None:
+    async def test() -> None:
+        work = Work(0)
+        work.hold.set()
+        work.loop.start()
+        await asyncio.sleep(0.05)  # it has found nothing, and waits
+        work.waiting.append(7)
+        work.loop.wake()
+        await until(lambda: work.done == [7])
+        await work.loop.close()
+
+    run(test)
+
+
 def test_a_loop_that_never_began_is_closed_too() -> None:
     run(lambda: Work(1).loop.close())
 
