@@ -129,8 +129,11 @@ class BatchStore:
     async def arrived(self, batch_id: str) -> Batch:
         """All of it is here: it runs."""
         async with self._database.write() as connection:
+            await self._database.lock(connection)  # turns are counted one by one
+            fewest = await connection.scalar(sa.select(sa.func.min(batches.c.turn)).where(batches.c.state == _RUNNING))
             whole = sa.update(batches).where(batches.c.batch_id == batch_id, batches.c.state == _ARRIVING)
-            await connection.execute(whole.values(state=_RUNNING))
+            # it shares from now on, and does not catch up with those that came before
+            await connection.execute(whole.values(state=_RUNNING, turn=fewest or 0))
             return await self._get(connection, batch_id)
 
     @uninterrupted
@@ -166,29 +169,49 @@ class BatchStore:
     @uninterrupted
     async def claim(self, count: int) -> list[LineClaim]:
         """Lines that wait, at most so many; those of new covers only as far as few of their jobs are under way."""
-        async with self._database.read() as connection:
+        async with self._database.read() as connection:  # most questions find nothing, and need not lock anything
             now = await self._database.now(connection)
-            if not await connection.scalar(sa.select(batch_lines.c.line).where(_waiting(now)).limit(1)):
+            waits = sa.exists().where(batch_lines.c.batch == batches.c.number, _waiting(now))
+            running = sa.select(batches.c.number).where(batches.c.state == _RUNNING, waits)
+            if not await connection.scalar(running.limit(1)):
                 return []
         async with self._database.write() as connection:
             now = await self._database.now(connection)
             await self._database.lock(connection)  # those who count jobs go one by one
             begun = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.batch_id.is_not(None), UNFINISHED)
-            in_hand = sa.select(sa.func.count()).select_from(batch_lines).where(
-                batch_lines.c.state == "waiting", batch_lines.c.url == COVERS, batch_lines.c.lease_until > now
-            )
+            in_hand = sa.select(sa.func.count()).select_from(batch_lines).join(batches).where(
+                batches.c.state == _RUNNING, batch_lines.c.state == "waiting", batch_lines.c.url == COVERS,
+                batch_lines.c.lease_until > now,
+            )  # fmt: skip
             under_way = (await connection.scalar(begun) or 0) + (await connection.scalar(in_hand) or 0)
             room = self._limits.batches.jobs_at_once - under_way
-            found = await self._free(connection, now, batch_lines.c.url == COVERS, min(count, room))
-            found += await self._free(connection, now, batch_lines.c.url == SEARCHES, count - len(found))
-            claims = []
-            for row in found:
-                line = batch_lines.c.batch == row.batch, batch_lines.c.line == row.line
-                lease = {"token": row.token + 1, "lease_until": now + _LEASE_S}
-                await connection.execute(sa.update(batch_lines).where(*line).values(lease))
-                place = row.batch, row.batch_id, row.caller, row.line
-                claims.append(LineClaim(*place, row.token + 1, row.url, row.body))
+            claims = [claim async for claim in self._claim_each(connection, now, COVERS, min(count, room))]
+            claims += [claim async for claim in self._claim_each(connection, now, SEARCHES, count - len(claims))]
         return claims
+
+    async def _claim_each(
+        self, connection: AsyncConnection, now: float, url: str, count: int
+    ) -> AsyncIterator[LineClaim]:
+        """One line after the other, each the first of the batch that has had the fewest turns."""
+        of_batch = batch_lines.c.batch == batches.c.number, batch_lines.c.url == url, _waiting(now)
+        first = sa.select(sa.func.min(batch_lines.c.line)).where(*of_batch).scalar_subquery()
+        query = sa.select(batches.c.number, batches.c.batch_id, batches.c.caller, first.label("line"))
+        query = query.where(batches.c.state == _RUNNING, ~_of_closed_key(now))
+        query = query.order_by(batches.c.turn, batches.c.number)
+        for _ in range(count):
+            found = next((row for row in await connection.execute(query) if row.line is not None), None)
+            if found is None:
+                return
+            line = batch_lines.c.batch == found.number, batch_lines.c.line == found.line, _waiting(now)
+            leased = sa.update(batch_lines).where(*line)
+            leased = leased.values(token=batch_lines.c.token + 1, lease_until=now + _LEASE_S)
+            columns = batch_lines.c.token, batch_lines.c.url, batch_lines.c.body
+            taken = (await connection.execute(leased.returning(*columns))).one_or_none()
+            turn = sa.update(batches).where(batches.c.number == found.number).values(turn=batches.c.turn + 1)
+            await connection.execute(turn)
+            if taken is not None:  # else its batch has just ended
+                place = found.number, found.batch_id, found.caller, found.line
+                yield LineClaim(*place, taken.token, taken.url, taken.body)
 
     @uninterrupted
     async def create_job(self, claim: LineClaim, spec: JobSpec, webhook: Webhook | None) -> str:
@@ -262,17 +285,6 @@ class BatchStore:
             await end(connection, now, end_values("cancelled", now, self._limits.results_kept_s), ids)
             cancelled += len(ids)
         return cancelled
-
-    async def _free(
-        self, connection: AsyncConnection, now: float, kind: sa.ColumnElement[bool], count: int
-    ) -> list[Any]:
-        """Lines that wait: the first of each batch before the second of any."""
-        if count <= 0:
-            return []
-        joined = sa.select(batch_lines, batches.c.batch_id, batches.c.caller).join(batches)
-        query = joined.where(_waiting(now), kind, batches.c.state == _RUNNING, ~_of_closed_key(now))
-        query = query.order_by(batch_lines.c.line, batch_lines.c.batch).limit(count)
-        return list((await connection.execute(query.with_for_update(skip_locked=True, of=batch_lines))).all())
 
     async def _write(self, connection: AsyncConnection, claim: LineClaim, values: dict[str, Any]) -> None:
         line = sa.update(batch_lines).where(*_held(claim), batch_lines.c.state == "waiting")

@@ -156,6 +156,7 @@ batches = sa.Table(
     sa.Column("caller", sa.String(128), nullable=False),
     sa.Column("state", sa.String(16), nullable=False),  # arriving, running, completed, cancelled, expired
     sa.Column("lines", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("turn", sa.Integer, nullable=False, server_default="0"),  # lines claimed, and what it began with
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("ends_at", sa.Double, nullable=False),  # when it expires if it is not completed
     sa.Column("finished_at", sa.Double),
@@ -177,6 +178,6 @@ batch_lines = sa.Table(
     sa.Column("job_id", sa.String(64)),  # of new covers
     sa.Column("status", sa.Integer),  # once answered without a job: of HTTP
     sa.Column("answer", sa.JSON),
-    sa.Index("batch_lines_waiting", "state", "url", "line", "batch"),
+    sa.Index("batch_lines_waiting", "batch", "state", "url", "line"),
     sa.Index("batch_lines_of_job", "job_id"),
 )

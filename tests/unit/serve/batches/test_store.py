@@ -102,6 +102,19 @@ def test_batches_take_turns(opened: Opened) -> None:
     run(main())
 
 
+def test_a_batch_that_comes_later_shares_from_then_on_and_does_not_catch_up(opened: Opened) -> None:
+    async def main() -> None:
+        async with opened() as jobs:
+            store = store_of(jobs)
+            first = await made(store, *[SEARCHES] * 9)
+            assert [claim.batch_id for claim in await store.claim(3)] == [first] * 3
+            second = await made(store, *[SEARCHES] * 9)
+            claimed = [claim.batch_id for _ in range(4) for claim in await store.claim(1)]
+            assert claimed == [first, second, first, second]
+
+    run(main())
+
+
 def test_a_key_that_is_revoked_ends_its_batches_and_no_other(opened: Opened, counted: Counted) -> None:
     async def main() -> None:
         async with opened() as jobs:
