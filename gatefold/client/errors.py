@@ -68,7 +68,7 @@ class EndpointFailed(ApiError):
 
 
 class EndpointUnavailable(EndpointFailed):
-    """502, 503 or 504: it passes."""
+    """502, 503 or 504, or a proxy that has just started and knows no routes yet: it passes."""
 
 
 class RedirectRefused(ApiError):
@@ -130,6 +130,9 @@ _BY_STATUS: dict[int, type[ApiError]] = {
     504: EndpointUnavailable,
 }
 
+_NO_ROUTES = "/-/routes"
+"""what a proxy of Ray Serve says to every path until it knows the routes"""
+
 
 def error_of(answer: httpx.Response, now: datetime) -> ApiError:
     """The error that an answer is, whose body has been read.
@@ -148,6 +151,8 @@ def error_of(answer: httpx.Response, now: datetime) -> ApiError:
             code, detail = problem.code, problem.detail
         except (ValueError, ValidationError):  # said to be a problem and none: shown as it came
             code = f"http_{status}"
+    elif status == 404 and _NO_ROUTES in answer.text:
+        return EndpointUnavailable(status, "no_routes", detail, retry_after)
     return _class_of(status)(status, code, detail, retry_after, answer.headers.get("X-Request-Id"))
 
 

@@ -47,6 +47,13 @@ def test_what_stays_is_not(error: ClientError) -> None:
     assert POLICY.pause(1, error, highest) is None
 
 
+def test_a_proxy_that_knows_no_routes_yet_is_tried_again() -> None:
+    said = "Path '/v1/covers' not found. Ping http://.../-/routes for available routes."
+    error = error_of(httpx.Response(404, text=said), NOW)
+    assert (error.status, error.code) == (404, "no_routes")
+    assert POLICY.pause(1, error, highest) == 1
+
+
 def test_no_answer_is_tried_again() -> None:
     assert POLICY.pause(1, NoAnswer("gone"), highest) == 1
 
