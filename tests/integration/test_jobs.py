@@ -1,6 +1,9 @@
-"""Jobs on real Ray Serve: whatever is killed, an accepted job ends once, with the pictures it would have had anyway."""
+"""Jobs on real Ray Serve: made on the page; and, whatever is killed, each ends once with the pictures it would have had."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +19,14 @@ from gatefold.workspace import Workspace
 from serve.deploy import deploy, stop
 from tests.served import free_port, publish_release, song
 
-CONFIG = Path(__file__).parents[2] / "serve" / "serve.yaml"
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "serve" / "serve.yaml"
+PAGE, CHOOSING = "tests/browser/test_page.py::test_", "tests/browser/test_choosing.py::test_"
+JOURNEYS = (
+    f"{PAGE}a_song_becomes_a_hundred_matches_and_four_covers_that_begin_by_themselves",
+    f"{PAGE}the_same_journey_needs_nothing_but_keys",
+    f"{CHOOSING}on_a_phone_covers_begin_near_the_top_and_are_kept_and_compared_by_touch",
+)
 STEPS = 3000
 LEASE_S = 3.0
 WITHIN_S = 120.0
@@ -86,6 +96,15 @@ def events(http: httpx.Client, job_id: str, after: int = 0) -> list[tuple[int, s
 def order(seed: int) -> dict[str, Any]:
     """Of a job that takes seconds."""
     return {"data": {"n": "2", "seed": str(seed), "num_inference_steps": "600", "size": "32"}, "files": song()}
+
+
+def test_the_page_works_with_the_endpoint_by_mouse_by_keys_and_by_touch(http: httpx.Client) -> None:
+    """In a process of its own: a browser keeps an event loop, beside which nothing else can have one."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *JOURNEYS]
+    environment = os.environ | {"GATEFOLD_TEST_URL": str(http.base_url)}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout
+    assert f"{len(JOURNEYS)} passed" in done.stdout
 
 
 def test_jobs_outlive_the_api_and_its_replicas_answer_alike(http: httpx.Client) -> None:
