@@ -1,4 +1,4 @@
-"""Jobs on real Ray Serve: made on the page; and, whatever is killed, each ends once with the pictures it would have had."""
+"""Jobs on real Ray Serve: on the page, and, whatever is killed, each ends once with the pictures it would have had."""
 
 import json
 import os
