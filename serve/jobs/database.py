@@ -131,7 +131,7 @@ class Database:
     async def receive(self, channel: str, on_message: Callable[[str], None]) -> None:
         """Calls `on_message` with each message to a channel, as soon as it is sent, over a connection of its own; never
         ends. SQLite has no channels: there it returns at once. What is sent while the server is away is missed, so
-        that whoever must know it polls as well."""
+        a caller that must know it polls as well."""
         while not self.is_sqlite:
             try:
                 await self._receive_while_connected(channel, on_message)

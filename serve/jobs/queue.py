@@ -188,7 +188,7 @@ class JobQueue:
         return counts, max(0.0, now - since.get(("queued", "single"), now))
 
     async def receive_queued(self, on_queued: Callable[[], None]) -> None:
-        """Calls `on_queued` as soon as a job is queued, where the database tells; returns where it does not."""
+        """Calls `on_queued` as soon as a job is queued, where the database notifies; returns where it does not."""
 
         def on_event(state: str) -> None:
             if state == "queued":

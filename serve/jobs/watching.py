@@ -23,7 +23,7 @@ _LEAST_PAUSE_S = 0.02
 
 
 class ChangeWatcher:
-    """Polls while somebody waits, and only then; at once where the database tells of an event.
+    """Polls while somebody waits, and only then; at once where the database notifies of an event.
 
     Args:
         poll_s: seconds between two questions.

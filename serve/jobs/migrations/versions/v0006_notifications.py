@@ -1,4 +1,4 @@
-"""Each event of a job is told to who listens on the database's channel: on PostgreSQL, which has channels."""
+"""Each event of a job is sent over a channel of the database: on PostgreSQL, which has channels."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Where the database tells of events nobody waits for the next poll: here it would come after the test is over."""
+"""Where the database notifies of events nobody waits for the next poll: here it would come after the test is over."""
 
 import asyncio
 import time
@@ -73,7 +73,7 @@ def test_who_follows_a_job_learns_of_its_end_in_another_process_at_once(opened: 
     run(main())
 
 
-def test_a_queued_job_is_told_at_once_and_no_other_event_is(opened: Opened) -> None:
+def test_a_queued_job_is_notified_at_once_and_no_other_event_is(opened: Opened) -> None:
     async def main() -> None:
         async with opened() as here, opened() as there, receiving_queued(here) as queued:
             await listening(there)
@@ -88,7 +88,7 @@ def test_a_queued_job_is_told_at_once_and_no_other_event_is(opened: Opened) -> N
     run(main())
 
 
-def test_after_the_server_was_away_it_tells_again(opened: Opened, server: PostgresServer) -> None:
+def test_after_the_server_was_away_it_notifies_again(opened: Opened, server: PostgresServer) -> None:
     async def main() -> None:
         async with opened() as here, receiving_queued(here) as queued:
             await listening(here)
@@ -101,7 +101,7 @@ def test_after_the_server_was_away_it_tells_again(opened: Opened, server: Postgr
     run(main())
 
 
-def test_sqlite_has_nothing_to_tell_and_is_polled(tmp_path: Path) -> None:
+def test_sqlite_has_no_channels_and_is_polled(tmp_path: Path) -> None:
     async def main() -> None:
         database = Database(f"sqlite:///{tmp_path}/jobs.sqlite")
         await asyncio.wait_for(database.receive("any", lambda _: None), QUICK_S)
