@@ -20,6 +20,7 @@ class ClaimLoop(Generic[T]):
 
     Args:
         what: the name of what is claimed, in the plural, for the log.
+        name: of one claim, for the log.
         claim: claims as many as there is room for now; none when it raises, which is logged.
         run: does what a claim asks for. Cancelled when the loop is closed; it then hands its claim back.
         poll_s: seconds until it claims again, unless a claim has ended before, or `wake` was called.
@@ -28,11 +29,12 @@ class ClaimLoop(Generic[T]):
     def __init__(
         self,
         what: str,
+        name: Callable[[T], str],
         claim: Callable[[], Awaitable[Sequence[T]]],
         run: Callable[[T], Coroutine[Any, Any, None]],
         poll_s: float,
     ) -> None:
-        self._what, self._claim, self._run, self._poll_s = what, claim, run, poll_s
+        self._what, self._name, self._claim, self._run, self._poll_s = what, name, claim, run, poll_s
         self._in_hand: dict[asyncio.Task[None], T] = {}
         self._woken = asyncio.Event()
         self._closing = False
@@ -80,10 +82,10 @@ class ClaimLoop(Generic[T]):
         return ()
 
     def _free(self, task: "asyncio.Task[None]") -> None:
-        del self._in_hand[task]
+        claim = self._in_hand.pop(task)
         self._woken.set()
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("%s: what came of one was not written down", self._what, exc_info=error)
+            logger.error("%s: what came of %s was not written down", self._what, self._name(claim), exc_info=error)
 
 
 async def until_written(write: Callable[[], Awaitable[R]], pause_s: float) -> R:

@@ -42,10 +42,14 @@ class PostgresServer:
         """Ends all its processes at once, as a crash would."""
         self._run("pg_ctl", "-D", str(self._data), "-m", "immediate", "-w", "stop")
 
-    def new_database(self) -> str:
-        """The URL of an empty database, with a password in it that the server does not ask for."""
+    def new_database(self, template: str = "template1") -> str:
+        """The URL of an empty database, with a password in it that the server does not ask for.
+
+        Args:
+            template: name of the database that it is a copy of, which nobody uses meanwhile.
+        """
         name = f"t{uuid.uuid4().hex}"
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "gatefold", name)
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "gatefold", "-T", template, name)
         return f"postgresql://gatefold:hunter2@127.0.0.1:{self.port}/{name}"
 
     def remove(self) -> None:

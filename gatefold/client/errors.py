@@ -68,7 +68,8 @@ class EndpointFailed(ApiError):
 
 
 class EndpointUnavailable(EndpointFailed):
-    """502, 503 or 504, or a proxy that has just started and knows no routes yet: it passes."""
+    """502, 503 or 504: it passes; or a proxy of Ray Serve without a route: it has just started, or serves something
+    else."""
 
 
 class RedirectRefused(ApiError):
@@ -130,8 +131,9 @@ _BY_STATUS: dict[int, type[ApiError]] = {
     504: EndpointUnavailable,
 }
 
-_NO_ROUTES = "/-/routes"
-"""what a proxy of Ray Serve says to every path until it knows the routes"""
+NO_ROUTES = "no_routes"
+_PROXY = "/-/routes"
+"""what a proxy of Ray Serve says to a path that it has no route for: to all, until it has them from the controller"""
 
 
 def error_of(answer: httpx.Response, now: datetime) -> ApiError:
@@ -151,8 +153,8 @@ def error_of(answer: httpx.Response, now: datetime) -> ApiError:
             code, detail = problem.code, problem.detail
         except (ValueError, ValidationError):  # said to be a problem and none: shown as it came
             code = f"http_{status}"
-    elif status == 404 and _NO_ROUTES in answer.text:
-        return EndpointUnavailable(status, "no_routes", detail, retry_after)
+    elif status == 404 and _PROXY in answer.text:
+        return EndpointUnavailable(status, NO_ROUTES, f"{detail} Is base_url right?", retry_after)
     return _class_of(status)(status, code, detail, retry_after, answer.headers.get("X-Request-Id"))
 
 

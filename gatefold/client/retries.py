@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gatefold.client.errors import ApiError, ClientError, EndpointUnavailable, NoAnswer
+from gatefold.client.errors import NO_ROUTES, ApiError, ClientError, NoAnswer
 
 RETRIED = frozenset({408, 425, 429, 502, 503, 504})
 """statuses that pass by themselves"""
@@ -42,8 +42,8 @@ class RetryPolicy:
             failures: attempts that failed so far, this one among them.
             uniform: draws a number between two.
         """
-        passes = isinstance(error, (NoAnswer, EndpointUnavailable)) or (
-            isinstance(error, ApiError) and error.status in RETRIED
+        passes = isinstance(error, NoAnswer) or (
+            isinstance(error, ApiError) and (error.status in RETRIED or error.code == NO_ROUTES)
         )
         if not passes or failures >= self.attempts:
             return None

@@ -130,10 +130,10 @@ class BatchStore:
         """All of it is here: it runs."""
         async with self._database.write() as connection:
             await self._database.lock(connection)  # turns are counted one by one
-            fewest = await connection.scalar(sa.select(sa.func.min(batches.c.turn)).where(batches.c.state == _RUNNING))
+            now = await self._database.now(connection)
+            turns = {turn.name: await self._turn_now(connection, now, url) for url, turn in _TURN.items()}
             whole = sa.update(batches).where(batches.c.batch_id == batch_id, batches.c.state == _ARRIVING)
-            # it shares from now on, and does not catch up with those that came before
-            await connection.execute(whole.values(state=_RUNNING, turn=fewest or 0))
+            await connection.execute(whole.values(state=_RUNNING, **turns))
             return await self._get(connection, batch_id)
 
     @uninterrupted
@@ -193,25 +193,32 @@ class BatchStore:
         self, connection: AsyncConnection, now: float, url: str, count: int
     ) -> AsyncIterator[LineClaim]:
         """One line after the other, each the first of the batch that has had the fewest turns."""
-        of_batch = batch_lines.c.batch == batches.c.number, batch_lines.c.url == url, _waiting(now)
-        first = sa.select(sa.func.min(batch_lines.c.line)).where(*of_batch).scalar_subquery()
-        query = sa.select(batches.c.number, batches.c.batch_id, batches.c.caller, first.label("line"))
-        query = query.where(batches.c.state == _RUNNING, ~_of_closed_key(now))
-        query = query.order_by(batches.c.turn, batches.c.number)
+        turn, first = _TURN[url], _first_waiting(url, now)
+        columns = batches.c.number, batches.c.batch_id, batches.c.caller, first.label("line")
+        waits = batches.c.state == _RUNNING, ~_of_closed_key(now), first.is_not(None)
+        query = sa.select(*columns).where(*waits).order_by(turn, batches.c.number).limit(1)
+        query = query.with_for_update(of=batches, skip_locked=True)  # one that ends just now has no more turns
         for _ in range(count):
-            found = next((row for row in await connection.execute(query) if row.line is not None), None)
+            found = (await connection.execute(query)).one_or_none()
             if found is None:
                 return
             line = batch_lines.c.batch == found.number, batch_lines.c.line == found.line, _waiting(now)
             leased = sa.update(batch_lines).where(*line)
             leased = leased.values(token=batch_lines.c.token + 1, lease_until=now + _LEASE_S)
-            columns = batch_lines.c.token, batch_lines.c.url, batch_lines.c.body
-            taken = (await connection.execute(leased.returning(*columns))).one_or_none()
-            turn = sa.update(batches).where(batches.c.number == found.number).values(turn=batches.c.turn + 1)
-            await connection.execute(turn)
-            if taken is not None:  # else its batch has just ended
+            taken = (await connection.execute(leased.returning(batch_lines.c.token, batch_lines.c.body))).one_or_none()
+            counted = sa.update(batches).where(batches.c.number == found.number).values({turn: turn + 1})
+            await connection.execute(counted)
+            if taken is not None:  # else who had it before has answered it in this moment
                 place = found.number, found.batch_id, found.caller, found.line
-                yield LineClaim(*place, taken.token, taken.url, taken.body)
+                yield LineClaim(*place, taken.token, url, taken.body)
+
+    async def _turn_now(self, connection: AsyncConnection, now: float, url: str) -> int:
+        """The turn of the batch that is next; so a new one shares from now on, and does not catch up with others."""
+        turn, running = _TURN[url], (batches.c.state == _RUNNING, ~_of_closed_key(now))
+        following = sa.select(sa.func.min(turn)).where(*running, _first_waiting(url, now).is_not(None))
+        latest = sa.select(sa.func.max(turn)).where(*running)
+        found = sa.func.coalesce(following.scalar_subquery(), latest.scalar_subquery(), 0)
+        return int((await connection.scalars(sa.select(found))).one())
 
     @uninterrupted
     async def create_job(self, claim: LineClaim, spec: JobSpec, webhook: Webhook | None) -> str:
@@ -328,6 +335,15 @@ _OUTCOME = sa.case(
     (jobs.c.state == "cancelled", "skipped"),
     else_="waiting",
 )
+
+
+_TURN = {COVERS: batches.c.cover_turn, SEARCHES: batches.c.search_turn}
+
+
+def _first_waiting(url: str, now: float) -> sa.ScalarSelect[int]:
+    """The first line of a batch that waits for this call; null where there is none."""
+    of_batch = batch_lines.c.batch == batches.c.number, batch_lines.c.url == url, _waiting(now)
+    return sa.select(sa.func.min(batch_lines.c.line)).where(*of_batch).scalar_subquery()
 
 
 def _waiting(now: float) -> sa.ColumnElement[bool]:

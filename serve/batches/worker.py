@@ -34,7 +34,7 @@ class BatchWorker:
 
     def __init__(self, active: ActiveRelease, store: BatchStore, limits: ServeSettings) -> None:
         self._active, self._store, self._limits = active, store, limits
-        self._lines = ClaimLoop("lines of batches", self._claim, self._run, limits.jobs_poll_s)
+        self._lines = ClaimLoop("lines of batches", _name, self._claim, self._run, limits.jobs_poll_s)
 
     def start(self) -> None:
         """Begins to run lines; called once, from the event loop that it is to run in."""
@@ -91,3 +91,7 @@ class BatchWorker:
 
     async def _persist(self, write: Callable[[], Awaitable[None]]) -> None:
         await until_written(write, self._limits.jobs_poll_s)
+
+
+def _name(claim: LineClaim) -> str:
+    return f"line {claim.line} of batch {claim.batch_id}"

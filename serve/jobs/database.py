@@ -26,6 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from gatefold.errors import DatabaseUnavailable, InvalidSettings, SchemaMismatch
 from gatefold.storage import objects
+from serve.claiming import set_within
 from serve.observability.metrics import DATABASE_FAILURES
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,9 @@ _FAULTS = (IntegrityError, ProgrammingError, DataError)  # of the code: no time 
 _CONNECT_WITHIN_S = 10
 _CLOSE_POLL_S = 0.01
 _RECONNECT_AFTER_S = 1.0
+_CHECK_EVERY_S = 30.0
+_OF_SQLALCHEMY = ("async_fallback", "prepared_statement_cache_size", "prepared_statement_name_func")
+"""options in a URL that are not of the driver"""
 P = ParamSpec("P")
 T = TypeVar("T")
 _under_way: "set[asyncio.Future[Any]]" = set()  # asyncio itself holds on to no task
@@ -130,23 +134,28 @@ class Database:
 
     async def receive(self, channel: str, on_message: Callable[[str], None]) -> None:
         """Calls `on_message` with each message to a channel, as soon as it is sent, over a connection of its own; never
-        ends. SQLite has no channels: there it returns at once. What is sent while the server is away is missed, so
-        a caller that must know it polls as well."""
+        ends. SQLite has no channels: there it returns at once. What is sent while the server is away is missed: with an
+        empty message it says that from now on nothing is, and a caller that must know it polls as well."""
         while not self.is_sqlite:
             try:
                 await self._receive_while_connected(channel, on_message)
             except _OUTAGES as error:
                 logger.warning("changes are polled for, until the database of jobs answers: %s", _reason(error))
+            except (TypeError, ValueError) as error:  # of the URL, which their text may repeat
+                logger.error("changes are polled for, since no message can be received: %s", type(error).__name__)
             await asyncio.sleep(_RECONNECT_AFTER_S)
 
     async def _receive_while_connected(self, channel: str, on_message: Callable[[str], None]) -> None:
         _, options = self._engine.dialect.create_connect_args(self._engine.url)
-        connection = await asyncpg.connect(**options, timeout=_CONNECT_WITHIN_S)
+        known = {name: value for name, value in options.items() if name not in _OF_SQLALCHEMY}
+        connection = await asyncpg.connect(**known | {"timeout": _CONNECT_WITHIN_S})
         lost = asyncio.Event()
         try:
             connection.add_termination_listener(lambda _: lost.set())
             await connection.add_listener(channel, lambda *message: on_message(message[-1]))
-            await lost.wait()
+            on_message("")
+            while not await set_within(lost, _CHECK_EVERY_S):  # one that breaks off silently would never be noticed
+                await connection.fetchval("SELECT 1", timeout=_CONNECT_WITHIN_S)
         finally:
             connection.terminate()
 

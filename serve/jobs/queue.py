@@ -188,10 +188,10 @@ class JobQueue:
         return counts, max(0.0, now - since.get(("queued", "single"), now))
 
     async def receive_queued(self, on_queued: Callable[[], None]) -> None:
-        """Calls `on_queued` as soon as a job is queued, where the database notifies; returns where it does not."""
+        """Calls `on_queued` as soon as a job is queued, or may have been; returns where nothing is notified."""
 
         def on_event(state: str) -> None:
-            if state == "queued":
+            if state in ("", "queued"):
                 on_queued()
 
         await self._database.receive(EVENTS_CHANNEL, on_event)

@@ -76,7 +76,7 @@ class JobRunner:
         self._on_request = on_request
         self.name = f"{socket.gethostname()[:40]}-{secrets.token_hex(4)}"
         self._active, self._queue, self._files, self._limits = active, queue, files, limits
-        self._runs = ClaimLoop("jobs", self._claim, self._observed_run, limits.jobs_poll_s)
+        self._runs = ClaimLoop("jobs", _job_id, self._claim, self._observed_run, limits.jobs_poll_s)
         self._beside: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -246,6 +246,10 @@ class JobRunner:
 
     async def _persist(self, write: Callable[[], Awaitable[None]]) -> None:
         await until_written(write, self._limits.jobs_poll_s)
+
+
+def _job_id(claim: Claim) -> str:
+    return claim.job.job_id
 
 
 async def _closest(services: ReleaseServices, result: GenerationResult) -> tuple[Match | None, ...]:

@@ -156,7 +156,9 @@ batches = sa.Table(
     sa.Column("caller", sa.String(128), nullable=False),
     sa.Column("state", sa.String(16), nullable=False),  # arriving, running, completed, cancelled, expired
     sa.Column("lines", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("turn", sa.Integer, nullable=False, server_default="0"),  # lines claimed, and what it began with
+    # lines of each kind that were claimed, and with how many it began: store.BatchStore.arrived
+    sa.Column("cover_turn", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("search_turn", sa.Integer, nullable=False, server_default="0"),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("ends_at", sa.Double, nullable=False),  # when it expires if it is not completed
     sa.Column("finished_at", sa.Double),

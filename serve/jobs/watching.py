@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 Version = tuple[int, int | None]
 """number of a job's last event, and its position"""
 _ASKED_AT_ONCE = 500  # jobs in one query
-_LEAST_PAUSE_S = 0.02
+_LEAST_PAUSE_S = 0.1  # between two questions, however many events there are
 
 
 class ChangeWatcher:
@@ -41,6 +41,7 @@ class ChangeWatcher:
         """Returns when the job is no longer as it was seen, or no longer there."""
         waiter = (seen, asyncio.get_running_loop().create_future())
         self._waiting[job_id].append(waiter)
+        self._news.set()  # it may have changed since it was seen
         if self._polling is None or self._polling.done():
             self._polling = _alone(self._poll())
         if self._receiving is None:

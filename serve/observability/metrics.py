@@ -154,7 +154,9 @@ WEBHOOK_ATTEMPTS = Counter(
     ("result",),
 )
 WEBHOOKS_GIVEN_UP = Counter(
-    "gatefold_webhooks_given_up_total", "webhooks that no receiver accepted in the time for attempts, or ever will"
+    "gatefold_webhooks_given_up_total",
+    "webhooks that will not be tried again: `expired` after `serve.webhooks.retry_for_s`, or `gone`, refused with 410",
+    ("reason",),
 )
 OPTOUT_LAG = Histogram(
     "gatefold_optout_lag_seconds",

@@ -10,7 +10,7 @@ from gatefold.errors import Unavailable
 from gatefold.generator_settings import WebhookSettings
 from serve.claiming import ClaimLoop, until_written
 from serve.observability.metrics import WEBHOOK_ATTEMPTS, WEBHOOKS_GIVEN_UP
-from serve.webhooks.outbox import ClaimedDelivery, Outbox
+from serve.webhooks.outbox import GONE, ClaimedDelivery, Outbox
 from serve.webhooks.sender import WebhookSender
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class Deliverer:
 
     def __init__(self, outbox: Outbox, sender: WebhookSender, settings: WebhookSettings, poll_s: float) -> None:
         self._outbox, self._sender, self._settings, self._poll_s = outbox, sender, settings, poll_s
-        self._attempts = ClaimLoop("webhooks", self._claim, self._deliver, poll_s)
+        self._attempts = ClaimLoop("webhooks", lambda claim: claim.message_id, self._claim, self._deliver, poll_s)
 
     def start(self) -> None:
         """Begins to deliver; called once, from the event loop that it is to run in."""
@@ -54,5 +54,5 @@ class Deliverer:
         # else what was accepted would be delivered again
         state = await until_written(lambda: self._outbox.record(claim, answer), self._poll_s)
         if state == "failed":
-            logger.error("webhook %s to %s is given up", claim.message_id, claim.receiver)
-            WEBHOOKS_GIVEN_UP.add()
+            logger.warning("webhook %s to %s is given up", claim.message_id, claim.receiver)
+            WEBHOOKS_GIVEN_UP.add(reason="gone" if answer.status == GONE else "expired")

@@ -167,7 +167,8 @@ class Outbox:
 
     @uninterrupted
     async def record(self, claim: ClaimedDelivery, answer: Answer) -> DeliveryState | None:
-        """Writes down what came of an attempt, and when there is another. None where the claim was lost: nothing is."""
+        """Writes down what came of an attempt, and when there is another; nothing, and gives None, where the claim was
+        lost."""
         async with self._database.write() as connection:
             now = await self._database.now(connection)
             held = deliveries.c.delivery_id == claim.delivery_id, deliveries.c.token == claim.token

@@ -81,7 +81,7 @@ class Visit:
         page.on("console", lambda message: self.complaints.append(message.text) if message.type == "error" else None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)

@@ -107,6 +107,7 @@ def test_the_page_works_with_the_endpoint_by_mouse_by_keys_and_by_touch(http: ht
     assert f"{len(JOURNEYS)} passed" in done.stdout
 
 
+@pytest.mark.chaos  # test_job_chaos.py has this too, among other kills
 def test_jobs_outlive_the_api_and_its_replicas_answer_alike(http: httpx.Client) -> None:
     keys = [{"Idempotency-Key": f"k{number}"} for number in range(3)]
     made = [http.post("/v1/covers", **order(number), headers=key).json() for number, key in enumerate(keys)]
@@ -134,6 +135,7 @@ def http_post_and_wait(http: httpx.Client, sent: dict[str, Any]) -> dict[str, An
     return until(http, patiently(http, "POST", "/v1/covers", **sent).json()["job_id"], "succeeded", "failed")
 
 
+@pytest.mark.chaos  # test_job_chaos.py has this too, among other kills
 def test_a_job_whose_runner_is_killed_is_run_again_and_has_the_same_bytes(http: httpx.Client) -> None:
     undisturbed = http_post_and_wait(http, order(7))
     job_id = http.post("/v1/covers", **order(7)).json()["job_id"]
@@ -146,6 +148,7 @@ def test_a_job_whose_runner_is_killed_is_run_again_and_has_the_same_bytes(http: 
     assert pictures(http, job) == pictures(http, undisturbed)
 
 
+@pytest.mark.chaos  # test_job_chaos.py has this too, among other kills
 def test_a_cancelled_job_stays_so_when_its_runner_is_killed(http: httpx.Client) -> None:
     job_id = http.post("/v1/covers", **order(8)).json()["job_id"]
     until(http, job_id, "running")

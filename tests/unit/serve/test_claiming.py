@@ -22,7 +22,7 @@ class Work:
         self.at_once = 0
         self.errors: deque[Exception] = deque()  # that claiming raises, one after the other
         self.hold = asyncio.Event()
-        self.loop = ClaimLoop("numbers", self.claim, self.run, poll_s)
+        self.loop = ClaimLoop("numbers", str, self.claim, self.run, poll_s)
 
     async def claim(self) -> list[int]:
         await asyncio.sleep(0)  # what is freed here must not be overlooked
@@ -137,6 +137,7 @@ def test_what_a_task_raises_is_in_the_log_and_ends_nothing_else(caplog: pytest.L
     [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert record.exc_info is not None
     assert str(record.exc_info[1]) == "three"
+    assert record.getMessage() == "numbers: what came of 3 was not written down"
 
 
 def test_a_write_is_repeated_while_the_database_is_away_and_for_nothing_else() -> None:

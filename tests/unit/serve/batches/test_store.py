@@ -115,6 +115,38 @@ def test_a_batch_that_comes_later_shares_from_then_on_and_does_not_catch_up(open
     run(main())
 
 
+def test_searches_and_covers_have_turns_of_their_own(opened: Opened) -> None:
+    async def main() -> None:
+        async with opened() as jobs:
+            store = store_of(jobs, jobs_at_once=1)
+            covers = await made(store, *[COVERS] * 4)
+            mixed = await made(store, *[SEARCHES] * 6, *[COVERS] * 4)
+            claim, *searches = await store.claim(7)
+            assert [one.batch_id for one in searches] == [mixed] * 6
+            begun = [claim.batch_id]
+            for _ in range(3):
+                await store.create_job(claim, SPEC, None)
+                await jobs.queue.succeed(await jobs.begin(), RESULT)
+                (claim,) = await store.claim(1)
+                begun.append(claim.batch_id)
+            assert begun == [covers, mixed, covers, mixed]
+
+    run(main())
+
+
+def test_a_batch_with_nothing_to_run_gives_a_new_one_no_start(opened: Opened) -> None:
+    async def main() -> None:
+        async with opened() as jobs:
+            store = store_of(jobs)
+            await made(store, COVERS, COVERS)  # has had no turn of a search, and wants none
+            old = await made(store, *[SEARCHES] * 9)
+            await store.claim(2 + 3)
+            new = await made(store, *[SEARCHES] * 9)
+            assert [claim.batch_id for _ in range(4) for claim in await store.claim(1)] == [old, new, old, new]
+
+    run(main())
+
+
 def test_a_key_that_is_revoked_ends_its_batches_and_no_other(opened: Opened, counted: Counted) -> None:
     async def main() -> None:
         async with opened() as jobs:

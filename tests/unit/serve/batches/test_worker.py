@@ -24,9 +24,9 @@ LIMITS = ServeSettings(jobs_poll_s=0.01)
 
 
 @pytest.fixture
-def database_url(tmp_path: Path) -> str:
+def database_url(sqlite_url: str) -> str:
     """Of SQLite alone: what differs between databases, the tests of the store try."""
-    return f"sqlite:///{tmp_path}/jobs.sqlite"
+    return sqlite_url
 
 
 @dataclass

@@ -38,7 +38,7 @@ def test_a_url_of_another_kind_is_refused_and_not_repeated(url: str, said: str) 
     assert "hunter2" not in refused.value.message
 
 
-def test_the_migrations_make_the_tables_that_the_code_uses(database_url: str) -> None:
+def test_the_migrations_make_the_tables_that_the_code_uses(bare_database_url: str) -> None:
     def differences(connection: sa.Connection) -> list[object]:
         from alembic.autogenerate import compare_metadata
         from alembic.runtime.migration import MigrationContext
@@ -51,7 +51,7 @@ def test_the_migrations_make_the_tables_that_the_code_uses(database_url: str) ->
         return list(compare_metadata(context, tables.metadata))
 
     async def main() -> list[object]:
-        database = Database(database_url)
+        database = Database(bare_database_url)
         await database.upgrade()
         async with database.read() as connection:
             found = await connection.run_sync(differences)
@@ -61,9 +61,9 @@ def test_the_migrations_make_the_tables_that_the_code_uses(database_url: str) ->
     assert run(main()) == []
 
 
-def test_any_number_of_processes_may_bring_the_schema_up_to_date_at_once(database_url: str) -> None:
+def test_any_number_of_processes_may_bring_the_schema_up_to_date_at_once(bare_database_url: str) -> None:
     async def main() -> None:
-        databases = [Database(database_url) for _ in range(4)]
+        databases = [Database(bare_database_url) for _ in range(4)]
         await asyncio.gather(*(database.upgrade() for database in databases))
         await databases[0].upgrade()
         for database in databases:
@@ -75,9 +75,9 @@ def test_any_number_of_processes_may_bring_the_schema_up_to_date_at_once(databas
     run(main())
 
 
-def test_a_database_without_our_tables_beside_others_is_upgraded_and_keeps_those(database_url: str) -> None:
+def test_a_database_without_our_tables_beside_others_is_upgraded_and_keeps_those(bare_database_url: str) -> None:
     async def main() -> None:
-        database = Database(database_url)
+        database = Database(bare_database_url)
         async with database.write() as connection:
             await connection.execute(sa.text("CREATE TABLE theirs (a integer)"))
         await database.upgrade()
