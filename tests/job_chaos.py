@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +38,10 @@ REPLICAS = {
     "proxy": "ray::ProxyActor",
 }
 WITHIN_S = 240.0
-SONGS, SEEDS, STEPS = 3, 4, 200
+SONGS, SEEDS, STEPS = 3, 4, 400
 """few songs and seeds, so that many jobs ask for the same pictures: what was disturbed is compared with what was not"""
-JOBS_AT_ONCE = 6
-QUOTA = 5
+JOBS_AT_ONCE = 2
+QUOTA = 3
 """covers a month of the last caller"""
 
 
@@ -65,10 +67,11 @@ class Order:
 
 @dataclass
 class Caller:
-    """Asks for its jobs one after the other, whatever does not answer meanwhile, under a key of its own."""
+    """Asks for one job after the other, whatever does not answer meanwhile, under a key of its own."""
 
+    number: int
     secret: str
-    orders: list[Order]
+    webhook_url: str
     accepted: dict[str, Order] = field(default_factory=dict)
     """by job_id"""
     cancelled: list[str] = field(default_factory=list)
@@ -76,12 +79,24 @@ class Caller:
     refused: list[str] = field(default_factory=list)
     """codes of errors that are no reason to ask again"""
 
-    def ask_for_all(self, url: str) -> None:
+    def orders(self) -> Iterator[Order]:
+        """Without end, the same each time; each fifth is cancelled."""
+        draw = random.Random(self.number)
+        for place in count():
+            key, song, seed = f"{self.number}-{place}", draw.randrange(SONGS), draw.randrange(SEEDS)
+            yield Order(key, song, seed, place % 5 == 4, self.webhook_url)
+
+    def ask(self, url: str, least: int, over: threading.Event) -> None:
+        """Asks for so many jobs at least, and until it is over."""
         with self.http(url) as http:
-            for order in self.orders:
+            for order in self.orders():
+                asked = len(self.accepted) + len(self.refused)
+                if asked >= least and over.is_set():
+                    return
                 answer = create(http, order)
                 if answer.is_error:
                     self.refused.append(answer.json()["code"])
+                    time.sleep(0.5)
                     continue
                 job_id = answer.json()["job_id"]
                 assert job_id not in self.accepted, answer.text
@@ -190,7 +205,7 @@ class ServedAlone:
 
 @dataclass
 class Killer:
-    """Kills one thing after another, each when it is there, until the callers have their answers and all is killed."""
+    """Kills one thing after another, each when it is there."""
 
     served: ServedAlone
     postgres: PostgresServer
@@ -257,21 +272,18 @@ class Outcome:
 
 
 class Trial:
-    """`callers` ask for `jobs` in all while things are killed."""
+    """`callers` ask for `jobs` in all, and more, while things are killed."""
 
     def __init__(self, folder: Path, postgres: PostgresServer, receiver: Receiver, callers: int, jobs: int) -> None:
         self._database_url, self._receiver = postgres.new_database(), receiver
         self.served = ServedAlone(folder, self._database_url)
         self.killer = Killer(self.served, postgres, seed=7)
-        draw, url = random.Random(11), receiver.url("localhost")
+        self._each = -(-jobs // callers)
         self.callers = []
         for number in range(callers):
             allowed = Allowance(jobs_at_once=JOBS_AT_ONCE, covers_per_month=QUOTA if number == callers - 1 else None)
-            orders = [
-                Order(f"{number}-{place}", draw.randrange(SONGS), draw.randrange(SEEDS), place % 5 == 4, url)
-                for place in range(-(-jobs // callers))
-            ]
-            self.callers.append(Caller(self._new_key(f"caller {number}", allowed), orders))
+            secret = self._new_key(f"caller {number}", allowed)
+            self.callers.append(Caller(number, secret, receiver.url("localhost")))
 
     def _new_key(self, name: str, allowed: Allowance) -> str:
         async def create_key(database: Database) -> str:
@@ -282,10 +294,14 @@ class Trial:
     def run(self, counts: dict[str, int], outage_s: float) -> None:
         """Returns when all is killed, and all orders are answered."""
         self.served.start()
-        with ThreadPoolExecutor(len(self.callers) + 1) as threads:
-            asking = [threads.submit(caller.ask_for_all, self.served.url) for caller in self.callers]
-            killing = threads.submit(self.killer.kill_all, counts, outage_s)
-            for task in (killing, *asking):
+        over = threading.Event()
+        with ThreadPoolExecutor(len(self.callers)) as threads:
+            asking = [threads.submit(caller.ask, self.served.url, self._each, over) for caller in self.callers]
+            try:
+                self.killer.kill_all(counts, outage_s)
+            finally:
+                over.set()
+            for task in asking:
                 task.result()
 
     def outcome(self) -> Outcome:

@@ -162,6 +162,7 @@ def test_killed_in_the_middle_adapt_goes_on_and_learns_the_same(ray_cluster: str
 
 
 @pytest.mark.slow
+@pytest.mark.chaos
 def test_what_two_workers_learn_from_a_checkpoint_in_a_bucket_is_named_by_a_request(
     ray_cluster: str, tmp_path: Path, model: Path
 ) -> None:

@@ -130,6 +130,7 @@ def test_serve_prints_its_url_answers_and_stops_in_order(
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.chaos
 def test_a_stage_that_is_interrupted_says_so_and_goes_on_where_it_stopped(demo: Demo, tmp_path: Path) -> None:
     shell = Shell(tmp_path, ray_address=ray.get_runtime_context().gcs_address)
     one_by_one = ["--set", "batch.rows_per_block=1"]

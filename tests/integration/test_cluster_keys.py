@@ -84,6 +84,7 @@ def asked(url: str, **headers: str) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+@pytest.mark.chaos
 def test_keys_of_the_driver_alone_close_the_endpoint_and_storage_settings_reach_workers_unlogged(
     cluster: Cluster, tmp_path: Path
 ) -> None:

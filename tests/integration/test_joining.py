@@ -71,6 +71,7 @@ def write_songs(folder: Path) -> Path:
     return folder / "songs.csv"
 
 
+@pytest.mark.chaos
 def test_a_run_joins_the_cluster_of_this_machine_and_finishes_on_its_two_nodes(
     tmp_path: Path, cluster: dict[str, str]
 ) -> None:

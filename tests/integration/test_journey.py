@@ -124,6 +124,7 @@ def test_a_stage_before_its_time_names_the_verb_to_run(ray_cluster: str) -> None
         extract_spectrograms(SETTINGS, Workspace(f"{ray_cluster}/nothing-here"))
 
 
+@pytest.mark.chaos
 def test_a_stopped_stage_goes_on_where_it_stopped(workspace: Workspace) -> None:
     stopped = Workspace(f"{workspace.uri}-stopped")
     extract_until(stopped, f"{workspace.uri}/songs/{MANIFEST}", songs=16)

@@ -30,7 +30,7 @@ def songs(tmp_path: Path) -> KnownSongs:
     ("moment", "workers"),
     [
         pytest.param(kills.after_parts(random.Random(1).randint(2, 8)), False, id="in its first half", marks=MINUTES),
-        pytest.param(kills.rows_without_rejects, True, id="between rows and rejects of a block"),
+        pytest.param(kills.rows_without_rejects, True, id="between rows and rejects of a block", marks=MINUTES),
         pytest.param(kills.rows_doubled, False, id="between merged rows and the end of their pieces", marks=MINUTES),
     ],
 )
@@ -67,7 +67,7 @@ def test_a_driver_killed_again_and_again_gets_on(songs: KnownSongs, lives: int) 
 @pytest.mark.parametrize(
     ("victims", "at"),
     [
-        pytest.param("all workers", [random.Random(4).randint(20, 100)], id="both workers at once"),
+        pytest.param("all workers", [random.Random(4).randint(20, 100)], id="both workers at once", marks=MINUTES),
         pytest.param(
             "a worker", sorted(random.Random(5).sample(range(1, 120, 20), 3)), id="three workers in turn", marks=MINUTES
         ),

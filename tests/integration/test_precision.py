@@ -62,7 +62,13 @@ def test_workers_on_unlike_machines_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("environment", [{}, WITHOUT_BFLOAT16], ids=["as it is", "without bfloat16"])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        pytest.param({}, id="as it is", marks=pytest.mark.chaos),
+        pytest.param(WITHOUT_BFLOAT16, id="without bfloat16"),
+    ],
+)
 def test_a_training_step_is_about_as_fast_as_in_float32_on_any_processor(environment: dict[str, str]) -> None:
     """In bfloat16 unmeasured, it took eighteen times as long on a processor that emulates it."""
     done = subprocess.run(

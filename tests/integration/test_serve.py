@@ -309,6 +309,7 @@ def test_a_job_survives_the_loss_of_the_connection_that_ordered_it(endpoint: End
     assert job["state"] == "succeeded", job
 
 
+@pytest.mark.chaos
 def test_a_lost_generator_costs_time_and_no_job(endpoint: Endpoint) -> None:
     job = endpoint.http.post("/v1/covers", json={"song_id": "song/1", "n": 2, "num_inference_steps": 300}).json()
     deadline = time.monotonic() + 30

@@ -59,7 +59,7 @@ def seconds(ask: Callable[[], httpx.Response]) -> float:
     return time.monotonic() - began
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_health_and_searches_are_answered_beside_1100_clients_that_send_five_bytes_and_stop(url: str) -> None:
     with httpx.Client(base_url=url, timeout=60) as http:
         http.post("/v1/searches", files=song()).raise_for_status()
@@ -102,7 +102,7 @@ def status_of(kind: str, client: socket.socket) -> tuple[str, int]:
     return kind, status
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_sixteen_large_uploads_at_once_take_bounded_memory_and_give_it_back(url: str) -> None:
     processes = pids()
     large = {"song": ("large.wav", song()["song"][1] + bytes(45_000_000))}

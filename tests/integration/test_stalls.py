@@ -27,7 +27,7 @@ def with_chunks_behind(number: int) -> tuple[str, bytes]:
     return f"s{number:03}.{suffix}", whole[:4] + struct.pack(f"{order}I", len(whole) - 8) + whole[8:]
 
 
-@pytest.mark.parametrize("place", ["disk", "s3"])
+@pytest.mark.parametrize("place", ["disk", pytest.param("s3", marks=pytest.mark.chaos)])
 def test_songs_with_chunks_behind_their_samples_do_not_stall_one_another(
     place: str, ray_cluster: str, tmp_path: Path
 ) -> None:

@@ -37,7 +37,7 @@ NEW = f"s{TRACKS}"
 WITHIN_S = 120.0
 MINUTES = pytest.mark.chaos
 """of what `make test` has no time for"""
-pytestmark = pytest.mark.slow
+pytestmark = MINUTES
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,6 @@ def api_pid() -> int:
     return int(replica["pid"])
 
 
-@MINUTES
 def test_releases_take_over_and_back_under_load_without_an_error(
     endpoint: Endpoint, workspace: Workspace, http: httpx.Client
 ) -> None:
@@ -169,7 +168,6 @@ def test_releases_take_over_and_back_under_load_without_an_error(
     assert api_pid() == api, "the replica was exchanged"
 
 
-@MINUTES
 def test_the_release_before_is_stopped_once_nothing_needs_it(endpoint: Endpoint) -> None:
     deadline = time.monotonic() + WITHIN_S
     while set(serve.status().applications) != {"gatefold", "release-r1"}:
@@ -178,7 +176,6 @@ def test_the_release_before_is_stopped_once_nothing_needs_it(endpoint: Endpoint)
         time.sleep(0.1)
 
 
-@MINUTES
 def test_a_release_that_cannot_be_served_changes_nothing_and_is_reported(
     endpoint: Endpoint, workspace: Workspace, http: httpx.Client
 ) -> None:
