@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,10 +22,13 @@ from typing import Any
 import httpx
 import yaml
 
+from gatefold.config import ServeSettings
+from gatefold.errors import DatabaseUnavailable
 from gatefold.workspace import Workspace
 from serve.access.callers import Allowance
 from serve.access.keys import KeyStore
 from serve.jobs.database import Database, with_database
+from serve.jobs.queue import JobQueue
 from tests.postgres import PostgresServer
 from tests.receiver import SECRET, Receiver, authority, receiving
 from tests.served import free_port, publish_release, song
@@ -209,6 +212,7 @@ class Killer:
 
     served: ServedAlone
     postgres: PostgresServer
+    is_job_running: Callable[[], bool]
     seed: int
     killed: Counter[str] = field(default_factory=Counter)
 
@@ -228,8 +232,16 @@ class Killer:
                 time.sleep(outage_s)
                 self.postgres.start()
             else:
+                if what == "runner":
+                    self._wait_for_a_job()
                 self._kill_replica(what)
             self.killed[what] += 1
+
+    def _wait_for_a_job(self) -> None:
+        """Until one is running that the kill will interrupt, or for some time."""
+        deadline = time.monotonic() + 30
+        while not self.is_job_running() and time.monotonic() < deadline:
+            time.sleep(0.1)
 
     def _kill_replica(self, what: str) -> None:
         deadline = time.monotonic() + WITHIN_S
@@ -277,13 +289,22 @@ class Trial:
     def __init__(self, folder: Path, postgres: PostgresServer, receiver: Receiver, callers: int, jobs: int) -> None:
         self._database_url, self._receiver = postgres.new_database(), receiver
         self.served = ServedAlone(folder, self._database_url)
-        self.killer = Killer(self.served, postgres, seed=7)
+        self.killer = Killer(self.served, postgres, self._is_job_running, seed=7)
         self._each = -(-jobs // callers)
         self.callers = []
         for number in range(callers):
             allowed = Allowance(jobs_at_once=JOBS_AT_ONCE, covers_per_month=QUOTA if number == callers - 1 else None)
             secret = self._new_key(f"caller {number}", allowed)
             self.callers.append(Caller(number, secret, receiver.url("localhost")))
+
+    def _is_job_running(self) -> bool:
+        async def count_jobs(database: Database) -> int:
+            counts, _ = await JobQueue(database, ServeSettings()).unfinished()
+            return counts["running", "single"]
+
+        with suppress(DatabaseUnavailable):
+            return asyncio.run(with_database(self._database_url, count_jobs)) > 0
+        return False
 
     def _new_key(self, name: str, allowed: Allowance) -> str:
         async def create_key(database: Database) -> str:
