@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import sqlalchemy as sa
 import yaml
 
-from gatefold.config import ServeSettings
 from gatefold.errors import DatabaseUnavailable
 from gatefold.workspace import Workspace
 from serve.access.callers import Allowance
 from serve.access.keys import KeyStore
 from serve.jobs.database import Database, with_database
-from serve.jobs.queue import JobQueue
+from serve.jobs.tables import jobs
 from tests.postgres import PostgresServer
 from tests.receiver import SECRET, Receiver, authority, receiving
 from tests.served import free_port, publish_release, song
@@ -41,6 +41,7 @@ REPLICAS = {
     "proxy": "ray::ProxyActor",
 }
 WITHIN_S = 240.0
+LEASE_S = 3.0
 SONGS, SEEDS, STEPS = 3, 4, 400
 """few songs and seeds, so that many jobs ask for the same pictures: what was disturbed is compared with what was not"""
 JOBS_AT_ONCE = 2
@@ -146,7 +147,7 @@ class ServedAlone:
         (folder / "authority.pem").write_text(authority()[0])
         hooks = {"allowed_hosts": ["localhost"], "authorities": str(folder / "authority.pem"), "retry_first_s": 0.2}
         limits = {
-            "steps_max": STEPS, "job_lease_s": 3.0, "job_attempts_max": 50, "jobs_poll_s": 0.2, "webhooks": hooks,
+            "steps_max": STEPS, "job_lease_s": LEASE_S, "job_attempts_max": 50, "jobs_poll_s": 0.2, "webhooks": hooks,
         }  # fmt: skip
         (folder / "settings.yaml").write_text(yaml.safe_dump({"serve": limits}))
         self._folder, self._port = folder, free_port()
@@ -284,13 +285,13 @@ class Outcome:
 
 
 class Trial:
-    """`callers` ask for `jobs` in all, and more, while things are killed."""
+    """`callers` ask for `least` jobs in all, and for more while things are killed."""
 
-    def __init__(self, folder: Path, postgres: PostgresServer, receiver: Receiver, callers: int, jobs: int) -> None:
+    def __init__(self, folder: Path, postgres: PostgresServer, receiver: Receiver, callers: int, least: int) -> None:
         self._database_url, self._receiver = postgres.new_database(), receiver
         self.served = ServedAlone(folder, self._database_url)
         self.killer = Killer(self.served, postgres, self._is_job_running, seed=7)
-        self._each = -(-jobs // callers)
+        self._each = -(-least // callers)
         self.callers = []
         for number in range(callers):
             allowed = Allowance(jobs_at_once=JOBS_AT_ONCE, covers_per_month=QUOTA if number == callers - 1 else None)
@@ -298,9 +299,12 @@ class Trial:
             self.callers.append(Caller(number, secret, receiver.url("localhost")))
 
     def _is_job_running(self) -> bool:
+        """By a runner that lives: it has renewed its claim."""
+
         async def count_jobs(database: Database) -> int:
-            counts, _ = await JobQueue(database, ServeSettings()).unfinished()
-            return counts["running", "single"]
+            async with database.read() as connection:
+                held = jobs.c.state == "running", jobs.c.lease_until > await database.now(connection) + LEASE_S / 2
+                return await connection.scalar(sa.select(sa.func.count()).select_from(jobs).where(*held)) or 0
 
         with suppress(DatabaseUnavailable):
             return asyncio.run(with_database(self._database_url, count_jobs)) > 0
@@ -369,13 +373,13 @@ class Trial:
 
 
 @contextmanager
-def trial(folder: Path, callers: int, jobs: int) -> Iterator[Trial]:
+def trial(folder: Path, callers: int, least: int) -> Iterator[Trial]:
     """All of it, and nothing of it left afterwards."""
     postgres = PostgresServer()
     try:
         postgres.start()
         with receiving(Receiver(answers=[503, 204])) as receiver:
-            made = Trial(folder, postgres, receiver, callers, jobs)
+            made = Trial(folder, postgres, receiver, callers, least)
             try:
                 yield made
             finally:

@@ -15,7 +15,7 @@ CALLERS = 8
     ("jobs", "kills", "outage_s", "repeated"),
     [
         pytest.param(
-            40, {"api": 5, "runner": 5, "generator": 5, "proxy": 3, "ray": 1, "postgres": 1}, 3.0, 2,
+            40, {"api": 5, "runner": 5, "generator": 5, "proxy": 3, "ray": 1, "postgres": 1}, 3.0, 1,
             id="twenty kills", marks=[pytest.mark.slow, pytest.mark.timeout(900)],
         ),
         pytest.param(
