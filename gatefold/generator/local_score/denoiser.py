@@ -115,11 +115,15 @@ def posterior(
             picture's border; a window that is cut off there counts as if it were whole.
     """
     a, s = 1 - t, max(t, NOISE_FLOOR)
+    above, below, left, right = cut
+    if a == 0:  # in noise alone every source is as likely as before
+        height, width = noisy.shape[1] + above + below - 2 * half, noisy.shape[2] + left + right - 2 * half
+        row = log_prior[:, None, None].expand(-1, 1, width).contiguous()  # rounded as a row of a tile is
+        return torch.softmax(row, 0).expand(-1, height, -1)
     # |noisy - a source|^2 - |noisy|^2
     error = window.squares * (a * a)
     for channel in range(3):
         error.addcmul_(window.sources[:, channel], noisy[channel] * (-2 * a))
-    above, below, left, right = cut
     error = _window_sums(fn.pad(error, (left, right)), half, 2)
     error = _window_sums(fn.pad(error, (0, 0, above, below)), half, 1)
     rows = _coverage(error.shape[1], half, above, below, error.device)
