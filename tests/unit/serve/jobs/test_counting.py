@@ -31,15 +31,18 @@ def test_a_job_of_an_earlier_version_carries_nothing() -> None:
     assert spec_of(record).carried == NOTHING
 
 
+EACH = [(state, queue) for state in ("queued", "running") for queue in ("single", "batch")]
+
+
 def test_the_queue_says_how_many_jobs_wait_and_since_when(opened: Opened) -> None:
     async def main() -> None:
         async with opened() as jobs:
-            assert await jobs.queue.unfinished() == ({"queued": 0, "running": 0}, 0.0)
+            assert await jobs.queue.unfinished() == (dict.fromkeys(EACH, 0), 0.0)
             for _ in range(3):
                 await jobs.make()
             await jobs.begin()
             counts, oldest_s = await jobs.queue.unfinished()
-            assert counts == {"queued": 2, "running": 1}
+            assert counts == dict.fromkeys(EACH, 0) | {("queued", "single"): 2, ("running", "single"): 1}
             assert 0 <= oldest_s < 20
 
     run(main())
@@ -51,7 +54,7 @@ def test_the_jobs_of_batches_wait_for_others_and_are_not_the_oldest(opened: Open
             job = await jobs.make()
             async with jobs.database.write() as connection:
                 await connection.execute(sa.update(tables.jobs).values(batch_id="b", created_at=1.0))
-            assert await jobs.queue.unfinished() == ({"queued": 1, "running": 0}, 0.0)
+            assert await jobs.queue.unfinished() == (dict.fromkeys(EACH, 0) | {("queued", "batch"): 1}, 0.0)
             assert job.state == "queued"
 
     run(main())
