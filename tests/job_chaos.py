@@ -114,8 +114,9 @@ class Caller:
 
 
 def create(http: httpx.Client, order: Order) -> httpx.Response:
-    """The answer to an order, asked for again while its caller has too many jobs at once, or no more fit."""
-    deadline = time.monotonic() + WITHIN_S
+    """The answer to an order, asked for again while its caller has too many jobs at once, or no more fit: all the
+    time of the kills, where none ends between them."""
+    deadline = time.monotonic() + 10 * WITHIN_S
     while True:
         answer = call(http, "POST", "/v1/covers", headers={"Idempotency-Key": order.key}, **order.request())
         if answer.status_code != 429 or answer.json()["code"] == "quota_exceeded":
