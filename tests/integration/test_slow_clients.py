@@ -25,6 +25,8 @@ SLOW = 1_100
 BODY_TIMEOUT_S = 20.0
 GENEROUS_S = 5.0
 """on a busy machine; a second on a quiet one"""
+GIVEN_BACK = 30e6
+"""bytes that may be left of all uploads"""
 SEARCH = {"song_id": "song/1", "k": 3}
 UPLOAD = b"POST /v1/searches HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=f\r\n"
 SLOW_STARTS = {
@@ -114,7 +116,9 @@ def test_sixteen_large_uploads_at_once_take_bounded_memory_and_give_it_back(url:
         watching.start()
         with ThreadPoolExecutor(16) as clients:
             statuses = Counter(clients.map(lambda _: upload(http, large), range(16)))
-        time.sleep(1.0)
+        deadline = time.monotonic() + 30
+        while rss(processes["Api"]) - before["Api"] >= GIVEN_BACK and time.monotonic() < deadline:
+            time.sleep(0.2)
         over.set()
         watching.join()
         after = {name: rss(pid) for name, pid in processes.items()}
@@ -125,7 +129,7 @@ def test_sixteen_large_uploads_at_once_take_bounded_memory_and_give_it_back(url:
     assert statuses[200] >= 1
     assert set(statuses) <= {200, 429, 0}
     assert peak["Api"] - before["Api"] < 100e6
-    assert after["Api"] - before["Api"] < 45e6  # less than one of them, for all that the allocator keeps
+    assert after["Api"] - before["Api"] < GIVEN_BACK
 
 
 def record(measured: str) -> None:
