@@ -14,7 +14,7 @@ from gatefold.generator.originality import Likeness
 from gatefold.images.likeness import IndependentFeatures, available, likeness
 from gatefold.images.pixels import resized
 
-CANDIDATES = 32
+_CANDIDATES = 32
 """covers nearest in the cover tower's space that a new cover is compared with"""
 _SOURCES = 8  # those with the largest shares
 _KEPT = 20_000  # features kept, of 5 kB each
@@ -25,14 +25,14 @@ class NearestCover:
 
     Args:
         features: None where the extra `eval` is not installed; then every likeness is None.
-        nearest: song_ids of the covers nearest to each of pixels uint8 [n, 3, S, S] in the cover tower's space.
+        nearest: song_ids of so many covers nearest to each of pixels uint8 [n, 3, S, S] in the cover tower's space.
         read: pixels uint8 [3, S, S] of those of these songs that have any.
     """
 
     def __init__(
         self,
         features: IndependentFeatures | None,
-        nearest: Callable[[Pixels], Sequence[Sequence[str]]],
+        nearest: Callable[[Pixels, int], Sequence[Sequence[str]]],
         read: Callable[[Sequence[str]], Mapping[str, Pixels]],
         size: int,
     ) -> None:
@@ -45,7 +45,7 @@ class NearestCover:
         pixels = np.stack([resized(one.pixels, self._size) for one in generated])
         made = self._features.features(pixels)
         found: list[Likeness | None] = []
-        for one, feature, near in zip(generated, made, self._nearest(pixels), strict=True):
+        for one, feature, near in zip(generated, made, self._nearest(pixels, _CANDIDATES), strict=True):
             shares = one.attribution.shares[:_SOURCES] if one.attribution else ()
             candidates = list(dict.fromkeys([*near, *(share.song_id for share in shares)]))
             known = self._of(candidates)

@@ -12,10 +12,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from gatefold.audio.spectrograms import spectrogram_picture
 from gatefold.config import ServeSettings, UploadAudioSettings
 from gatefold.records import LogMelWindows
-from gatefold.storage.models.encoders import load_encoder
 from serve.deployments import replica
 from serve.deployments.song_decoder import SongDecoder, UploadedSong
 from serve.interfaces import EncoderFacts, Pictures, SongEmbedding, Vector
@@ -37,6 +35,9 @@ class SongEncoder:
     def __init__(
         self, bundle_uri: str, limits: ServeSettings, endpoint_url: str | None, traces: TraceArgs | None = None
     ) -> None:
+        # torch takes seconds to import, which whoever only deploys this need not wait for
+        from gatefold.storage.models.encoders import load_encoder
+
         replica.set_up(endpoint_url, traces)
         self._model = load_encoder(bundle_uri, replica.granted_device())
         self._audio = UploadAudioSettings.of(self._model.audio, limits)
@@ -96,6 +97,8 @@ class SongEncoder:
 
 
 def _png(song: LogMelWindows) -> bytes:
+    from gatefold.audio.spectrograms import spectrogram_picture  # with torch, as in __init__
+
     sink = io.BytesIO()
     Image.fromarray(spectrogram_picture(song)).save(sink, "PNG")
     return sink.getvalue()

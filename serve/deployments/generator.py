@@ -19,15 +19,12 @@ from ray.serve.handle import DeploymentHandle
 from gatefold.config import OriginalitySettings
 from gatefold.errors import GatefoldError, WrongModel
 from gatefold.generator.interface import OnStep, Pixels
-from gatefold.generator.nearest_cover import CANDIDATES
 from gatefold.generator.originality import NewCover, Refused
 from gatefold.generator.sources import SourceRule, chosen
 from gatefold.index.interface import MatchColumns
 from gatefold.records import Match
 from gatefold.storage.contents import optouts
 from gatefold.storage.contents.optouts import OptOut
-from gatefold.storage.models.generators import load_generator
-from gatefold.storage.models.new_covers import NewCovers
 from gatefold.workspace import Workspace
 from serve.deployments import replica
 from serve.deployments.handles import call
@@ -69,6 +66,10 @@ class CoverGenerator:
         endpoint_url: str | None,
         traces: TraceArgs | None = None,
     ) -> None:
+        # diffusers takes seconds to import, which whoever only deploys this need not wait for
+        from gatefold.storage.models.generators import load_generator
+        from gatefold.storage.models.new_covers import NewCovers
+
         replica.set_up(endpoint_url, traces)
         device = replica.granted_device()
         self._loaded = load_generator(bundle_uri, device)
@@ -86,7 +87,7 @@ class CoverGenerator:
             limits=originality,
             cache_bytes=cache_bytes,
             device=device,
-            nearest=lambda pixels: self._from_thread(self._nearest(pixels)),
+            nearest=lambda pixels, k: self._from_thread(self._nearest(pixels, k)),
             cover_uri=lambda song_id: self._from_thread(self._cover_uri(song_id)),
         )
         self._workers = replica.workers(1, 1)
@@ -141,9 +142,9 @@ class CoverGenerator:
         (found,) = await self._search(np.array(job.song_embedding)[None], self._loaded.model.num_sources, filters)
         return chosen(found, job.source_song_ids)
 
-    async def _nearest(self, pixels: Pixels) -> list[list[str]]:
+    async def _nearest(self, pixels: Pixels, k: int) -> list[list[str]]:
         embeddings: Vector = await call(self._encoder.embed_covers, pixels)
-        found = await self._search(embeddings, CANDIDATES)
+        found = await self._search(embeddings, k)
         return [[match.track.song_id for match in matches] for matches in found]
 
     async def _search(self, embeddings: Vector, k: int, *filters: Any) -> list[list[Match]]:

@@ -14,7 +14,6 @@ from functools import partial
 from typing import TypeAlias
 
 from gatefold.audio.decoder_process import bounded, prepare
-from gatefold.audio.spectrograms import extract_log_mel
 from gatefold.config import AudioSettings
 from gatefold.errors import DecoderCrashed, DecodingTimeout, GatefoldError
 from gatefold.isolation import START_LIMIT_S, Core, Isolated, Work
@@ -138,5 +137,7 @@ def make_decoder(audio: AudioSettings, memory_bytes: int) -> Work[UploadedSong, 
 
 
 def _decode(audio: AudioSettings, memory_bytes: int, song: UploadedSong, _: Core) -> LogMelWindows:
+    from gatefold.audio.spectrograms import extract_log_mel  # with torch, in the child alone
+
     with bounded(memory_bytes):
         return extract_log_mel(song.data, audio, name=song.name)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
         ("pipelines.extraction.spectrograms, pipelines.extraction.covers, pipelines.index", {"torch"}),
         ("serve.api.application, serve.deployments.retriever", {"torch"}),
         ("pipelines.training.train_encoder, pipelines.extraction.embeddings", {"diffusers", "transformers"}),
-        ("serve.deployments.encoder", {"diffusers", "transformers"}),
+        ("serve.deploy", {"torch"}),
     ],
 )
 def test_workers_load_what_they_compute_with(modules: str, not_needed: set[str]) -> None:

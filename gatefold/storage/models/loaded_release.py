@@ -166,12 +166,11 @@ class LoadedRelease:
 
     def _generator(self) -> "tuple[LoadedGenerator, NewCovers]":
         if self._loaded is None:
-            from gatefold.generator.nearest_cover import CANDIDATES
             from gatefold.storage.models.generators import load_generator
             from gatefold.storage.models.new_covers import NewCovers
 
-            def nearest(pixels: npt.NDArray[np.uint8]) -> list[list[str]]:
-                found = self._nearest(self.encoder.embed_covers(pixels), CANDIDATES, ALL)
+            def nearest(pixels: npt.NDArray[np.uint8], k: int) -> list[list[str]]:
+                found = self._nearest(self.encoder.embed_covers(pixels), k, ALL)
                 return [[match.track.song_id for match in matches] for matches in found]
 
             loaded = load_generator(self._uri(self.release.generator), self._device)

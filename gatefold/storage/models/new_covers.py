@@ -25,7 +25,7 @@ class NewCovers:
     limits: how close a new cover may come to an existing one.
     cache_bytes: pixels of covers that are kept in memory.
     device: where likeness is measured.
-    nearest: song_ids of the covers nearest to each of pixels uint8 [n, 3, S, S] in the cover tower's space.
+    nearest: song_ids of so many covers nearest to each of pixels uint8 [n, 3, S, S] in the cover tower's space.
     cover_uri: of a song_id's original file.
     """
 
@@ -37,7 +37,7 @@ class NewCovers:
         limits: OriginalitySettings,
         cache_bytes: int,
         device: str,
-        nearest: Callable[[Pixels], Sequence[Sequence[str]]],
+        nearest: Callable[[Pixels, int], Sequence[Sequence[str]]],
         cover_uri: Callable[[str], str | None],
     ) -> None:
         self._model, self._limits = loaded.model, limits

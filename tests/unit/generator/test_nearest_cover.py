@@ -32,8 +32,8 @@ class Catalogue:
         self.read_ids += song_ids
         return {song_id: self.covers[song_id] for song_id in song_ids if song_id in self.covers}
 
-    def nearest(self, pixels: Pixels) -> list[list[str]]:
-        return [[song_id for song_id in self.covers if song_id not in self.far]] * len(pixels)
+    def nearest(self, pixels: Pixels, k: int) -> list[list[str]]:
+        return [[song_id for song_id in self.covers if song_id not in self.far][:k]] * len(pixels)
 
 
 @pytest.fixture(scope="module")
