@@ -1,4 +1,4 @@
-"""Verbs for API keys: create, list, rotate, revoke, and the audit. None needs Ray, nor an endpoint that runs.
+"""Verbs for API keys: create, list, rotate, revoke, webhook, and the audit. None needs Ray, nor an endpoint that runs.
 
 `gatefold.cli.main` puts them on the command line.
 """
@@ -17,6 +17,7 @@ from gatefold.cli.terminal import table
 
 if TYPE_CHECKING:
     from serve.access.keys import ApiKey, KeyStore
+    from serve.jobs.jobs import Webhook
 
 keys_app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +26,9 @@ keys_app = typer.Typer(
 )
 Result = TypeVar("Result")
 _KEY = typer.Argument(metavar="KEY", help="How the key begins, as in gf_ab12cd34.")
+_EVENTS = typer.Option(
+    "--webhook-event", help="What is reported: job.succeeded, job.failed or job.cancelled; repeatable. Without it: all."
+)
 _TIME = "%Y-%m-%d %H:%M"
 
 
@@ -47,6 +51,10 @@ def create(
     covers: Annotated[
         int | None, typer.Option("--covers-per-month", help="New covers it may have made in a month.")
     ] = None,
+    webhook_url: Annotated[
+        str | None, typer.Option("--webhook-url", help="https URL to which the ends of its jobs are reported.")
+    ] = None,
+    webhook_events: Annotated[list[str] | None, _EVENTS] = None,
 ) -> None:
     """Make a key, and show its secret, this once: what is kept is a hash of it.
 
@@ -63,7 +71,8 @@ def create(
         raise InvalidSettings(f"--expires {expires_at:%Y-%m-%d}: that day has begun, or is over")
     allowed = Allowance(requests, jobs, covers)
     scopes = scope or ["search", "generate"]
-    key, secret = _with_store(session, lambda store: store.create(name, scopes, allowed, expires_at))
+    webhook = _webhook(session, webhook_url, webhook_events)
+    key, secret = _with_store(session, lambda store: store.create(name, scopes, allowed, expires_at, webhook))
     _show_secret(session, key, secret)
 
 
@@ -74,8 +83,10 @@ def list_keys(context: typer.Context) -> None:
     Example: gatefold keys list --json
     """
     session: Session = context.obj.open()
+    from serve.webhooks.receivers import parse_receiver
+
     found = _with_store(session, lambda store: store.read_all())
-    heads = ("key", "name", "state", "scopes", "requests/min", "jobs", "covers/month", "expires", "created")
+    heads = ("key", "name", "state", "scopes", "requests/min", "jobs", "covers/month", "webhook", "expires", "created")
     now = datetime.now(UTC)
     rows = [
         (
@@ -86,6 +97,7 @@ def list_keys(context: typer.Context) -> None:
             one.allowed.requests_per_minute,
             one.allowed.jobs_at_once,
             one.allowed.covers_per_month,
+            one.webhook and parse_receiver(one.webhook.url).name,
             one.expires_at and f"{one.expires_at:{_TIME}}",
             f"{one.created_at:{_TIME}}",
         )
@@ -124,6 +136,26 @@ def revoke(context: typer.Context, key: Annotated[str, _KEY]) -> None:
     session.terminal.result({"key": _record(revoked)}, f"{revoked.key} ({revoked.name}) is revoked")
 
 
+@keys_app.command("webhook")
+def set_webhook(
+    context: typer.Context,
+    key: Annotated[str, _KEY],
+    url: Annotated[str | None, typer.Argument(metavar="[URL]", help="https URL; without it, none any more.")] = None,
+    events: Annotated[list[str] | None, _EVENTS] = None,
+) -> None:
+    """Report the ends of a key's jobs to this URL, for jobs accepted from now on that name no webhook themselves.
+
+    `gatefold serve` signs them with GATEFOLD_WEBHOOK_SECRET.
+
+    Example: gatefold keys webhook gf_ab12cd34 https://hooks.example.org/covers --webhook-event job.succeeded
+    """
+    session: Session = context.obj.open()
+    webhook = _webhook(session, url, events)
+    changed = _with_store(session, lambda store: store.set_webhook(key, webhook))
+    reported = f"are reported to {url}" if url else "are reported to no webhook"
+    session.terminal.result({"key": _record(changed)}, f"jobs of {changed.key} ({changed.name}) {reported}")
+
+
 @keys_app.command()
 def audit(
     context: typer.Context,
@@ -154,6 +186,26 @@ def _with_store(session: Session, work: "Callable[[KeyStore], Awaitable[Result]]
     return asyncio.run(with_database(session.database_url(), lambda database: work(KeyStore(database, by))))
 
 
+def _webhook(session: Session, url: str | None, events: list[str] | None) -> "Webhook | None":
+    """The webhook of these options. Raises: InvalidSettings for one that may not be called."""
+    from gatefold.errors import InvalidSettings
+    from serve.jobs.jobs import Webhook
+    from serve.webhooks.contracts import WEBHOOK_EVENTS
+    from serve.webhooks.receivers import check_receiver, parse_receiver
+
+    if unknown := [event for event in events or () if event not in WEBHOOK_EVENTS]:
+        raise InvalidSettings(f"event '{unknown[0][:80]}' is not known; there are {', '.join(WEBHOOK_EVENTS)}")
+    if url is None:
+        if events:
+            raise InvalidSettings("--webhook-event: needs a URL to report to")
+        return None
+    try:
+        check_receiver(parse_receiver(url), session.settings.serve.webhooks.allowed_hosts)
+    except ValueError as error:
+        raise InvalidSettings(f"URL of a webhook: {error}") from None
+    return Webhook(url, tuple(events) if events else None)
+
+
 def _show_secret(session: Session, key: "ApiKey", secret: str) -> None:
     session.terminal.result({"key": _record(key), "secret": secret}, secret)
     session.terminal.note(f"{key.key} ({key.name}): keep this secret now, it is shown this once")
@@ -169,4 +221,6 @@ def _record(key: "ApiKey") -> dict[str, Any]:
         "scopes": sorted(key.scopes),
         **vars(key.allowed),
         **{name: at and at.isoformat() for name, at in times.items()},
+        "webhook_url": key.webhook and key.webhook.url,
+        "webhook_events": key.webhook and key.webhook.events,
     }

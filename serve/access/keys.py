@@ -16,6 +16,8 @@ from gatefold.errors import InvalidSettings, UnknownKey
 from serve.access.audit import add_entry
 from serve.access.callers import Allowance, Caller, Scope
 from serve.jobs.database import Database, uninterrupted
+from serve.jobs.jobs import Webhook
+from serve.jobs.records import webhook_columns, webhook_of
 from serve.jobs.tables import keys
 
 MARK = "gf_"
@@ -41,6 +43,8 @@ class ApiKey:
     previous_digest: str | None = field(repr=False)
     previous_until: datetime | None
     """until which the secret before the last rotation is still accepted"""
+    webhook: Webhook | None = None
+    """to which the ends of its jobs are reported that name none themselves"""
 
     def opened_by(self, digest: str, now: datetime) -> bool:
         """Whether this is the digest of its secret, or of the one before while that is accepted; in constant time."""
@@ -84,12 +88,13 @@ class KeyStore:
         scopes: Sequence[str],
         allowed: Allowance = Allowance(),  # noqa: B008 (it is frozen)
         expires_at: datetime | None = None,
+        webhook: Webhook | None = None,
     ) -> tuple[ApiKey, str]:
         """A new key and its secret, which is known nowhere else. Raises: InvalidSettings for what no key can have."""
         _check(name, scopes, allowed)
         async with self._database.write() as connection:
             await self._database.lock(connection)
-            return await self._insert(connection, name, scopes, allowed, expires_at)
+            return await self._insert(connection, name, scopes, allowed, expires_at, webhook)
 
     @uninterrupted
     async def create_first(self, name: str) -> tuple[ApiKey, str] | None:
@@ -98,7 +103,7 @@ class KeyStore:
             await self._database.lock(connection)
             if await connection.scalar(sa.select(keys.c.key).limit(1)):
                 return None
-            return await self._insert(connection, name, get_args(Scope), Allowance(), None)
+            return await self._insert(connection, name, get_args(Scope), Allowance(), None, None)
 
     @uninterrupted
     async def rotate(self, key: str, keep_s: float = 0.0) -> tuple[ApiKey, str]:
@@ -135,9 +140,20 @@ class KeyStore:
             await add_entry(connection, now, self._by, "revoke key", key, "done")
             return await _get(connection, key)
 
+    @uninterrupted
+    async def set_webhook(self, key: str, webhook: Webhook | None) -> ApiKey:
+        """The key with this webhook, or without one: for jobs accepted from now on. Raises: UnknownKey."""
+        async with self._database.write() as connection:
+            await self._database.lock(connection)
+            await _get(connection, key)
+            await connection.execute(sa.update(keys).where(keys.c.key == key).values(webhook_columns(webhook)))
+            now = await self._database.now(connection)
+            await add_entry(connection, now, self._by, "set webhook of key", key, "done")
+            return await _get(connection, key)
+
     async def _insert(
         self, connection: AsyncConnection, name: str, scopes: Sequence[str], allowed: Allowance,
-        expires_at: datetime | None,
+        expires_at: datetime | None, webhook: Webhook | None,
     ) -> tuple[ApiKey, str]:  # fmt: skip
         now = await self._database.now(connection)
         while await connection.scalar(sa.select(keys.c.key).where(keys.c.key == (key := _new_name()))):
@@ -153,6 +169,7 @@ class KeyStore:
             "covers_per_month": allowed.covers_per_month,
             "created_at": now,
             "expires_at": None if expires_at is None else expires_at.timestamp(),
+            **webhook_columns(webhook),
         }
         await connection.execute(sa.insert(keys).values(row))
         await add_entry(connection, now, self._by, "create key", key, "done")
@@ -204,6 +221,7 @@ def _key_of(row: Any) -> ApiKey:
         digest=row.digest,
         previous_digest=row.previous_digest,
         previous_until=_time_of(row.previous_until),
+        webhook=webhook_of(row),
     )
 
 

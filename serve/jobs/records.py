@@ -6,12 +6,13 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import sqlalchemy as sa
 
 from gatefold.errors import GatefoldError
 from gatefold.generator.interface import GenerationRequest
 from gatefold.records import Match
 from serve.interfaces import GenerationJob, ServedBundle, ServedRelease
-from serve.jobs.jobs import JobSpec
+from serve.jobs.jobs import JobSpec, Webhook
 from serve.observability.carried import carried_of
 
 Record = Mapping[str, Any]
@@ -82,6 +83,19 @@ def error_of(record: Record) -> GatefoldError:
     if record["kind"] in kinds:
         return kinds[record["kind"]](*record["arguments"])
     return GatefoldError(str(record["arguments"][0]))
+
+
+def webhook_columns(webhook: Webhook | None) -> dict[str, Any]:
+    """The columns of jobs, or of keys, that hold a webhook."""
+    url, events = (None, None) if webhook is None else (webhook.url, webhook.events)
+    return {"webhook_url": url, "webhook_events": sa.null() if events is None else list(events)}
+
+
+def webhook_of(row: Any) -> Webhook | None:
+    """The webhook that `webhook_columns` was made of."""
+    if row.webhook_url is None:
+        return None
+    return Webhook(row.webhook_url, None if row.webhook_events is None else tuple(row.webhook_events))
 
 
 def _kinds(kind: type[GatefoldError]) -> Iterator[type[GatefoldError]]:

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from serve.access.usage import add_usage, day_of
-from serve.jobs.jobs import ENDED, Job, JobResult, StoredCover, Webhook
-from serve.jobs.records import error_of, match_of, spec_of
+from serve.jobs.jobs import ENDED, Job, JobResult, StoredCover
+from serve.jobs.records import error_of, match_of, spec_of, webhook_of
 from serve.jobs.tables import events, images, jobs
 from serve.webhooks.outbox import add_delivery
 
@@ -86,7 +86,7 @@ def _job_of(row: Any, covers: Sequence[StoredCover] | None) -> Job:
         error=None if row.error is None else error_of(row.error),
         last_event=row.last_event,
         cancel_at=None if row.cancel_at is None else time_of(row.cancel_at),
-        webhook=None if row.webhook_url is None else Webhook(row.webhook_url, row.webhook_events),
+        webhook=webhook_of(row),
     )
 
 

@@ -18,9 +18,9 @@ from serve.access.callers import UNLIMITED, Allowance
 from serve.access.usage import covers_since, month_of
 from serve.jobs.database import Database, uninterrupted
 from serve.jobs.jobs import Idempotency, Job, JobSpec, State, Webhook
-from serve.jobs.records import spec_record
+from serve.jobs.records import spec_record, webhook_columns
 from serve.jobs.rows import OPEN, POSITION, UNFINISHED, at_event, change, next_turn, read_jobs, time_of
-from serve.jobs.tables import events, jobs
+from serve.jobs.tables import events, jobs, keys
 from serve.jobs.watching import ChangeWatcher
 from serve.observability.metrics import JOBS_ENDED
 
@@ -291,9 +291,9 @@ async def insert_job(
 
     Args:
         now: seconds since 1970.
+        webhook: None leaves it to that of the caller's key.
         values: of other columns.
     """
-    events_wanted = sa.null() if webhook is None or webhook.events is None else list(webhook.events)
     await connection.execute(
         sa.insert(jobs).values(
             job_id=job_id,
@@ -304,8 +304,7 @@ async def insert_job(
             state="queued",
             created_at=now,
             spec=spec_record(spec),
-            webhook_url=None if webhook is None else webhook.url,
-            webhook_events=events_wanted,
+            **(_webhook_of_key(caller) if webhook is None else webhook_columns(webhook)),
             **values,
         )
     )
@@ -313,6 +312,12 @@ async def insert_job(
     first = {"job_id": job_id, "number": 1, "at": now, "state": "queued", "progress": 0.0, "position": position}
     await connection.execute(sa.insert(events).values(first))
     return position
+
+
+def _webhook_of_key(caller: str) -> dict[str, Any]:
+    """The same columns, as the caller's key has them in the moment of the statement; empty without a key."""
+    columns = (keys.c.webhook_url, keys.c.webhook_events)
+    return {one.name: sa.select(one).where(keys.c.key == caller).scalar_subquery() for one in columns}
 
 
 async def _pace(connection: AsyncConnection) -> tuple[float, int]:

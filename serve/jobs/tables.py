@@ -89,6 +89,8 @@ keys = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("expires_at", sa.Double),
     sa.Column("revoked_at", sa.Double),
+    sa.Column("webhook_url", sa.Text),  # of its jobs that name none
+    sa.Column("webhook_events", sa.JSON),
 )
 
 usage = sa.Table(

@@ -1,11 +1,12 @@
 """Models of what a webhook sends, and of the answers about its deliveries."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from serve.api.contracts import Body, JobView
 
 WebhookEventType = Literal["job.succeeded", "job.failed", "job.cancelled"]
+WEBHOOK_EVENTS: tuple[WebhookEventType, ...] = get_args(WebhookEventType)
 DeliveryState = Literal["pending", "delivered", "failed"]
 
 

@@ -1,5 +1,6 @@
 import asyncio
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,6 +10,7 @@ from gatefold.errors import InvalidSettings, UnknownKey
 from serve.access.audit import AuditLog
 from serve.access.callers import UNLIMITED, Allowance
 from serve.access.keys import KeyStore, digest_of
+from serve.jobs.jobs import Webhook
 from serve.jobs.tables import keys
 from tests.unit.serve.access.conftest import Opened, run
 
@@ -106,6 +108,21 @@ def test_the_old_secret_of_a_rotated_key_is_accepted_for_as_long_as_that_was_ask
             again, _ = await store.rotate(made.key)
             assert not again.opened_by(digest_of(new), now)
             assert not again.opened_by("", now)
+
+    run(main())
+
+
+def test_a_key_has_the_webhook_that_it_was_given_last(opened: Opened) -> None:
+    async def main() -> None:
+        async with opened() as database:
+            store = KeyStore(database)
+            first, second = Webhook("https://hooks.test/1"), Webhook("https://hooks.test/2", ("job.failed",))
+            made, _ = await store.create("Acme", ["generate"], webhook=first)
+            assert made.webhook == first
+            assert await store.set_webhook(made.key, second) == replace(made, webhook=second)
+            assert await store.set_webhook(made.key, None) == replace(made, webhook=None)
+            with pytest.raises(UnknownKey):
+                await store.set_webhook("gf_00000000", first)
 
     run(main())
 

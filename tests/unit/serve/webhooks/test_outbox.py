@@ -8,10 +8,13 @@ import pytest
 import sqlalchemy as sa
 
 from gatefold.errors import GatefoldError, LeaseLost, NotFound
+from serve.access.keys import KeyStore
 from serve.jobs.database import Database
+from serve.jobs.jobs import Webhook
+from serve.jobs.store import new_job_id
 from serve.jobs.tables import deliveries, delivery_attempts
 from serve.webhooks.outbox import GONE, Answer, ClaimedDelivery, Outbox
-from tests.unit.serve.jobs.conftest import RESULT, Jobs, Opened, run
+from tests.unit.serve.jobs.conftest import RESULT, SPEC, Jobs, Opened, run
 from tests.unit.serve.webhooks.conftest import cancelled, hooks, made, only
 
 URL = "https://hooks.test/hook?token=hunter2"
@@ -80,6 +83,26 @@ def test_only_the_events_that_are_wanted_are_written_down(opened: Opened) -> Non
     run(main())
 
 
+def test_a_job_without_a_webhook_reports_to_that_of_its_key_as_it_was_when_the_job_was_accepted(opened: Opened) -> None:
+    async def main() -> None:
+        async with opened() as jobs:
+            outbox, known = Outbox(jobs.database, hooks()), KeyStore(jobs.database)
+            own = Webhook("https://key.test/", ("job.cancelled",))
+            key, _ = await known.create("Acme", ["generate"], webhook=own)
+            other, _ = await known.create("Other", ["generate"])
+            accepted = [
+                (await jobs.store.create(new_job_id(), SPEC, caller=caller, webhook=webhook))[0].job_id
+                for caller, webhook in ((key.key, None), (key.key, Webhook(URL)), (other.key, None))
+            ]
+            await known.set_webhook(key.key, None)
+            for job_id in accepted:
+                await jobs.store.cancel(job_id)
+            found = [[one.receiver for one in await outbox.list_of(job_id)] for job_id in accepted]
+            assert found == [["key.test:443"], ["hooks.test:443"], []]
+
+    run(main())
+
+
 def test_a_job_ends_once_and_so_does_its_event(opened: Opened) -> None:
     async def main() -> None:
         async with opened() as jobs:
@@ -108,23 +131,21 @@ def test_a_process_that_is_killed_right_after_the_end_of_a_job_loses_no_event(tm
     run(main())
 
 
-def test_an_attempt_whose_process_is_lost_is_made_again_under_the_same_id(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_attempt_whose_process_is_lost_is_made_again_under_the_same_id(opened: Opened) -> None:
     async def main() -> None:
         async with opened() as jobs:
-            outbox = Outbox(jobs.database, hooks(timeout_s=0.5))
+            outbox = Outbox(jobs.database, hooks())
             await cancelled(jobs, URL)
             lost = await claimed(outbox)
             assert await outbox.claim(10, {}) == []
-            await asyncio.sleep(0.6)
+            async with jobs.database.write() as connection:
+                await connection.execute(sa.update(deliveries).values(lease_until=0.0))  # its time is over
             again = await claimed(outbox)
             assert (again.message_id, again.body) == (lost.message_id, lost.body)
             await outbox.record(lost, Answer(0.1, 500))  # too late: it counts for nothing
             await outbox.record(again, Answer(0.1, 204))
             assert await outbox.claim(10, {}) == []
 
-    monkeypatch.setattr("serve.webhooks.outbox._LEASE_MARGIN_S", 0.0)
     run(main())
 
 
