@@ -30,8 +30,8 @@ from serve.api.contracts import (
 )
 from serve.api.limits import SIZE_MIN, limits_view, marked
 from serve.api.thumbnails import Thumbnails
-from serve.interfaces import Query, ReleaseServices, SongEmbedding, SongQuery
-from serve.middleware.uploads import RequestBody, read_body
+from serve.interfaces import Query, ReleaseServices, ServedRelease, SongEmbedding, SongQuery
+from serve.middleware.uploads import read_body
 
 LISTS = frozenset({"exclude_artists", "exclude_song_ids", "genres"})
 PictureSize = Annotated[int, fastapi.Query(ge=SIZE_MIN, json_schema_extra=marked(maximum="size_max"))]
@@ -77,18 +77,16 @@ class SongRoutes:
         """The covers nearest to an uploaded song, to a song of the catalogue, or to an embedding."""
         body = await read_body(request, self._limits, lists=LISTS)
         with self._active.current() as serving:
-            found = await self._search(serving, body)
+            if body.song is None:
+                fields = requests.parse(requests.SearchQuery, body.fields, self._limits, strict=True)
+                found = await search_for(serving, query_of(fields, serving.release))
+            else:
+                upload = requests.parse(requests.SearchUpload, body.fields, self._limits)
+                encoded = await serving.encoder.encode_song(body.song.data, body.song.name, upload.spectrogram)
+                query = Query(encoded.embedding, serving.release.encoder.fingerprint, upload.k, upload.filters)
+                found = await search_for(serving, query, encoded)
         self._usage.count_search(request.state.caller.id)
         return found
-
-    async def _search(self, serving: ReleaseServices, body: RequestBody) -> SearchResult:
-        if body.song is None:
-            fields = requests.parse(requests.SearchQuery, body.fields, self._limits, strict=True)
-            return await search_by(serving, fields)
-        upload = requests.parse(requests.SearchUpload, body.fields, self._limits)
-        encoded = await serving.encoder.encode_song(body.song.data, body.song.name, upload.spectrogram)
-        query = Query(encoded.embedding, serving.release.encoder.fingerprint, upload.k, upload.filters)
-        return await _searched(serving, query, encoded)
 
     async def embed(self, request: Request) -> EmbeddingResult:
         """The embedding of an uploaded song."""
@@ -160,13 +158,16 @@ class SongRoutes:
             return await serving.retriever.track(song_id)
 
 
-async def search_by(serving: ReleaseServices, fields: requests.SearchQuery) -> SearchResult:
-    """The covers nearest to a song of the catalogue, or to an embedding. Raises: InputError; UnknownTrack;
-    Unavailable."""
-    return await _searched(serving, _query(serving, fields), None)
+async def search_for(
+    serving: ReleaseServices, query: Query | SongQuery, encoded: SongEmbedding | None = None
+) -> SearchResult:
+    """The covers nearest to a song.
 
+    Args:
+        encoded: what was decoded of an uploaded song.
 
-async def _searched(serving: ReleaseServices, query: Query | SongQuery, encoded: SongEmbedding | None) -> SearchResult:
+    Raises: InputError; UnknownTrack; Unavailable.
+    """
     matches = await serving.retriever.search(query)
     return SearchResult(
         release=serving.release.version,
@@ -176,8 +177,9 @@ async def _searched(serving: ReleaseServices, query: Query | SongQuery, encoded:
     )
 
 
-def _query(serving: ReleaseServices, fields: requests.SearchQuery) -> Query | SongQuery:
-    own = serving.release.encoder.fingerprint
+def query_of(fields: requests.SearchQuery, release: ServedRelease) -> Query | SongQuery:
+    """The search for a song of the catalogue, or for an embedding. Raises: InputError for one of another encoder."""
+    own = release.encoder.fingerprint
     if fields.song_id is not None:
         return SongQuery(fields.song_id, own, fields.k, fields.filters)
     return Query(fields.unit_embedding(own), own, fields.k, fields.filters)

@@ -14,7 +14,7 @@ from serve.active_release import ActiveRelease
 from serve.api import requests
 from serve.api.covers import asked_for
 from serve.api.problems import internal_error, problem_of
-from serve.api.songs import search_by
+from serve.api.songs import query_of, search_for
 from serve.batches.lines import call_fields
 from serve.batches.store import BatchStore, LineClaim
 from serve.claiming import ClaimLoop, until_written
@@ -78,7 +78,8 @@ class BatchWorker:
         fields = call_fields(claim.url, claim.body, self._limits)
         with self._active.current() as services:
             if isinstance(fields, requests.SearchQuery):
-                answer = (await search_by(services, fields)).model_dump(mode="json")
+                found = await search_for(services, query_of(fields, services.release))
+                answer = found.model_dump(mode="json")
                 await self._persist(lambda: self._store.answer(claim, 200, answer))
                 return
             spec = replace(await make_spec(services, asked_for(None, fields)), carried=current())

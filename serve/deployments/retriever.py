@@ -70,11 +70,7 @@ class CoverShard:
 
     async def search(self, queries: list[Query]) -> list[Answer]:
         """For each query its hits, or its own error."""
-        return await asyncio.to_thread(self._search, queries)
-
-    def _search(self, queries: list[Query]) -> list[Answer]:
-        faiss.omp_set_num_threads(self._threads)  # which holds for the thread that says it
-        return search_batch(self._index, queries)
+        return await asyncio.to_thread(search_batch, self._index, queries, self._threads)
 
     async def track(self, song_id: str) -> IndexedTrack:
         """The track of this id, with its embeddings float32 [D]. Raises: UnknownTrack."""
@@ -187,11 +183,15 @@ def _merged(query: Query, parts: Sequence[Answer]) -> Answer:
     return errors[0] if errors else merge_matches(hits, query.k)
 
 
-def search_batch(index: CoverIndex, queries: list[Query]) -> list[Answer]:
+def search_batch(index: CoverIndex, queries: list[Query], threads: int = 1) -> list[Answer]:
     """For each query its hits, or its own error.
 
     Queries with the same filters go to the index as one, with the largest k among them; each then keeps its own k.
+
+    Args:
+        threads: of FAISS.
     """
+    faiss.omp_set_num_threads(threads)  # which holds for the thread that says it
     groups: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     for position, q in enumerate(queries):
         groups[q.encoder, q.embedding.shape, q.filters].append(position)
