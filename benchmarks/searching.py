@@ -35,7 +35,7 @@ from pipelines.cluster import connect
 from serve.deploy import deploy, stop
 
 CONFIG = Path(__file__).parents[1] / "serve" / "serve.yaml"
-THROUGHPUT = CONFIG.with_name("throughput.env")
+THROUGHPUT = Path(__file__).parents[1] / "infra" / "throughput.env"
 CLIENTS = 32
 WARMING_S, MEASURED_S = 3.0, 10.0
 Bodies = Sequence[bytes] | None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, searching
 from gatefold.config import AudioSettings, CoverSettings, EncoderSettings, PretrainedSettings, Settings
 from tests.pretrained import SIZE, write_pretrained
 
@@ -49,3 +49,8 @@ def test_a_pretrained_model_is_measured_where_its_checkpoint_is_named(tmp_path: 
     ]
     assert all(line.endswith(" s a picture | |") for line in lines)
     assert "no checkpoint was named" in gpu.pretrained(PretrainedSettings(), CPU)[0]
+
+
+def test_the_endpoint_is_measured_with_the_files_that_are_there() -> None:
+    assert "RAY_SERVE_ENABLE_HA_PROXY" in " ".join(searching.throughput())
+    assert searching.CONFIG.is_file()
