@@ -38,9 +38,13 @@ class Batches:
     def __init__(self, client: "Client") -> None:
         self._client = client
 
-    def create(self, batch: BatchCalls) -> BatchStatus:
-        """A batch, which runs. It is sent once: sent again it would be another."""
-        return self._client.send(calls.create_batch(_encoded(batch)))
+    def create(self, batch: BatchCalls, *, idempotency_key: str | None = None) -> BatchStatus:
+        """A batch, which runs.
+
+        Args:
+            idempotency_key: the same key with the same lines gives the same batch; one is made where it is absent.
+        """
+        return self._client.send(calls.create_batch(_encoded(batch), idempotency_key))
 
     def get(self, batch_id: str) -> BatchStatus:
         """A batch as it is now."""
@@ -87,9 +91,10 @@ class AsyncBatches:
     def __init__(self, client: "AsyncClient") -> None:
         self._client = client
 
-    async def create(self, batch: BatchCalls) -> BatchStatus:
+    async def create(self, batch: BatchCalls, *, idempotency_key: str | None = None) -> BatchStatus:
         """A batch, which runs."""
-        return await self._client.send(calls.create_batch(await asyncio.to_thread(_encoded, batch)))
+        lines = await asyncio.to_thread(_encoded, batch)
+        return await self._client.send(calls.create_batch(lines, idempotency_key))
 
     async def get(self, batch_id: str) -> BatchStatus:
         """A batch as it is now."""

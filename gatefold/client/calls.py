@@ -250,10 +250,11 @@ def redeliver(job_id: str, number: int) -> Call[models.WebhookDelivery]:
     return Call("POST", path, models.WebhookDelivery, False)
 
 
-def create_batch(lines: bytes) -> Call[models.BatchStatus]:
-    """Call that creates a batch of these JSON lines."""
-    headers = {"Content-Type": "application/jsonl"}
-    return Call("POST", "/v1/batches", models.BatchStatus, False, content=lines, headers=headers)
+def create_batch(lines: bytes, idempotency_key: str | None) -> Call[models.BatchStatus]:
+    """Call that creates a batch of these JSON lines; it may be repeated, since it always has an Idempotency-Key."""
+    key = secrets.token_hex(16) if idempotency_key is None else idempotency_key
+    headers = {"Content-Type": "application/jsonl", "Idempotency-Key": key}
+    return Call("POST", "/v1/batches", models.BatchStatus, True, content=lines, headers=headers)
 
 
 def batch(batch_id: str) -> Call[models.BatchStatus]:

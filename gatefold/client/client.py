@@ -27,7 +27,8 @@ class Client:
     base_url: of the endpoint.
     api_key: else that of the environment variable GATEFOLD_API_KEY. It is sent to the origin of base_url alone.
     timeout_s: seconds of silence after which an answer is not waited for any longer.
-    retries: of calls that may be repeated: GET, DELETE, and `generate`, which has an Idempotency-Key.
+    retries: of calls that may be repeated: GET, DELETE, and what has an Idempotency-Key, as `generate` and
+        `batches.create`.
     transport: of httpx, for a proxy or a certificate authority of one's own.
 
     Every call raises an error of `gatefold.client.errors`.

@@ -24,7 +24,7 @@ from serve.api.contracts import CoverManifest, JobList, JobState, JobView, Pictu
 from serve.api.cover_views import job_view, manifest_of, path_of, shares_of, sources_view
 from serve.api.description import EVENTS, EVENTS_TYPE, JOB_CREATED
 from serve.api.exports import IMAGE_TYPES, CoverFiles, ImageSize, Quality, check_size, wanted_image
-from serve.api.limits import IDEMPOTENCY_KEY_MAX, JOBS_LISTED_MAX, marked
+from serve.api.limits import JOBS_LISTED_MAX, IdempotencyKey, marked
 from serve.api.songs import body_of
 from serve.jobs.files import JobFiles
 from serve.jobs.jobs import Idempotency, Job, Webhook
@@ -103,7 +103,7 @@ class CoverRoutes:
         request: Request,
         response: Response,
         prefer: Preference = None,
-        idempotency_key: Annotated[str | None, Header(min_length=1, max_length=IDEMPOTENCY_KEY_MAX)] = None,
+        idempotency_key: IdempotencyKey = None,
         cancel_after: CancelAfter = None,
     ) -> JobView:
         """Creates a job that generates new covers for an uploaded song or a song of the catalogue."""

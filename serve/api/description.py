@@ -77,10 +77,8 @@ PROBLEMS: Responses = {
     "5XX": {"model": Problem, "description": "What is wrong here.", "headers": headers(**_PROBLEM_HEADERS)},
 }
 _LOCATION = "Location: path of the job"
-_APPLIED = {
-    "Preference_Applied": "`wait=SECONDS`, where it was asked for",
-    "Idempotent_Replayed": "`true`, where an earlier request with this Idempotency-Key made the job",
-}
+_REPLAYED = {"Idempotent_Replayed": "`true`, where an earlier request with this Idempotency-Key made it"}
+_APPLIED = {"Preference_Applied": "`wait=SECONDS`, where it was asked for", **_REPLAYED}
 _LINKS = {
     name: {"operationId": operation, "parameters": {"job_id": "$response.body#/job_id"}}
     for name, operation in (("read", "covers_get"), ("cancel", "covers_cancel"), ("follow", "covers_events"))
@@ -125,7 +123,7 @@ JSON_LINES = "application/jsonl"
 _LINES_SCHEMA = {"type": "string", "format": "binary", "contentMediaType": JSON_LINES}
 BATCH_BODY = {"requestBody": {"required": True, "content": {JSON_LINES: {"schema": _LINES_SCHEMA}}}}
 BATCH_CREATED: Responses = {
-    202: {"description": "The batch, which runs.", "headers": headers("Location: path of the batch")},
+    202: {"description": "The batch, which runs.", "headers": headers("Location: path of the batch", **_REPLAYED)},
 }
 _ANSWERS = _LINES_SCHEMA | {"contentSchema": {"$ref": "#/components/schemas/BatchLineAnswer"}}
 LINES: Responses = {

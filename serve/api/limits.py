@@ -5,8 +5,9 @@ checked, named in errors, described in OpenAPI, and answered by `GET /v1/limits`
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Header
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
@@ -21,6 +22,8 @@ EMBEDDING_MAX = 65_536
 SEED_MAX = 2**63 - 1
 GUIDANCE_MAX = 20.0
 IDEMPOTENCY_KEY_MAX = 255
+IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=IDEMPOTENCY_KEY_MAX)]
+"""the parameter of this name: a key of the caller's that stands for a request, so that it can be sent again"""
 JOBS_LISTED_MAX = 100
 """jobs in one list"""
 _CONSTANTS = {

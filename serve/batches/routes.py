@@ -1,6 +1,7 @@
 """Routes of batches: sent as JSON lines, followed, cancelled, and read as JSON lines."""
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from tempfile import TemporaryFile
@@ -18,6 +19,7 @@ from serve.access.callers import Caller
 from serve.access.scopes import needed_scopes
 from serve.api.cover_views import job_view
 from serve.api.description import BATCH_BODY, BATCH_CREATED, JSON_LINES, LINES, PROBLEM_TYPE
+from serve.api.limits import IdempotencyKey
 from serve.batches.contracts import (
     BatchCounts,
     BatchLineAnswer,
@@ -29,6 +31,7 @@ from serve.batches.contracts import (
 )
 from serve.batches.lines import BatchLine, LineFault, LineReader
 from serve.batches.store import Batch, BatchStore, LineAnswer
+from serve.jobs.jobs import Idempotency
 from serve.jobs.rows import time_of
 
 LINE_TYPES = (JSON_LINES, "application/x-ndjson", "application/x-jsonlines")
@@ -73,7 +76,9 @@ class BatchRoutes:
         router.add_api_route("/{batch_id}/errors", self.errors, **lines)
         return router
 
-    async def create(self, request: Request, response: Response) -> BatchView:
+    async def create(
+        self, request: Request, response: Response, idempotency_key: IdempotencyKey = None
+    ) -> BatchView:
         """Takes a batch: JSON lines, each a call with `custom_id`, `method`, `url` and `body`. Nothing of it runs
         where a line is wrong; then all that are wrong are named."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -86,17 +91,21 @@ class BatchRoutes:
         batch_id = await self._store.begin(caller.id)
         try:
             with TemporaryFile() as spooled:  # so that no transaction waits for a client
-                faults = await self._receive(request, caller, spooled)
+                faults, digest = await self._receive(request, caller, spooled)
                 if faults:
                     raise _FaultyLinesError(faults)
                 await self._write(batch_id, spooled)
-            batch = await self._store.arrived(batch_id)
+            named = None if idempotency_key is None else Idempotency(idempotency_key, digest)
+            batch = await self._store.arrived(batch_id, named)
         except BaseException as error:
             await self._store.drop(batch_id)
             if isinstance(error, _FaultyLinesError):
                 return _refused(error.faults, request.url.path)  # type: ignore[return-value]
             raise
-        response.headers["Location"] = f"/v1/batches/{batch_id}"
+        if batch.batch_id != batch_id:
+            await self._store.drop(batch_id)
+            response.headers["Idempotent-Replayed"] = "true"
+        response.headers["Location"] = f"/v1/batches/{batch.batch_id}"
         return _view(batch)
 
     async def get(self, request: Request, batch_id: str) -> BatchView:
@@ -126,10 +135,15 @@ class BatchRoutes:
             request.state.audit = await self._audit.begin(caller.id, operation_of(request), request.url.path)
         return batch
 
-    async def _receive(self, request: Request, caller: Caller, spooled: IO[bytes]) -> list[LineFault]:
-        """Writes the lines into the file, checked; those that are wrong. Raises: InputError; TooLarge."""
+    async def _receive(self, request: Request, caller: Caller, spooled: IO[bytes]) -> tuple[list[LineFault], str]:
+        """Writes the lines into the file, checked; those that are wrong, and the SHA-256 of all, in hexadecimal.
+
+        Raises: InputError; TooLarge.
+        """
         reader, faults, received = LineReader(self._limits, self._webhooks), list[LineFault](), 0
+        digest = hashlib.sha256()
         async for chunk in request.stream():
+            digest.update(chunk)
             received += len(chunk)
             if received > self._limits.upload_max_bytes:
                 most = f"{self._limits.upload_max_bytes:,} (serve.upload_max_bytes)"
@@ -138,7 +152,7 @@ class BatchRoutes:
         faults += await asyncio.to_thread(_spool, lambda _: reader.end(), b"", caller, spooled)
         if not faults and spooled.tell() == 0:
             raise InputError("the batch has no lines")
-        return faults
+        return faults, digest.hexdigest()
 
     async def _write(self, batch_id: str, spooled: IO[bytes]) -> None:
         spooled.seek(0)

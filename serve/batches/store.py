@@ -14,22 +14,38 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatefold.config import ServeSettings
-from gatefold.errors import LeaseLost, NotFound, Overloaded
+from gatefold.errors import IdempotencyConflict, LeaseLost, NotFound, Overloaded
 from serve.access.usage import add_usage, day_of
+from serve.batches.conditions import (
+    ARRIVING,
+    OUTCOME,
+    RUNNING,
+    TURN,
+    completed,
+    first_waiting,
+    gone,
+    of_closed_key,
+    overdue,
+    waiting,
+)
 from serve.batches.lines import COVERS, SEARCHES, BatchLine
 from serve.jobs.database import Database, uninterrupted
-from serve.jobs.jobs import Job, JobSpec, Webhook
+from serve.jobs.jobs import Idempotency, Job, JobSpec, Webhook
 from serve.jobs.rows import UNFINISHED, end, read_jobs
-from serve.jobs.store import RETRY_AFTER_MAX_S, check_covers, end_values, insert_job, new_job_id
+from serve.jobs.store import (
+    IDEMPOTENCY_KEPT_S,
+    RETRY_AFTER_MAX_S,
+    check_covers,
+    end_values,
+    insert_job,
+    new_job_id,
+)
 from serve.jobs.tables import batch_lines, batches, jobs, keys
 from serve.observability.metrics import JOBS_ENDED
 
 BatchState = Literal["running", "completed", "cancelled", "expired"]
 PRIORITY = -1
 """of the jobs of batches: all others go first"""
-_ARRIVING, _RUNNING = "arriving", "running"
-_ARRIVES_WITHIN_S = 3_600.0
-"""seconds after which a batch is deleted that has not arrived whole: its replica was lost"""
 _LEASE_S = 60.0
 _PAGE = 200  # lines read at a time
 
@@ -99,7 +115,7 @@ class BatchStore:
         async with self._database.write() as connection:
             await self._database.lock(connection)
             now = await self._database.now(connection)
-            there = sa.select(sa.func.count()).select_from(batches).where(batches.c.state.in_((_ARRIVING, _RUNNING)))
+            there = sa.select(sa.func.count()).select_from(batches).where(batches.c.state.in_((ARRIVING, RUNNING)))
             count = await connection.scalar(there) or 0
             own = await connection.scalar(there.where(batches.c.caller == caller)) or 0
             if count >= most and own:  # who has none may add one: no other caller can keep it out
@@ -107,7 +123,7 @@ class BatchStore:
                     f"{count} batches are under way, at most {most} (serve.batches.waiting_max); try again later",
                     RETRY_AFTER_MAX_S,
                 )
-            row = {"batch_id": batch_id, "caller": caller, "state": _ARRIVING, "created_at": now}
+            row = {"batch_id": batch_id, "caller": caller, "state": ARRIVING, "created_at": now}
             ends_at = now + self._limits.batches.window_s
             await connection.execute(sa.insert(batches).values(**row, ends_at=ends_at))
         return batch_id
@@ -126,21 +142,29 @@ class BatchStore:
             await connection.execute(more.values(lines=batches.c.lines + len(rows)))
 
     @uninterrupted
-    async def arrived(self, batch_id: str) -> Batch:
-        """All of it is here: it runs."""
+    async def arrived(self, batch_id: str, idempotency: Idempotency | None = None) -> Batch:
+        """All of it is here: it runs. Or the batch that runs already, where the caller's key stands for that one.
+
+        Raises: IdempotencyConflict.
+        """
         async with self._database.write() as connection:
-            await self._database.lock(connection)  # turns are counted one by one
+            await self._database.lock(connection)  # turns are counted, and keys looked for, one by one
             now = await self._database.now(connection)
-            turns = {turn.name: await self._turn_now(connection, now, url) for url, turn in _TURN.items()}
-            whole = sa.update(batches).where(batches.c.batch_id == batch_id, batches.c.state == _ARRIVING)
-            await connection.execute(whole.values(state=_RUNNING, **turns))
+            named = {}
+            if idempotency is not None:
+                named = {"idempotency_key": idempotency.key, "idempotency_digest": idempotency.digest}
+                if (known := await _find(connection, now, batch_id, idempotency)) is not None:
+                    return await self._get(connection, known)
+            turns = {turn.name: await self._turn_now(connection, now, url) for url, turn in TURN.items()}
+            whole = sa.update(batches).where(batches.c.batch_id == batch_id, batches.c.state == ARRIVING)
+            await connection.execute(whole.values(state=RUNNING, **turns, **named))
             return await self._get(connection, batch_id)
 
     @uninterrupted
     async def drop(self, batch_id: str) -> None:
         """Deletes a batch that did not arrive whole."""
         async with self._database.write() as connection:
-            of_batch = batches.c.batch_id == batch_id, batches.c.state == _ARRIVING
+            of_batch = batches.c.batch_id == batch_id, batches.c.state == ARRIVING
             await connection.execute(sa.delete(batches).where(*of_batch))
 
     @uninterrupted
@@ -171,8 +195,8 @@ class BatchStore:
         """Lines that wait, at most so many; those of new covers only as far as few of their jobs are under way."""
         async with self._database.read() as connection:  # most questions find nothing, and need not lock anything
             now = await self._database.now(connection)
-            waits = sa.exists().where(batch_lines.c.batch == batches.c.number, _waiting(now))
-            running = sa.select(batches.c.number).where(batches.c.state == _RUNNING, waits)
+            waits = sa.exists().where(batch_lines.c.batch == batches.c.number, waiting(now))
+            running = sa.select(batches.c.number).where(batches.c.state == RUNNING, waits)
             if not await connection.scalar(running.limit(1)):
                 return []
         async with self._database.write() as connection:
@@ -180,7 +204,7 @@ class BatchStore:
             await self._database.lock(connection)  # those who count jobs go one by one
             begun = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.batch_id.is_not(None), UNFINISHED)
             in_hand = sa.select(sa.func.count()).select_from(batch_lines).join(batches).where(
-                batches.c.state == _RUNNING, batch_lines.c.state == "waiting", batch_lines.c.url == COVERS,
+                batches.c.state == RUNNING, batch_lines.c.state == "waiting", batch_lines.c.url == COVERS,
                 batch_lines.c.lease_until > now,
             )  # fmt: skip
             under_way = (await connection.scalar(begun) or 0) + (await connection.scalar(in_hand) or 0)
@@ -193,16 +217,16 @@ class BatchStore:
         self, connection: AsyncConnection, now: float, url: str, count: int
     ) -> AsyncIterator[LineClaim]:
         """One line after the other, each the first of the batch that has had the fewest turns."""
-        turn, first = _TURN[url], _first_waiting(url, now)
+        turn, first = TURN[url], first_waiting(url, now)
         columns = batches.c.number, batches.c.batch_id, batches.c.caller, first.label("line")
-        waits = batches.c.state == _RUNNING, ~_of_closed_key(now), first.is_not(None)
+        waits = batches.c.state == RUNNING, ~of_closed_key(now), first.is_not(None)
         query = sa.select(*columns).where(*waits).order_by(turn, batches.c.number).limit(1)
         query = query.with_for_update(of=batches, skip_locked=True)  # one that ends just now has no more turns
         for _ in range(count):
             found = (await connection.execute(query)).one_or_none()
             if found is None:
                 return
-            line = batch_lines.c.batch == found.number, batch_lines.c.line == found.line, _waiting(now)
+            line = batch_lines.c.batch == found.number, batch_lines.c.line == found.line, waiting(now)
             leased = sa.update(batch_lines).where(*line)
             leased = leased.values(token=batch_lines.c.token + 1, lease_until=now + _LEASE_S)
             taken = (await connection.execute(leased.returning(batch_lines.c.token, batch_lines.c.body))).one_or_none()
@@ -214,8 +238,8 @@ class BatchStore:
 
     async def _turn_now(self, connection: AsyncConnection, now: float, url: str) -> int:
         """The turn of the batch that is next; so a new one shares from now on, and does not catch up with others."""
-        turn, running = _TURN[url], (batches.c.state == _RUNNING, ~_of_closed_key(now))
-        following = sa.select(sa.func.min(turn)).where(*running, _first_waiting(url, now).is_not(None))
+        turn, running = TURN[url], (batches.c.state == RUNNING, ~of_closed_key(now))
+        following = sa.select(sa.func.min(turn)).where(*running, first_waiting(url, now).is_not(None))
         latest = sa.select(sa.func.max(turn)).where(*running)
         found = sa.func.coalesce(following.scalar_subquery(), latest.scalar_subquery(), 0)
         return int((await connection.scalars(sa.select(found))).one())
@@ -261,26 +285,26 @@ class BatchStore:
         """Ends the batches that are completed or whose time is over; deletes those that expired, or never arrived."""
         async with self._database.read() as connection:
             now = await self._database.now(connection)
-            due = _completed(), _overdue(now), _of_closed_key(now), _gone(now)
+            due = completed(), overdue(now), of_closed_key(now), gone(now)
             if not await connection.scalar(sa.select(batches.c.number).where(sa.or_(*due)).limit(1)):
                 return
         cancelled = 0
         async with self._database.write() as connection:
             now = await self._database.now(connection)
-            cancelled += await self._end(connection, "completed", _completed())
-            cancelled += await self._end(connection, "expired", _overdue(now))
-            cancelled += await self._end(connection, "cancelled", _of_closed_key(now))
-            gone = sa.select(batches.c.batch_id).where(_gone(now)).scalar_subquery()
-            freed = sa.update(jobs).where(jobs.c.batch_id.in_(gone)).values(batch_id=None)
+            cancelled += await self._end(connection, "completed", completed())
+            cancelled += await self._end(connection, "expired", overdue(now))
+            cancelled += await self._end(connection, "cancelled", of_closed_key(now))
+            old = sa.select(batches.c.batch_id).where(gone(now)).scalar_subquery()
+            freed = sa.update(jobs).where(jobs.c.batch_id.in_(old)).values(batch_id=None)
             await connection.execute(freed)  # which the sweeper deletes when their own time is over
-            await connection.execute(sa.delete(batches).where(_gone(now)))
+            await connection.execute(sa.delete(batches).where(gone(now)))
         _count_cancelled(cancelled)
 
     async def _end(self, connection: AsyncConnection, state: BatchState, *where: sa.ColumnElement[bool]) -> int:
         """Ends these batches; how many of their jobs were cancelled."""
         now = await self._database.now(connection)
         times = {"finished_at": now, "expires_at": now + self._limits.results_kept_s}
-        ended = sa.update(batches).where(batches.c.state == _RUNNING, *where).values(state=state, **times)
+        ended = sa.update(batches).where(batches.c.state == RUNNING, *where).values(state=state, **times)
         columns = batches.c.number, batches.c.batch_id, batches.c.caller
         rows = (await connection.execute(ended.returning(*columns))).all()
         cancelled = 0
@@ -300,7 +324,7 @@ class BatchStore:
             raise LeaseLost(f"batch '{claim.batch_id}' has ended, or another runner has its line {claim.line}")
 
     async def _get(self, connection: AsyncConnection, batch_id: str, owner: str | None = None) -> Batch:
-        of_id = batches.c.batch_id == batch_id, batches.c.state != _ARRIVING
+        of_id = batches.c.batch_id == batch_id, batches.c.state != ARRIVING
         row = (await connection.execute(sa.select(batches).where(*of_id))).one_or_none()
         if row is None or owner not in (None, row.caller):
             raise NotFound(
@@ -308,8 +332,8 @@ class BatchStore:
                 f"{self._limits.results_kept_s:g} s after it ended (serve.results_kept_s)"
             )
         lines = batch_lines.outerjoin(jobs, jobs.c.job_id == batch_lines.c.job_id)
-        query = sa.select(_OUTCOME, sa.func.count()).select_from(lines).where(batch_lines.c.batch == row.number)
-        counts = {str(name): int(count) for name, count in await connection.execute(query.group_by(_OUTCOME))}
+        query = sa.select(OUTCOME, sa.func.count()).select_from(lines).where(batch_lines.c.batch == row.number)
+        counts = {str(name): int(count) for name, count in await connection.execute(query.group_by(OUTCOME))}
         times = row.created_at, row.ends_at, row.finished_at, row.expires_at
         return Batch(row.batch_id, row.caller, row.state, row.lines, *times, counts)
 
@@ -325,30 +349,20 @@ class BatchStore:
         return [(row.line, _answer(row, of_lines.get(row.job_id))) for row in rows]
 
 
-_OUTCOME = sa.case(
-    (batch_lines.c.state == "skipped", "skipped"),
-    (batch_lines.c.status < 400, "succeeded"),
-    (batch_lines.c.status >= 400, "failed"),
-    (jobs.c.state == "running", "running"),
-    (jobs.c.state == "succeeded", "succeeded"),
-    (jobs.c.state == "failed", "failed"),
-    (jobs.c.state == "cancelled", "skipped"),
-    else_="waiting",
-)
-
-
-_TURN = {COVERS: batches.c.cover_turn, SEARCHES: batches.c.search_turn}
-
-
-def _first_waiting(url: str, now: float) -> sa.ScalarSelect[int]:
-    """The first line of a batch that waits for this call; null where there is none."""
-    of_batch = batch_lines.c.batch == batches.c.number, batch_lines.c.url == url, _waiting(now)
-    return sa.select(sa.func.min(batch_lines.c.line)).where(*of_batch).scalar_subquery()
-
-
-def _waiting(now: float) -> sa.ColumnElement[bool]:
-    free = batch_lines.c.lease_until.is_(None) | (batch_lines.c.lease_until < now)
-    return (batch_lines.c.state == "waiting") & free
+async def _find(connection: AsyncConnection, now: float, batch_id: str, idempotency: Idempotency) -> str | None:
+    """The last batch that this key of the same caller stands for."""
+    caller = sa.select(batches.c.caller).where(batches.c.batch_id == batch_id).scalar_subquery()
+    of_key = batches.c.caller == caller, batches.c.idempotency_key == idempotency.key
+    recent = batches.c.created_at >= now - IDEMPOTENCY_KEPT_S
+    query = sa.select(batches.c.batch_id, batches.c.idempotency_digest).where(*of_key, recent)
+    known = (await connection.execute(query.order_by(batches.c.number.desc()).limit(1))).one_or_none()
+    if known is None:
+        return None
+    if known.idempotency_digest != idempotency.digest:
+        raise IdempotencyConflict(
+            f"this Idempotency-Key was used for other lines (batch '{known.batch_id}'); use a new key for a new batch"
+        )
+    return str(known.batch_id)
 
 
 def _held(claim: LineClaim) -> tuple[sa.ColumnElement[bool], ...]:
@@ -356,30 +370,9 @@ def _held(claim: LineClaim) -> tuple[sa.ColumnElement[bool], ...]:
     return (*line, batch_lines.c.token == claim.token)
 
 
-def _completed() -> sa.ColumnElement[bool]:
-    waits = sa.exists().where(batch_lines.c.batch == batches.c.number, batch_lines.c.state == "waiting")
-    runs = sa.exists().where(jobs.c.batch_id == batches.c.batch_id, UNFINISHED)
-    return (batches.c.state == _RUNNING) & ~waits & ~runs
-
-
-def _overdue(now: float) -> sa.ColumnElement[bool]:
-    return (batches.c.state == _RUNNING) & (batches.c.ends_at <= now)
-
-
-def _of_closed_key(now: float) -> sa.ColumnElement[bool]:
-    """Whose key has been revoked, or has expired."""
-    closed = keys.c.revoked_at.is_not(None) | (keys.c.expires_at <= now)
-    return (batches.c.state == _RUNNING) & sa.exists().where(keys.c.key == batches.c.caller, closed)
-
-
 def _count_cancelled(jobs_cancelled: int) -> None:
     if jobs_cancelled:
         JOBS_ENDED.add(jobs_cancelled, state="cancelled")
-
-
-def _gone(now: float) -> sa.ColumnElement[bool]:
-    never_came = (batches.c.state == _ARRIVING) & (batches.c.created_at < now - _ARRIVES_WITHIN_S)
-    return never_came | (batches.c.expires_at < now)
 
 
 def _answer(row: Any, job: Job | None) -> LineAnswer | None:

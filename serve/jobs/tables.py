@@ -165,7 +165,10 @@ batches = sa.Table(
     sa.Column("ends_at", sa.Double, nullable=False),  # when it expires if it is not completed
     sa.Column("finished_at", sa.Double),
     sa.Column("expires_at", sa.Double),  # when it is deleted
+    sa.Column("idempotency_key", sa.String(255)),
+    sa.Column("idempotency_digest", sa.String(64)),  # of its lines
     sa.Index("batches_by_state", "state", "number"),
+    sa.Index("batches_idempotency", "caller", "idempotency_key"),
 )
 
 batch_lines = sa.Table(

@@ -118,12 +118,16 @@ def test_a_number_that_json_cannot_write_is_refused() -> None:
         endpoint().request(call)
 
 
-def test_every_job_has_an_idempotency_key_of_its_own_and_alone_may_be_repeated() -> None:
+def test_every_job_and_batch_has_an_idempotency_key_of_its_own_and_may_be_repeated() -> None:
     made = [calls.generate(None, "t1", None, None, {}) for _ in range(2)]
     keys = {call.headers["Idempotency-Key"] for call in made}
     assert len(keys) == 2
     assert calls.generate(None, "t1", "mine", None, {}).headers == {"Idempotency-Key": "mine"}
     assert [call.repeatable for call in made] == [True, True]
+    batches = [calls.create_batch(b"{}", key) for key in (None, None, "mine")]
+    assert len({call.headers["Idempotency-Key"] for call in batches}) == 3
+    assert batches[2].headers["Idempotency-Key"] == "mine"
+    assert all(call.repeatable for call in batches)
     assert not calls.search(None, "t1", None, None, None, {}).repeatable
     assert not calls.embed(b"x", None).repeatable
 

@@ -8,6 +8,7 @@ import pytest
 from gatefold.config import ServeSettings
 from gatefold.errors import NoSources
 from gatefold.generator_settings import JobBatchSettings
+from tests.unit.serve.conftest import bearer
 
 TYPE = {"Content-Type": "application/jsonl"}
 
@@ -96,6 +97,31 @@ def test_what_is_no_batch_is_refused(
         assert answer.status_code == status
         assert said in answer.json()["detail"]
     assert sent(client, line("a")).status_code == 202
+
+
+def test_a_batch_that_is_sent_again_under_its_key_is_the_same_batch(endpoint: Callable[..., Any]) -> None:
+    client = endpoint().client
+    key = TYPE | {"Idempotency-Key": "night-1"}
+    first = sent(client, line("a"), line("b"), headers=key)
+    again = sent(client, line("a"), line("b"), headers=key)
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert again.headers["location"] == first.headers["location"]
+    assert [one.headers.get("idempotent-replayed") for one in (first, again)] == [None, "true"]
+    ended(client, first.headers["location"])
+    assert len(client.get("/v1/covers").json()["jobs"]) == 2
+    assert sent(client, line("a"), line("b"), headers=key).json()["state"] == "completed"
+    other = sent(client, line("a"), headers=key)
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_conflict")
+    assert sent(client, line("a"), line("b")).headers["location"] != first.headers["location"]
+
+
+def test_the_same_key_of_another_caller_is_another_batch(
+    endpoint: Callable[..., Any], new_key: Callable[..., str]
+) -> None:
+    callers = [bearer(new_key("generate")) | TYPE | {"Idempotency-Key": "night-1"} for _ in range(2)]
+    client = endpoint().client
+    mine, theirs = (sent(client, line("a"), headers=caller).headers["location"] for caller in callers)
+    assert mine != theirs
 
 
 def test_a_batch_that_is_cancelled_says_so_of_every_line_that_was_not_run(endpoint: Callable[..., Any]) -> None:

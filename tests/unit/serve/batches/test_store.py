@@ -325,7 +325,7 @@ def test_a_batch_that_has_not_arrived_whole_is_not_there_and_is_deleted_later(
                 await store.get(lost)
             assert await store.claim(10) == []
             await store.drop(dropped)
-            monkeypatch.setattr("serve.batches.store._ARRIVES_WITHIN_S", -1.0)
+            monkeypatch.setattr("serve.batches.conditions._ARRIVES_WITHIN_S", -1.0)
             await store.end_due()
             async with jobs.database.read() as connection:
                 assert (await connection.execute(sa.select(batches))).all() == []
