@@ -44,8 +44,9 @@ def draw_contact_sheet(rows: Sequence[SheetRow]) -> Image.Image:
         pen.text((x, 16), text, _FAINT, ImageFont.load_default(15))
     for number, row in enumerate(rows):
         top = _HEAD + number * (_CELL + _GAP)
-        pen.text((_GAP * 2, top + 34), _fitted(row.title, 26), _INK, ImageFont.load_default(17))
-        pen.text((_GAP * 2, top + 60), _fitted(row.subtitle, 30), _FAINT, ImageFont.load_default(14))
+        for text, below, colour, height in ((row.title, 34, _INK, 17), (row.subtitle, 60, _FAINT, 14)):
+            font = ImageFont.load_default(height)
+            pen.text((_GAP * 2, top + below), _fitted(text, font), colour, font)
         spectrogram = Image.fromarray(row.spectrogram).resize((_CELL, _CELL), Image.Resampling.LANCZOS)
         sheet.paste(spectrogram, (_LABEL, top))
         for place, pixels in enumerate(row.nearest):
@@ -61,5 +62,10 @@ def _cell(pixels: Pixels) -> Image.Image:
     )
 
 
-def _fitted(text: str, characters: int) -> str:
-    return text if len(text) <= characters else text[: characters - 1].rstrip() + "…"
+def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """As much of the text as there is room for before the spectrogram."""
+    shown, rest = text, len(text)
+    while font.getlength(shown) > _LABEL - 3 * _GAP:
+        rest -= 1
+        shown = text[:rest].rstrip() + "…"
+    return shown
