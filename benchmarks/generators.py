@@ -81,15 +81,19 @@ def baseline(
 
 
 def header(options: argparse.Namespace, took: float) -> str:
-    """What was run, when and on what."""
+    """What was run, when and on what; how the baseline was trained, where it is one of the rows."""
     words = [options.workspace, *(f"--set {one}" for one in options.set), *(f"--only {one!r}" for one in options.only)]
     cores = len(os.sched_getaffinity(0))
-    return (
+    text = (
         f"`python -m benchmarks.generators {' '.join(words)}`, {date.today().isoformat()}, {platform.machine()}, "
-        f"{cores} cores; {took / 60:.0f} minutes. {BASELINE.capitalize()} generator: SNGAN at {SIZE} px, trained for "
-        f"{options.seconds:.0f} s, adapted to the {NEAREST} nearest covers of each song for "
-        f"{options.adapt_seconds:.0f} s.\n\n"
+        f"{cores} cores; {took / 60:.0f} minutes."
     )
+    if not options.only or BASELINE in options.only:
+        text += (
+            f" {BASELINE.capitalize()} generator: SNGAN at {SIZE} px, trained for {options.seconds:.0f} s, adapted to "
+            f"the {NEAREST} nearest covers of each song for {options.adapt_seconds:.0f} s."
+        )
+    return f"{text}\n\n"
 
 
 def main() -> None:

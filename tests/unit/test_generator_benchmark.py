@@ -73,10 +73,15 @@ def test_each_song_is_adapted_to_once_and_its_covers_come_in_the_order_asked_for
 
 
 def test_the_header_names_the_command_and_how_the_baseline_was_trained() -> None:
-    options = Namespace(
-        workspace="w", set=["a=1"], only=["real covers"], seconds=180.0, adapt_seconds=4.0, results=Path("r.md")
-    )
+    options = Namespace(workspace="w", set=["a=1"], only=[], seconds=180.0, adapt_seconds=4.0, results=Path("r.md"))
     text = generators.header(options, 120.0)
-    assert text.startswith("`python -m benchmarks.generators w --set a=1 --only 'real covers'`")
+    assert text.startswith("`python -m benchmarks.generators w --set a=1`")
     assert "trained for 180 s" in text
     assert "2 minutes" in text
+
+
+def test_the_header_says_nothing_of_a_baseline_that_is_no_row() -> None:
+    options = Namespace(workspace="w", set=[], only=["real covers"], seconds=180.0, adapt_seconds=4.0)
+    text = generators.header(options, 120.0)
+    assert text.startswith("`python -m benchmarks.generators w --only 'real covers'`")
+    assert text.endswith("2 minutes.\n\n")
