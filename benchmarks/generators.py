@@ -83,6 +83,8 @@ def baseline(
 def header(options: argparse.Namespace, took: float) -> str:
     """What was run, when and on what; how the baseline was trained, where it is one of the rows."""
     words = [options.workspace, *(f"--set {one}" for one in options.set), *(f"--only {one!r}" for one in options.only)]
+    if options.results != RESULTS:
+        words.append(f"--results {options.results.name}")
     cores = len(os.sched_getaffinity(0))
     text = (
         f"`python -m benchmarks.generators {' '.join(words)}`, {date.today().isoformat()}, {platform.machine()}, "

@@ -189,8 +189,9 @@ class PriceSettings(Section):
 
 
 class WebhookSettings(Section):
-    """How the ends of jobs are reported to the `webhook_url` that a caller gave. They are signed with
-    GATEFOLD_WEBHOOK_SECRET of `gatefold serve`, and refused where that is not set."""
+    """How the ends of jobs are reported to the `webhook_url` that a caller gave, or to the webhook of its key. They are
+    signed with GATEFOLD_WEBHOOK_SECRET of `gatefold serve`; where that is not set, a `webhook_url` is refused, and no
+    key's webhook is used."""
 
     allowed_hosts: list[str] = Field([])
     """receivers that may have a private, loopback or link-local address: hooks.internal, *.internal.example"""

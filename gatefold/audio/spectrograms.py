@@ -48,13 +48,14 @@ def extract_log_mel(source: Source | bytes, audio: AudioSettings, *, name: str =
     decoded = decode_windows(source, audio, name=name)
     if decoded.duration_s < audio.min_duration_s:
         raise AudioTooShort(f"{name}: {decoded.duration_s:.2f} s of audio, {audio.min_duration_s:g} s are the least")
-    samples = decoded.waveform[:, : round(decoded.duration_s * decoded.rate)]  # without what was padded
-    tensors = [torch.aminmax(torch.from_numpy(window)) for window in samples]  # in one call it takes twice as long
-    ranges = [(float(least), float(most)) for least, most in tensors]
+    ranges = [_range(window) for window in decoded.waveform]
     for least, most in ranges:
         if not (least >= -_LOUDEST and most <= _LOUDEST):  # nor may it be NaN
             peak = f"{max(most, -least):g} times full scale"
             raise UndecodableAudio(f"{name}: holds samples of {peak}, no sound; encode it again")
+    samples = decoded.waveform[:, : round(decoded.duration_s * decoded.rate)]  # without what was padded
+    if samples.shape != decoded.waveform.shape:
+        ranges = [_range(window) for window in samples]
     quietest = 10 ** (audio.silence_dbfs / 20)
     widest = max(most - least for least, most in ranges)
     if widest < 2 * quietest and (loudest := _loudest(samples)) < quietest:  # no mean is farther than half from both
@@ -207,6 +208,12 @@ def _resampling_kernels(up: int, down: int) -> tuple[int, list[tuple[int, int, t
     kernels = torch.sinc(time) * torch.cos(time * (math.pi / _ZEROS / 2)).square() * (cutoff / down)
     kernels = torch.where(time.abs() < _ZEROS, kernels, 0.0).to(torch.float32)
     return width, [(first, *_without_zeros(kernels[:, first : first + _SLICE])) for first in range(0, up, _SLICE)]
+
+
+def _range(window: npt.NDArray[np.float32]) -> tuple[float, float]:
+    """The least and the largest of samples [N]; NaN where one is. Of all windows at once it takes twice as long."""
+    least, most = torch.aminmax(torch.from_numpy(window))
+    return float(least), float(most)
 
 
 def _loudest(windows: Waveform) -> float:

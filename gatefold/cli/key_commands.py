@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 keys_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="API keys of the endpoint: create, list, rotate and revoke them; who used one for what only admins may.",
+    help="API keys of the endpoint: create, list, rotate and revoke them, name their webhooks; who used one for what "
+    "only admins may.",
 )
 Result = TypeVar("Result")
 _KEY = typer.Argument(metavar="KEY", help="How the key begins, as in gf_ab12cd34.")
@@ -83,8 +84,6 @@ def list_keys(context: typer.Context) -> None:
     Example: gatefold keys list --json
     """
     session: Session = context.obj.open()
-    from serve.webhooks.receivers import parse_receiver
-
     found = _with_store(session, lambda store: store.read_all())
     heads = ("key", "name", "state", "scopes", "requests/min", "jobs", "covers/month", "webhook", "expires", "created")
     now = datetime.now(UTC)
@@ -97,7 +96,7 @@ def list_keys(context: typer.Context) -> None:
             one.allowed.requests_per_minute,
             one.allowed.jobs_at_once,
             one.allowed.covers_per_month,
-            one.webhook and parse_receiver(one.webhook.url).name,
+            _receiver(one),
             one.expires_at and f"{one.expires_at:{_TIME}}",
             f"{one.created_at:{_TIME}}",
         )
@@ -140,20 +139,25 @@ def revoke(context: typer.Context, key: Annotated[str, _KEY]) -> None:
 def set_webhook(
     context: typer.Context,
     key: Annotated[str, _KEY],
-    url: Annotated[str | None, typer.Argument(metavar="[URL]", help="https URL; without it, none any more.")] = None,
+    url: Annotated[str | None, typer.Argument(metavar="[URL]", help="https URL.")] = None,
     events: Annotated[list[str] | None, _EVENTS] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Report to none any more.")] = False,
 ) -> None:
     """Report the ends of a key's jobs to this URL, for jobs accepted from now on that name no webhook themselves.
 
-    `gatefold serve` signs them with GATEFOLD_WEBHOOK_SECRET.
+    `gatefold serve` signs them with GATEFOLD_WEBHOOK_SECRET; without that, they are not reported.
 
     Example: gatefold keys webhook gf_ab12cd34 https://hooks.example.org/covers --webhook-event job.succeeded
     """
     session: Session = context.obj.open()
+    from gatefold.errors import InvalidSettings
+
+    if remove == (url is not None):
+        raise InvalidSettings(f"keys webhook {key}: takes either a URL or --remove")
     webhook = _webhook(session, url, events)
     changed = _with_store(session, lambda store: store.set_webhook(key, webhook))
-    reported = f"are reported to {url}" if url else "are reported to no webhook"
-    session.terminal.result({"key": _record(changed)}, f"jobs of {changed.key} ({changed.name}) {reported}")
+    reported = f"jobs of {changed.key} ({changed.name}) are reported to {_receiver(changed) or 'no webhook'}"
+    session.terminal.result({"key": _record(changed)}, reported)
 
 
 @keys_app.command()
@@ -211,6 +215,13 @@ def _show_secret(session: Session, key: "ApiKey", secret: str) -> None:
     session.terminal.note(f"{key.key} ({key.name}): keep this secret now, it is shown this once")
 
 
+def _receiver(key: "ApiKey") -> str | None:
+    """Host and port of a key's webhook: the rest of its URL may be secret."""
+    from serve.webhooks.receivers import parse_receiver
+
+    return key.webhook and parse_receiver(key.webhook.url).name
+
+
 def _record(key: "ApiKey") -> dict[str, Any]:
     """As JSON, without digests."""
     times = {name: getattr(key, name) for name in ("created_at", "expires_at", "revoked_at")}
@@ -221,6 +232,6 @@ def _record(key: "ApiKey") -> dict[str, Any]:
         "scopes": sorted(key.scopes),
         **vars(key.allowed),
         **{name: at and at.isoformat() for name, at in times.items()},
-        "webhook_url": key.webhook and key.webhook.url,
+        "webhook": _receiver(key),
         "webhook_events": key.webhook and key.webhook.events,
     }

@@ -64,6 +64,7 @@ def _cell(pixels: Pixels) -> Image.Image:
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """As much of the text as there is room for before the spectrogram."""
+    text = text[:_LABEL]  # a tag may have any length, and letters are wider than a pixel
     shown, rest = text, len(text)
     while font.getlength(shown) > _LABEL - 3 * _GAP:
         rest -= 1

@@ -33,13 +33,14 @@ _SIZE = 512  # pixels a side of a new cover
 def make_examples(songs: Path, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
     """Writes `examples/<song>.png`, `examples/<song>.json` and a contact sheet, with the release that serves.
 
-    Nothing is done where they were made with this release already. Raises: NotFound for a folder without songs;
-    RunInProgress.
+    Nothing is done where they were made with this release already, and are there. Raises: NotFound for a folder without
+    songs; RunInProgress.
     """
     began = time.monotonic()
     release = releases.current(workspace)
     last = read_report(workspace, STAGE)
-    if last is not None and last.details.get("release") == release.version:
+    made = last is not None and last.details.get("release") == release.version
+    if last is not None and made and objects.exists(str(last.details["sheet"])):  # the folder may have been deleted
         return last.model_copy(update={"done": 0, "skipped": last.done, "seconds": time.monotonic() - began})
     paths = sorted(path for path in songs.iterdir() if path.suffix.lower() in SUFFIXES) if songs.is_dir() else []
     if not paths:

@@ -1,5 +1,5 @@
-"""API keys in the database of jobs: created, listed, rotated, revoked. A secret is known to who receives it alone; here
-is its SHA-256. It begins with the name of its key, by which it is found in logs."""
+"""API keys in the database of jobs: created, listed, rotated, revoked, given a webhook. A secret is known to who
+receives it alone; here is its SHA-256. It begins with the name of its key, by which it is found in logs."""
 
 import hashlib
 import hmac
@@ -148,7 +148,8 @@ class KeyStore:
             await _get(connection, key)
             await connection.execute(sa.update(keys).where(keys.c.key == key).values(webhook_columns(webhook)))
             now = await self._database.now(connection)
-            await add_entry(connection, now, self._by, "set webhook of key", key, "done")
+            action = "remove webhook of key" if webhook is None else "set webhook of key"
+            await add_entry(connection, now, self._by, action, key, "done")
             return await _get(connection, key)
 
     async def _insert(

@@ -121,7 +121,8 @@ def create_app(
         answers_id: whether X-Request-Id is added to each answer; Ray Serve's proxy does it by itself.
     """
     ring = KeyRing(keys, KeyStore(database))
-    records = Records(database, JobStore(database, limits), ring, UsageCounter(database), AuditLog(database))
+    store = JobStore(database, limits, webhooks=webhooks)
+    records = Records(database, store, ring, UsageCounter(database), AuditLog(database))
     own = OwnJobs(records.store, records.audit)
     app = DescribedApi(
         limits,

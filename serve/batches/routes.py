@@ -88,6 +88,9 @@ class BatchRoutes:
         if length.isdecimal() and (len(length) > _LENGTH_DIGITS or int(length) > most):
             raise TooLarge(f"the batch is too long; it may have {most:,} bytes (serve.upload_max_bytes)")
         caller: Caller = request.state.caller
+        if idempotency_key is not None and (known := await self._store.known(caller.id, idempotency_key)) is not None:
+            known.check(await self._digest(request))
+            return _accepted(await self._store.get(known.batch_id), response, replayed=True)
         batch_id = await self._store.begin(caller.id)
         try:
             with TemporaryFile() as spooled:  # so that no transaction waits for a client
@@ -102,11 +105,7 @@ class BatchRoutes:
             if isinstance(error, _FaultyLinesError):
                 return _refused(error.faults, request.url.path)  # type: ignore[return-value]
             raise
-        if batch.batch_id != batch_id:
-            await self._store.drop(batch_id)
-            response.headers["Idempotent-Replayed"] = "true"
-        response.headers["Location"] = f"/v1/batches/{batch.batch_id}"
-        return _view(batch)
+        return _accepted(batch, response, replayed=batch.batch_id != batch_id)
 
     async def get(self, request: Request, batch_id: str) -> BatchView:
         """A batch as it is now."""
@@ -140,19 +139,32 @@ class BatchRoutes:
 
         Raises: InputError; TooLarge.
         """
-        reader, faults, received = LineReader(self._limits, self._webhooks), list[LineFault](), 0
+        reader, faults = LineReader(self._limits, self._webhooks), list[LineFault]()
         digest = hashlib.sha256()
-        async for chunk in request.stream():
+        async for chunk in self._chunks(request):
             digest.update(chunk)
-            received += len(chunk)
-            if received > self._limits.upload_max_bytes:
-                most = f"{self._limits.upload_max_bytes:,} (serve.upload_max_bytes)"
-                raise TooLarge(f"the batch was dropped after {received:,} bytes; it may have {most}")
             faults += await asyncio.to_thread(_spool, reader.feed, chunk, caller, spooled)
         faults += await asyncio.to_thread(_spool, lambda _: reader.end(), b"", caller, spooled)
         if not faults and spooled.tell() == 0:
             raise InputError("the batch has no lines")
         return faults, digest.hexdigest()
+
+    async def _digest(self, request: Request) -> str:
+        """SHA-256 of the lines, as of `_receive`. Raises: TooLarge."""
+        digest = hashlib.sha256()
+        async for chunk in self._chunks(request):
+            digest.update(chunk)
+        return digest.hexdigest()
+
+    async def _chunks(self, request: Request) -> AsyncIterator[bytes]:
+        """The body as it arrives. Raises: TooLarge."""
+        received = 0
+        async for chunk in request.stream():
+            received += len(chunk)
+            if received > self._limits.upload_max_bytes:
+                most = f"{self._limits.upload_max_bytes:,} (serve.upload_max_bytes)"
+                raise TooLarge(f"the batch was dropped after {received:,} bytes; it may have {most}")
+            yield chunk
 
     async def _write(self, batch_id: str, spooled: IO[bytes]) -> None:
         spooled.seek(0)
@@ -202,6 +214,13 @@ def _refused(faults: list[LineFault], path: str) -> Response:
         lines=[BatchLineFault(line=fault.number, detail=fault.detail) for fault in faults],
     )
     return JSONResponse(problem.model_dump(), 422, media_type=PROBLEM_TYPE)
+
+
+def _accepted(batch: Batch, response: Response, *, replayed: bool) -> BatchView:
+    if replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    response.headers["Location"] = f"/v1/batches/{batch.batch_id}"
+    return _view(batch)
 
 
 def _view(batch: Batch) -> BatchView:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatefold.config import ServeSettings
-from gatefold.errors import IdempotencyConflict, LeaseLost, NotFound, Overloaded
+from gatefold.errors import LeaseLost, NotFound, Overloaded
 from serve.access.usage import add_usage, day_of
 from serve.batches.conditions import (
     ARRIVING,
@@ -28,17 +28,19 @@ from serve.batches.conditions import (
     overdue,
     waiting,
 )
+from serve.batches.idempotency import KnownBatch, find
 from serve.batches.lines import COVERS, SEARCHES, BatchLine
 from serve.jobs.database import Database, uninterrupted
 from serve.jobs.jobs import Idempotency, Job, JobSpec, Webhook
 from serve.jobs.rows import UNFINISHED, end, read_jobs
 from serve.jobs.store import (
-    IDEMPOTENCY_KEPT_S,
     RETRY_AFTER_MAX_S,
     check_covers,
     end_values,
+    expiry,
     insert_job,
     new_job_id,
+    webhook_of_job,
 )
 from serve.jobs.tables import batch_lines, batches, jobs, keys
 from serve.observability.metrics import JOBS_ENDED
@@ -102,11 +104,13 @@ class BatchStore:
     Args:
         database: with its schema up to date.
         limits: `batches`, `results_kept_s`.
+        webhooks: whether something signs and delivers them.
     """
 
-    def __init__(self, database: Database, limits: ServeSettings) -> None:
+    def __init__(self, database: Database, limits: ServeSettings, *, webhooks: bool = True) -> None:
         self._database = database
         self._limits = limits
+        self._webhooks = webhooks
 
     @uninterrupted
     async def begin(self, caller: str) -> str:
@@ -142,8 +146,14 @@ class BatchStore:
             await connection.execute(more.values(lines=batches.c.lines + len(rows)))
 
     @uninterrupted
+    async def known(self, caller: str, key: str) -> KnownBatch | None:
+        """The batch that this key of the caller stands for, if there is one."""
+        async with self._database.read() as connection:
+            return await find(connection, await self._database.now(connection), caller, key)
+
+    @uninterrupted
     async def arrived(self, batch_id: str, idempotency: Idempotency | None = None) -> Batch:
-        """All of it is here: it runs. Or the batch that runs already, where the caller's key stands for that one.
+        """All of it is here: it runs. Or, where another with the same key came first, that one; then this is deleted.
 
         Raises: IdempotencyConflict.
         """
@@ -153,8 +163,12 @@ class BatchStore:
             named = {}
             if idempotency is not None:
                 named = {"idempotency_key": idempotency.key, "idempotency_digest": idempotency.digest}
-                if (known := await _find(connection, now, batch_id, idempotency)) is not None:
-                    return await self._get(connection, known)
+                of_batch = batches.c.batch_id == batch_id
+                caller = await connection.scalar(sa.select(batches.c.caller).where(of_batch))
+                if (known := await find(connection, now, str(caller), idempotency.key)) is not None:
+                    known.check(idempotency.digest)
+                    await connection.execute(sa.delete(batches).where(of_batch))
+                    return await self._get(connection, known.batch_id)
             turns = {turn.name: await self._turn_now(connection, now, url) for url, turn in TURN.items()}
             whole = sa.update(batches).where(batches.c.batch_id == batch_id, batches.c.state == ARRIVING)
             await connection.execute(whole.values(state=RUNNING, **turns, **named))
@@ -256,7 +270,7 @@ class BatchStore:
             if most is not None:
                 await check_covers(connection, now, claim.caller, spec.n, most)
             await self._write(connection, claim, {"state": "job", "job_id": job_id})
-            owner = claim.caller, PRIORITY, webhook
+            owner = claim.caller, PRIORITY, webhook_of_job(webhook, claim.caller, webhooks=self._webhooks)
             await insert_job(connection, now, job_id, spec, *owner, batch_id=claim.batch_id)
         return job_id
 
@@ -303,7 +317,7 @@ class BatchStore:
     async def _end(self, connection: AsyncConnection, state: BatchState, *where: sa.ColumnElement[bool]) -> int:
         """Ends these batches; how many of their jobs were cancelled."""
         now = await self._database.now(connection)
-        times = {"finished_at": now, "expires_at": now + self._limits.results_kept_s}
+        times = {"finished_at": now, "expires_at": expiry(batches, now, self._limits.results_kept_s)}
         ended = sa.update(batches).where(batches.c.state == RUNNING, *where).values(state=state, **times)
         columns = batches.c.number, batches.c.batch_id, batches.c.caller
         rows = (await connection.execute(ended.returning(*columns))).all()
@@ -347,22 +361,6 @@ class BatchStore:
             ids = [row.job_id for row in rows if row.job_id is not None]
             of_lines = {job.job_id: job for job in await read_jobs(connection, jobs.c.job_id.in_(ids))}
         return [(row.line, _answer(row, of_lines.get(row.job_id))) for row in rows]
-
-
-async def _find(connection: AsyncConnection, now: float, batch_id: str, idempotency: Idempotency) -> str | None:
-    """The last batch that this key of the same caller stands for."""
-    caller = sa.select(batches.c.caller).where(batches.c.batch_id == batch_id).scalar_subquery()
-    of_key = batches.c.caller == caller, batches.c.idempotency_key == idempotency.key
-    recent = batches.c.created_at >= now - IDEMPOTENCY_KEPT_S
-    query = sa.select(batches.c.batch_id, batches.c.idempotency_digest).where(*of_key, recent)
-    known = (await connection.execute(query.order_by(batches.c.number.desc()).limit(1))).one_or_none()
-    if known is None:
-        return None
-    if known.idempotency_digest != idempotency.digest:
-        raise IdempotencyConflict(
-            f"this Idempotency-Key was used for other lines (batch '{known.batch_id}'); use a new key for a new batch"
-        )
-    return str(known.batch_id)
 
 
 def _held(claim: LineClaim) -> tuple[sa.ColumnElement[bool], ...]:

@@ -31,7 +31,7 @@ class Runner:
     Args:
         workspace: URI; songs and images of jobs lie there.
         database_url: of the database of jobs.
-        webhooks: what signs them; they wait where there is none.
+        webhooks: what signs them; where there is none, those that there are wait, and no key's webhook is used.
     """
 
     def __init__(
@@ -55,7 +55,8 @@ class Runner:
         if webhooks is not None:
             outbox, sender = Outbox(self._database, limits.webhooks), WebhookSender(webhooks, limits.webhooks)
             self._deliverer = Deliverer(outbox, sender, limits.webhooks, limits.jobs_poll_s)
-        self._batches = BatchWorker(self._active, BatchStore(self._database, limits), limits)
+        batches = BatchStore(self._database, limits, webhooks=webhooks is not None)
+        self._batches = BatchWorker(self._active, batches, limits)
         self._started = False
 
     async def reconfigure(self, config: dict[str, Any]) -> None:

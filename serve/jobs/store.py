@@ -44,11 +44,13 @@ class JobStore:
     Args:
         database: with its schema up to date.
         limits: `jobs_max`, `results_kept_s`, `jobs_poll_s`.
+        webhooks: whether something signs and delivers them.
     """
 
-    def __init__(self, database: Database, limits: ServeSettings) -> None:
+    def __init__(self, database: Database, limits: ServeSettings, *, webhooks: bool = True) -> None:
         self._database = database
         self._limits = limits
+        self._webhooks = webhooks
         self._watcher = ChangeWatcher(database, limits.jobs_poll_s)
 
     @uninterrupted
@@ -88,7 +90,7 @@ class JobStore:
             job_id: of `new_job_id`; what the job needs of the store lies there already.
             allowed: what the caller may have.
             priority: a larger one goes first.
-            webhook: to which its end is reported.
+            webhook: to which its end is reported; that of the caller's key when None.
             cancel_after_s: seconds after which it is cancelled if it has not ended; never when None.
 
         Raises: Overloaded, TooManyJobs, QuotaExceeded; IdempotencyConflict; DatabaseUnavailable.
@@ -107,7 +109,8 @@ class JobStore:
             named: dict[str, Any] = {"cancel_at": cancel_at}
             if idempotency is not None:
                 named |= {"idempotency_key": key, "idempotency_digest": idempotency.digest}
-            position = await insert_job(connection, now, job_id, spec, caller, priority, webhook, **named)
+            reported = webhook_of_job(webhook, caller, webhooks=self._webhooks)
+            position = await insert_job(connection, now, job_id, spec, caller, priority, reported, **named)
         ends = None if cancel_at is None else time_of(cancel_at)
         return Job(job_id, caller, spec, time_of(now), position=position, webhook=webhook, cancel_at=ends), True
 
@@ -284,14 +287,14 @@ async def insert_job(
     spec: JobSpec,
     caller: str,
     priority: int,
-    webhook: Webhook | None,
+    webhook: dict[str, Any],
     **values: object,
 ) -> int | None:
     """A queued job, and its first event; how many jobs go before it.
 
     Args:
         now: seconds since 1970.
-        webhook: None leaves it to that of the caller's key.
+        webhook: columns, as of `webhook_of_job`.
         values: of other columns.
     """
     await connection.execute(
@@ -304,7 +307,7 @@ async def insert_job(
             state="queued",
             created_at=now,
             spec=spec_record(spec),
-            **(_webhook_of_key(caller) if webhook is None else webhook_columns(webhook)),
+            **webhook,
             **values,
         )
     )
@@ -314,8 +317,15 @@ async def insert_job(
     return position
 
 
-def _webhook_of_key(caller: str) -> dict[str, Any]:
-    """The same columns, as the caller's key has them in the moment of the statement; empty without a key."""
+def webhook_of_job(named: Webhook | None, caller: str, *, webhooks: bool) -> dict[str, Any]:
+    """Columns of the webhook of a new job: the one that is named; else that of the caller's key, as it is in the
+    moment of the statement.
+
+    Args:
+        webhooks: whether something signs and delivers them; where nothing does, no key's webhook is used.
+    """
+    if named is not None or not webhooks:
+        return webhook_columns(named)
     columns = (keys.c.webhook_url, keys.c.webhook_events)
     return {one.name: sa.select(one).where(keys.c.key == caller).scalar_subquery() for one in columns}
 
@@ -340,11 +350,22 @@ def end_values(state: State, now: float, kept_s: float) -> dict[object, object]:
         now: seconds since 1970.
         kept_s: seconds that results are kept.
     """
-    key_ends = jobs.c.created_at + IDEMPOTENCY_KEPT_S
-    has_longer_key = jobs.c.idempotency_key.is_not(None) & (key_ends > now + kept_s)
     return {
         jobs.c.state: state,
         jobs.c.finished_at: now,
-        jobs.c.expires_at: sa.case((has_longer_key, key_ends), else_=now + kept_s),
+        jobs.c.expires_at: expiry(jobs, now, kept_s),
         jobs.c.lease_until: None,
     }
+
+
+def expiry(ended: sa.Table, now: float, kept_s: float) -> sa.ColumnElement[float]:
+    """When jobs, or batches, that end now are deleted: those with a key no sooner than that.
+
+    Args:
+        ended: the table.
+        now: seconds since 1970.
+        kept_s: seconds that results are kept.
+    """
+    key_ends = ended.c.created_at + IDEMPOTENCY_KEPT_S
+    has_longer_key = ended.c.idempotency_key.is_not(None) & (key_ends > now + kept_s)
+    return sa.case((has_longer_key, key_ends), else_=now + kept_s)

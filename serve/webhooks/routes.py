@@ -38,7 +38,8 @@ def describe_events(app: FastAPI) -> None:
     """Writes into the description what a webhook sends."""
 
     async def job_ended(event: WebhookEvent) -> None:
-        """The end of a job, sent to its `webhook_url`. Any answer of 200 to 299 accepts it."""
+        """The end of a job, sent to its `webhook_url` or to the webhook of its key. Any answer of 200 to 299 accepts
+        it."""
 
     app.webhooks.add_api_route("job-ended", job_ended, methods=["POST"], tags=["webhooks"], name="job_ended")
 

@@ -73,7 +73,9 @@ def test_each_song_is_adapted_to_once_and_its_covers_come_in_the_order_asked_for
 
 
 def test_the_header_names_the_command_and_how_the_baseline_was_trained() -> None:
-    options = Namespace(workspace="w", set=["a=1"], only=[], seconds=180.0, adapt_seconds=4.0, results=Path("r.md"))
+    options = Namespace(
+        workspace="w", set=["a=1"], only=[], seconds=180.0, adapt_seconds=4.0, results=generators.RESULTS
+    )
     text = generators.header(options, 120.0)
     assert text.startswith("`python -m benchmarks.generators w --set a=1`")
     assert "trained for 180 s" in text
@@ -81,7 +83,10 @@ def test_the_header_names_the_command_and_how_the_baseline_was_trained() -> None
 
 
 def test_the_header_says_nothing_of_a_baseline_that_is_no_row() -> None:
-    options = Namespace(workspace="w", set=[], only=["real covers"], seconds=180.0, adapt_seconds=4.0)
+    results = Path("folder/other.md")
+    options = Namespace(
+        workspace="w", set=[], only=["real covers"], seconds=180.0, adapt_seconds=4.0, results=results
+    )
     text = generators.header(options, 120.0)
-    assert text.startswith("`python -m benchmarks.generators w --only 'real covers'`")
+    assert text.startswith("`python -m benchmarks.generators w --only 'real covers' --results other.md`")
     assert text.endswith("2 minutes.\n\n")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from gatefold.audio.decoding import Waveform, decode_windows
+from gatefold.audio.decoding import Waveform, Windows, decode_windows
 from gatefold.audio.spectrograms import extract_log_mel, log_mel, mel_power, spectrogram_picture
 from gatefold.config import AudioSettings
 from gatefold.errors import (
@@ -145,6 +145,18 @@ def test_what_is_no_song_is_refused_as_what_it_is(data: bytes, error: type[Gatef
     with pytest.raises(GatefoldError, match=r"^upload 7: ") as refusal:
         extract_log_mel(data, LARGE, name="upload 7")
     assert type(refusal.value) is error
+
+
+def test_a_sample_that_is_no_number_is_found_behind_the_end_that_a_header_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def overshoots(*_: object, **__: object) -> Windows:
+        waveform = np.append(SAMPLES, np.full(100, np.nan, np.float32)).astype(np.float32)[None]
+        return Windows(len(SAMPLES) / 16_000, 16_000, np.zeros(1, np.float32), waveform)
+
+    monkeypatch.setattr("gatefold.audio.spectrograms.decode_windows", overshoots)
+    with pytest.raises(UndecodableAudio, match="nan times full scale"):
+        extract_log_mel(WAV, LARGE)
 
 
 @pytest.mark.parametrize("name", ["01_folk_vocals.wav", "02_jazz.ogg", "11_polka.mp3", "10_house_cc0_cover.m4a"])

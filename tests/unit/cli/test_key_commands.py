@@ -41,7 +41,7 @@ def test_a_key_is_made_and_its_secret_is_shown_this_once(tmp_path: Path) -> None
         "key": "", "name": "Acme Music", "state": "active", "scopes": ["generate", "search"], "created_at": "",
         "expires_at": "2099-01-31T00:00:00+00:00", "revoked_at": None,
         "requests_per_minute": 60, "jobs_at_once": 2, "covers_per_month": 100,
-        "webhook_url": None, "webhook_events": None,
+        "webhook": None, "webhook_events": None,
     }  # fmt: skip
     assert answer(tmp_path, "keys", "list") == {"keys": [key]}
     shown = call(tmp_path, "keys", "list").stdout
@@ -58,15 +58,19 @@ def test_on_a_terminal_the_secret_alone_is_on_stdout(tmp_path: Path) -> None:
 
 def test_a_webhook_of_a_key_is_set_shown_without_its_path_and_taken_away(tmp_path: Path) -> None:
     made = answer(tmp_path, "keys", "create", "Acme", "--webhook-url", "https://hooks.test/a?token=hunter2")["key"]
-    assert (made["webhook_url"], made["webhook_events"]) == ("https://hooks.test/a?token=hunter2", None)
-    shown = call(tmp_path, "keys", "list").stdout
-    assert "hooks.test:443" in shown
-    assert "hunter2" not in shown
+    assert (made["webhook"], made["webhook_events"]) == ("hooks.test:443", None)
+    for shown in (call(tmp_path, "keys", "list").stdout, call(tmp_path, "keys", "list", "--json").stdout):
+        assert "hooks.test:443" in shown
+        assert "hunter2" not in shown
     wanted = ["--webhook-event", "job.failed"]
-    changed = answer(tmp_path, "keys", "webhook", made["key"], "https://hooks.test/b", *wanted)["key"]
-    assert (changed["webhook_url"], changed["webhook_events"]) == ("https://hooks.test/b", ["job.failed"])
-    assert answer(tmp_path, "keys", "webhook", made["key"])["key"]["webhook_url"] is None
-    assert answer(tmp_path, "keys", "audit")["entries"][0]["action"] == "set webhook of key"
+    set_to = call(tmp_path, "keys", "webhook", made["key"], "https://hooks.test:8443/hunter2", *wanted)
+    assert f"jobs of {made['key']} (Acme) are reported to hooks.test:8443" in set_to.output
+    assert "hunter2" not in set_to.output
+    (changed,) = answer(tmp_path, "keys", "list")["keys"]
+    assert (changed["webhook"], changed["webhook_events"]) == ("hooks.test:8443", ["job.failed"])
+    assert answer(tmp_path, "keys", "webhook", made["key"], "--remove")["key"]["webhook"] is None
+    actions = [one["action"] for one in answer(tmp_path, "keys", "audit")["entries"]]
+    assert actions == ["remove webhook of key", "set webhook of key", "create key"]
 
 
 def test_a_key_is_rotated_and_revoked_and_the_audit_names_who_did_it(tmp_path: Path) -> None:
@@ -94,6 +98,8 @@ def test_a_key_is_rotated_and_revoked_and_the_audit_names_who_did_it(tmp_path: P
         (["create", "x", "--webhook-url", "https://10.0.0.1/"], 2, "is not public; the operator may allow it"),
         (["webhook", "gf_00000000", "https://a.test/", "--webhook-event", "job.done"], 2, "'job.done' is not known"),
         (["create", "x", "--webhook-event", "job.failed"], 2, "--webhook-event: needs a URL"),
+        (["webhook", "gf_00000000"], 2, "takes either a URL or --remove"),
+        (["webhook", "gf_00000000", "https://a.test/", "--remove"], 2, "takes either a URL or --remove"),
         (["webhook", "gf_00000000", "https://a.test/"], 1, "key 'gf_00000000' is not known"),
         (["revoke", "gf_00000000"], 1, "key 'gf_00000000' is not known; `gatefold keys list` shows all"),
     ],

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -50,13 +51,13 @@ def client(script: Script, **options: Any) -> Client:
 
 def ask(script: Script, method: str, *arguments: Any, **options: Any) -> Any:
     with client(script, **options) as made:
-        return getattr(made, method)(*arguments)
+        return attrgetter(method)(made)(*arguments)
 
 
 def ask_async(script: Script, method: str, *arguments: Any, **options: Any) -> Any:
     async def go() -> Any:
         async with AsyncClient(script.url, retries=QUICK, **options) as made:
-            return await getattr(made, method)(*arguments)
+            return await attrgetter(method)(made)(*arguments)
 
     return asyncio.run(go())
 
@@ -113,6 +114,19 @@ def test_a_job_is_created_again_with_the_same_key_and_the_same_song(call: Any) -
     assert (made.job_id, len(others)) == ("j1", 2)
     assert {one.headers["Idempotency-Key"] for one in script.received} == {first.headers["Idempotency-Key"]}
     assert all(one.body.count(b"\r\nsong\r\n") == 1 for one in script.received)
+
+
+@both
+def test_a_batch_is_sent_again_with_the_same_key_and_the_same_lines(call: Any) -> None:
+    made = {
+        "batch_id": "b1", "state": "running", "lines": 1, "created_at": "2026-01-01T00:00:00Z", "finished_at": None,
+        "ends_at": "2026-01-02T00:00:00Z", "expires_at": None, "output_url": "/o", "errors_url": "/e",
+        "counts": {"waiting": 1, "running": 0, "succeeded": 0, "failed": 0, "skipped": 0},
+    }  # fmt: skip
+    with scripted(Reply(cut=True), BUSY, Reply(status=202, body=json.dumps(made).encode())) as script:
+        assert call(script, "batches.create", [{"custom_id": "a"}]).batch_id == "b1"
+    assert len({one.headers["Idempotency-Key"] for one in script.received}) == 1
+    assert [one.body for one in script.received] == [b'{"custom_id": "a"}\n'] * 3
 
 
 @both

@@ -50,6 +50,13 @@ def test_both_ends_of_a_job_are_described(endpoint: Callable[..., Any]) -> None:
         assert set(responses[status]["headers"]) == {"Location", "Preference-Applied", "Idempotent-Replayed"} | waits
 
 
+def test_a_batch_that_is_sent_again_is_described(endpoint: Callable[..., Any]) -> None:
+    operation = operations(endpoint().client)["POST /v1/batches"]
+    (key,) = [one for one in operation["parameters"] if one["in"] == "header"]
+    assert (key["name"].lower(), key["required"]) == ("idempotency-key", False)
+    assert set(operation["responses"]["202"]["headers"]) == {"Location", "Idempotent-Replayed"}
+
+
 def test_security_is_described_where_it_is_asked_for_and_nowhere_else(endpoint: Callable[..., Any]) -> None:
     assert [name for name, one in operations(endpoint().client).items() if "security" in one] == []
     for name, operation in operations(endpoint(keys=HASH).client).items():

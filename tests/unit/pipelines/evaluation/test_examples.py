@@ -41,6 +41,8 @@ def test_every_song_gets_its_matches_a_cover_and_a_row_once(workspace: Workspace
 
     again = make_examples(songs, workspace)
     assert (again.done, again.skipped) == (0, 2)
+    objects.delete_tree(f"{workspace.uri}/examples")
+    assert make_examples(songs, workspace).done == 2
     standing = releases.current(workspace)
     releases.publish(workspace, standing.model_copy(update={"version": "r2"}))
     releases.activate(workspace, "r2")

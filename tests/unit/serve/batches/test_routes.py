@@ -115,6 +115,16 @@ def test_a_batch_that_is_sent_again_under_its_key_is_the_same_batch(endpoint: Ca
     assert sent(client, line("a"), line("b")).headers["location"] != first.headers["location"]
 
 
+def test_a_batch_is_sent_again_also_when_no_other_would_be_taken(endpoint: Callable[..., Any]) -> None:
+    e = endpoint(ServeSettings(batches=JobBatchSettings(waiting_max=1)))
+    e.generator.hold = True
+    key = TYPE | {"Idempotency-Key": "night-1"}
+    first = sent(e.client, line("a"), headers=key)
+    assert sent(e.client, line("a")).status_code == 429
+    again = sent(e.client, line("a"), headers=key)
+    assert (again.status_code, again.json()["batch_id"]) == (202, first.json()["batch_id"])
+
+
 def test_the_same_key_of_another_caller_is_another_batch(
     endpoint: Callable[..., Any], new_key: Callable[..., str]
 ) -> None:
