@@ -219,7 +219,7 @@ def _receiver(key: "ApiKey") -> str | None:
     """Host and port of a key's webhook: the rest of its URL may be secret."""
     from serve.webhooks.receivers import parse_receiver
 
-    return key.webhook and parse_receiver(key.webhook.url).name
+    return None if key.webhook is None else parse_receiver(key.webhook.url).name
 
 
 def _record(key: "ApiKey") -> dict[str, Any]:

@@ -40,10 +40,10 @@ def test_every_accepted_job_ends_once(
     assert tried.killer.killed == kills
     assert set(found.jobs) == accepted
     check_jobs(tried, found)
-    assert found.repeated >= repeated
     assert any(caller.cancelled for caller in tried.callers)
     assert {pair: len(digests) for pair, digests in found.pictures.items()} == dict.fromkeys(found.pictures, 1)
     assert {job_id: len(ids) for job_id, ids in found.messages.items()} == dict.fromkeys(accepted, 1)
+    assert found.repeated >= repeated  # or the kills have hit too little
 
 
 def check_jobs(tried: Trial, found: Outcome) -> None:
