@@ -120,9 +120,8 @@ def create_app(
         webhooks: whether what runs jobs signs and delivers them.
         answers_id: whether X-Request-Id is added to each answer; Ray Serve's proxy does it by itself.
     """
-    ring = KeyRing(keys, KeyStore(database))
-    store = JobStore(database, limits, webhooks=webhooks)
-    records = Records(database, store, ring, UsageCounter(database), AuditLog(database))
+    jobs, ring = JobStore(database, limits, webhooks=webhooks), KeyRing(keys, KeyStore(database))
+    records = Records(database, jobs, ring, UsageCounter(database), AuditLog(database))
     own = OwnJobs(records.store, records.audit)
     app = DescribedApi(
         limits,
