@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import yaml
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from gatefold.errors import InvalidSettings
 from gatefold.generator_settings import ExportSettings as ExportSettings
 from gatefold.generator_settings import GeneratorSettings as GeneratorSettings
-from gatefold.generator_settings import JobBatchSettings, PriceSettings, WebhookSettings
 from gatefold.generator_settings import OriginalitySettings as OriginalitySettings
 from gatefold.generator_settings import PretrainedSettings as PretrainedSettings
 from gatefold.generator_settings import TransformerSettings as TransformerSettings
 from gatefold.renamed_settings import refuse_renamed
 from gatefold.section import ABSOLUTE
 from gatefold.section import Section as Section
+from gatefold.serve_settings import ServeSettings as ServeSettings
 
 
 class AudioSettings(Section):
@@ -89,7 +89,7 @@ class UploadAudioSettings(AudioSettings):
     bytes_setting: ClassVar[str] = "serve.upload_max_bytes"
 
     @classmethod
-    def of(cls, audio: AudioSettings, limits: "ServeSettings") -> "UploadAudioSettings":
+    def of(cls, audio: AudioSettings, limits: ServeSettings) -> "UploadAudioSettings":
         """The encoder's settings, and these limits."""
         bounds = {"max_bytes": limits.upload_max_bytes, "max_duration_s": limits.upload_max_duration_s}
         return cls(**(audio.model_dump() | bounds))
@@ -239,85 +239,6 @@ class SynthesisSettings(Section):
     cover_noise: float = Field(0.22, ge=0)
     """standard deviation between a song's traits, each 0 to 1, and what its cover shows of them"""
     seed: int = 0
-
-
-class ServeSettings(Section):
-    """Limits of the endpoint, and who may call it from where."""
-
-    hosts: list[str] = Field([])
-    """names that requests may call the endpoint by (`Host`), beside the loopback names and the host it listens on:
-    covers.example.org, *.example.org, 0.0.0.0 for every IP address, * for anything"""
-    cors_origins: list[str] = Field([])
-    """origins whose pages may read its answers, as in https://example.org; * for any, none when empty"""
-
-    upload_max_bytes: int = Field(50_000_000, gt=0)
-    """bytes of an uploaded song"""
-    upload_max_duration_s: float = Field(900.0, gt=0)
-    """seconds of an uploaded song, whatever `audio.max_duration_s` the catalogue was read with"""
-    form_fields_max: int = Field(4096, ge=16)
-    """fields of a form beside the song; each value of a list is one"""
-    form_fields_max_bytes: int = Field(1_048_576, ge=1024)
-    """bytes of a form beside the song"""
-    json_max_bytes: int = Field(2_097_152, ge=1024)
-    """bytes of a JSON body; an embedding of some tens of thousands of numbers"""
-    songs_queued_max: int = Field(64, ge=1)
-    """uploaded songs that wait for the encoder; more are refused with 429"""
-    decode_timeout_s: float = Field(60.0, gt=0)
-    """seconds that decoding an uploaded song may take; then its decoder is ended and the song refused"""
-    decode_memory_bytes: int = Field(1 << 30, ge=1 << 28)
-    """bytes of memory that decoding an uploaded song may take"""
-    uploads_max_bytes: int = Field(64_000_000, gt=0)
-    """bytes of all bodies being received or handled, by what they declare; more are refused with 429 before they are
-    read"""
-    bodies_max: int = Field(2000, ge=1)
-    """bodies being received at a time, small ones included"""
-    body_timeout_s: float = Field(10.0, gt=0)
-    """seconds that a client may send nothing of a body; then it is answered with 408"""
-    body_min_rate: int = Field(16_000, ge=1)
-    """bytes a second that a client must send on average, after the first `body_timeout_s`"""
-    k_max: int = Field(1000, ge=1)
-    """matches a search may ask for"""
-    n_max: int = Field(8, ge=1)
-    """covers a job may ask for"""
-    size_max: int = Field(1024, ge=16)
-    """pixels a side a job's covers, or a cover of the catalogue, may be asked for"""
-    image_size_max: int = Field(3000, ge=16, le=3000)
-    """pixels a side an image of a job may be fetched at; larger than it was generated, it is enlarged"""
-    exports_max: int = Field(2, ge=1)
-    """covers exported at once by a replica of the API; one of 3,000 pixels takes up to 300 MB meanwhile"""
-    exports_queued_max: int = Field(16, ge=0)
-    """covers that wait to be exported; more are refused with 429"""
-    steps_max: int = Field(100, ge=1)
-    """denoising steps a job may ask for"""
-    jobs_max: int = Field(64, ge=1)
-    """jobs queued or running; more are refused with 429"""
-    database_url: SecretStr | None = None
-    """where jobs are kept: postgresql://USER:PASSWORD@HOST/NAME, which more than one machine needs, or sqlite:///FILE;
-    by default a SQLite file in a local workspace. GATEFOLD_DATABASE_URL of `gatefold serve` goes before it"""
-    jobs_poll_s: float = Field(0.5, gt=0)
-    """seconds between polls of the database: for changes of jobs that are followed, and for jobs to run"""
-    job_lease_s: float = Field(30.0, gt=0)
-    """seconds after which a job is run again whose runner does not renew its claim"""
-    job_attempts_max: int = Field(3, ge=1)
-    """times that a job's generation begins; when it is lost once more, the job has failed"""
-    results_kept_s: float = Field(86_400.0, gt=0)
-    """seconds after its end that a job is kept with its images"""
-    image_cache_bytes: int = Field(50_000_000, ge=0)
-    """bytes of pixels of new covers that the API keeps in memory"""
-    wait_max_s: float = Field(60.0, ge=0)
-    """seconds that `Prefer: wait` may hold a request"""
-    prices: PriceSettings | None = None
-    """what `GET /v1/usage` multiplies usage by; it states no cost when unset"""
-    thumbnail_cache_bytes: int = Field(100_000_000, ge=0)
-    """bytes of pixels of the catalogue's covers that the API keeps in memory"""
-    log_format: Literal["text", "json"] = "text"
-    """of the log files of Ray Serve and of every replica; json is one object a line, with the ids of request and job"""
-    traces_share: float = Field(1.0, ge=0, le=1)
-    """of the requests whose traces are recorded, where OTEL_EXPORTER_OTLP_ENDPOINT names a collector"""
-    poll_interval_s: float = Field(2.0, gt=0)
-    """seconds between polls of workspace and database: for opt-outs and keys changed elsewhere, and another release"""
-    webhooks: WebhookSettings = WebhookSettings()
-    batches: JobBatchSettings = JobBatchSettings()
 
 
 class Settings(Section):

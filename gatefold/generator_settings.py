@@ -1,5 +1,4 @@
-"""Settings of every kind of generator, of how close a new cover may come to an existing one, of its export and price,
-and of webhooks and batches."""
+"""Settings of every kind of generator, of how close a new cover may come to an existing one, and of its export."""
 
 from typing import Literal
 
@@ -173,56 +172,3 @@ class ExportSettings(Section):
         if (self.certificate_chain is None) != (self.private_key is None):
             raise ValueError("certificate_chain and private_key go together")
         return self
-
-
-class PriceSettings(Section):
-    """Prices of one endpoint, all in one currency; what costs nothing is left out."""
-
-    currency: str = Field("USD", pattern="^[A-Z]{3}$")
-    """ISO 4217"""
-    search: float = Field(0.0, ge=0)
-    """of a song searched for or embedded"""
-    cover: float = Field(0.0, ge=0)
-    """of a new cover"""
-    generation_s: float = Field(0.0, ge=0)
-    """of a second of generation"""
-
-
-class WebhookSettings(Section):
-    """How the ends of jobs are reported to the `webhook_url` that a caller gave, or to the webhook of its key. They are
-    signed with GATEFOLD_WEBHOOK_SECRET of `gatefold serve`; where that is not set, a `webhook_url` is refused, and no
-    key's webhook is used."""
-
-    allowed_hosts: list[str] = Field([])
-    """receivers that may have a private, loopback or link-local address: hooks.internal, *.internal.example"""
-    authorities: str | None = None
-    """file of PEM certificates that receivers' certificates may lead to, beside those of the public authorities"""
-    timeout_s: float = Field(15.0, gt=0)
-    """seconds that one attempt may take, from looking up the name to the end of the answer"""
-    retry_first_s: float = Field(5.0, gt=0)
-    """seconds after the first failed attempt until the second; each later pause is four times as long"""
-    retry_longest_s: float = Field(14_400.0, gt=0)
-    """seconds between two attempts at most"""
-    retry_for_s: float = Field(86_400.0, gt=0)
-    """seconds after which a delivery is given up"""
-    at_once: int = Field(128, ge=1)
-    """attempts that a runner has under way at a time"""
-    at_once_per_receiver: int = Field(4, ge=1)
-    """of these, to one host and port: the rest is kept free of a receiver that is slow or down"""
-    answer_max_bytes: int = Field(1024, ge=0)
-    """bytes of a receiver's answer that are read and kept"""
-
-
-class JobBatchSettings(Section):
-    """Batches of calls that the endpoint takes as one file."""
-
-    lines_max: int = Field(50_000, ge=1)
-    """calls in a batch; their bytes are limited as those of an uploaded song"""
-    waiting_max: int = Field(20, ge=1)
-    """batches that have not ended; more are refused with 429"""
-    window_s: float = Field(86_400.0, gt=0)
-    """seconds after which a batch ends, with what has been answered by then"""
-    jobs_at_once: int = Field(8, ge=1)
-    """jobs of batches queued or running; the other lines wait"""
-    calls_at_once: int = Field(4, ge=1)
-    """lines that a runner has in hand at a time: searches, and jobs being created"""

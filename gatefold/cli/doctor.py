@@ -1,8 +1,7 @@
 """Checks of this machine and of this workspace, each with findings and remedies.
 
-A check that breaks is a fault like any other and hides none of the
-others, so what may be broken is imported inside the check that needs it. Nothing is left behind in the store, Ray is
-not started, no secret is shown.
+A check that breaks is a fault like any other and hides none of the others, so what may be broken is imported inside the
+check that needs it. Nothing is left behind in the store, Ray is not started, no secret is shown.
 """
 
 import json

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from gatefold.errors import BundleCorrupt, InputError, UnknownTrack, WrongModel
 from gatefold.index.interface import ALL, Filters, IndexedTrack, MatchColumns
+from gatefold.index.row_lookup import RowLookup, in_chunks
 from gatefold.index.tuning import DEPTH
 from gatefold.index.vectors import (
     GpuCopy,
@@ -39,7 +40,6 @@ from gatefold.index.vectors import (
 )
 from gatefold.names import NAMED, normal_name
 from gatefold.records import MAY_BE_SOURCE, Match, Track
-from gatefold.row_lookup import RowLookup, in_chunks
 
 METADATA = ("song_id", "title", "artist", "album", "genre", "cover_uri")
 _NO_LABELS = ("song_id", "title", "cover_uri", "song_embedding", "cover_embedding")

@@ -21,9 +21,9 @@ from pydantic import JsonValue
 
 from gatefold.config import Settings, SplitSettings
 from gatefold.errors import InputError
+from gatefold.index.row_lookup import in_chunks
 from gatefold.progress import OnProgress, silent
 from gatefold.records import REJECTS, SPLITS, TRACKS, split_of
-from gatefold.row_lookup import in_chunks
 from gatefold.storage import leases, objects, tables
 from gatefold.storage.contents import catalogues
 from gatefold.storage.contents.catalogues import Catalogue

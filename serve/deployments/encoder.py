@@ -35,7 +35,7 @@ class SongEncoder:
     def __init__(
         self, bundle_uri: str, limits: ServeSettings, endpoint_url: str | None, traces: TraceArgs | None = None
     ) -> None:
-        # torch takes seconds to import, which whoever only deploys this need not wait for
+        # not above: torch takes seconds to import, and the processes that only deploy this do without it
         from gatefold.storage.models.encoders import load_encoder
 
         replica.set_up(endpoint_url, traces)

@@ -66,7 +66,7 @@ class CoverGenerator:
         endpoint_url: str | None,
         traces: TraceArgs | None = None,
     ) -> None:
-        # diffusers takes seconds to import, which whoever only deploys this need not wait for
+        # not above: diffusers takes seconds to import, and the processes that only deploy this do without it
         from gatefold.storage.models.generators import load_generator
         from gatefold.storage.models.new_covers import NewCovers
 

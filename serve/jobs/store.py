@@ -359,7 +359,7 @@ def end_values(state: State, now: float, kept_s: float) -> dict[object, object]:
 
 
 def expiry(ended: sa.Table, now: float, kept_s: float) -> sa.ColumnElement[float]:
-    """When jobs, or batches, that end now are deleted: those with a key no sooner than that.
+    """When jobs, or batches, that end now are deleted: those with a key once their key has expired, at the earliest.
 
     Args:
         ended: the table.

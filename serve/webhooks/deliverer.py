@@ -7,7 +7,7 @@ from collections import Counter
 from contextlib import suppress
 
 from gatefold.errors import Unavailable
-from gatefold.generator_settings import WebhookSettings
+from gatefold.serve_settings import WebhookSettings
 from serve.claiming import ClaimLoop, until_written
 from serve.observability.metrics import WEBHOOK_ATTEMPTS, WEBHOOKS_GIVEN_UP
 from serve.webhooks.outbox import GONE, ClaimedDelivery, Outbox

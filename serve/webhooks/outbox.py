@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatefold.errors import NotFound
-from gatefold.generator_settings import WebhookSettings
+from gatefold.serve_settings import WebhookSettings
 from serve.api.cover_views import job_view
 from serve.jobs.database import Database, uninterrupted
 from serve.jobs.jobs import Job

@@ -23,7 +23,7 @@ import httpcore
 from standardwebhooks import Webhook
 
 from gatefold.errors import InvalidSettings
-from gatefold.generator_settings import WebhookSettings
+from gatefold.serve_settings import WebhookSettings
 from serve.webhooks.outbox import Answer, ClaimedDelivery
 from serve.webhooks.receivers import CheckedNetwork, ReceiverRefused, Resolve, thread_resolver
 

@@ -23,7 +23,7 @@ from gatefold.client.webhooks import verify
 from gatefold.config import ServeSettings, Settings
 from gatefold.errors import BundleNotFound, InvalidSettings
 from gatefold.generator.interface import GenerationRequest, Sources
-from gatefold.generator_settings import WebhookSettings
+from gatefold.serve_settings import WebhookSettings
 from gatefold.storage.contents import releases
 from gatefold.storage.models.encoders import load_encoder
 from gatefold.storage.models.generators import load_generator

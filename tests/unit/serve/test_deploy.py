@@ -8,7 +8,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from gatefold.config import ServeSettings, Settings
 from gatefold.errors import GatefoldError, InvalidSettings, Unavailable
-from gatefold.generator_settings import WebhookSettings
+from gatefold.serve_settings import WebhookSettings
 from gatefold.workspace import Workspace
 from serve.access.keys import KeyStore
 from serve.app import ApiArgs

@@ -60,7 +60,7 @@ def test_what_no_key_can_have_is_refused(
     run(main())
 
 
-def test_the_first_key_is_made_once_whoever_asks_at_the_same_time(opened: Opened) -> None:
+def test_the_first_key_is_made_once_however_many_processes_ask_at_a_time(opened: Opened) -> None:
     async def main() -> None:
         async with opened() as here, opened() as there:
             made = await asyncio.gather(*(KeyStore(one).create_first("first") for one in (here, there) * 3))

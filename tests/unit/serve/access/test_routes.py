@@ -12,7 +12,7 @@ import pytest
 
 from gatefold.config import ServeSettings
 from gatefold.errors import DatabaseUnavailable
-from gatefold.generator_settings import PriceSettings
+from gatefold.serve_settings import PriceSettings
 from serve.access.audit import AuditLog
 from serve.access.keys import KeyStore
 from serve.access.scopes import _NEEDED, needed_scopes

@@ -5,7 +5,7 @@ import pytest
 
 from gatefold.config import ServeSettings
 from gatefold.errors import TooLarge
-from gatefold.generator_settings import JobBatchSettings
+from gatefold.serve_settings import JobBatchSettings
 from serve.batches.lines import BatchLine, LineFault, LineReader
 
 URL = "https://hooks.example.org/"

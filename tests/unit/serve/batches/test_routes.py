@@ -7,7 +7,7 @@ import pytest
 
 from gatefold.config import ServeSettings
 from gatefold.errors import NoSources
-from gatefold.generator_settings import JobBatchSettings
+from gatefold.serve_settings import JobBatchSettings
 from tests.unit.serve.conftest import bearer
 
 TYPE = {"Content-Type": "application/jsonl"}

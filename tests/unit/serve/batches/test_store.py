@@ -5,7 +5,7 @@ import sqlalchemy as sa
 
 from gatefold.config import ServeSettings
 from gatefold.errors import GatefoldError, LeaseLost, NotFound, Overloaded
-from gatefold.generator_settings import JobBatchSettings
+from gatefold.serve_settings import JobBatchSettings
 from serve.access.callers import Allowance
 from serve.access.keys import KeyStore
 from serve.batches.lines import COVERS, SEARCHES, BatchLine

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from gatefold.generator_settings import WebhookSettings
+from gatefold.serve_settings import WebhookSettings
 from serve.jobs.jobs import Job, Webhook
 from serve.jobs.store import new_job_id
 from serve.webhooks.deliverer import Deliverer

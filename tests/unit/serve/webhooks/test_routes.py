@@ -8,7 +8,7 @@ import pytest
 from gatefold.client import Client, calls
 from gatefold.client.errors import NotThere
 from gatefold.config import ServeSettings
-from gatefold.generator_settings import WebhookSettings
+from gatefold.serve_settings import WebhookSettings
 from serve.jobs.database import Database
 from serve.webhooks.outbox import Answer, Outbox
 from tests.listening import listening

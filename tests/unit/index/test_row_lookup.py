@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gatefold import row_lookup
-from gatefold.row_lookup import RowLookup
+from gatefold.index import row_lookup
+from gatefold.index.row_lookup import RowLookup
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
