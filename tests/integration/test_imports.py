@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
         ("pipelines.extraction.spectrograms, pipelines.extraction.covers, pipelines.index", {"torch"}),
         ("serve.api.application, serve.deployments.retriever", {"torch"}),
         ("pipelines.training.train_encoder, pipelines.extraction.embeddings", {"diffusers", "transformers"}),
+        ("serve.deployments.encoder, gatefold.storage.models.encoders", {"diffusers", "transformers"}),
         ("serve.deploy", {"torch"}),
     ],
 )
