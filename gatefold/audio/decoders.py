@@ -10,6 +10,7 @@ import math
 from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from itertools import chain, pairwise
 from typing import Any, Literal, Protocol
 
 import av
@@ -242,29 +243,34 @@ class FFmpegDecoder:
 
     def _placed(self, start: int) -> Iterator[tuple[int, av.AudioFrame]]:
         """Frames that reach beyond `start`, with the number of their first sample."""
-        at, shift = start, None
+        at = start
         span: list[tuple[int, int]] = []
-        rate, begin, ratio = self.rate, self._begin, self._tick_s * self.rate
         noted, unsure = self._format == "flac", self._format == "ogg" and start == 0
+        for (place, frame, byte), (following, _, _) in pairwise(chain(self._stamped(start), [(None, None, None)])):
+            # of the first Vorbis packet of a page FFmpeg knows no length, so its place is wrong, and the next one right
+            if place is not None and place != at and following != at + frame.samples:
+                if unsure and abs(place - at) > _JUMP_S * self.rate:
+                    raise Misplaced(self.samples)
+                at = place
+            unsure = unsure and at < _FIRST_PAGE_S * self.rate
+            if at + frame.samples > start:
+                yield at, frame
+            at += frame.samples
+            if noted and byte is not None:
+                self._note(span, at, byte)
+
+    def _stamped(self, start: int) -> Iterator[tuple[int | None, Any, int | None]]:
+        """Frames after a seek to `start`, each with the sample that its timestamp names and the byte of its packet."""
+        shift = None
+        rate, begin, ratio = self.rate, self._begin, self._tick_s * self.rate
         for packet, frames in decoded(self._container, self._stream, self._file):
             for frame in frames:
                 if frame.sample_rate != rate:
                     raise UndecodableAudio(_unlike(rate, frame.sample_rate, self._name))
-                pts, samples = frame.pts, frame.samples
-                if pts is not None:
-                    if shift is None:
-                        shift = self._shift(packet, start)
-                    place = round((pts + shift - begin) * ratio)
-                    if unsure:
-                        unsure = at < _FIRST_PAGE_S * rate
-                        if abs(place - at) > _JUMP_S * rate:
-                            raise Misplaced(self.samples)
-                    at = place
-                if at + samples > start:
-                    yield at, frame
-                at += samples
-            if noted and frames and packet.pos is not None:
-                self._note(span, at, packet.pos)
+                if frame.pts is not None and shift is None:
+                    shift = self._shift(packet, start)
+                place = None if frame.pts is None or shift is None else round((frame.pts + shift - begin) * ratio)
+                yield place, frame, packet.pos
 
     def _note(self, span: list[tuple[int, int]], at: int, byte: int) -> None:
         """Of a span the first and the last place are kept."""

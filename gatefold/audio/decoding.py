@@ -31,7 +31,7 @@ from gatefold.audio.containers import FORMATS, Container, identify
 from gatefold.audio.decoders import Decoder, FFmpegDecoder, Misplaced, SoundFileDecoder, Waveform, WholeDecoder, reason
 from gatefold.config import AudioSettings
 from gatefold.errors import AudioTooLong, EmptyFile, TooLarge, TruncatedAudio, UndecodableAudio
-from gatefold.ranged import BytesSource, RangedFile, Source
+from gatefold.ranged import BytesSource, PrefixedRange, RangedFile, Source
 
 __all__ = ["FORMATS", "Waveform", "Windows", "decode_windows", "window_starts"]
 
@@ -80,7 +80,13 @@ def decode_windows(source: Source | bytes, audio: AudioSettings, *, name: str = 
             raise UndecodableAudio(f"{name}: no sound file we know (begins with {head.hex(' ')}); expected {FORMATS}")
         # samples may be infinite or no numbers; that is for the caller to judge
         with np.errstate(all="ignore"):
-            return _decoded(_Song(source, file, found, audio, name))
+            song = _Song(source, file, found, audio, name)
+            try:
+                return _decoded(song)
+            except av.InvalidDataError:
+                if not song.cut_behind_pages():
+                    raise
+            return _decoded(song)
     except (av.FFmpegError, soundfile.SoundFileError, ValueError, EOFError) as error:
         file.check()
         raise UndecodableAudio(f"{name}: cannot be decoded ({reason(error)}); expected {FORMATS}") from error
@@ -118,6 +124,15 @@ class _Song:
         file = self._file or RangedFile(self.source, self.audio.max_bytes)
         file.seek(0)
         return file
+
+    def cut_behind_pages(self) -> bool:
+        """Leaves out what follows the last page of an ogg; whether anything did. FFmpeg gives up where the next page is
+        more than 64 KiB away."""
+        end = ogg.end_of_pages(self.file()) if self.kind == "ogg" else self.source.size
+        if not 0 < end < self.source.size:
+            return False
+        self._file, self.source = None, PrefixedRange(b"", self.source, 0, end)
+        return True
 
     @contextmanager
     def sought(self) -> Iterator[Decoder]:

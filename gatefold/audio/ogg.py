@@ -16,6 +16,7 @@ _BEGINS = 2  # flag of a page with which a stream begins
 _NO_PLACE = (1 << 64) - 1  # of a page in which no packet ends
 _MOST_HEADER_BYTES = 27 + 255
 _MOST_PAGE_BYTES = _MOST_HEADER_BYTES + 255 * 255
+_BACKWARDS = 1 << 20  # bytes that are looked through at a time for the last page
 _UNEVEN, _UNSEEN = 0.1, 0.02  # share of what was not read, and of the file, by which sizes of pages may mislead
 
 
@@ -71,6 +72,20 @@ def is_one_stream(file: RangedFile) -> bool:
     if not _begins_once([page for row in rows for page in (row.first, row.last)[: row.many]]):
         return False
     return _rises_evenly(rows, file.size) or _rises(_walked(file))
+
+
+def end_of_pages(file: RangedFile) -> int:
+    """The byte behind the last page, looked for from the end; 0 where there is none. Raises: as `RangedFile.check`."""
+    behind = file.size
+    while behind > 0:
+        start = max(0, behind - _BACKWARDS)
+        file.seek(start)
+        found = pages(file.read(min(behind + _MOST_HEADER_BYTES, file.size) - start), start)
+        file.check()
+        if found:
+            return min(file.size, found[-1].start + found[-1].size)
+        behind = start
+    return 0
 
 
 class _Row(NamedTuple):

@@ -186,6 +186,34 @@ def test_what_follows_a_lost_page_keeps_its_place() -> None:
     assert 0.1 < (other[-1] - other[0]) / decoded.rate < 0.5  # no more than the page lasted
 
 
+def test_vorbis_with_blocks_of_both_lengths_has_no_hole_where_a_page_begins() -> None:
+    clicks = music(20.0)
+    clicks[::9_973] += 0.5  # each makes a run of short blocks
+    data = written(clicks, "OGG", "VORBIS")
+    other, rate = soundfile.read(io.BytesIO(data), dtype="float32")  # another decoder, without FFmpeg
+    for audio in (WINDOWS, WHOLE):
+        decoded = decode_windows(data, audio)
+        for start, window in zip(np.round(decoded.starts_s * rate).astype(int), decoded.waveform, strict=True):
+            expected = other[start : start + len(window)].mean(1)
+            np.testing.assert_allclose(window[: len(expected)], expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", ["ogg", "opus"])
+@pytest.mark.parametrize(
+    "behind", [bytes(1000), bytes(3_000_000), b"OggS, they say" * 9_000], ids=["few", "many", "marks"]
+)
+def test_what_follows_the_last_page_costs_nothing(kind: str, behind: bytes) -> None:
+    decoded, alone = decode_windows(LONG[kind] + behind, WINDOWS), decode_windows(LONG[kind], WINDOWS)
+    assert decoded.duration_s == pytest.approx(alone.duration_s, abs=0.05)
+    np.testing.assert_allclose(decoded.starts_s, alone.starts_s, atol=0.05)
+    np.testing.assert_array_equal(decoded.waveform[0], alone.waveform[0])
+
+
+def test_an_ogg_without_a_page_that_can_be_decoded_is_refused() -> None:
+    with pytest.raises(UndecodableAudio, match="cannot be decoded"):
+        decode_windows(b"OggS" + bytes(3_000_000), WINDOWS)
+
+
 def test_a_codec_that_nobody_knows_is_refused_as_that() -> None:
     with pytest.raises(UndecodableAudio, match="codec that is not known"):
         decode_windows(LONG["m4a"].replace(b"mp4a", b"zzzz").replace(b"esds", b"free"), WINDOWS)
