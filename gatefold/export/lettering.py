@@ -92,6 +92,7 @@ def letter(
     choices = []
     for one in tried:
         font = font_for([word for words in texts for word in words], one.font, shaping=able)
+        _check_ink(font, texts)
         choices += [_judged(placed, one, luminance, picture) for placed in set_block(one, font, texts, picture.size)]
     if not choices:
         length = len(" ".join(texts[0])) + len(" ".join(texts[1]))
@@ -112,6 +113,13 @@ def _words_of(name: str, text: str | None) -> tuple[str, ...]:
             f"{name} = '{text[:80]}' is empty, or has a space at an end or two in a row; as in the release"
         )
     return words
+
+
+def _check_ink(font: Font, texts: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
+    """Unicode has blanks in many categories, letters among them."""
+    for name, words in zip(("title", "artist"), texts, strict=True):
+        if words and font.at(JUDGED_SIDE).getmask(" ".join(words)).getbbox() is None:
+            raise InputError(f"{name} = {' '.join(words)[:80]!a}: these characters leave no mark; leave it out")
 
 
 def _luminance(picture: Image.Image) -> Values:

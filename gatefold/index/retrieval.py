@@ -286,7 +286,8 @@ class CoverIndex:
             if column == MAY_BE_SOURCE and column not in self._labels:
                 continue  # a manifest without it closes no cover
             if column not in self._labels:
-                raise InputError(f"where '{column}': this index can be filtered by {', '.join(sorted(self._labels))}")
+                known = ", ".join(sorted(self._labels))
+                raise InputError(f"where '{column[:80]}': this index can be filtered by {known}")
             keep &= self._labels[column].among(values)
         return keep
 
@@ -298,7 +299,7 @@ class CoverIndex:
     def _row(self, song_id: str) -> int:
         row = self._row_of.row(song_id)
         if row is None:
-            raise UnknownTrack(f"track '{song_id}' is not in this index of {len(self._row_of):,} tracks")
+            raise UnknownTrack(f"track '{song_id[:80]}' is not in this index of {len(self._row_of):,} tracks")
         return row
 
 

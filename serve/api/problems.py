@@ -33,6 +33,8 @@ _SHOWN = 80
 """characters of a refused value, or of its field's name, that are repeated to the caller"""
 _SAID = 400
 """characters of what is said about it"""
+_DETAIL = 2_000
+"""characters of a whole message; an error of a library part may repeat what it was given"""
 _EXPLAINED = 10
 """refused fields that are explained"""
 
@@ -46,7 +48,8 @@ def problem_of(error: GatefoldError, instance: str) -> Problem:
     title = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).capitalize()
     if type(error) is GatefoldError:
         title = "Internal error"
-    return Problem(title=title, status=error.status, detail=error.message, code=error.code, instance=instance)
+    return Problem(title=title, status=error.status, detail=_cut(error.message, _DETAIL), code=error.code,
+                   instance=instance)  # fmt: skip
 
 
 def internal_error() -> GatefoldError:
@@ -70,7 +73,8 @@ def of_status(status: int, detail: str, instance: str, headers: Mapping[str, str
     """The answer to a request that is refused for a reason HTTP itself has a status for."""
     phrase = HTTPStatus(status).phrase.capitalize()
     code = _CODES.get(status, phrase.lower().replace(" ", "_"))
-    return _response(Problem(title=phrase, status=status, detail=detail, code=code, instance=instance), headers)
+    problem = Problem(title=phrase, status=status, detail=_cut(detail, _DETAIL), code=code, instance=instance)
+    return _response(problem, headers)
 
 
 def explain(errors: list[Any]) -> str:

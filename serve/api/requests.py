@@ -83,13 +83,14 @@ class SearchQuery(SearchFields):
             encoder: fingerprint of the one that serves.
         """
         if self.encoder != encoder:
-            raise InputError(f"embedding of encoder '{self.encoder}', here serves '{encoder}'; embed the song again")
-        embedding = np.asarray(self.embedding, np.float32)
-        length = float(np.linalg.norm(embedding))
-        if not (np.isfinite(length) and length > 0):
-            raise InputError(f"embedding of length {length} has no direction; its numbers must be finite, not all zero")
-        unit: npt.NDArray[np.float32] = embedding / np.float32(length)
-        return unit
+            named = str(self.encoder)[:80]
+            raise InputError(f"embedding of encoder '{named}', here serves '{encoder}'; embed the song again")
+        embedding = np.asarray(self.embedding, np.float64)
+        largest = float(np.abs(embedding).max())
+        if not (np.isfinite(largest) and largest > 0):
+            raise InputError(f"embedding of which the largest number is {largest}; they must be finite, not all zero")
+        scaled = embedding / largest  # its squares are within range, whatever the length
+        return (scaled / np.linalg.norm(scaled)).astype(np.float32)
 
     @model_validator(mode="after")
     def _one_song(self) -> "SearchQuery":

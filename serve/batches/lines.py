@@ -114,7 +114,7 @@ def parse_line(text: bytes, number: int, limits: ServeSettings, *, webhooks: boo
         check_text(values, "the line")
         json.dumps(values, allow_nan=False)  # what Python reads, and no database keeps
     except (ValueError, RecursionError) as error:
-        raise InputError(f"is no JSON: {str(error)[:80]}") from None
+        raise InputError(f"cannot be read as JSON: {str(error)[:80]}") from None
     try:
         call = BatchCall.model_validate(values, strict=True)
         fields = call_fields(call.url, call.body, limits)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gatefold.config import ServeSettings
-from gatefold.errors import IdempotencyConflict, Overloaded, QuotaExceeded, TooManyJobs, UnknownJob
+from gatefold.errors import IdempotencyConflict, InputError, Overloaded, QuotaExceeded, TooManyJobs, UnknownJob
 from serve.access.callers import UNLIMITED, Allowance
 from serve.access.usage import covers_since, month_of
 from serve.jobs.database import Database, uninterrupted
@@ -264,8 +264,13 @@ async def check_covers(connection: AsyncConnection, now: float, caller: str, cov
         now: seconds since 1970.
         most: covers that it may have in a month.
 
-    Raises: QuotaExceeded.
+    Raises: QuotaExceeded; InputError where a whole month would not do.
     """
+    if covers > most:
+        raise InputError(
+            f"n = {covers}: this API key may have {most} covers a month; ask for fewer, or the operator for a key with "
+            "more"
+        )
     first, left_s = month_of(now)
     query = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.covers), 0)).where(jobs.c.caller == caller, OPEN)
     pending = int(await connection.scalar(query) or 0)

@@ -144,7 +144,10 @@ async def _sorted(form: FormData, song_max_bytes: int, lists: frozenset[str]) ->
             fields[name] = value
     check_text(fields)
     if song is None:
-        raise InputError("the form has no file in its field 'song'; upload one, or send a song_id as application/json")
+        raise InputError(
+            "the form has no whole file in its field 'song'; upload one, with the boundary that ends it, or send a "
+            "song_id as application/json"
+        )
     return RequestBody(fields, song)
 
 
@@ -163,7 +166,7 @@ async def _read_json(request: Request, max_bytes: int) -> dict[str, Any]:
         values = json.loads(await limited.body())
         check_text(values)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"the body is no JSON: {str(error)[:_NAME_MAX]}") from None
+        raise InputError(f"the body cannot be read as JSON: {str(error)[:_NAME_MAX]}") from None
     if not isinstance(values, dict):
         raise InputError(f"the body must be a JSON object, not {type(values).__name__}")
     return values

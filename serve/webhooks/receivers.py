@@ -19,7 +19,7 @@ import httpx
 
 URL_MAX = 2048
 """characters"""
-_HTTPS, _HOST_MAX = 443, 253
+_HTTPS, _HOST_MAX, _LABEL_MAX = 443, 253, 63
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 """IPv4 addresses as a gateway writes them (RFC 6052)"""
 _NOT_PUBLIC = "is not public; the operator may allow it (serve.webhooks.allowed_hosts)"
@@ -61,6 +61,8 @@ def parse_receiver(url: str) -> Receiver:
         raise ValueError("is no URL; it must read https://HOST/PATH") from None
     if parsed.scheme != "https" or not 0 < len(host) <= _HOST_MAX:
         raise ValueError(f"must begin with https:// and name a host of at most {_HOST_MAX} characters")
+    if any(not 0 < len(label) <= _LABEL_MAX for label in host.removesuffix(".").split(".")) and _address(host) is None:
+        raise ValueError(f"its host has a part, between two dots, that is empty or longer than {_LABEL_MAX} characters")
     if parsed.userinfo or "#" in url:
         raise ValueError("must have neither a user name, nor a password, nor a fragment")
     if not 0 < port < 65_536:
@@ -163,7 +165,7 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
         literal = _address(host)
         try:
             found = [host] if literal is not None else await self._resolve(host, port)
-        except OSError:
+        except (OSError, UnicodeError):  # the latter of names that no DNS query can carry
             raise httpcore.ConnectError("its name cannot be resolved") from None
         if not is_allowed(host, self._allowed):
             checked = [_address(one) for one in found]

@@ -1,11 +1,15 @@
 """Routes of deliveries: what became of a job's webhook, and the same again by hand."""
 
-from fastapi import APIRouter, FastAPI, Request
+from typing import Annotated
+
+from fastapi import APIRouter, FastAPI, Path, Request
 
 from serve.access.own_jobs import OwnJobs
 from serve.jobs.rows import time_of
 from serve.webhooks.contracts import AttemptView, DeliveryList, DeliveryView, WebhookEvent
 from serve.webhooks.outbox import Attempt, Delivery, Outbox
+
+Number = Annotated[int, Path(ge=1, le=2**63 - 1)]
 
 
 class DeliveryRoutes:
@@ -28,7 +32,7 @@ class DeliveryRoutes:
         await self._own.get(request, job_id)  # says why there is none
         return DeliveryList(deliveries=[_view(one) for one in await self._outbox.list_of(job_id)])
 
-    async def redeliver(self, request: Request, job_id: str, number: int) -> DeliveryView:
+    async def redeliver(self, request: Request, job_id: str, number: Number) -> DeliveryView:
         """The delivery, to be made again at once, whatever became of it; under the same `webhook-id`."""
         await self._own.get(request, job_id)
         return _view(await self._outbox.redeliver(job_id, number))

@@ -133,6 +133,15 @@ def test_spaces_that_would_be_lost_are_refused(title: str) -> None:
         letter(GREY, title, None)
 
 
+@pytest.mark.parametrize("blank", ["\u00a0", "\u2800", "\u2003\u3000", "\u00a0 \u2800"])
+def test_a_title_or_an_artist_that_leaves_no_mark_is_refused(blank: str) -> None:
+    with pytest.raises(InputError, match=r"title = .* leave no mark|no font has"):
+        letter(GREY, blank, "Alma")
+    with pytest.raises(InputError, match=r"artist = .* leave no mark|no font has"):
+        letter(GREY, "Alma", blank)
+    letter(GREY, f"Alma{blank[0]}Blau" if blank[0] != "\u2003" else "Alma", None)
+
+
 def test_text_too_long_to_be_legible_is_an_error_that_says_so() -> None:
     with pytest.raises(InputError, match="too long to be legible at 64 pixels"):
         letter(GREY, "word " * 60 + "end", "Alma")

@@ -2,7 +2,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from gatefold.errors import GatefoldError, IndexNotReady, Overloaded, Unauthorized, UndecodableAudio
+from gatefold.errors import GatefoldError, IndexNotReady, InputError, Overloaded, Unauthorized, UndecodableAudio
 from serve.api import problems
 from serve.middleware.security_headers import SecurityHeadersMiddleware
 
@@ -74,3 +74,8 @@ def test_a_refused_parameter_is_named_with_its_value_and_what_is_allowed() -> No
 def test_a_long_refused_value_is_cut() -> None:
     answer = client_that_raises(RuntimeError()).get("/broken?limit=" + "9x" * 5000)
     assert len(answer.json()["detail"]) < 250
+
+
+def test_a_long_message_is_cut() -> None:
+    answer = client_that_raises(InputError("who = " + "x" * 1_000_000)).get("/broken")
+    assert len(answer.json()["detail"]) == 2_001

@@ -76,8 +76,11 @@ def test_a_song_of_the_catalogue_finds_its_covers_without_an_upload(endpoint: Ca
 
 def test_an_embedding_is_brought_to_unit_length(endpoint: Callable[..., Any]) -> None:
     e = endpoint()
-    assert e.client.post("/v1/searches", json={"embedding": [3, 0, 4, 0], "encoder": "encoder-1"}).status_code == 200
-    np.testing.assert_allclose(e.retriever.asked[0].embedding, [0.6, 0, 0.8, 0], rtol=1e-6)
+    for scale in (1, 1e38, 1e-38, 1e300, 1e-300):  # whatever its length, also beyond float32
+        embedding = [3 * scale, 0, 4 * scale, 0]
+        answer = e.client.post("/v1/searches", json={"embedding": embedding, "encoder": "encoder-1"})
+        assert answer.status_code == 200
+        np.testing.assert_allclose(e.retriever.asked[-1].embedding, [0.6, 0, 0.8, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +91,10 @@ def test_an_embedding_is_brought_to_unit_length(endpoint: Callable[..., Any]) ->
         ({"song_id": "t0", "k": 5000}, 422, "invalid_input", "k = 5000: at most 1000"),
         ({"song_id": "t0", "key": 1}, 422, "invalid_input", "key = 1"),
         ({"embedding": [1, 0, 0, 0], "encoder": "old"}, 422, "invalid_input", "'old', here serves 'encoder-1'"),
-        ({"embedding": [0, 0, 0, 0], "encoder": "encoder-1"}, 422, "invalid_input", "no direction"),
+        ({"embedding": [0, 0, 0, 0], "encoder": "encoder-1"}, 422, "invalid_input", "not all zero"),
         ({"embedding": ["x"], "encoder": "encoder-1"}, 422, "invalid_input", "embedding.0 = 'x'"),
+        ({"embedding": [1, 0, 0, 0], "encoder": "o" * 100_000}, 422, "invalid_input", "ooo', here serves"),
+        ({"song_id": "n" * 100_000}, 404, "unknown_track", "nnn"),
         ({}, 422, "invalid_input", "either song_id or embedding"),
     ],
 )
@@ -100,6 +105,7 @@ def test_a_query_that_cannot_be_answered_says_why(
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert answer.headers["content-type"] == "application/problem+json"
     assert said in answer.json()["detail"]
+    assert len(answer.content) < 2_500  # however much was sent
 
 
 def test_a_song_that_cannot_be_decoded_is_the_callers_problem(endpoint: Callable[..., Any]) -> None:

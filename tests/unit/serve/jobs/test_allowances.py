@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gatefold.errors import GatefoldError, QuotaExceeded, TooManyJobs
+from gatefold.errors import GatefoldError, InputError, QuotaExceeded, TooManyJobs
 from serve.access.callers import Allowance
 from serve.access.usage import UsageCounter
 from serve.jobs.jobs import Job
@@ -72,6 +72,8 @@ def test_covers_of_a_month_are_those_made_and_those_under_way(opened: Opened) ->
             assert (no.value.status, no.value.code) == (429, "quota_exceeded")
             assert 1 <= no.value.retry_after_s <= 31 * 86_400
             assert "the month ends in" in no.value.message
+            with pytest.raises(InputError, match=r"n = 7: this API key may have 6 covers a month"):
+                await make(jobs, n=7, covers_per_month=6)
 
     run(main())
 

@@ -80,8 +80,8 @@ def test_a_song_just_above_the_limit_is_refused_although_the_form_fits() -> None
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        ([("k", None, b"5")], "no file in its field 'song'"),
-        ([("song", None, b"text")], "no file in its field 'song'"),
+        ([("k", None, b"5")], "no whole file in its field 'song'"),
+        ([("song", None, b"text")], "no whole file in its field 'song'"),
         ([("tune", "a.wav", b"x")], "came in the field 'tune'"),
         ([("song", "a.wav", b"x"), ("k", None, b"1"), ("k", None, b"2")], "'k' was sent more than once"),
     ],
@@ -120,3 +120,15 @@ def test_other_content_types_are_turned_away() -> None:
 )
 def test_file_names_are_made_fit_to_be_shown(sent: str | None, shown: str) -> None:
     assert shown_name(sent) == shown
+
+
+@pytest.mark.filterwarnings("ignore:Unclosed file <tempfile.SpooledTemporaryFile:ResourceWarning")  # starlette's
+def test_a_form_whose_end_is_missing_is_refused_as_that() -> None:
+    body, kind = form(("song", "a.wav", b"RIFF" * 100))
+    with pytest.raises(InputError, match="no whole file in its field 'song'"):
+        read(Sender(body[: len(body) - 40], kind))
+
+
+def test_json_that_python_does_not_take_is_not_called_something_else() -> None:
+    with pytest.raises(InputError, match="cannot be read as JSON: Exceeds the limit"):
+        read(Sender(b'{"k": ' + b"9" * 5_000 + b"}", "application/json"))

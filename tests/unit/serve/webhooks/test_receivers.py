@@ -45,6 +45,9 @@ def test_an_address_of_the_public_internet_is_known(address: str) -> None:
         ("https://example.org:0/", "port"),
         ("https://example.org:99999/", "port|URL"),
         ("https://[::1/", "is no URL"),
+        ("https://a..b/x", "between two dots"),
+        ("https://.example.org/x", "between two dots|is no URL"),
+        ("https://" + "a" * 64 + ".org/", "longer than 63"),
         ("https://example.org/" + "a" * 2048, "at most 2,048"),
     ],
 )
@@ -68,6 +71,11 @@ def test_a_private_address_is_refused_at_once_unless_the_operator_allows_it(host
         check_receiver(receiver, ["example.org"])
     check_receiver(receiver, [host])
     check_receiver(parse_receiver("https://8.8.8.8/"), [])
+
+
+@pytest.mark.parametrize("url", ["https://example.org./", "https://8.8.8.8/", "https://[2606:4700::1111]/a"])
+def test_addresses_and_whole_names_are_receivers(url: str) -> None:
+    check_receiver(parse_receiver(url), [])
 
 
 def test_names_below_a_name_are_allowed_by_a_star() -> None:
@@ -103,6 +111,9 @@ def test_a_name_without_an_address_cannot_be_called() -> None:
     async def unknown(_: str, __: int) -> list[str]:
         raise OSError("no such name")
 
-    for one in (resolve, unknown):
+    async def unwritable(_: str, __: int) -> list[str]:
+        raise UnicodeError("label empty or too long")  # as getaddrinfo does
+
+    for one in (resolve, unknown, unwritable):
         with pytest.raises(httpcore.ConnectError, match="name"):
             asyncio.run(CheckedNetwork(one, []).connect_tcp("hooks.example.org", 443))

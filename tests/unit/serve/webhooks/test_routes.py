@@ -3,6 +3,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from gatefold.client import Client, calls
@@ -44,6 +45,8 @@ def test_what_became_of_a_webhook_is_listed_and_delivered_again_by_hand(
         assert (again.state, again.webhook_id, len(again.attempts)) == ("pending", pending.webhook_id, 1)
         with pytest.raises(NotThere, match="no delivery 2"):
             job.redeliver(2)
+        numbers = (httpx.post(f"{url}/v1/covers/{job.job_id}/deliveries/{no}/redeliver") for no in (0, -1, 2**63))
+        assert [answer.status_code for answer in numbers] == [422] * 3
         with pytest.raises(NotThere, match="unknown_job"):
             client.send(calls.deliveries("0" * 32))
 
