@@ -5,6 +5,7 @@ once, by the CLI; each function receives the part it needs. Credentials are not 
 own environment.
 """
 
+from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -318,4 +319,19 @@ def _set(values: dict[str, Any], override: str) -> None:
 
 def _explain(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"]) or "settings"
+    if error["type"] == "extra_forbidden":
+        return f"{where} = {error['input']!r}: there is no such setting{_nearest(error['loc'])}"
     return f"{where} = {error['input']!r}: {error['msg']}" if error["loc"] else str(error["msg"])
+
+
+def _nearest(path: tuple[int | str, ...]) -> str:
+    """The end of a message about an unknown setting: the one that may be meant, or those that there are."""
+    model: Any = Settings
+    for part in path[:-1]:
+        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
+        model = field.annotation if field is not None else None
+    names = list(getattr(model, "model_fields", ()))
+    meant = get_close_matches(str(path[-1]), names, 1)
+    if meant:
+        return f"; is {'.'.join(map(str, (*path[:-1], meant[0])))} meant?"
+    return f"; there are {', '.join(names)}" if names else ""

@@ -132,6 +132,12 @@ class RecallTooLow(InputError):
     code = "recall_too_low"
 
 
+class TooFewSongs(InputError):
+    """Too few held-out songs to measure anything by."""
+
+    code = "too_few_songs"
+
+
 class NoSources(InputError):
     """No cover is left that a song's new covers may be made from."""
 

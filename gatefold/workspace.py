@@ -62,6 +62,10 @@ class Workspace:
         """Checkpoints of training runs that are under way."""
         return f"{self.uri}/runs"
 
+    def bundle_lease(self, kind: str, version: str) -> str:
+        """Folder of the lease on a training that publishes this bundle."""
+        return self.lease(f"{kind}-{version}")
+
     def lease(self, run: str) -> str:
         """Of one run at a time: a verb's name, or that of a training run (`encoder-<version>`)."""
         return f"{self.runs}/{run}/lease"

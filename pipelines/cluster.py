@@ -123,7 +123,12 @@ def connect(endpoint_url: str | None = None, *, verbose: bool = False) -> Place 
                 log_to_driver=verbose,
                 logging_level=logging.INFO if verbose else logging.ERROR,
             )
-    except (OSError, RuntimeError) as error:
+    except Exception as error:
+        if type(error) is Exception:  # Ray's own, of a node whose processes did not start in their time
+            said = str(error).partition("\n")[0]
+            raise Unavailable(f"Ray did not start: {said}; where this machine is busy, try again later") from error
+        if not isinstance(error, OSError | RuntimeError):
+            raise
         raise Unavailable(
             f"no Ray at '{address}': {error}; check RAY_ADDRESS, or unset it to start Ray here "
             "(a cluster with tokens needs RAY_AUTH_MODE=token)"

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 
+from pydantic import JsonValue
+
 from gatefold.config import Settings
+from gatefold.errors import TooFewSongs
 from gatefold.progress import OnProgress
 from gatefold.workspace import Workspace
 from pipelines.report import Report
@@ -48,7 +51,20 @@ def run_all(settings: Settings, source: str | None, workspace: Workspace, watch:
     jobs: list[tuple[str, Job]] = [(verb, partial(stage, settings, workspace)) for verb, stage in stages()]
     if source is not None:
         jobs.insert(0, ("catalogue", partial(_build_catalogue, settings, source, workspace)))
-    return [watch(verb, job) for verb, job in jobs]
+    return [watch(verb, _if_measurable(job) if verb == "evaluate" else job) for verb, job in jobs]
+
+
+def _if_measurable(evaluate: Job) -> Job:
+    """The same; a catalogue too small to be measured is released all the same, and the report says so."""
+
+    def job(on_progress: OnProgress) -> Report:
+        try:
+            return evaluate(on_progress)
+        except TooFewSongs as error:
+            details: dict[str, JsonValue] = {"not_measured": error.message}
+            return Report(stage="evaluate", done=0, skipped=0, rejected=0, seconds=0.0, details=details)
+
+    return job
 
 
 def _build_catalogue(settings: Settings, source: str, workspace: Workspace, on_progress: OnProgress) -> Report:

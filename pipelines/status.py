@@ -4,7 +4,7 @@ It reads what the stages left behind and starts nothing; Ray is not needed.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from gatefold.config import Settings
 from gatefold.errors import BundleNotFound
-from gatefold.storage import objects
+from gatefold.storage import leases, objects
 from gatefold.storage.bundles import list_bundles, open_bundle
 from gatefold.storage.contents import catalogues, optouts, releases
 from gatefold.workspace import Workspace
@@ -30,8 +30,9 @@ from pipelines.extraction.stages import (
 from pipelines.report import read_report
 from pipelines.versions import Versions, evaluation_of, versions_of
 
-StageState = Literal["fresh", "partly", "stale", "missing"]
-"""fresh: nothing to do; partly: songs are left; stale: made of another catalogue or other settings; missing: never"""
+StageState = Literal["fresh", "running", "partly", "stale", "missing"]
+"""fresh: nothing to do; running: a process is at it; partly: songs are left; stale: made of another catalogue or other
+settings; missing: never"""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,16 @@ def status_of(settings: Settings, workspace: Workspace) -> Status:
         _evaluation(settings, workspace, versions),
         _release(release, versions),
     ]
-    return Status(workspace.uri, catalogue.source, release, stages)
+    return Status(workspace.uri, catalogue.source, release, [_with_holder(workspace, stage) for stage in stages])
+
+
+def _with_holder(workspace: Workspace, status: StageStatus) -> StageStatus:
+    kind = status.stage.removeprefix("train-")
+    trains = kind != status.stage and status.version is not None
+    folder = workspace.bundle_lease(kind, str(status.version)) if trains else workspace.lease(status.stage)
+    if status.state == "fresh" or leases.holder_of(folder) is None:
+        return status
+    return replace(status, state="running")
 
 
 def _rows(stage: Stage, read_tracks: Callable[[], pa.Table], version: str) -> StageStatus:

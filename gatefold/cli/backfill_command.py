@@ -54,6 +54,7 @@ def backfill(
         session.terminal.result(report.model_dump(), f"restored  {report.done:,}", *_left(report.details["left"]))
         return
     assert source is not None
+    session.check_source(source)
     session.connect()
     if not write:
         _preview(session, source, into)

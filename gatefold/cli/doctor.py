@@ -257,17 +257,18 @@ def check_clock(uri: str, put_at: tuple[float, float]) -> list[Finding]:
     state = _graded(-abs(ahead_s), (-_SKEW_S[0], -_SKEW_S[1]))
     if state == "ok":
         return [Finding("clock", "ok", "as the store's")]
-    which = "behind" if ahead_s > 0 else "ahead of"
-    detail = f"this machine's clock is {abs(ahead_s):,.0f} s {which} the store's, which refuses signatures far off"
+    detail = f"this machine's clock is {abs(ahead_s):,.0f} s {'behind' if ahead_s > 0 else 'ahead of'} the store's, which refuses signatures far off"
     return [Finding("clock", state, detail, "let it be set: timedatectl set-ntp true, or chronyc makestep")]
 
 
 def check_leases(workspace: Workspace) -> list[Finding]:
     """Who writes in the workspace at present, by the leases there, and whether its clock and ours agree."""
     findings = []
-    for info in objects.list_objects(workspace.runs):
-        if objects.name(objects.parent(info.uri)) != "lease":
-            continue
+    try:
+        found = list(objects.list_objects(workspace.runs))
+    except GatefoldError as error:
+        return [Finding("leases", "warning", f"cannot be listed: {error.message}", "do what is said of the store")]
+    for info in (one for one in found if objects.name(objects.parent(one.uri)) == "lease"):
         with suppress(NotFound):  # released since it was listed
             holder = json.loads(objects.read(info.uri))
             if not holder["released"]:
@@ -387,8 +388,8 @@ def _judge_open_endpoint(environment: Mapping[str, str]) -> Finding:
     from pipelines.cluster import LOCAL, choose
     from serve.middleware.keys import VARIABLE
 
-    unset = f"{VARIABLE} is not set: an endpoint deployed from here is open to all who reach it"
-    detail = f"{unset}; other hosts than loopback need --open"
+    detail = (f"{VARIABLE} is not set: an endpoint deployed from here is open on a loopback address, and on other "
+              "hosts takes the keys of `gatefold keys`, or needs --open")  # fmt: skip
     try:
         place = choose(environment)
     except Unavailable:  # which the check of Ray reports

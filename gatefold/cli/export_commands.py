@@ -39,7 +39,10 @@ def export(
     quality: Annotated[int | None, typer.Option(min=1, max=100, help="Of JPEG and WebP at most.")] = None,
     sources: Annotated[
         Path | None,
-        typer.Option("--sources", metavar="JSON", help="Which covers it is made from; else what lies beside it."),
+        typer.Option(
+            "--sources", metavar="JSON",
+            help="Which covers it is made from: NAME.json of `gatefold generate`; else what lies beside it.",
+        ),
     ] = None,
     generator: Annotated[
         str | None, typer.Option(metavar="KIND", help="local-score, transformer or diffusers, where no JSON says so.")

@@ -34,6 +34,8 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 failed, 2 misused, 3 done with rejects above the limit, 130 and 143 stopped. "
     "--workspace, --config, --set, --json and --verbose may stand before or after the verb.",
 )
+DEMO_FEWEST = 60
+"""songs of a demo: of fewer, too few would be held out to measure by"""
 _STAGES, _USE, _MAINTAIN = "Stages, in their order", "Use", "Maintain"
 
 
@@ -41,7 +43,8 @@ _STAGES, _USE, _MAINTAIN = "Stages, in their order", "Use", "Maintain"
 def gatefold(
     context: typer.Context,
     workspace: Annotated[
-        str | None, typer.Option("--workspace", metavar="URI", help="Folder or s3://bucket/prefix of all results.")
+        str | None,
+        typer.Option("--workspace", metavar="URI", help="Folder or s3://bucket/prefix of all results [./workspace]."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="YAML with settings that differ from the defaults.")
@@ -68,9 +71,12 @@ def gatefold(
 def demo(
     context: typer.Context,
     serve: Annotated[bool, typer.Option(help="Serve at the end.")] = True,
-    songs: Annotated[int | None, typer.Option(min=1, help="Songs to compose; fewer are faster and teach less.")] = None,
+    songs: Annotated[
+        int | None,
+        typer.Option(min=DEMO_FEWEST, show_default="1,200", help="Songs to compose; fewer are faster and teach less."),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = 8000,
     is_open: Annotated[bool, typer.Option("--open", help=OPEN)] = False,
 ) -> None:
     """Everything once, on songs composed here: catalogue, training, evaluation, examples, and the page in your browser.
@@ -146,6 +152,7 @@ def run(
     Example: gatefold --workspace s3://music/gatefold run s3://music/songs.parquet
     """
     session: Session = context.obj.open()
+    session.check_source(source)
     session.connect()
     from pipelines.run import run_all
 
@@ -165,6 +172,7 @@ def catalogue(
     Example: gatefold catalogue ~/Music
     """
     session: Session = context.obj.open()
+    session.check_source(source)
     session.connect()
     session.terminal.result(session.build_catalogue(source).model_dump())
 
@@ -174,6 +182,7 @@ def _stage(verb: str, sentence: str, example: str) -> None:
 
     def command(context: typer.Context) -> None:
         session: Session = context.obj.open()
+        session.check_source(None)
         session.connect()
         session.terminal.result(session.run_stage(verb).model_dump())
 
@@ -231,6 +240,7 @@ def evaluate(
     Example: gatefold evaluate --json
     """
     session: Session = context.obj.open()
+    session.check_source(None)
     session.connect()
     if generators:
         _compare_generators(session)

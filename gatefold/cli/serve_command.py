@@ -23,7 +23,7 @@ OPEN = "Serve without API keys on an address that other machines reach."
 def serve(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = 8000,
     is_open: Annotated[bool, typer.Option("--open", help=OPEN)] = False,
     deployments: Annotated[
         Path | None,
@@ -40,6 +40,9 @@ def serve(
     Example: gatefold serve --port 9000
     """
     session: Session = context.obj.open()
+    from gatefold.storage.contents import releases
+
+    releases.current(session.workspace)  # raises before Ray starts, which takes seconds
     first_key = prepare_keys(session, host, is_open=is_open)
     session.connect()
     endpoint = deploy_endpoint(session, host, port, is_open=is_open, deployments=deployments)

@@ -22,6 +22,7 @@ from gatefold.errors import (
     InputError,
     InvalidManifest,
     InvalidSettings,
+    NotFound,
     StageMissing,
     TooManyRejects,
 )
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 FAILED, MISUSED, ABOVE_LIMIT = 1, 2, 3
 """exit codes"""
+_OF_ALL_VERBS = "Also --workspace, --config, --set, --json and --verbose, as gatefold --help describes them."
 _GLOBAL_FLAGS = ("--json", "--verbose")
 _GLOBAL_OPTIONS = ("--workspace", "--config", "--set")
 
@@ -44,6 +46,13 @@ class Commands(TyperGroup):
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """What is left of the arguments, with the global options before the verb."""
         return super().parse_args(ctx, _globals_first(args))
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
+        """The verb, whose help ends with the options that all verbs have."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            command.epilog = command.epilog or _OF_ALL_VERBS
+        return command
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         try:
@@ -160,6 +169,25 @@ class Session:
         if place:
             self.terminal.note(f"on {place}")
 
+    def check_source(self, source: str | None) -> None:
+        """Before Ray starts, which takes seconds: that there is a catalogue to work on, or something to make one of.
+
+        Args:
+            source: of a catalogue; None for the one that the workspace has.
+
+        Raises: StageMissing; NotFound for a path that is not there. A source in a store is asked for later.
+        """
+        from gatefold.storage import objects
+        from gatefold.storage.contents import catalogues
+
+        if source is None:
+            if catalogues.current(self.workspace) is None:
+                raise StageMissing(f"'{self.workspace.uri}' has no catalogue; run `gatefold catalogue SOURCE` first")
+            return
+        path = objects.local_path(objects.resolve(source))
+        if path is not None and not path.exists():
+            raise NotFound(f"'{path}' is not there; name a folder of songs or a manifest (.parquet, .csv, .jsonl)")
+
     def database_url(self) -> str:
         """Of the database of jobs and keys. Raises: InvalidSettings where the workspace needs one to be named."""
         from serve.jobs.database import configured_url, database_url
@@ -179,7 +207,7 @@ class Session:
                 self.reports.append(report)
             raise
         self.reports.append(report)
-        for line in passed_over_lines(report):
+        for line in report_lines(report):
             self.terminal.note(line)
         return report
 
@@ -229,8 +257,9 @@ def readable(uri: str) -> str:
     return str(objects.local_path(uri) or uri)
 
 
-def passed_over_lines(report: "Report") -> list[str]:
-    """A line for each reason for which files of a source were passed over: how many, and of which suffixes."""
+def report_lines(report: "Report") -> list[str]:
+    """What of a report belongs on the terminal: files of a source that were passed over, by reason and suffix; songs
+    without a cover; why nothing was measured."""
     reasons: Any = report.details.get("passed_over") or {}
     lines = []
     for reason, counts in reasons.items():
@@ -238,4 +267,9 @@ def passed_over_lines(report: "Report") -> list[str]:
         lines.append(f"  passed over, {reason}: {named}")
     if unreadable := report.details.get("tags_unreadable"):
         lines.append(f"  tags that could not be read: those of {unreadable:,} songs, which stay in the catalogue")
+    songs, covers = report.details.get("songs"), report.details.get("covers")
+    if report.stage == "catalogue" and isinstance(songs, int) and isinstance(covers, int) and covers < songs:
+        lines.append(f"  without a cover: {songs - covers:,} of {songs:,} songs; only those with one are learned from")
+    if why := report.details.get("not_measured"):
+        lines.append(f"  not measured: {why}")
     return lines

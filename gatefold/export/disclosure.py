@@ -27,6 +27,7 @@ by a trained model"""
 SOURCES_TEXT = "gatefold:sources"
 """keyword of the text in a PNG that lists sources and shares as JSON"""
 _FOUND = re.compile(rb"""DigitalSourceType\s*(?:=\s*["']|>|rdf:resource\s*=\s*["'])\s*([^"'<\s]{1,300})""")
+_TOOL = "<xmp:CreatorTool>gatefold</xmp:CreatorTool>"
 _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
 <rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/"
@@ -70,6 +71,18 @@ class Disclosure:
     sources: Sequence[SourceShare] = ()
     seed: int | None = None
     release: str | None = None
+
+
+def generator_kind_in(xmp: str) -> str | None:
+    """The kind of generator that made a cover, by the packet that gatefold wrote into it; None for any other packet.
+
+    Args:
+        xmp: as it stands in the file.
+    """
+    found = _FOUND.search(xmp.encode())
+    if found is None or _TOOL not in xmp:
+        return None
+    return next((kind for kind, uri in SOURCE_TYPES.items() if uri == found[1].decode(errors="replace")), None)
 
 
 def source_type_of(generator_kind: str) -> str:

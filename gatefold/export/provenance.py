@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gatefold.errors import InputError
-from gatefold.export.disclosure import SOURCES_TEXT, SourceShare
+from gatefold.export.disclosure import SOURCES_TEXT, SourceShare, generator_kind_in
+from gatefold.export.encoding import XMP_OF_PNG
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def read_provenance(picture: Path, texts: Mapping[str, str], manifest: Path | No
     Raises: InputError for a manifest that cannot be read, or says nothing of this picture.
     """
     if manifest is None:
-        return Provenance(sources=_shares(_parsed(texts.get(SOURCES_TEXT, "[]"), f"{picture}: {SOURCES_TEXT}")))
+        shares = _shares(_parsed(texts.get(SOURCES_TEXT, "[]"), f"{picture}: {SOURCES_TEXT}"))
+        return Provenance(generator_kind_in(texts.get(XMP_OF_PNG, "")), shares)
     try:
         text = manifest.read_text()
     except (OSError, UnicodeDecodeError) as error:

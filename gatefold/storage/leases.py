@@ -109,6 +109,17 @@ def hold(folder: str) -> Iterator[Lease]:
             _put(lease, replace(us, renewed_at=time.time(), released=True))
 
 
+def holder_of(folder: str) -> str | None:
+    """Process and host that hold the lease on a folder, for people to read; None where nobody does, or the process has
+    ended on this machine. Of another machine, one that was killed is shown until another run follows."""
+    last = max(_numbers(folder), default=0)
+    holder = _read(folder, last) if last else None
+    if holder is None or holder.released:
+        return None
+    gone = holder.machine == _machine() and _process(holder.pid) != holder.process
+    return None if gone else f"process {holder.pid} on {holder.host}"
+
+
 class _Renewal(threading.Thread):
     """Renews a lease until it is stopped or the lease is lost."""
 

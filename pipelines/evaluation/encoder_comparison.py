@@ -11,14 +11,14 @@ import pyarrow.compute as pc
 
 from gatefold.config import Settings
 from gatefold.encoder.towers import DualEncoder
-from gatefold.errors import BundleNotFound, StageMissing
+from gatefold.errors import BundleNotFound, TooFewSongs
 from gatefold.evaluation.scorecard import Measure, measure_retrieval
 from gatefold.progress import OnProgress, silent
 from gatefold.storage import objects
 from gatefold.storage.bundles import list_bundles
 from gatefold.storage.models.encoders import load_encoder
 from gatefold.workspace import Workspace
-from pipelines.evaluation.held_out import HeldOut, ceiling_of, embed_pairs, named
+from pipelines.evaluation.held_out import FEWEST, HeldOut, ceiling_of, embed_pairs, named
 from pipelines.report import Report, write_report
 from pipelines.training.training_data import paired_ids, sample
 
@@ -30,8 +30,8 @@ def compare_encoders(
 ) -> Report:
     """Retrieval by each encoder, kept as `reports/compare.json`: `encoders` has version, loss and table, in this order.
 
-    Raises: BundleNotFound for a version that the workspace has not, naming those it has; StageMissing when fewer than
-    four test songs have both sides for all of them.
+    Raises: BundleNotFound for a version that the workspace has not, naming those it has; TooFewSongs when too few
+    test songs have both sides for all of them.
     """
     began = time.monotonic()
     encoders = {version: _encoder(workspace, version) for version in versions}
@@ -40,8 +40,8 @@ def compare_encoders(
     for other in others:
         first = first.filter(pc.is_in(first, value_set=other))
     ids = sample(first, settings.evaluation.held_out)
-    if len(ids) < 4:
-        raise StageMissing(f"{len(ids)} test songs have both sides for all encoders, at least 4 are needed")
+    if len(ids) < FEWEST:
+        raise TooFewSongs(f"{len(ids)} test songs have both sides for all encoders, at least {FEWEST} are needed")
     tables = {}
     for number, version in enumerate(encoders, 1):
         uri = objects.join(workspace.encoders, version)

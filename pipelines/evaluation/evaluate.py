@@ -62,7 +62,7 @@ def evaluate(settings: Settings, workspace: Workspace, on_progress: OnProgress =
 
     Nothing is done where the last report is of the same release and the same evaluation settings.
 
-    Raises: StageMissing when fewer than four test songs have both sides; RunInProgress.
+    Raises: TooFewSongs when too few test songs have both sides; RunInProgress.
     """
     began = time.monotonic()
     versions = versions_of(settings, workspace)

@@ -17,7 +17,7 @@ import torch
 
 from gatefold.config import Settings
 from gatefold.encoder.towers import DualEncoder
-from gatefold.errors import SchemaMismatch, StageMissing
+from gatefold.errors import SchemaMismatch, TooFewSongs
 from gatefold.index.interface import Index
 from gatefold.names import normal_name
 from gatefold.progress import silent
@@ -31,6 +31,8 @@ from pipelines.devices import gpus, granted_device
 from pipelines.row_mapper import map_rows
 from pipelines.training.training_data import paired_ids, read_windows, sample
 
+FEWEST = 4
+"""held-out songs that are worth measuring on"""
 _AT_ONCE = 128  # songs whose windows are in memory together
 _SIDES = ("song_embedding", "cover_embedding")
 
@@ -53,12 +55,13 @@ class HeldOut:
 def held_out_of(settings: Settings, workspace: Workspace, index: Index) -> HeldOut:
     """As the index has them, at most `evaluation.held_out`, spread over all.
 
-    Raises: StageMissing when fewer than four test songs have both sides.
+    Raises: TooFewSongs when fewer than FEWEST test songs have both sides.
     """
     ids = sample(paired_ids(settings, workspace, "test"), settings.evaluation.held_out)
-    if len(ids) < 4:
-        raise StageMissing(
-            f"{len(ids)} test songs have both sides, at least 4 are needed; add artists or raise split.test"
+    if len(ids) < FEWEST:
+        raise TooFewSongs(
+            f"{len(ids)} test songs have both a spectrogram and a cover, at least {FEWEST} are needed to measure by; "
+            "add artists, add covers to songs without one, or raise split.test"
         )
     return named(workspace, ids, index.song_embeddings(ids), index.cover_embeddings(ids))
 

@@ -78,7 +78,7 @@ def adapt(settings: Settings, song: str, workspace: Workspace, on_progress: OnPr
     done = 0
     bundle = find_bundle(objects.join(workspace.adapters, version), ADAPTER)
     if bundle is None:
-        with leases.hold(workspace.lease(f"adapter-{version}")) as lease:
+        with leases.hold(workspace.bundle_lease("adapter", version)) as lease:
             adapter = _Adapter(version, name, model_digest)
             bundle, done = _train(settings, workspace, nearest, adapter, lease, on_progress)
     return _reported(workspace, bundle, done, time.monotonic() - began)

@@ -35,7 +35,7 @@ def train_encoder(settings: Settings, workspace: Workspace, on_progress: OnProgr
     done = 0
     bundle = find_bundle(objects.join(workspace.encoders, versions.encoder), "encoder")
     if bundle is None:
-        with leases.hold(workspace.lease(f"encoder-{versions.encoder}")) as lease:
+        with leases.hold(workspace.bundle_lease("encoder", versions.encoder)) as lease:
             bundle, done = _train(settings, workspace, versions, lease, on_progress)
     learned: Any = bundle.details
     report = Report(

@@ -28,7 +28,7 @@ def train_generator(settings: Settings, workspace: Workspace, on_progress: OnPro
     made = False
     bundle = find_bundle(objects.join(workspace.generators, versions.generator), "generator")
     if bundle is None:
-        with leases.hold(workspace.lease(f"generator-{versions.generator}")) as lease:
+        with leases.hold(workspace.bundle_lease("generator", versions.generator)) as lease:
             bundle, made = _make(settings, workspace, versions, lease, on_progress)
     known: Any = bundle.details
     report = Report(

@@ -129,6 +129,8 @@ def _explain(error: Any) -> str:
     if not where:
         return said
     value = "nothing" if error["type"] == "missing" else repr(error.get("input"))
+    if error["type"] == "extra_forbidden":
+        said = "there is no such field"
     return f"{_cut(where, _SHOWN)} = {_cut(value, _SHOWN)}: {said}"
 
 

@@ -264,7 +264,7 @@ def test_an_endpoint_without_keys_is_a_warning_where_a_cluster_would_run_it(list
     joined = alone | {"RAY_ADDRESS": f"127.0.0.1:{listener}"}
     (open_one,) = faults(doctor.check_keys(joined))
     assert open_one.state == "warning"
-    assert "need --open; it would run on the Ray cluster at" in open_one.detail
+    assert "needs --open; it would run on the Ray cluster at" in open_one.detail
     assert doctor.check_keys(joined | {"GATEFOLD_API_KEYS": "a" * 64})[0].state == "ok"
     nowhere = alone | {"RAY_ADDRESS": "auto"}
     assert doctor.check_keys(nowhere)[0].state == "ok"
@@ -278,6 +278,17 @@ def test_the_ray_that_commands_use_is_named(listener: int, tmp_path: Path) -> No
     assert (joined.state, f"the Ray cluster at 127.0.0.1:{listener}" in joined.detail) == ("ok", True)
     (own,) = doctor.check_ray({"RAY_TMPDIR": str(tmp_path), "RAY_ADDRESS": "local"})
     assert own.detail == "commands run on a Ray of this command's own (RAY_ADDRESS is 'local')"
+
+
+def test_leases_of_a_store_that_does_not_answer_are_left_to_the_check_of_the_store(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: str) -> list[ObjectInfo]:
+        raise StorageDenied("'s3://b': no credentials")
+
+    monkeypatch.setattr(objects, "list_objects", refuse)
+    (found,) = faults(doctor.attempt("leases", lambda: doctor.check_leases(Workspace(uri))))
+    assert (found.state, found.remedy) == ("warning", "do what is said of the store")
 
 
 def test_a_lease_that_is_held_is_reported_and_one_that_clocks_disagree_on_is_a_warning(uri: str) -> None:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from gatefold.cli import serve_command, session
 from gatefold.cli.main import app
+from gatefold.storage.contents import releases
 
 SECRET = re.compile(r"gf_[0-9a-f]{8}_[\w-]{43}")
 
@@ -19,6 +20,7 @@ SECRET = re.compile(r"gf_[0-9a-f]{8}_[\w-]{43}")
 def _no_database_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GATEFOLD_DATABASE_URL", "GATEFOLD_API_KEYS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(releases, "current", lambda _: None)  # `serve` asks first whether there is one
 
 
 def call(folder: Path, *args: str) -> Result:

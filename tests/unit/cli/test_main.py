@@ -8,16 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner, Result
 
 from gatefold.cli import session
 from gatefold.cli.main import app
 from gatefold.config import Settings
-from gatefold.errors import SilentAudio, StorageUnavailable, TooManyRejects, UndecodableAudio
+from gatefold.errors import SilentAudio, StorageUnavailable, TooFewSongs, TooManyRejects, UndecodableAudio
 from gatefold.progress import OnProgress
+from gatefold.records import TRACKS
 from gatefold.storage import objects
-from gatefold.storage.contents import optouts, releases
+from gatefold.storage.contents import catalogues, optouts, releases
+from gatefold.storage.contents.catalogues import Catalogue
 from gatefold.storage.contents.releases import Release, ReleasePart
 from gatefold.workspace import Workspace
 from pipelines import run
@@ -67,7 +70,9 @@ class Pipelines:
 
 
 @pytest.fixture
-def pipelines(monkeypatch: pytest.MonkeyPatch) -> Pipelines:
+def pipelines(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Pipelines:
+    rows = [{"song_id": "s1", "audio_uri": "file:///1.wav", "split": "train"}]
+    catalogues.replace(workspace, Catalogue("c1", 1, "file:///m.csv"), pa.Table.from_pylist(rows, schema=TRACKS), 100)
     return Pipelines(monkeypatch)
 
 
@@ -98,6 +103,7 @@ def test_every_verb_teaches_by_an_example(verb: str) -> None:
     shown = CliRunner().invoke(app, [*verb.split(), "--help"], env={"COLUMNS": "200"})
     assert shown.exit_code == 0
     assert "Example: gatefold" in shown.stdout
+    assert verb == "rejects list" or "--workspace" in shown.stdout
 
 
 @pytest.mark.parametrize(
@@ -162,12 +168,6 @@ def test_encoders_that_are_compared_stand_side_by_side_in_the_order_asked_for(
     assert pipelines.verbs() == []
 
 
-def test_what_follows_two_dashes_is_never_an_option() -> None:
-    assert session._globals_first(["search", "--", "--json"]) == ["search", "--", "--json"]
-    assert session._globals_first(["search", "a.mp3", "--json"]) == ["--json", "search", "a.mp3"]
-    assert session._globals_first(["status", "--set"]) == ["--set", "status"]
-
-
 @pytest.mark.parametrize(
     "args",
     [
@@ -180,6 +180,9 @@ def test_what_follows_two_dashes_is_never_an_option() -> None:
         ["generate", "--batch", "b.jsonl", "-n", "2", "-o", "out"],
         ["status", "--set", "audio.n_mels=3"],
         ["status", "--set", "no_such_section.x=3"],
+        ["serve", "--port", "99999"],
+        ["demo", "--port", "0"],
+        ["demo", "--songs", "5"],
         ["status", "--config", "no-such-file.yaml"],
         ["status", "--workspace", "ftp://somewhere"],
     ],
@@ -211,18 +214,6 @@ def test_the_endpoint_of_the_store_is_known_before_anything_touches_storage(
     assert os.environ["AWS_ENDPOINT_URL"] == "http://of-the-settings"
 
 
-def test_the_workspace_option_overrules_the_settings(workspace: Workspace, tmp_path: Path) -> None:
-    other = f"workspace={tmp_path / 'other'}"
-    workspaces = [
-        json.loads(CliRunner().invoke(app, [*args, "status", "--json"]).stdout)["workspace"]
-        for args in (
-            ["--set", other],
-            ["--set", other, "--workspace", workspace.uri],
-        )
-    ]
-    assert workspaces == [(tmp_path / "other").as_uri(), workspace.uri]
-
-
 # ---- stages ---------------------------------------------------------------------------------------------------------
 
 
@@ -250,6 +241,19 @@ def test_too_many_rejects_stop_the_run_with_3_and_the_report_is_printed(
     assert [stage["stage"] for stage in printed["stages"]] == ["spectrograms", "covers"]
     assert printed["error"] == {"code": "too_many_rejects", "message": "covers: 3 of 4 inputs were rejected"}
     assert "covers: 3 of 4" in result.stderr
+
+
+def test_a_catalogue_too_small_to_be_measured_is_released_all_the_same(
+    workspace: Workspace, pipelines: Pipelines
+) -> None:
+    pipelines.failures["evaluate"] = TooFewSongs("2 test songs have both sides; add artists")
+    result = call(workspace, "run", "--json")
+    assert result.exit_code == 0
+    assert pipelines.verbs() == VERBS[2:]
+    assert "not measured: 2 test songs have both sides; add artists" in result.stderr
+    alone = call(workspace, "evaluate")
+    assert alone.exit_code == 1
+    assert "✗ 2 test songs have both sides; add artists" in alone.stderr
 
 
 def test_a_failure_exits_with_1_and_says_why_on_stderr(workspace: Workspace, pipelines: Pipelines) -> None:

@@ -69,7 +69,7 @@ def test_a_stop_while_ray_starts_ends_with_its_code(
         raise stop
 
     monkeypatch.setattr(cluster, "connect", connect)
-    result = CliRunner().invoke(app, ["--workspace", str(tmp_path), "embed"])
+    result = CliRunner().invoke(app, ["--workspace", str(tmp_path), "catalogue", str(tmp_path)])
     assert result.exit_code == code
     assert result.stderr.splitlines()[-1].startswith("stopped;")
 

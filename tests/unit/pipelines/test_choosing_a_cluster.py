@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 
 from gatefold.errors import Unavailable
-from pipelines.cluster import LOCAL, choose
+from pipelines import cluster
+from pipelines.cluster import LOCAL, choose, connect
 
 
 @pytest.fixture
@@ -55,3 +57,15 @@ def test_a_cluster_that_is_gone_without_a_stop_is_not_waited_for(tmp_path: Path)
 def test_auto_where_nothing_was_started_joins_no_ray_that_happens_to_run(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="no Ray was started on this machine; unset it to"):
         choose({"RAY_ADDRESS": "auto", "RAY_TMPDIR": str(tmp_path)})
+
+
+def test_a_ray_that_does_not_start_in_its_time_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nThe GCS may be overloaded")
+
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(cluster, "disconnect", lambda **_: None)
+    with pytest.raises(Unavailable, match=r"Ray did not start: The current node timed out during startup\.; .* later$"):
+        connect()
+    cluster._joined.clear()

@@ -1,5 +1,8 @@
 """The status of a workspace at every point of its life, read from what the stages leave behind."""
 
+import json
+import os
+import socket
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,7 +11,7 @@ import pytest
 from gatefold.config import EncoderSettings, Settings
 from gatefold.errors import SilentAudio
 from gatefold.records import TRACKS
-from gatefold.storage import bundles, objects, tables
+from gatefold.storage import bundles, leases, objects, tables
 from gatefold.storage.contents import catalogues, releases
 from gatefold.storage.contents.catalogues import Catalogue
 from gatefold.storage.contents.releases import Release, ReleasePart
@@ -117,3 +120,27 @@ def test_a_release_and_its_evaluation_are_fresh_only_together_with_their_setting
     assert (stage(workspace, "release").state, stage(workspace, "evaluate").state) == ("fresh", "fresh")
     other = SETTINGS.model_copy(update={"encoder": EncoderSettings(epochs=99)})
     assert (stage(workspace, "release", other).state, stage(workspace, "evaluate", other).state) == ("stale", "stale")
+
+
+def test_a_stage_that_a_process_is_at_is_running(workspace: Workspace) -> None:
+    version = versions_of(SETTINGS, workspace).encoder
+    for name, folder in (
+        ("spectrograms", workspace.lease("spectrograms")),
+        ("train-encoder", workspace.bundle_lease("encoder", version)),
+        ("evaluate", workspace.lease("evaluate")),
+    ):
+        assert stage(workspace, name).state == "missing"
+        with leases.hold(folder):
+            assert stage(workspace, name).state == "running"
+            assert leases.holder_of(folder) == f"process {os.getpid()} on {socket.gethostname()}"
+        assert stage(workspace, name).state == "missing"
+
+
+def test_a_process_that_was_killed_runs_nothing(workspace: Workspace) -> None:
+    folder = workspace.lease("covers")
+    with leases.hold(folder):
+        (info,) = objects.list_objects(folder)
+        held = json.loads(objects.read(info.uri))
+    objects.put(info.uri, json.dumps({**held, "released": False, "process": "another, of the same pid"}).encode())
+    assert leases.holder_of(folder) is None
+    assert stage(workspace, "covers").state == "missing"

@@ -1,9 +1,11 @@
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from pydantic import ValidationError
 
 from gatefold.errors import GatefoldError, IndexNotReady, InputError, Overloaded, Unauthorized, UndecodableAudio
 from serve.api import problems
+from serve.api.requests import SearchUpload
 from serve.middleware.security_headers import SecurityHeadersMiddleware
 
 
@@ -79,3 +81,9 @@ def test_a_long_refused_value_is_cut() -> None:
 def test_a_long_message_is_cut() -> None:
     answer = client_that_raises(InputError("who = " + "x" * 1_000_000)).get("/broken")
     assert len(answer.json()["detail"]) == 2_001
+
+
+def test_an_unknown_field_is_called_that() -> None:
+    with pytest.raises(ValidationError) as refused:
+        SearchUpload.model_validate({"kk": "5"})
+    assert problems.explain(list(refused.value.errors())) == "kk = '5': there is no such field"
