@@ -257,7 +257,8 @@ def check_clock(uri: str, put_at: tuple[float, float]) -> list[Finding]:
     state = _graded(-abs(ahead_s), (-_SKEW_S[0], -_SKEW_S[1]))
     if state == "ok":
         return [Finding("clock", "ok", "as the store's")]
-    detail = f"this machine's clock is {abs(ahead_s):,.0f} s {'behind' if ahead_s > 0 else 'ahead of'} the store's, which refuses signatures far off"
+    apart = f"{abs(ahead_s):,.0f} s {'behind' if ahead_s > 0 else 'ahead of'}"
+    detail = f"this machine's clock is {apart} the store's, which refuses signatures far off"
     return [Finding("clock", state, detail, "let it be set: timedatectl set-ntp true, or chronyc makestep")]
 
 
@@ -393,8 +394,8 @@ def _judge_open_endpoint(environment: Mapping[str, str]) -> Finding:
     try:
         place = choose(environment)
     except Unavailable:  # which the check of Ray reports
-        return Finding("api keys", "ok", detail)
-    if place.address == LOCAL:
+        place = None
+    if place is None or place.address == LOCAL:
         return Finding("api keys", "ok", detail)
     remedy = f"set {VARIABLE} to SHA-256 sums of keys for `gatefold serve`, or keep its --host at 127.0.0.1"
     return Finding("api keys", "warning", f"{detail}; it would run on {place}", remedy)
