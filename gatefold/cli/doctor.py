@@ -320,8 +320,7 @@ def check_disks(uri: str) -> list[Finding]:
     for what, (place, other) in places.items():
         there = next(path for path in (place, *place.parents) if path.exists())
         free = shutil.disk_usage(there).free
-        state = _graded(free, _DISK_BYTES)
-        detail = f"{free / _GB:,.1f} GiB free for {what} ({place})"
+        state, detail = _graded(free, _DISK_BYTES), f"{free / _GB:,.1f} GiB free for {what} ({place})"
         findings.append(Finding("disk", state, detail, "" if state == "ok" else f"make room, or {other}"))
     return findings
 
@@ -342,8 +341,8 @@ def check_open_files() -> list[Finding]:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= _OPEN_FILES:
         return [Finding("open files", "ok", "any number" if soft == resource.RLIM_INFINITY else f"up to {soft:,}")]
-    detail = f"at most {soft:,}, and Ray takes many"
-    return [Finding("open files", "warning", detail, "ulimit -n 65536 in the shell that starts Ray")]
+    many = f"at most {soft:,}, and Ray takes many"
+    return [Finding("open files", "warning", many, "ulimit -n 65536 in the shell that starts Ray")]
 
 
 def _graded(value: float, limits: tuple[float, float]) -> FindingState:
