@@ -234,8 +234,6 @@ class Killer:
                 time.sleep(outage_s)
                 self.postgres.start()
             else:
-                if what == "runner":
-                    self._wait_for_a_job()
                 self._kill_replica(what)
             self.killed[what] += 1
 
@@ -243,13 +241,15 @@ class Killer:
         """Until one is running that the kill will interrupt, or for some time."""
         deadline = time.monotonic() + 30
         while not self.is_job_running() and time.monotonic() < deadline:
-            time.sleep(0.1)
+            time.sleep(0.02)
 
     def _kill_replica(self, what: str) -> None:
         deadline = time.monotonic() + WITHIN_S
         while not (found := self.served.pids(REPLICAS[what])):
             assert time.monotonic() < deadline, f"{what} did not come back: {self.served.said()}"
             time.sleep(0.1)
+        if what == "runner":  # found first: a job takes about a second, and so would it
+            self._wait_for_a_job()
         for pid in found:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
