@@ -124,11 +124,11 @@ def connect(endpoint_url: str | None = None, *, verbose: bool = False) -> Place 
                 logging_level=logging.INFO if verbose else logging.ERROR,
             )
     except Exception as error:
-        if type(error) is Exception:  # Ray's own, of a node whose processes did not start in their time
+        if type(error) is not Exception and not isinstance(error, OSError | RuntimeError):
+            raise
+        if address == LOCAL and type(error) is Exception:  # Ray's own, of processes that did not start in their time
             said = str(error).partition("\n")[0]
             raise Unavailable(f"Ray did not start: {said}; where this machine is busy, try again later") from error
-        if not isinstance(error, OSError | RuntimeError):
-            raise
         raise Unavailable(
             f"no Ray at '{address}': {error}; check RAY_ADDRESS, or unset it to start Ray here "
             "(a cluster with tokens needs RAY_AUTH_MODE=token)"
@@ -170,7 +170,10 @@ def check_reachable(address: str) -> None:
     """Raises: OSError where nobody listens, which Ray itself takes minutes to say."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit() and "/" not in host:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+        except UnicodeError as error:
+            raise OSError(f"'{host}' is no host's name ({error})") from error
 
 
 def disconnect(*, verbose: bool = False) -> None:

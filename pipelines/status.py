@@ -69,7 +69,8 @@ def status_of(settings: Settings, workspace: Workspace) -> Status:
     except BundleNotFound:
         release = None
     if catalogue is None:
-        return Status(workspace.uri, None, release, [StageStatus("catalogue", "missing", 0, None, 0, None)])
+        nothing = StageStatus("catalogue", "missing", 0, None, 0, None)
+        return Status(workspace.uri, None, release, [_or_running(workspace, nothing)])
     versions = versions_of(settings, workspace, optouts.digests(workspace))
     refused = len(read_rejects(workspace, "catalogue"))
     songs, covers = spectrogram_stage(settings, workspace), cover_stage(settings, workspace)
@@ -85,14 +86,15 @@ def status_of(settings: Settings, workspace: Workspace) -> Status:
         _evaluation(settings, workspace, versions),
         _release(release, versions),
     ]
-    return Status(workspace.uri, catalogue.source, release, [_with_holder(workspace, stage) for stage in stages])
+    return Status(workspace.uri, catalogue.source, release, [_or_running(workspace, stage) for stage in stages])
 
 
-def _with_holder(workspace: Workspace, status: StageStatus) -> StageStatus:
+def _or_running(workspace: Workspace, status: StageStatus) -> StageStatus:
+    """The same; of a stage that is not fresh, whether a process is at it."""
     kind = status.stage.removeprefix("train-")
     trains = kind != status.stage and status.version is not None
     folder = workspace.bundle_lease(kind, str(status.version)) if trains else workspace.lease(status.stage)
-    if status.state == "fresh" or leases.holder_of(folder) is None:
+    if status.state == "fresh" or not leases.is_held(folder):
         return status
     return replace(status, state="running")
 

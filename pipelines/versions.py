@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gatefold.config import Settings
-from gatefold.errors import InvalidSettings, StageMissing, Unavailable
+from gatefold.errors import InvalidSettings, Unavailable
 from gatefold.storage import objects, tables
 from gatefold.storage.bundles import open_bundle
 from gatefold.storage.contents import catalogues, optouts, releases
@@ -40,9 +40,7 @@ def versions_of(settings: Settings, workspace: Workspace, withdrawn: Sequence[st
     Raises: StageMissing when there is no catalogue yet; InvalidSettings for a backbone that is not where it should be,
     and for models to be reused that have other audio or cover settings; BundleNotFound when there are none to be kept.
     """
-    catalogue = catalogues.current(workspace)
-    if catalogue is None:
-        raise StageMissing(f"'{workspace.uri}' has no catalogue; run `gatefold catalogue SOURCE` first")
+    catalogue = catalogues.required(workspace)
     kept = _kept(settings, workspace) if settings.train.reuse_models else None
     encoder = kept.encoder.version if kept else _encoder_of(settings, catalogue)
     embedded = [objects.name(part) for part in tables.parts(workspace.embeddings(encoder))]  # more, after a retry

@@ -247,7 +247,9 @@ class FFmpegDecoder:
         span: list[tuple[int, int]] = []
         noted, unsure = self._format == "flac", self._format == "ogg" and start == 0
         for (place, frame, byte), (following, _, _) in pairwise(chain(self._stamped(start), [(None, None, None)])):
-            # of the first Vorbis packet of a page FFmpeg knows no length, so its place is wrong, and the next one right
+            # FFmpeg places a short Vorbis block after a long one too late, and the next one right
+            if following is None and place is not None and abs(place - at) <= _JUMP_S * self.rate:
+                following = at + frame.samples  # the last one, of which no other tells
             if place is not None and place != at and following != at + frame.samples:
                 if unsure and abs(place - at) > _JUMP_S * self.rate:
                     raise Misplaced(self.samples)

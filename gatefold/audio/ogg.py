@@ -17,6 +17,7 @@ _NO_PLACE = (1 << 64) - 1  # of a page in which no packet ends
 _MOST_HEADER_BYTES = 27 + 255
 _MOST_PAGE_BYTES = _MOST_HEADER_BYTES + 255 * 255
 _BACKWARDS = 1 << 20  # bytes that are looked through at a time for the last page
+_MOST_BEHIND = 1 << 24  # bytes behind the last page that are passed over
 _UNEVEN, _UNSEEN = 0.1, 0.02  # share of what was not read, and of the file, by which sizes of pages may mislead
 
 
@@ -75,15 +76,22 @@ def is_one_stream(file: RangedFile) -> bool:
 
 
 def end_of_pages(file: RangedFile) -> int:
-    """The byte behind the last page, looked for from the end; 0 where there is none. Raises: as `RangedFile.check`."""
+    """The byte behind the last page, looked for from the end; 0 where none begins in the last _MOST_BEHIND bytes.
+
+    Raises: as `RangedFile.check`.
+    """
     behind = file.size
-    while behind > 0:
+    while behind > max(0, file.size - _MOST_BEHIND):
         start = max(0, behind - _BACKWARDS)
         file.seek(start)
-        found = pages(file.read(min(behind + _MOST_HEADER_BYTES, file.size) - start), start)
+        data = file.read(min(behind + _MOST_HEADER_BYTES, file.size) - start)
         file.check()
-        if found:
-            return min(file.size, found[-1].start + found[-1].size)
+        at = data.rfind(_MARK)
+        while at >= 0:
+            page = _page(data, at, start)
+            if page is not None:
+                return min(file.size, page.start + page.size)
+            at = data.rfind(_MARK, 0, at)
         behind = start
     return 0
 

@@ -45,7 +45,8 @@ def export(
         ),
     ] = None,
     generator: Annotated[
-        str | None, typer.Option(metavar="KIND", help="local-score, transformer or diffusers, where no JSON says so.")
+        str | None,
+        typer.Option(metavar="KIND", help="local-score, transformer or diffusers, where nothing else says so."),
     ] = None,
     creator: Annotated[str | None, typer.Option(help="Whose cover it is; the artist's when absent.")] = None,
 ) -> None:

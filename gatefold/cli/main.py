@@ -35,7 +35,7 @@ app = typer.Typer(
     "--workspace, --config, --set, --json and --verbose may stand before or after the verb.",
 )
 DEMO_FEWEST = 60
-"""songs of a demo: of fewer, too few would be held out to measure by"""
+"""songs of a demo, the fewest that it is tested with"""
 _STAGES, _USE, _MAINTAIN = "Stages, in their order", "Use", "Maintain"
 
 
@@ -111,8 +111,8 @@ def _show_demo(session: Session, url: str | None, first_key: str | None) -> None
     from gatefold.cli.demo_workspace import workspace_option
 
     details = {report.stage: report.details for report in session.reports}
-    measures: Any = details["evaluate"]["table"]
-    sheets = {stage: str(details[stage]["sheet"]) for stage in ("evaluate", "examples")}
+    measures: Any = details["evaluate"].get("table", [])  # none where too few songs are held out
+    sheets = {stage: str(found["sheet"]) for stage, found in details.items() if "sheet" in found}
     report = f"{session.workspace.reports}/evaluate.json"
     session.terminal.result(
         {
@@ -124,7 +124,7 @@ def _show_demo(session: Session, url: str | None, first_key: str | None) -> None
             **({"first_key": first_key} if first_key else {}),
         },
         *_tables(measures),
-        f"\nheld-out songs  {readable(sheets['evaluate'])}",
+        *([f"\nheld-out songs  {readable(sheets['evaluate'])}"] if "evaluate" in sheets else []),
         f"{'free clips':<15} {readable(sheets['examples'])}",
         f"{'report':<15} {readable(report)}",
         *([f"\n{url}"] if url else []),

@@ -40,9 +40,10 @@ def serve(
     Example: gatefold serve --port 9000
     """
     session: Session = context.obj.open()
-    from gatefold.storage.contents import releases
+    if deployments is None:  # a file may name the release; else this raises before Ray starts, which takes seconds
+        from gatefold.storage.contents import releases
 
-    releases.current(session.workspace)  # raises before Ray starts, which takes seconds
+        releases.current(session.workspace)
     first_key = prepare_keys(session, host, is_open=is_open)
     session.connect()
     endpoint = deploy_endpoint(session, host, port, is_open=is_open, deployments=deployments)

@@ -50,8 +50,8 @@ class Commands(TyperGroup):
     def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
         """The verb, whose help ends with the options that all verbs have."""
         command = super().get_command(ctx, cmd_name)
-        if command is not None:
-            command.epilog = command.epilog or _OF_ALL_VERBS
+        for one in [command, *getattr(command, "commands", {}).values()] if command else []:
+            one.epilog = one.epilog or _OF_ALL_VERBS
         return command
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
@@ -181,11 +181,14 @@ class Session:
         from gatefold.storage.contents import catalogues
 
         if source is None:
-            if catalogues.current(self.workspace) is None:
-                raise StageMissing(f"'{self.workspace.uri}' has no catalogue; run `gatefold catalogue SOURCE` first")
+            catalogues.required(self.workspace)
             return
         path = objects.local_path(objects.resolve(source))
-        if path is not None and not path.exists():
+        try:
+            missing = path is not None and not path.exists()
+        except OSError:  # it may not be looked at, which reading it will say
+            missing = False
+        if missing:
             raise NotFound(f"'{path}' is not there; name a folder of songs or a manifest (.parquet, .csv, .jsonl)")
 
     def database_url(self) -> str:
@@ -227,10 +230,7 @@ class Session:
         """From the source that it was built from. Raises: StageMissing when it never was."""
         from gatefold.storage.contents import catalogues
 
-        standing = catalogues.current(self.workspace)
-        if standing is None:
-            raise StageMissing(f"'{self.workspace.uri}' has no catalogue; run `gatefold catalogue SOURCE` first")
-        return self.build_catalogue(standing.source)
+        return self.build_catalogue(catalogues.required(self.workspace).source)
 
 
 def workspaces_elsewhere(workspace: "Workspace") -> str:

@@ -250,7 +250,8 @@ def _lasting(seconds: float) -> str:
 
 
 def _finished(name: str, counts: StageCounts) -> Text:
-    text = f"{counts.done:,} done" if counts.done else "up to date"
+    idle = "up to date" if counts.skipped else "nothing done"
+    text = f"{counts.done:,} done" if counts.done else idle
     if counts.done and counts.skipped:
         text += f", {counts.skipped:,} before"
     line = Text("✓ ", "bold green") + Text(f"{name:<{_NAME_WIDTH}} {text}")

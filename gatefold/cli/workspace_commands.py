@@ -126,7 +126,7 @@ def opt_out(
 
 
 def status(context: typer.Context) -> None:
-    """How far the workspace is: what is done, rejected, stale or missing, and which release serves.
+    """How far the workspace is: what is done, rejected, running, stale or missing, and which release serves.
 
     Example: gatefold status --json
     """

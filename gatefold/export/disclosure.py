@@ -35,7 +35,7 @@ _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
  xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">
 <Iptc4xmpExt:DigitalSourceType>{source_type}</Iptc4xmpExt:DigitalSourceType>
 <photoshop:Credit>{credit}</photoshop:Credit>
-<xmp:CreatorTool>gatefold</xmp:CreatorTool>{title}{creator}
+{tool}{title}{creator}
 </rdf:Description></rdf:RDF></x:xmpmeta>
 <?xpacket end="r"?>"""
 _TITLE = '\n<dc:title><rdf:Alt><rdf:li xml:lang="x-default">{}</rdf:li></rdf:Alt></dc:title>'
@@ -99,6 +99,7 @@ def xmp_packet(disclosure: Disclosure) -> bytes:
         if text and (wrong := _NOT_IN_XML.search(text)):
             raise InputError(f"{name} holds the character U+{ord(wrong[0]):04X}, which XMP cannot hold; leave it out")
     return _PACKET.format(
+        tool=_TOOL,
         source_type=escape(disclosure.source_type),
         credit=escape(disclosure.credit),
         title=_TITLE.format(escape(disclosure.title)) if disclosure.title else "",

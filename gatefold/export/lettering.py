@@ -118,7 +118,7 @@ def _words_of(name: str, text: str | None) -> tuple[str, ...]:
 def _check_ink(font: Font, texts: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
     """Unicode has blanks in many categories, letters among them."""
     for name, words in zip(("title", "artist"), texts, strict=True):
-        if words and font.at(JUDGED_SIDE).getmask(" ".join(words)).getbbox() is None:
+        if words and font.at(32).getmask(" ".join(words)).getbbox() is None:
             raise InputError(f"{name} = {' '.join(words)[:80]!a}: these characters leave no mark; leave it out")
 
 

@@ -38,14 +38,15 @@ def read_provenance(picture: Path, texts: Mapping[str, str], manifest: Path | No
     """What the manifest says of this picture, or else what the picture itself says.
 
     Args:
-        texts: of the PNG.
+        texts: of the picture, as `read_picture` has them.
         manifest: JSON of `gatefold generate`, the sidecar of an export, or a list of `{"song_id", "share"}`.
 
     Raises: InputError for a manifest that cannot be read, or says nothing of this picture.
     """
+    own_kind = generator_kind_in(texts.get(XMP_OF_PNG, ""))
     if manifest is None:
         shares = _shares(_parsed(texts.get(SOURCES_TEXT, "[]"), f"{picture}: {SOURCES_TEXT}"))
-        return Provenance(generator_kind_in(texts.get(XMP_OF_PNG, "")), shares)
+        return Provenance(own_kind, shares)
     try:
         text = manifest.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -57,7 +58,7 @@ def read_provenance(picture: Path, texts: Mapping[str, str], manifest: Path | No
         return Provenance(
             found.get("generator"), _shares(found.get("sources")), found.get("seed"), found.get("release")
         )
-    return Provenance(sources=_shares(found))
+    return Provenance(own_kind, _shares(found))
 
 
 def _of_manifest(found: dict[str, Any], name: str, manifest: Path) -> Provenance:

@@ -109,15 +109,16 @@ def hold(folder: str) -> Iterator[Lease]:
             _put(lease, replace(us, renewed_at=time.time(), released=True))
 
 
-def holder_of(folder: str) -> str | None:
-    """Process and host that hold the lease on a folder, for people to read; None where nobody does, or the process has
-    ended on this machine. Of another machine, one that was killed is shown until another run follows."""
+def is_held(folder: str) -> bool:
+    """Whether a process seems to hold the lease on a folder, for people to read: of another machine's, which may have
+    been killed, its clock decides."""
     last = max(_numbers(folder), default=0)
     holder = _read(folder, last) if last else None
     if holder is None or holder.released:
-        return None
-    gone = holder.machine == _machine() and _process(holder.pid) != holder.process
-    return None if gone else f"process {holder.pid} on {holder.host}"
+        return False
+    if holder.machine == _machine():
+        return _is_alive(holder)
+    return time.time() - holder.renewed_at < LEASE_TTL_S
 
 
 class _Renewal(threading.Thread):
@@ -186,7 +187,7 @@ def _wait_for_end(folder: str, number: int, holder: _Holder) -> None:
     if holder.released:
         return
     if holder.machine == _machine():
-        if _process(holder.pid) == holder.process:
+        if _is_alive(holder):
             raise _in_progress(folder, holder)
         return
     began = time.monotonic()
@@ -242,6 +243,11 @@ def _machine() -> str:
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return socket.gethostname()
+
+
+def _is_alive(holder: _Holder) -> bool:
+    """Of a holder on this machine."""
+    return _process(holder.pid) == holder.process
 
 
 def _process(pid: int) -> str | None:

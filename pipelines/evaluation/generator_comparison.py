@@ -112,7 +112,7 @@ def compare_generators(
         others: candidates beside those of the workspace.
         only: names of the candidates that are measured, all when empty.
 
-    Raises: StageMissing when fewer than four test songs have both sides, or no candidate has one of the names;
+    Raises: TooFewSongs when too few test songs have both sides; StageMissing when no candidate has one of the names;
     RunInProgress.
     """
     with leases.hold(workspace.lease(STAGE)) as lease:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gatefold.config import Settings
-from gatefold.errors import ObjectNotFound, StageMissing
+from gatefold.errors import ObjectNotFound
 from gatefold.storage import objects, tables
 from gatefold.storage.contents import catalogues
 from gatefold.storage.contents.catalogues import read_tracks
@@ -147,10 +147,7 @@ def _tracks(workspace: Workspace, columns: list[str], etags: dict[str, str]) -> 
 
 
 def _fingerprint(workspace: Workspace) -> str:
-    catalogue = catalogues.current(workspace)
-    if catalogue is None:
-        raise StageMissing(f"'{workspace.uri}' has no catalogue; run `gatefold catalogue SOURCE` first")
-    return catalogue.fingerprint
+    return catalogues.required(workspace).fingerprint
 
 
 def _run_uri(workspace: Workspace, stage: str) -> str:

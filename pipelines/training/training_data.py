@@ -19,7 +19,7 @@ import ray
 import ray.data
 
 from gatefold.config import Settings
-from gatefold.errors import StageMissing
+from gatefold.errors import TooFewSongs
 from gatefold.names import normal_name
 from gatefold.records import Split
 from gatefold.storage import tables
@@ -41,7 +41,7 @@ _READS = 1000
 def paired_ids(settings: Settings, workspace: Workspace, split: Split) -> pa.Array:
     """song_id of every track of this split with a spectrogram and a cover, sorted; none that was withdrawn.
 
-    Raises: StageMissing when there is none.
+    Raises: TooFewSongs when there is none.
     """
     tracks = read_tracks(workspace, ["song_id", "split"])
     ids = tracks.filter(pc.equal(tracks["split"], split))["song_id"]
@@ -53,7 +53,7 @@ def paired_ids(settings: Settings, workspace: Workspace, split: Split) -> pa.Arr
         ids = ids.filter(pc.is_in(ids, value_set=tables.song_ids(folder, stage).combine_chunks()))
     ids = present_ids(workspace, ids).combine_chunks()
     if not len(ids):
-        raise StageMissing(f"no {split} song has both a spectrogram and a cover; see `gatefold rejects list`")
+        raise TooFewSongs(f"no {split} song has both a spectrogram and a cover; see `gatefold rejects list`")
     return ids.take(pc.sort_indices(ids))
 
 
@@ -67,7 +67,7 @@ def validation_ids(settings: Settings, workspace: Workspace) -> list[str]:
     """Some of the validation songs with both sides, always the same ones; none where that split is empty."""
     try:
         ids = paired_ids(settings, workspace, "validation")
-    except StageMissing:
+    except TooFewSongs:
         return []
     return sample(ids, VALIDATION_SONGS)
 

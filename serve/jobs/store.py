@@ -63,7 +63,8 @@ class JobStore:
             covers: that the job would make.
             allowed: what the caller may have.
 
-        Raises: Overloaded, TooManyJobs, QuotaExceeded; IdempotencyConflict if the key was used for another request.
+        Raises: Overloaded, TooManyJobs, QuotaExceeded, InputError; IdempotencyConflict if the key was used for
+        another request.
         """
         async with self._database.read() as connection:
             if idempotency is not None and (known := await self._find(connection, caller, idempotency)) is not None:
@@ -93,7 +94,7 @@ class JobStore:
             webhook: to which its end is reported; that of the caller's key when None.
             cancel_after_s: seconds after which it is cancelled if it has not ended; never when None.
 
-        Raises: Overloaded, TooManyJobs, QuotaExceeded; IdempotencyConflict; DatabaseUnavailable.
+        Raises: Overloaded, TooManyJobs, QuotaExceeded, InputError; IdempotencyConflict; DatabaseUnavailable.
         """
         async with self._database.write() as connection:
             await self._database.lock(connection)  # those who count, and those who look for a key, go one by one
@@ -233,7 +234,7 @@ class JobStore:
         return await self._get(connection, known.job_id)
 
     async def _admit(self, connection: AsyncConnection, caller: str, covers: int, allowed: Allowance) -> None:
-        """Raises: Overloaded, TooManyJobs, QuotaExceeded where the queue, or this caller, has its fill."""
+        """Raises: Overloaded, TooManyJobs, QuotaExceeded where the queue, or this caller, has its fill; InputError."""
         counted = OPEN & jobs.c.batch_id.is_(None)  # a batch has few under way at a time, and waits itself
         open_jobs = sa.select(sa.func.count()).select_from(jobs).where(counted)
         unfinished, own = await connection.scalar(open_jobs) or 0, 0

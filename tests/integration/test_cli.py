@@ -149,6 +149,7 @@ def test_a_stage_that_is_interrupted_says_so_and_goes_on_where_it_stopped(demo: 
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.chaos  # test_journey.py and tests/unit/cli/test_main.py have it in parts
 def test_rejects_above_the_limit_exit_with_3_and_a_retry_counts_the_attempts(tmp_path: Path) -> None:
     shell = Shell(tmp_path, ray_address=ray.get_runtime_context().gcs_address)
     songs = tmp_path / "songs"
@@ -177,7 +178,7 @@ def test_a_cluster_that_is_not_there_is_reported_at_once(tmp_path: Path) -> None
         probe.bind(("127.0.0.1", 0))
         shell.environment["RAY_ADDRESS"] = f"127.0.0.1:{probe.getsockname()[1]}"
         began = time.monotonic()
-        error = shell("covers", code=1)["error"]
+        error = shell("catalogue", str(tmp_path), code=1)["error"]
     assert error["code"] == "unavailable"
     assert "check RAY_ADDRESS" in error["message"]
     assert time.monotonic() - began < 30

@@ -92,6 +92,7 @@ def test_a_run_joins_the_cluster_of_this_machine_and_finishes_on_its_two_nodes(
     assert counted.stdout.split()[-1] == "2", out
 
 
+@pytest.mark.chaos  # tests/unit/pipelines/test_verbose.py has what Ray is asked for
 def test_verbose_shows_what_ray_logs_and_without_it_nothing_of_it_is_seen(tmp_path: Path) -> None:
     shell = Shell(tmp_path)
     manifest = str(write_songs(tmp_path / "songs"))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import ray
 
 from tests.shell import Shell
 from tests.sounds import encoded, tone
@@ -84,11 +85,13 @@ def shell_with_songs(folder: Path) -> Shell:
         ("the foreground", signal.SIGTERM, 143),
     ],
 )
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_stage_that_is_stopped_lets_go_of_its_lease_and_goes_on_later(
     tmp_path: Path, way: str, number: signal.Signals, code: int
 ) -> None:
     shell = shell_with_songs(tmp_path)
-    shell("catalogue", "songs")
+    joined = Shell(tmp_path, ray_address=ray.get_runtime_context().gcs_address)  # that is there
+    joined("catalogue", "songs")
     parts = tmp_path / "workspace" / "spectrograms"
     started = Started(shell, way, "spectrograms", *ONE_BY_ONE)
     started.wait_until(lambda: any(parts.rglob("*.parquet")))
@@ -99,7 +102,7 @@ def test_a_stage_that_is_stopped_lets_go_of_its_lease_and_goes_on_later(
     assert [line for line in said if not line.startswith("spectrograms:")] == [LAST_WORD]
     (holder,) = (tmp_path / "workspace" / "runs" / "spectrograms" / "lease").iterdir()
     assert json.loads(holder.read_text())["released"]
-    report = shell("spectrograms", *ONE_BY_ONE)
+    report = joined("spectrograms", *ONE_BY_ONE)
     assert report["skipped"] >= 1
     assert report["done"] + report["skipped"] == 40
 

@@ -156,7 +156,8 @@ class LocalScorePipeline(DiffusionPipeline):
         if request.palette_from is None:
             return None
         if request.palette_from not in sources.song_ids:
-            raise InputError(f"palette_from '{request.palette_from}' is not among the {len(sources.song_ids)} sources")
+            named = request.palette_from[:80]
+            raise InputError(f"palette_from '{named}' is not among the {len(sources.song_ids)} sources")
         return sources.song_ids.index(request.palette_from)
 
 

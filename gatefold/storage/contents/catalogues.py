@@ -29,6 +29,14 @@ def current(workspace: Workspace) -> Catalogue | None:
     return _read_current(workspace)[0]
 
 
+def required(workspace: Workspace) -> Catalogue:
+    """The catalogue that counts. Raises: StageMissing before the first; Corrupt."""
+    catalogue = current(workspace)
+    if catalogue is None:
+        raise StageMissing(f"'{workspace.uri}' has no catalogue; run `gatefold catalogue SOURCE` first")
+    return catalogue
+
+
 def replace(workspace: Workspace, catalogue: Catalogue, tracks: pa.Table, rows_per_part: int) -> None:
     """Writes the parts, then makes them the catalogue, then removes those that were there but for the last one's.
 
@@ -65,9 +73,7 @@ def read_tracks(
 
     Raises: StageMissing when there is no catalogue yet.
     """
-    catalogue = current(workspace)
-    if catalogue is None:
-        raise StageMissing(f"'{workspace.uri}' has no catalogue; run `gatefold catalogue SOURCE` first")
+    catalogue = required(workspace)
     return tables.read_table(folder(workspace, catalogue), columns, stage="catalogue SOURCE", within=within)
 
 

@@ -186,7 +186,7 @@ def test_what_follows_a_lost_page_keeps_its_place() -> None:
     assert 0.1 < (other[-1] - other[0]) / decoded.rate < 0.5  # no more than the page lasted
 
 
-def test_vorbis_with_blocks_of_both_lengths_has_no_hole_where_a_page_begins() -> None:
+def test_vorbis_with_blocks_of_both_lengths_has_no_holes() -> None:
     clicks = music(20.0)
     clicks[::9_973] += 0.5  # each makes a run of short blocks
     data = written(clicks, "OGG", "VORBIS")

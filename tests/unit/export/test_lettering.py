@@ -133,11 +133,11 @@ def test_spaces_that_would_be_lost_are_refused(title: str) -> None:
         letter(GREY, title, None)
 
 
-@pytest.mark.parametrize("blank", ["\u00a0", "\u2800", "\u2003\u3000", "\u00a0 \u2800"])
+@pytest.mark.parametrize("blank", ["\u00a0", "\u2800", "\u2003", "\u00a0 \u2800"])
 def test_a_title_or_an_artist_that_leaves_no_mark_is_refused(blank: str) -> None:
-    with pytest.raises(InputError, match=r"title = .* leave no mark|no font has"):
+    with pytest.raises(InputError, match=r"title = .* leave no mark"):
         letter(GREY, blank, "Alma")
-    with pytest.raises(InputError, match=r"artist = .* leave no mark|no font has"):
+    with pytest.raises(InputError, match=r"artist = .* leave no mark"):
         letter(GREY, "Alma", blank)
     letter(GREY, f"Alma{blank[0]}Blau" if blank[0] != "\u2003" else "Alma", None)
 

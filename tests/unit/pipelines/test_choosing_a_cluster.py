@@ -69,3 +69,23 @@ def test_a_ray_that_does_not_start_in_its_time_is_an_error_of_one_line(monkeypat
     with pytest.raises(Unavailable, match=r"Ray did not start: The current node timed out during startup\.; .* later$"):
         connect()
     cluster._joined.clear()
+
+
+def test_what_goes_wrong_with_a_cluster_that_is_joined_names_its_address(
+    listener: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**_: object) -> None:
+        raise Exception("Head node temp_dir not found")
+
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{listener}")
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(Unavailable, match=rf"no Ray at '127.0.0.1:{listener}': Head node .* check RAY_ADDRESS"):
+        connect()
+    cluster._joined.clear()
+
+
+def test_an_address_that_is_no_name_is_refused_like_one_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray..example.org:6379")
+    with pytest.raises(Unavailable, match=r"'ray..example.org' is no host's name"):
+        connect()
+    cluster._joined.clear()

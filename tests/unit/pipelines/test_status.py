@@ -1,8 +1,7 @@
 """The status of a workspace at every point of its life, read from what the stages leave behind."""
 
 import json
-import os
-import socket
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -132,7 +131,6 @@ def test_a_stage_that_a_process_is_at_is_running(workspace: Workspace) -> None:
         assert stage(workspace, name).state == "missing"
         with leases.hold(folder):
             assert stage(workspace, name).state == "running"
-            assert leases.holder_of(folder) == f"process {os.getpid()} on {socket.gethostname()}"
         assert stage(workspace, name).state == "missing"
 
 
@@ -142,5 +140,25 @@ def test_a_process_that_was_killed_runs_nothing(workspace: Workspace) -> None:
         (info,) = objects.list_objects(folder)
         held = json.loads(objects.read(info.uri))
     objects.put(info.uri, json.dumps({**held, "released": False, "process": "another, of the same pid"}).encode())
-    assert leases.holder_of(folder) is None
+    assert not leases.is_held(folder)
     assert stage(workspace, "covers").state == "missing"
+
+
+@pytest.mark.parametrize(("silent_s", "held"), [(10.0, True), (3_600.0, False)])
+def test_of_another_machine_the_last_renewal_says_whether_it_runs(
+    workspace: Workspace, silent_s: float, held: bool
+) -> None:
+    folder = workspace.lease("covers")
+    with leases.hold(folder):
+        (info,) = objects.list_objects(folder)
+        holder = json.loads(objects.read(info.uri))
+    other = {**holder, "released": False, "machine": "another", "renewed_at": time.time() - silent_s}
+    objects.put(info.uri, json.dumps(other).encode())
+    assert stage(workspace, "covers").state == ("running" if held else "missing")
+
+
+def test_the_first_catalogue_is_running_while_it_is_made(tmp_path: Path) -> None:
+    empty = Workspace(objects.resolve(str(tmp_path)))
+    with leases.hold(empty.lease("catalogue")):
+        assert [one.state for one in status_of(SETTINGS, empty).stages] == ["running"]
+    assert [one.state for one in status_of(SETTINGS, empty).stages] == ["missing"]

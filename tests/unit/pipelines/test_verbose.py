@@ -37,7 +37,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
 def test_verbose_shows_what_ray_and_its_workers_log(
     started: list[dict[str, Any]], place: str, tmp_path: object
 ) -> None:
-    args = ["--verbose", "embed"] if place == "before" else ["embed", "--verbose"]
+    verb = ["catalogue", str(tmp_path)]
+    args = ["--verbose", *verb] if place == "before" else [*verb, "--verbose"]
     CliRunner().invoke(app, ["--workspace", str(tmp_path), *args])
     assert [(one["log_to_driver"], one["logging_level"]) for one in started] == [(True, logging.INFO)]
     assert "RAY_BACKEND_LOG_LEVEL" not in os.environ
@@ -45,7 +46,7 @@ def test_verbose_shows_what_ray_and_its_workers_log(
 
 
 def test_without_it_ray_is_silent(started: list[dict[str, Any]], tmp_path: object) -> None:
-    CliRunner().invoke(app, ["--workspace", str(tmp_path), "embed"])
+    CliRunner().invoke(app, ["--workspace", str(tmp_path), "catalogue", str(tmp_path)])
     assert [(one["log_to_driver"], one["logging_level"]) for one in started] == [(False, logging.ERROR)]
     assert os.environ["RAY_BACKEND_LOG_LEVEL"] == "fatal"
     assert logging.getLogger("ray.data").level == logging.ERROR

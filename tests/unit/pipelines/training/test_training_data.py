@@ -1,17 +1,20 @@
 """Which songs are trained and validated on, and by what numbers their genres go."""
 
 from pathlib import Path
+from typing import cast
 
 import pyarrow as pa
 import pytest
 
 from gatefold.config import Settings
-from gatefold.errors import StageMissing
+from gatefold.errors import TooFewSongs
+from gatefold.index.interface import Index
 from gatefold.records import TRACKS
 from gatefold.storage import objects, tables
 from gatefold.storage.contents import catalogues, optouts
 from gatefold.storage.contents.catalogues import Catalogue
 from gatefold.workspace import Workspace
+from pipelines.evaluation.held_out import held_out_of
 from pipelines.training.training_data import (
     VALIDATION_SONGS,
     genres_of,
@@ -62,8 +65,15 @@ def test_validation_is_some_of_its_split_and_nothing_where_there_is_none(tmp_pat
     assert validation_ids(SETTINGS, many)[:2] == ["s00000", "s00003"]
     none = workspace_of(tmp_path / "none", ["train", "test"])
     assert validation_ids(SETTINGS, none) == []
-    with pytest.raises(StageMissing, match="no validation song"):
+    with pytest.raises(TooFewSongs, match="no validation song"):
         paired_ids(SETTINGS, none, "validation")
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_too_few_songs_to_measure_by_are_said_to_be_that(count: int, tmp_path: Path) -> None:
+    workspace = workspace_of(tmp_path, ["train"] * 5 + ["test"] * count)
+    with pytest.raises(TooFewSongs, match="no test song has|3 test songs have both"):
+        held_out_of(SETTINGS, workspace, cast(Index, None))  # which is not asked
 
 
 @pytest.mark.parametrize(("songs", "workers", "blocks", "rows"), [(830, 2, 26, 32), (64, 2, 2, 32), (65, 1, 3, 22),
