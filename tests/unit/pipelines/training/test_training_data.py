@@ -72,7 +72,7 @@ def test_validation_is_some_of_its_split_and_nothing_where_there_is_none(tmp_pat
 @pytest.mark.parametrize("count", [0, 3])
 def test_too_few_songs_to_measure_by_are_said_to_be_that(count: int, tmp_path: Path) -> None:
     workspace = workspace_of(tmp_path, ["train"] * 5 + ["test"] * count)
-    with pytest.raises(TooFewSongs, match="no test song has|3 test songs have both"):
+    with pytest.raises(TooFewSongs, match=r"no test song has|3 test songs have both"):
         held_out_of(SETTINGS, workspace, cast(Index, None))  # which is not asked
 
 
