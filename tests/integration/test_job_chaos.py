@@ -20,7 +20,7 @@ CALLERS = 8
         ),
         pytest.param(
             600, {"api": 24, "runner": 24, "generator": 24, "proxy": 18, "ray": 6, "postgres": 6}, 60.0, 10,
-            id="a hundred kills", marks=[pytest.mark.chaos, pytest.mark.timeout(3600)],
+            id="a hundred kills", marks=[pytest.mark.chaos, pytest.mark.timeout(3 * 3600)],
         ),
     ],
 )  # fmt: skip
