@@ -269,9 +269,9 @@ class Outcome:
     """ids of the webhooks that came, by job_id"""
 
     @property
-    def repeated(self) -> int:
-        """Jobs that were run more than once."""
-        return sum(states.count("queued") > 1 for states in self.states.values())
+    def interrupted(self) -> int:
+        """Runs of jobs that did not come to their end; the job that is running may be hit time after time."""
+        return sum(states.count("queued") - 1 for states in self.states.values())
 
     def most_at_once(self, job_ids: Iterable[str]) -> int:
         """How many of these had been accepted and had not ended at a time."""

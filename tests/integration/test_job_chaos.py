@@ -12,7 +12,7 @@ CALLERS = 8
 
 
 @pytest.mark.parametrize(
-    ("jobs", "kills", "outage_s", "repeated"),
+    ("jobs", "kills", "outage_s", "interrupted"),
     [
         pytest.param(
             40, {"api": 5, "runner": 5, "generator": 5, "proxy": 3, "ray": 1, "postgres": 1}, 3.0, 1,
@@ -25,7 +25,7 @@ CALLERS = 8
     ],
 )  # fmt: skip
 def test_every_accepted_job_ends_once(
-    tmp_path: Path, jobs: int, kills: dict[str, int], outage_s: float, repeated: int
+    tmp_path: Path, jobs: int, kills: dict[str, int], outage_s: float, interrupted: int
 ) -> None:
     with trial(tmp_path, CALLERS, jobs) as tried:
         began = time.monotonic()
@@ -34,7 +34,7 @@ def test_every_accepted_job_ends_once(
         found = tried.outcome()
     accepted = {job_id for caller in tried.callers for job_id in caller.accepted}
     sys.stderr.write(
-        f"{dict(tried.killer.killed)}; {len(accepted)} jobs accepted, {found.repeated} run again; "
+        f"{dict(tried.killer.killed)}; {len(accepted)} jobs accepted, {found.interrupted} runs interrupted; "
         f"{len(found.pictures)} kinds of pictures; all killed within {killed_s:.0f} s\n"
     )
     assert tried.killer.killed == kills
@@ -43,7 +43,7 @@ def test_every_accepted_job_ends_once(
     assert any(caller.cancelled for caller in tried.callers)
     assert {pair: len(digests) for pair, digests in found.pictures.items()} == dict.fromkeys(found.pictures, 1)
     assert {job_id: len(ids) for job_id, ids in found.messages.items()} == dict.fromkeys(accepted, 1)
-    assert found.repeated >= repeated  # or the kills have hit too little
+    assert found.interrupted >= interrupted  # or the kills have hit too little
 
 
 def check_jobs(tried: Trial, found: Outcome) -> None:
