@@ -133,7 +133,7 @@ class RecallTooLow(InputError):
 
 
 class TooFewSongs(InputError):
-    """Too few held-out songs to measure anything by."""
+    """Too few songs with both a spectrogram and a cover to train on, or to measure by."""
 
     code = "too_few_songs"
 

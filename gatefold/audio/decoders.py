@@ -249,7 +249,7 @@ class FFmpegDecoder:
         for (place, frame, byte), (following, _, _) in pairwise(chain(self._stamped(start), [(None, None, None)])):
             # FFmpeg places a short Vorbis block after a long one too late, and the next one right
             if following is None and place is not None and abs(place - at) <= _JUMP_S * self.rate:
-                following = at + frame.samples  # the last one, of which no other tells
+                following = at + frame.samples  # the last frame, which no next one contradicts
             if place is not None and place != at and following != at + frame.samples:
                 if unsure and abs(place - at) > _JUMP_S * self.rate:
                     raise Misplaced(self.samples)

@@ -55,6 +55,8 @@ def backfill(
         return
     assert source is not None
     session.check_source(source)
+    if write:
+        session.check_release()
     session.connect()
     if not write:
         _preview(session, source, into)

@@ -11,8 +11,8 @@ import resource
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 from gatefold.errors import GatefoldError, InvalidSettings, NotFound, StorageDenied, Unavailable
 from gatefold.storage import objects
 from gatefold.storage.leases import LEASE_TTL_S
+from gatefold.storage.store_trial import StoreTrial, removed_after
 from gatefold.workspace import Workspace
 
 FindingState = Literal["ok", "warning", "fault"]
@@ -153,69 +154,12 @@ def check_gpus() -> list[Finding]:
 
 def check_store(uri: str) -> list[Finding]:
     """Whether a store does what we count on, tried on objects of our own under a new name, which are removed."""
-    trial = _Trial(objects.join(uri, f"doctor-{uuid.uuid4().hex}"))
-    with _removed(trial):
+    trial = StoreTrial(objects.join(uri, f"doctor-{uuid.uuid4().hex}"))
+    with removed_after(trial):
         return _try_store(uri, trial)
 
 
-class _Trial:
-    """What a store must be able to do; a step returns what is wrong with it, or None."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        self.whole, self.once = objects.join(folder, "whole"), objects.join(folder, "once")
-        self.touched: list[str] = []
-        self.data = b"0123456789" * 10
-        self.put_at = (0.0, 0.0)
-
-    def steps(self) -> dict[str, Callable[[], str | None]]:
-        return {
-            "write": self._put,
-            "read": self._read,
-            "read a range": self._read_range,
-            "put if absent": self._put_if_absent,
-            "put if unchanged": self._put_if_unchanged,
-            "list": self._list,
-            "delete": self._delete,
-        }
-
-    def _put(self) -> None:
-        self.touched.append(self.whole)
-        began = time.time()
-        objects.put(self.whole, self.data)
-        self.put_at = began, time.time()
-
-    def _read(self) -> str | None:
-        return None if objects.read(self.whole) == self.data else "what was read is not what was written"
-
-    def _read_range(self) -> str | None:
-        same = objects.open_source(self.whole, first_bytes=4).read_at(15, 10) == self.data[15:25]
-        return None if same else "asked for ten bytes from the middle, it answers with others"
-
-    def _put_if_absent(self) -> str | None:
-        self.touched.append(self.once)
-        won = [objects.put_if_absent(self.once, data) for data in (b"first", b"second")]
-        if won == [True, False] and objects.read(self.once) == b"first":
-            return None
-        return "it overwrites what is there (If-None-Match is ignored), so two runs could not be distinguished"
-
-    def _put_if_unchanged(self) -> str | None:
-        etag = objects.stat(self.whole).etag or ""
-        won = [objects.put_if_unchanged(self.whole, data, etag) for data in (self.data[::-1], self.data)]
-        if won == [True, False] and objects.read(self.whole) == self.data[::-1]:
-            return None
-        return "it replaces what has changed (If-Match is ignored), so one of two activations could be lost"
-
-    def _list(self) -> str | None:
-        there = [info.uri for info in objects.list_objects(self.folder)]
-        return None if there == sorted((self.whole, self.once)) else "what was just written is not listed"
-
-    def _delete(self) -> str | None:
-        objects.delete(self.whole)
-        return "what was deleted is still there" if objects.exists(self.whole) else None
-
-
-def _try_store(uri: str, trial: _Trial) -> list[Finding]:
+def _try_store(uri: str, trial: StoreTrial) -> list[Finding]:
     findings: list[Finding] = []
     for name, step in trial.steps().items():
         try:
@@ -257,8 +201,8 @@ def check_clock(uri: str, put_at: tuple[float, float]) -> list[Finding]:
     state = _graded(-abs(ahead_s), (-_SKEW_S[0], -_SKEW_S[1]))
     if state == "ok":
         return [Finding("clock", "ok", "as the store's")]
-    apart = f"{abs(ahead_s):,.0f} s {'behind' if ahead_s > 0 else 'ahead of'}"
-    detail = f"this machine's clock is {apart} the store's, which refuses signatures far off"
+    which = "behind" if ahead_s > 0 else "ahead of"
+    detail = f"this machine's clock is {abs(ahead_s):,.0f} s {which} the store's, which refuses signatures far off"
     return [Finding("clock", state, detail, "let it be set: timedatectl set-ntp true, or chronyc makestep")]
 
 
@@ -290,22 +234,6 @@ def _judge_holder(name: str, holder: dict[str, Any]) -> Finding:
     return Finding("leases", "ok", f"{who}, which renewed it {max(0.0, silent_s):,.0f} s ago")
 
 
-@contextmanager
-def _removed(trial: _Trial) -> Iterator[None]:
-    """Takes the trial's objects away at the end, and the folders that a local disk did not have before."""
-    path = objects.local_path(trial.folder)
-    new = [] if path is None else [one for one in (path, *path.parents) if not one.exists()]
-    try:
-        yield
-    finally:
-        for uri in trial.touched:
-            with suppress(GatefoldError):
-                objects.delete(uri)
-        for one in new:  # the innermost first
-            with suppress(OSError):
-                one.rmdir()
-
-
 # ---- the machine ----------------------------------------------------------------------------------------------------
 
 
@@ -320,7 +248,8 @@ def check_disks(uri: str) -> list[Finding]:
     for what, (place, other) in places.items():
         there = next(path for path in (place, *place.parents) if path.exists())
         free = shutil.disk_usage(there).free
-        state, detail = _graded(free, _DISK_BYTES), f"{free / _GB:,.1f} GiB free for {what} ({place})"
+        state = _graded(free, _DISK_BYTES)
+        detail = f"{free / _GB:,.1f} GiB free for {what} ({place})"
         findings.append(Finding("disk", state, detail, "" if state == "ok" else f"make room, or {other}"))
     return findings
 
@@ -341,8 +270,8 @@ def check_open_files() -> list[Finding]:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= _OPEN_FILES:
         return [Finding("open files", "ok", "any number" if soft == resource.RLIM_INFINITY else f"up to {soft:,}")]
-    many = f"at most {soft:,}, and Ray takes many"
-    return [Finding("open files", "warning", many, "ulimit -n 65536 in the shell that starts Ray")]
+    detail = f"at most {soft:,}, and Ray takes many"
+    return [Finding("open files", "warning", detail, "ulimit -n 65536 in the shell that starts Ray")]
 
 
 def _graded(value: float, limits: tuple[float, float]) -> FindingState:
@@ -393,8 +322,8 @@ def _judge_open_endpoint(environment: Mapping[str, str]) -> Finding:
     try:
         place = choose(environment)
     except Unavailable:  # which the check of Ray reports
-        place = None
-    if place is None or place.address == LOCAL:
+        return Finding("api keys", "ok", detail)
+    if place.address == LOCAL:
         return Finding("api keys", "ok", detail)
     remedy = f"set {VARIABLE} to SHA-256 sums of keys for `gatefold serve`, or keep its --host at 127.0.0.1"
     return Finding("api keys", "warning", f"{detail}; it would run on {place}", remedy)

@@ -143,6 +143,7 @@ def adapt(
     Example: gatefold adapt song.mp3 --set generator.diffusers.model=/models/stable-diffusion-v1-5
     """
     session: Session = context.obj.open()
+    session.check_release()
     session.connect()
     from pipelines.training.adapt import adapt as train
 

@@ -15,7 +15,7 @@ from gatefold.cli.export_commands import export, preflight
 from gatefold.cli.generate_commands import SONG, adapt, generate, load_release
 from gatefold.cli.key_commands import keys_app
 from gatefold.cli.planning_commands import doctor, plan
-from gatefold.cli.serve_command import OPEN, deploy_endpoint, keep_serving, prepare_keys, serve
+from gatefold.cli.serve_command import Host, Open, Port, deploy_endpoint, keep_serving, prepare_keys, serve
 from gatefold.cli.session import Command, Commands, Session, packaged, readable
 from gatefold.cli.stopping import handle_signals
 from gatefold.cli.terminal import Terminal, table
@@ -75,9 +75,9 @@ def demo(
         int | None,
         typer.Option(min=DEMO_FEWEST, show_default="1,200", help="Songs to compose; fewer are faster and teach less."),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = 8000,
-    is_open: Annotated[bool, typer.Option("--open", help=OPEN)] = False,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    is_open: Open = False,
 ) -> None:
     """Everything once, on songs composed here: catalogue, training, evaluation, examples, and the page in your browser.
 

@@ -17,14 +17,18 @@ from gatefold.cli.stopping import Terminated
 if TYPE_CHECKING:
     from serve.endpoint import Endpoint
 
-OPEN = "Serve without API keys on an address that other machines reach."
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")]
+Open = Annotated[
+    bool, typer.Option("--open", help="Serve without API keys on an address that other machines reach.")
+]
 
 
 def serve(
     context: typer.Context,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = 8000,
-    is_open: Annotated[bool, typer.Option("--open", help=OPEN)] = False,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    is_open: Open = False,
     deployments: Annotated[
         Path | None,
         typer.Option(
@@ -40,10 +44,8 @@ def serve(
     Example: gatefold serve --port 9000
     """
     session: Session = context.obj.open()
-    if deployments is None:  # a file may name the release; else this raises before Ray starts, which takes seconds
-        from gatefold.storage.contents import releases
-
-        releases.current(session.workspace)
+    if deployments is None:  # a file may name the release
+        session.check_release()
     first_key = prepare_keys(session, host, is_open=is_open)
     session.connect()
     endpoint = deploy_endpoint(session, host, port, is_open=is_open, deployments=deployments)

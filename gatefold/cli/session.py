@@ -191,6 +191,12 @@ class Session:
         if missing:
             raise NotFound(f"'{path}' is not there; name a folder of songs or a manifest (.parquet, .csv, .jsonl)")
 
+    def check_release(self) -> None:
+        """Before Ray starts, too: that a release is active. Raises: BundleNotFound."""
+        from gatefold.storage.contents import releases
+
+        releases.current(self.workspace)
+
     def database_url(self) -> str:
         """Of the database of jobs and keys. Raises: InvalidSettings where the workspace needs one to be named."""
         from serve.jobs.database import configured_url, database_url

@@ -13,6 +13,7 @@ from serve.access.audit import AuditLog
 from serve.access.callers import Caller, name_of
 from serve.access.usage import DayOfUsage, UsageCounter
 from serve.api.contracts import AuditEntryView, AuditList, UsageList, UsageView
+from serve.api.limits import ROW_NUMBER_MAX
 
 DAYS_MAX = 366
 """days of one answer; of more, those up to the last are given"""
@@ -75,7 +76,9 @@ class AccessRoutes:
     async def audit(
         self,
         limit: Annotated[int, Query(ge=1, le=AUDIT_LISTED_MAX, description="entries in the answer, at most")] = 100,
-        before: Annotated[int | None, Query(ge=1, le=2**63 - 1, description="number of an entry to go on from")] = None,
+        before: Annotated[
+            int | None, Query(ge=1, le=ROW_NUMBER_MAX, description="number of an entry to go on from")
+        ] = None,
     ) -> AuditList:
         """Calls that needed the scope `admin`, and changes of keys, the last first."""
         found = await self._audit.read(limit, before)

@@ -21,6 +21,8 @@ COLUMNS_MAX = 16
 EMBEDDING_MAX = 65_536
 SEED_MAX = 2**63 - 1
 GUIDANCE_MAX = 20.0
+ROW_NUMBER_MAX = 2**63 - 1
+"""that both databases can be asked for"""
 IDEMPOTENCY_KEY_MAX = 255
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=IDEMPOTENCY_KEY_MAX)]
 """the parameter of this name: a key of the caller's that stands for a request, so that it can be sent again"""

@@ -5,11 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, FastAPI, Path, Request
 
 from serve.access.own_jobs import OwnJobs
+from serve.api.limits import ROW_NUMBER_MAX
 from serve.jobs.rows import time_of
 from serve.webhooks.contracts import AttemptView, DeliveryList, DeliveryView, WebhookEvent
 from serve.webhooks.outbox import Attempt, Delivery, Outbox
 
-Number = Annotated[int, Path(ge=1, le=2**63 - 1)]
+DeliveryNumber = Annotated[int, Path(ge=1, le=ROW_NUMBER_MAX)]
 
 
 class DeliveryRoutes:
@@ -32,7 +33,7 @@ class DeliveryRoutes:
         await self._own.get(request, job_id)  # says why there is none
         return DeliveryList(deliveries=[_view(one) for one in await self._outbox.list_of(job_id)])
 
-    async def redeliver(self, request: Request, job_id: str, number: Number) -> DeliveryView:
+    async def redeliver(self, request: Request, job_id: str, number: DeliveryNumber) -> DeliveryView:
         """The delivery, to be made again at once, whatever became of it; under the same `webhook-id`."""
         await self._own.get(request, job_id)
         return _view(await self._outbox.redeliver(job_id, number))

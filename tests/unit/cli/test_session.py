@@ -45,6 +45,8 @@ def test_the_size_of_the_demo_is_the_one_that_its_help_names() -> None:
         (["catalogue", "songs.csv"], "songs.csv' is not there"),
         (["backfill", "/no/such/folder"], "'/no/such/folder' is not there"),
         (["serve"], "no active release"),
+        (["adapt", "song.mp3"], "no active release"),
+        (["backfill", ".", "--write"], "no active release"),
     ],
 )
 def test_what_is_missing_is_said_before_ray_starts(
