@@ -240,18 +240,16 @@ class JobStore:
         unfinished, own = await connection.scalar(open_jobs) or 0, 0
         if allowed.jobs_at_once is not None or unfinished >= self._limits.jobs_max:
             own = await connection.scalar(open_jobs.where(jobs.c.caller == caller)) or 0
-        each_s, at_once = await _pace(connection)
-        room_in_s = _whole_s(each_s, 1 / at_once)
         if allowed.jobs_at_once is not None and own >= allowed.jobs_at_once:
             raise TooManyJobs(
                 f"{own} of your jobs are queued or running, and this API key may have {allowed.jobs_at_once}; wait for "
                 "one to end, cancel one, or ask the operator for a key with more (jobs at once)",
-                room_in_s,
+                await _room_in_s(connection),
             )
         if unfinished >= self._limits.jobs_max and own:  # who has none may add one: no other caller can keep it out
             raise Overloaded(
                 f"{unfinished} jobs are under way, at most {self._limits.jobs_max} (serve.jobs_max); try again later",
-                _whole_s(each_s, 1 / at_once),
+                await _room_in_s(connection),
             )
         if allowed.covers_per_month is not None:
             now = await self._database.now(connection)
@@ -343,6 +341,12 @@ async def _pace(connection: AsyncConnection) -> tuple[float, int]:
     running = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.state == "running").scalar_subquery()
     row = (await connection.execute(sa.select(sa.func.avg(last.subquery().c.took), running))).one()
     return (RETRY_AFTER_S if row[0] is None else float(row[0])), max(1, row[1])
+
+
+async def _room_in_s(connection: AsyncConnection) -> int:
+    """Seconds until a job that is generated will have ended."""
+    each_s, at_once = await _pace(connection)
+    return _whole_s(each_s, 1 / at_once)
 
 
 def _whole_s(each_s: float, times: float) -> int:
