@@ -2,6 +2,8 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
+# Images often set it. Then each of the thirty processes of a demo compiles torch and Ray again, which doubles its time.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The first interpreter here that gatefold runs on; make PYTHON=/path/to/python names another.
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
