@@ -27,9 +27,9 @@ from serve.api.exports import IMAGE_TYPES, CoverFiles, ImageSize, Quality, check
 from serve.api.limits import JOBS_LISTED_MAX, IdempotencyKey, marked
 from serve.api.songs import body_of
 from serve.jobs.files import JobFiles
-from serve.jobs.jobs import Idempotency, Job, Webhook
+from serve.jobs.jobs import Idempotency, Webhook
 from serve.jobs.specs import CoversRequest, SongFile, make_spec
-from serve.jobs.store import JobStore, new_job_id
+from serve.jobs.store import Accepted, JobStore, new_job_id
 from serve.middleware.uploads import RequestBody, Upload, read_body
 from serve.observability.carried import add, current
 
@@ -116,20 +116,23 @@ class CoverRoutes:
         idempotency, cancel_after_s = None, cancel_after_seconds(cancel_after)
         if idempotency_key is not None:
             idempotency = Idempotency(idempotency_key, _digest(body, fields))
-        # asked before the song is encoded: a full queue, or a repeated request, should cost nothing
-        job, new = await self._store.admit(caller.id, idempotency, fields.n, caller.allowed), False
-        if job is None:
+        accepted: Accepted | None = None
+        if body.song or idempotency is not None:  # before it is encoded: a full queue, or a repeat, should cost nothing
+            accepted = await self._store.admit(caller.id, idempotency, fields.n, caller.allowed)
+        if accepted is None:
             asked = asked_for(body.song, fields)
-            job, new = await self._accept(asked, caller, idempotency, fields.webhook, cancel_after_s)
+            accepted = await self._accept(asked, caller, idempotency, fields.webhook, cancel_after_s)
+        job, new, ends_in_s = accepted
         if not new:
             response.headers["Idempotent-Replayed"] = "true"
         wait_s = min(_wait_s(prefer), self._limits.wait_max_s)
         if wait_s:
             job = await self._store.ended(job.job_id, wait_s)
             response.headers["Preference-Applied"] = f"wait={wait_s:g}"
+            ends_in_s = 0 if job.ended else await self._store.ends_in_s(job)
         response.status_code = 200 if job.ended else 202
         if not job.ended:
-            response.headers["Retry-After"] = str(await self._store.retry_after_s(job))
+            response.headers["Retry-After"] = str(ends_in_s)
         response.headers["Location"] = path_of(job)
         return job_view(job)
 
@@ -216,8 +219,8 @@ class CoverRoutes:
         idempotency: Idempotency | None,
         webhook: Webhook | None,
         cancel_after_s: float | None,
-    ) -> tuple[Job, bool]:
-        """The job of this request, and whether it is new; the uploaded song is stored before anybody can claim it."""
+    ) -> Accepted:
+        """The job of this request; the uploaded song is stored before anybody can claim it."""
         job_id, new = new_job_id(), False
         add(job_id=job_id)
         storing: asyncio.Future[None] | None = None
@@ -228,7 +231,7 @@ class CoverRoutes:
                 spec = replace(await make_spec(serving, asked), carried=current())
             if storing is not None:
                 await storing
-            job, new = await self._store.create(
+            accepted = await self._store.create(
                 job_id,
                 spec,
                 caller=caller.id,
@@ -237,11 +240,12 @@ class CoverRoutes:
                 webhook=webhook,
                 cancel_after_s=cancel_after_s,
             )
+            new = accepted.new
         finally:
             if storing is not None and not new:
                 await asyncio.wait({storing})
                 await self._files.delete_song(job_id)
-        return job, new
+        return accepted
 
     async def _stream(self, job_id: str, after: int) -> AsyncIterator[str]:
         changes = self._store.events(job_id, after)

@@ -32,13 +32,12 @@ from serve.batches.idempotency import KnownBatch, find
 from serve.batches.lines import COVERS, SEARCHES, BatchLine
 from serve.jobs.database import Database, uninterrupted
 from serve.jobs.jobs import Idempotency, Job, JobSpec, Webhook
-from serve.jobs.rows import UNFINISHED, end, read_jobs
+from serve.jobs.rows import UNFINISHED, end, insert_job, read_jobs
 from serve.jobs.store import (
     RETRY_AFTER_MAX_S,
     check_covers,
     end_values,
     expiry,
-    insert_job,
     new_job_id,
     webhook_of_job,
 )

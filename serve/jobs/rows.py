@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from serve.access.usage import add_usage, day_of
-from serve.jobs.jobs import ENDED, Job, JobResult, StoredCover
-from serve.jobs.records import error_of, match_of, spec_of, webhook_of
+from serve.jobs.jobs import ENDED, Job, JobResult, JobSpec, StoredCover
+from serve.jobs.records import error_of, match_of, spec_of, spec_record, webhook_of
 from serve.jobs.tables import events, images, jobs
 from serve.webhooks.outbox import add_delivery
 
@@ -42,6 +42,28 @@ UNFINISHED = jobs.c.state.in_(("queued", "running"))
 OPEN = jobs.c.finished_at.is_(None)
 """the same, as the index `jobs_unfinished` has it"""
 _CLAIMED = jobs.c.token > sa.literal_column("0")
+_SAME = jobs.c.priority == sa.bindparam("same", type_=sa.Integer)
+_TURNS = sa.select(  # of a priority: which the queue has come to, and the last of a caller's own
+    sa.func.coalesce(
+        sa.select(sa.func.max(jobs.c.turn)).where(_SAME, _CLAIMED).scalar_subquery(),
+        sa.select(sa.func.min(jobs.c.turn)).where(_SAME, jobs.c.state == "queued").scalar_subquery(),
+        0,  # what was claimed may be deleted by now
+    ).label("present"),
+    sa.select(sa.func.max(jobs.c.turn))
+    .where(jobs.c.caller == sa.bindparam("of"), _SAME, OPEN)
+    .scalar_subquery()
+    .label("own"),
+)
+_FIRST_EVENT = (
+    sa.insert(events)
+    .from_select(
+        ["job_id", "number", "at", "state", "progress", "position"],
+        sa.select(
+            jobs.c.job_id, sa.literal_column("1"), jobs.c.created_at, jobs.c.state, sa.literal_column("0.0"), POSITION
+        ).where(jobs.c.job_id == sa.bindparam("new")),
+    )
+    .returning(events.c.position)
+)
 _CHANGED = (
     jobs.c.job_id, jobs.c.last_event, jobs.c.state, jobs.c.progress, jobs.c.caller, jobs.c.started_at,
     jobs.c.webhook_url,
@@ -97,13 +119,43 @@ async def next_turn(connection: AsyncConnection, caller: str, priority: int) -> 
 
     Source: Goyal, Vin & Cheng, "Start-time Fair Queuing" (1997), with jobs of one length.
     """
-    same = jobs.c.priority == priority
-    claimed = sa.select(sa.func.max(jobs.c.turn)).where(same, _CLAIMED).scalar_subquery()
-    waiting = sa.select(sa.func.min(jobs.c.turn)).where(same, jobs.c.state == "queued").scalar_subquery()
-    own = sa.select(sa.func.max(jobs.c.turn)).where(jobs.c.caller == caller, same, OPEN).scalar_subquery()
-    present = sa.func.coalesce(claimed, waiting, 0)  # what was claimed may be deleted by now
-    row = (await connection.execute(sa.select(present.label("present"), own.label("own")))).one()
+    row = (await connection.execute(_TURNS, {"of": caller, "same": priority})).one()
     return int(row.present) if row.own is None else max(row.present, row.own + 1)
+
+
+async def insert_job(
+    connection: AsyncConnection,
+    now: float,
+    job_id: str,
+    spec: JobSpec,
+    caller: str,
+    priority: int,
+    webhook: dict[str, Any],
+    **values: object,
+) -> int | None:
+    """A queued job, and its first event; how many jobs go before it.
+
+    Args:
+        now: seconds since 1970.
+        webhook: columns, as of `webhook_of_job` of serve.jobs.store.
+        values: of other columns.
+    """
+    await connection.execute(
+        sa.insert(jobs).values(
+            job_id=job_id,
+            caller=caller,
+            priority=priority,
+            turn=await next_turn(connection, caller, priority),
+            covers=spec.n,
+            state="queued",
+            created_at=now,
+            spec=spec_record(spec),
+            **webhook,
+            **values,
+        )
+    )
+    position: int | None = await connection.scalar(_FIRST_EVENT, {"new": job_id})
+    return position
 
 
 async def end(

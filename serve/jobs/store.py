@@ -7,7 +7,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,8 +18,8 @@ from serve.access.callers import UNLIMITED, Allowance
 from serve.access.usage import covers_since, month_of
 from serve.jobs.database import Database, uninterrupted
 from serve.jobs.jobs import Idempotency, Job, JobSpec, State, Webhook
-from serve.jobs.records import spec_record, webhook_columns
-from serve.jobs.rows import OPEN, POSITION, UNFINISHED, at_event, change, next_turn, read_jobs, time_of
+from serve.jobs.records import webhook_columns
+from serve.jobs.rows import OPEN, UNFINISHED, at_event, change, insert_job, read_jobs, time_of
 from serve.jobs.tables import events, jobs, keys
 from serve.jobs.watching import ChangeWatcher
 from serve.observability.metrics import JOBS_ENDED
@@ -31,6 +31,36 @@ RETRY_AFTER_MAX_S = 3_600
 _MEASURED = 20  # of the last jobs
 IDEMPOTENCY_KEPT_S = 86_400
 """seconds that a caller's key stands for its request"""
+
+
+_OPEN_JOBS = sa.select(sa.func.count()).select_from(jobs).where(
+    OPEN & jobs.c.batch_id.is_(None)  # a batch has few under way at a time, and waits itself
+)
+_OWN_OPEN_JOBS = _OPEN_JOBS.where(jobs.c.caller == sa.bindparam("own"))
+_TOOK = (
+    sa.select((jobs.c.finished_at - jobs.c.started_at).label("took"))
+    .where(jobs.c.state == "succeeded")
+    .order_by(jobs.c.finished_at.desc())
+    .limit(_MEASURED)
+    .subquery()
+)
+_PACE = sa.select(
+    sa.func.avg(_TOOK.c.took),
+    sa.select(sa.func.count()).select_from(jobs).where(jobs.c.state == "running").scalar_subquery(),
+)
+
+
+class Accepted(NamedTuple):
+    """A job that a request was answered with.
+
+    Args:
+        new: False where an earlier request with the same key and content has made it.
+        ends_in_s: seconds until it will have ended, as far as its place and the last jobs say.
+    """
+
+    job: Job
+    new: bool
+    ends_in_s: int
 
 
 def new_job_id() -> str:
@@ -56,7 +86,7 @@ class JobStore:
     @uninterrupted
     async def admit(
         self, caller: str, idempotency: Idempotency | None, covers: int = 0, allowed: Allowance = UNLIMITED
-    ) -> Job | None:
+    ) -> Accepted | None:
         """The job made with this key; None where there is none yet, and one more job would be taken.
 
         Args:
@@ -68,7 +98,7 @@ class JobStore:
         """
         async with self._database.read() as connection:
             if idempotency is not None and (known := await self._find(connection, caller, idempotency)) is not None:
-                return known
+                return Accepted(known, False, await _ends_in_s(connection, known))
             await self._admit(connection, caller, covers, allowed)
         return None
 
@@ -84,8 +114,8 @@ class JobStore:
         priority: int = 0,
         webhook: Webhook | None = None,
         cancel_after_s: float | None = None,
-    ) -> tuple[Job, bool]:
-        """A queued job, and whether it is new: the same key and request give the same job.
+    ) -> Accepted:
+        """A queued job; the same key and request give the same one.
 
         Args:
             job_id: of `new_job_id`; what the job needs of the store lies there already.
@@ -99,7 +129,7 @@ class JobStore:
         async with self._database.write() as connection:
             await self._database.lock(connection)  # those who count, and those who look for a key, go one by one
             if idempotency is not None and (known := await self._find(connection, caller, idempotency)) is not None:
-                return known, False
+                return Accepted(known, False, await _ends_in_s(connection, known))
             await self._admit(connection, caller, spec.n, allowed)
             now = await self._database.now(connection)
             cancel_at = None if cancel_after_s is None else now + cancel_after_s
@@ -112,8 +142,9 @@ class JobStore:
                 named |= {"idempotency_key": key, "idempotency_digest": idempotency.digest}
             reported = webhook_of_job(webhook, caller, webhooks=self._webhooks)
             position = await insert_job(connection, now, job_id, spec, caller, priority, reported, **named)
-        ends = None if cancel_at is None else time_of(cancel_at)
-        return Job(job_id, caller, spec, time_of(now), position=position, webhook=webhook, cancel_at=ends), True
+            ends = None if cancel_at is None else time_of(cancel_at)
+            job = Job(job_id, caller, spec, time_of(now), position=position, webhook=webhook, cancel_at=ends)
+            return Accepted(job, True, await _ends_in_s(connection, job))
 
     @uninterrupted
     async def get(self, job_id: str, owner: str | None = None) -> Job:
@@ -188,12 +219,10 @@ class JobStore:
                 yield number, job
 
     @uninterrupted
-    async def retry_after_s(self, job: Job) -> int:
+    async def ends_in_s(self, job: Job) -> int:
         """Seconds until this job will have ended, as far as its place and the last jobs say."""
         async with self._database.read() as connection:
-            each_s, at_once = await _pace(connection)
-        left = 1 - job.progress if job.position is None else job.position // at_once + 1
-        return _whole_s(each_s, left)
+            return await _ends_in_s(connection, job)
 
     def close(self) -> None:
         """Ends what follows a job."""
@@ -235,11 +264,9 @@ class JobStore:
 
     async def _admit(self, connection: AsyncConnection, caller: str, covers: int, allowed: Allowance) -> None:
         """Raises: Overloaded, TooManyJobs, QuotaExceeded where the queue, or this caller, has its fill; InputError."""
-        counted = OPEN & jobs.c.batch_id.is_(None)  # a batch has few under way at a time, and waits itself
-        open_jobs = sa.select(sa.func.count()).select_from(jobs).where(counted)
-        unfinished, own = await connection.scalar(open_jobs) or 0, 0
+        unfinished, own = await connection.scalar(_OPEN_JOBS) or 0, 0
         if allowed.jobs_at_once is not None or unfinished >= self._limits.jobs_max:
-            own = await connection.scalar(open_jobs.where(jobs.c.caller == caller)) or 0
+            own = await connection.scalar(_OWN_OPEN_JOBS, {"own": caller}) or 0
         if allowed.jobs_at_once is not None and own >= allowed.jobs_at_once:
             raise TooManyJobs(
                 f"{own} of your jobs are queued or running, and this API key may have {allowed.jobs_at_once}; wait for "
@@ -284,43 +311,6 @@ async def check_covers(connection: AsyncConnection, now: float, caller: str, cov
     )
 
 
-async def insert_job(
-    connection: AsyncConnection,
-    now: float,
-    job_id: str,
-    spec: JobSpec,
-    caller: str,
-    priority: int,
-    webhook: dict[str, Any],
-    **values: object,
-) -> int | None:
-    """A queued job, and its first event; how many jobs go before it.
-
-    Args:
-        now: seconds since 1970.
-        webhook: columns, as of `webhook_of_job`.
-        values: of other columns.
-    """
-    await connection.execute(
-        sa.insert(jobs).values(
-            job_id=job_id,
-            caller=caller,
-            priority=priority,
-            turn=await next_turn(connection, caller, priority),
-            covers=spec.n,
-            state="queued",
-            created_at=now,
-            spec=spec_record(spec),
-            **webhook,
-            **values,
-        )
-    )
-    position: int | None = await connection.scalar(sa.select(POSITION).where(jobs.c.job_id == job_id))
-    first = {"job_id": job_id, "number": 1, "at": now, "state": "queued", "progress": 0.0, "position": position}
-    await connection.execute(sa.insert(events).values(first))
-    return position
-
-
 def webhook_of_job(named: Webhook | None, caller: str, *, webhooks: bool) -> dict[str, Any]:
     """Columns of the webhook of a new job: the one that is named; else that of the caller's key, as it is in the
     moment of the statement.
@@ -336,11 +326,15 @@ def webhook_of_job(named: Webhook | None, caller: str, *, webhooks: bool) -> dic
 
 async def _pace(connection: AsyncConnection) -> tuple[float, int]:
     """Mean seconds that the last jobs took to generate, and how many are generated at once."""
-    took = (jobs.c.finished_at - jobs.c.started_at).label("took")
-    last = sa.select(took).where(jobs.c.state == "succeeded").order_by(jobs.c.finished_at.desc()).limit(_MEASURED)
-    running = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.state == "running").scalar_subquery()
-    row = (await connection.execute(sa.select(sa.func.avg(last.subquery().c.took), running))).one()
+    row = (await connection.execute(_PACE)).one()
     return (RETRY_AFTER_S if row[0] is None else float(row[0])), max(1, row[1])
+
+
+async def _ends_in_s(connection: AsyncConnection, job: Job) -> int:
+    """Seconds until this job will have ended, as far as its place and the last jobs say."""
+    each_s, at_once = await _pace(connection)
+    left = 1 - job.progress if job.position is None else job.position // at_once + 1
+    return _whole_s(each_s, left)
 
 
 async def _room_in_s(connection: AsyncConnection) -> int:

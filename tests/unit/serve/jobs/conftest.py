@@ -44,7 +44,7 @@ class Jobs:
 
     async def make(self, caller: str = "me", key: str | None = None, digest: str = "d", priority: int = 0) -> Job:
         idempotency = None if key is None else Idempotency(key, digest)
-        job, _ = await self.store.create(
+        job, *_ = await self.store.create(
             new_job_id(), SPEC, caller=caller, idempotency=idempotency, priority=priority
         )
         return job

@@ -17,7 +17,7 @@ from tests.unit.serve.jobs.conftest import RESULT, SPEC, Jobs, Opened, run
 
 async def make(jobs: Jobs, caller: str = "me", n: int = 2, **allowed: Any) -> Job:
     spec = replace(SPEC, n=n)
-    job, _ = await jobs.store.create(new_job_id(), spec, caller=caller, allowed=Allowance(**allowed))
+    job, *_ = await jobs.store.create(new_job_id(), spec, caller=caller, allowed=Allowance(**allowed))
     return job
 
 

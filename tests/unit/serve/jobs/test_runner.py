@@ -58,7 +58,7 @@ class Machine:
         await self.files.put_song(job_id, SONG)
         with self.active.current() as services:
             spec = await make_spec(services, asked)
-        job, _ = await self.jobs.store.create(job_id, spec, caller="me")
+        job, *_ = await self.jobs.store.create(job_id, spec, caller="me")
         return job
 
     async def until(self, job: Job, state: str) -> Job:

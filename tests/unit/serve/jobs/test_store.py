@@ -93,11 +93,11 @@ def test_a_key_gives_the_same_job_over_a_restart_and_a_conflict_for_another_requ
         async with opened() as jobs:
             first = await jobs.make(key="k")
         async with opened(jobs_max=1) as jobs:  # a repeated request is answered by a full queue too
-            again, new = await jobs.store.create(new_job_id(), SPEC, caller="me", idempotency=Idempotency("k", "d"))
+            again, new, _ = await jobs.store.create(new_job_id(), SPEC, caller="me", idempotency=Idempotency("k", "d"))
             assert (again.job_id, new) == (first.job_id, False)
             found = await jobs.store.admit("me", Idempotency("k", "d"))
             assert found is not None
-            assert found.job_id == first.job_id
+            assert (found.job.job_id, found.new) == (first.job_id, False)
             assert await jobs.store.admit("you", Idempotency("k", "d")) is None
             with pytest.raises(Overloaded):
                 await jobs.store.admit("me", Idempotency("l", "d"))

@@ -13,7 +13,7 @@ from tests.unit.serve.jobs.conftest import RESULT, SPEC, Jobs, Opened, run
 
 
 async def limited(jobs: Jobs, cancel_after_s: float) -> Job:
-    job, _ = await jobs.store.create(new_job_id(), SPEC, caller="me", cancel_after_s=cancel_after_s)
+    job, *_ = await jobs.store.create(new_job_id(), SPEC, caller="me", cancel_after_s=cancel_after_s)
     return job
 
 
@@ -84,18 +84,19 @@ def test_the_time_until_a_job_has_ended_is_estimated_by_its_place_and_the_last_j
     async def main() -> None:
         async with opened() as jobs:
             first = await jobs.make()
-            assert await jobs.store.retry_after_s(first) == RETRY_AFTER_S
+            assert await jobs.store.ends_in_s(first) == RETRY_AFTER_S
             await ended_after(jobs, 10)
             await jobs.make()
             await ended_after(jobs, 20)
             waiting = [await jobs.make() for _ in range(5)]
-            assert [await jobs.store.retry_after_s(job) for job in waiting[:3]] == [15, 30, 45]
+            assert [await jobs.store.ends_in_s(job) for job in waiting[:3]] == [15, 30, 45]
+            assert (await jobs.store.create(new_job_id(), SPEC, caller="me")).ends_in_s == 6 * 15
             await jobs.begin()
             claim = await jobs.begin()  # two run at once
             third = await jobs.store.get(waiting[4].job_id)
-            assert (third.position, await jobs.store.retry_after_s(third)) == (2, 30)
+            assert (third.position, await jobs.store.ends_in_s(third)) == (2, 30)
             await jobs.queue.advance(claim, 0.8)
-            assert await jobs.store.retry_after_s(await jobs.store.get(claim.job.job_id)) == 3
+            assert await jobs.store.ends_in_s(await jobs.store.get(claim.job.job_id)) == 3
 
     run(main())
 

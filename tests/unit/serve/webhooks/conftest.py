@@ -39,7 +39,7 @@ async def delivering(
 
 async def made(jobs: Jobs, url: str, events: tuple[str, ...] | None = None) -> Job:
     """A queued job whose end is to be reported."""
-    job, _ = await jobs.store.create(new_job_id(), SPEC, caller="me", webhook=Webhook(url, events))
+    job, *_ = await jobs.store.create(new_job_id(), SPEC, caller="me", webhook=Webhook(url, events))
     return job
 
 
