@@ -62,12 +62,12 @@ class AudioSettings(Section):
 
     @property
     def window_length(self) -> int:
-        """samples"""
+        """samples."""
         return round(self.window_s * self.sample_rate)
 
     @property
     def frames(self) -> int:
-        """spectrogram columns in a window"""
+        """spectrogram columns in a window."""
         return self.window_length // self.hop_length
 
     @model_validator(mode="after")

@@ -13,7 +13,10 @@ from typing import ClassVar
 
 
 class GatefoldError(Exception):
-    """Root of the tree: a stable `code`, the HTTP `status` it maps to, and whether trying again can help."""
+    """A fault of gatefold's own that nobody foresaw; an endpoint's log has it under the request's `X-Request-Id`.
+
+    Root of the tree. Each kind has a stable `code`, the HTTP `status` it maps to, and whether trying again can help.
+    """
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
@@ -31,7 +34,7 @@ class GatefoldError(Exception):
 
 
 class InputError(GatefoldError):
-    """Something handed to us cannot be used; the same input will fail again."""
+    """A field is missing, unknown or out of range, or an input cannot be used; the detail says what is allowed."""
 
     code = "invalid_input"
     status = 422
@@ -115,13 +118,13 @@ class TooLarge(InputError):
 
 
 class UnsupportedText(InputError):
-    """A title or an artist's name that cannot be written on a cover."""
+    """A title or an artist's name with a character that no font has."""
 
     code = "unsupported_text"
 
 
 class PreflightFailed(InputError):
-    """A file that is not what a store demands."""
+    """A file that breaks a rule of its store; the detail names each."""
 
     code = "preflight_failed"
 
@@ -145,14 +148,14 @@ class NoSources(InputError):
 
 
 class RequestTimeout(InputError):
-    """A client that sends its request too slowly."""
+    """A body that comes too slowly (`serve.body_timeout_s`, `serve.body_min_rate`)."""
 
     code = "request_timeout"
     status = 408
 
 
 class Unauthorized(InputError):
-    """A request without a key that the endpoint knows."""
+    """A request without a key, or with one that is unknown, expired or revoked."""
 
     code = "unauthorized"
     status = 401
@@ -272,7 +275,10 @@ class IndexNotReady(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """The queue is full. `retry_after_s` becomes the Retry-After header."""
+    """A queue is full: jobs, songs, or bodies under way.
+
+    `retry_after_s` becomes the Retry-After header.
+    """
 
     code = "overloaded"
     status = 429

@@ -21,7 +21,7 @@ class Source(Protocol):
 
     @property
     def size(self) -> int:
-        """bytes"""
+        """bytes."""
         ...
 
     def read_at(self, offset: int, length: int) -> bytes | memoryview:
@@ -37,7 +37,7 @@ class BytesSource:
 
     @property
     def size(self) -> int:
-        """bytes"""
+        """bytes."""
         return len(self._data)
 
     def read_at(self, offset: int, length: int) -> bytes | memoryview:

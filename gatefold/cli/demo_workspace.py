@@ -1,5 +1,4 @@
-"""The demo's workspace: in the workspace that all verbs share, unless that holds songs of the user's own.
-"""
+"""The demo's workspace: in the workspace that all verbs share, unless that holds songs of the user's own."""
 
 import shlex
 

@@ -36,22 +36,22 @@ class StageCounts(Protocol):
 
     @property
     def done(self) -> int:
-        """inputs worked on in this run"""
+        """inputs worked on in this run."""
         ...
 
     @property
     def skipped(self) -> int:
-        """inputs that were done before"""
+        """inputs that were done before."""
         ...
 
     @property
     def rejected(self) -> int:
-        """inputs that could not be used"""
+        """inputs that could not be used."""
         ...
 
     @property
     def seconds(self) -> float:
-        """duration of the run"""
+        """duration of the run."""
         ...
 
 

@@ -147,22 +147,22 @@ class CoverPipeline(DiffusionPipeline):
 
     @property
     def size(self) -> int:
-        """pixels a side"""
+        """pixels a side."""
         return int(self.transformer.config.sample_size)
 
     @property
     def neighbours(self) -> int:
-        """covers it was trained to take its style from"""
+        """covers it was trained to take its style from."""
         return self.num_sources
 
     @property
     def num_inference_steps(self) -> int:
-        """denoising steps where none are asked for"""
+        """denoising steps where none are asked for."""
         return int(self.config["num_inference_steps"])
 
     @property
     def guidance_scale(self) -> float:
-        """where none is asked for; 1 is no guidance"""
+        """where none is asked for; 1 is no guidance."""
         return float(self.config["guidance_scale"])
 
     @torch.inference_mode()

@@ -110,12 +110,12 @@ class CoverIndex:
 
     @property
     def ntotal(self) -> int:
-        """covers"""
+        """covers."""
         return self._shards[-1].stop
 
     @property
     def embed_dim(self) -> int:
-        """D, width of the embeddings"""
+        """D, width of the embeddings."""
         return int(self._covers.shape[1])
 
     def search(

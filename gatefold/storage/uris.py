@@ -83,7 +83,7 @@ def name(uri: str) -> str:
 
 
 def relative(uri: str, folder: str) -> str:
-    """The literal path of `uri` inside `folder`, slashes between its parts; bytes that are no UTF-8 appear as `\\xNN`.
+    r"""The literal path of `uri` inside `folder`, slashes between its parts; bytes that are no UTF-8 appear as `\xNN`.
 
     Raises: InputError when it does not lie inside.
     """

@@ -123,8 +123,7 @@ def _version(data: bytes) -> int:
 
 
 def _load_id3(tag: bytes) -> ID3:
-    """Frames as they are, not translated to those of a later version; one of ID3v2.2, which cannot be written, to 2.3.
-    """
+    """Frames as they are, without translation to a later version; of ID3v2.2, which cannot be written, as 2.3."""
     if tag[3] > 2:
         return ID3(io.BytesIO(tag), translate=False)
     tags = ID3(io.BytesIO(tag))

@@ -46,7 +46,8 @@ class EncoderTrainer:
         device: torch.device = _CPU,
         prepare: Callable[[Module], Module] = lambda module: module,
     ) -> None:
-        """
+        """A trainer before its first step.
+
         Args:
             prepare: takes the module to the device, and round it puts what joins the gradients of several workers.
         """

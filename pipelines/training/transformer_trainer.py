@@ -37,7 +37,8 @@ class TransformerTrainer:
         device: torch.device = _CPU,
         prepare: Callable[[Module], Module] = lambda module: module,
     ) -> None:
-        """
+        """A trainer before its first step.
+
         Args:
             prepare: moves the module to the device, and wraps it in what joins the gradients of several workers.
         """

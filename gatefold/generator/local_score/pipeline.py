@@ -75,17 +75,17 @@ class LocalScorePipeline(DiffusionPipeline):
 
     @property
     def num_sources(self) -> int:
-        """nearest covers that pictures are made from"""
+        """nearest covers that pictures are made from."""
         return int(self.config["num_sources"])
 
     @property
     def size(self) -> int:
-        """pixels a side where none is asked for"""
+        """pixels a side where none is asked for."""
         return int(self.config["size"])
 
     @property
     def encoder_fingerprint(self) -> str:
-        """of the encoder whose cosines it is given"""
+        """of the encoder whose cosines it is given."""
         return str(self.config["encoder_fingerprint"])
 
     @property

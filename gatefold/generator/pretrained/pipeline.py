@@ -66,7 +66,7 @@ class _Call:
 
     @property
     def steps(self) -> int:
-        """that are made, of a scheduler that evaluates the model once a step"""
+        """that are made, of a scheduler that evaluates the model once a step."""
         return min(self.num_inference_steps, int(self.num_inference_steps * self.strength))
 
 

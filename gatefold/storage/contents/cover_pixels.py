@@ -59,7 +59,7 @@ class CoverPixels:
 
     @property
     def size(self) -> int:
-        """pixels a side of the table's covers"""
+        """pixels a side of the table's covers."""
         return self._cover.size
 
     def read(self, song_ids: Sequence[str]) -> dict[str, Pixels]:
