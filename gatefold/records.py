@@ -124,14 +124,15 @@ class Match(BaseModel):
 
 
 def split_of(shares: SplitSettings, *, artist: str | None, album: str | None, song_id: str) -> Split:
-    """The side of the split that this song is on, for ever: a stable hash of its artist (else album, else id).
+    """Which split this song belongs to: by a stable hash of its artist (else album, else id).
 
-    Adding songs to a catalogue never moves one from one side to another, and no artist is on two sides (but where a
-    manifest says so), which would let the encoder recognise artists instead of music. Names are compared by
-    `names.normal_name`.
+    Adding songs to a catalogue moves none from one split to another; only other shares do. No artist is in two splits
+    (but where a manifest says so), which would let the encoder recognise artists instead of music. Names are compared
+    by `names.normal_name`; one of white space alone is none.
     """
     names = (("artist", artist), ("album", album), ("song", song_id))
-    key = next(f"{kind}:{normal}" for kind, value in names if (normal := normal_name(value)))
+    known = (f"{kind}:{normal}" for kind, value in names if (normal := normal_name(value)))
+    key = next(known, f"song:{song_id}")
     point = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
     if point < shares.test:
         return "test"

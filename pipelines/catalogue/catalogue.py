@@ -22,6 +22,7 @@ from pydantic import JsonValue
 from gatefold.config import Settings, SplitSettings
 from gatefold.errors import InputError
 from gatefold.index.row_lookup import in_chunks
+from gatefold.names import normal_name
 from gatefold.progress import OnProgress, silent
 from gatefold.records import REJECTS, SPLITS, TRACKS, split_of
 from gatefold.storage import leases, objects, tables
@@ -95,14 +96,17 @@ def with_splits(tracks: pa.Table, shares: SplitSettings) -> pa.ChunkedArray:
         keys = tracks[column]
         wanted = pc.and_(open_rows, pc.is_valid(keys))
         names = pc.unique(keys.filter(wanted))
-        sides = pa.array((_side_of(shares, column, name) for some in in_chunks(names) for name in some), pa.string())
-        made = pc.take(sides, pc.index_in(keys, value_set=names))
-        split = pc.if_else(wanted, made, split)
-        open_rows = pc.and_not(open_rows, wanted)
+        chosen = (_split_of_name(shares, column, name) for some in in_chunks(names) for name in some)
+        made = pc.take(pa.array(chosen, pa.string()), pc.index_in(keys, value_set=names))
+        found = pc.and_(wanted, pc.is_valid(made))
+        split = pc.if_else(found, made, split)
+        open_rows = pc.and_not(open_rows, found)
     return split
 
 
-def _side_of(shares: SplitSettings, column: str, name: str) -> str:
+def _split_of_name(shares: SplitSettings, column: str, name: str) -> str | None:
+    if column != "song_id" and not normal_name(name):
+        return None  # white space, as some tags have it
     artist, album = (name if column == kind else None for kind in ("artist", "album"))
     return split_of(shares, artist=artist, album=album, song_id=name)
 

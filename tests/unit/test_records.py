@@ -26,6 +26,7 @@ def test_spelling_differences_that_mean_nothing_do_not_part_an_artist() -> None:
 def test_where_there_is_no_artist_the_album_decides_then_the_song() -> None:
     assert side(None, "album", "s1") == side("  ", "album", "s2") == side("", "Album", "s3")
     assert {side(None, None, f"s{i}") for i in range(100)} == set(SPLITS)
+    assert side("\u00a0", "\u3000", "\u00a0") in SPLITS  # an id of white space is an id
 
 
 def test_shares_are_about_those_that_were_asked_for() -> None:

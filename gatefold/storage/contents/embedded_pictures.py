@@ -47,6 +47,7 @@ UNREADABLE = (
     OverflowError, ZeroDivisionError, struct.error, zlib.error,
 )  # fmt: skip
 """All that mutagen raises on bytes that are not what they claim."""
+_BLANKS = "\0" + "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
 _T = TypeVar("_T")
 
 
@@ -64,7 +65,7 @@ class Tagged:
     def add(self, texts: Iterable[Iterable[object]], pictures: Iterable[bytes] = ()) -> None:
         """Adds what is not known yet: values of each field of `FIELDS`, in their order."""
         for name, values in zip(FIELDS, texts, strict=False):
-            found = next((text for value in values if (text := str(value).strip("\0 \t\r\n"))), None)
+            found = next((text for value in values if (text := str(value).strip(_BLANKS))), None)
             if found:
                 self.texts.setdefault(name, found)
         self.pictures += [picture for picture in pictures if picture]

@@ -43,8 +43,9 @@ def tracks(**columns: Sequence[str | None]) -> pa.Table:
 def test_splits_are_those_of_the_one_rule_and_the_given_ones_stay() -> None:
     shares = SplitSettings(validation=0.3, test=0.3)
     ids = [f"s{n}" for n in range(60)]
-    artists = [f"Artist {n % 7}" if n % 3 else None for n in range(60)]
-    albums = [f"Album {n % 5}" if n % 2 else None for n in range(60)]
+    artists = [f"Artist {n % 7}" if n % 3 else (None, "\u00a0", "  ")[n % 9 // 3] for n in range(60)]
+    albums = [f"Album {n % 5}" if n % 2 else (None, "\u3000")[n % 4 // 2] for n in range(60)]
+    ids[-1] = "\u00a0"  # blank, and yet an id
     given = ["test" if n == 1 else None for n in range(60)]
     table = tracks(song_id=ids, artist=artists, album=albums, split=given)
     expected = [split_of(shares, artist=artist, album=album, song_id=song_id)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mutagen.apev2 import APEv2
 from mutagen.flac import FLAC, Picture
-from mutagen.id3 import APIC, ID3, TIT2, TPE1
+from mutagen.id3 import APIC, ID3, TALB, TIT2, TPE1
 from PIL import Image
 
 from gatefold.audio.containers import ContainerKind, identify
@@ -182,3 +182,9 @@ def test_a_jpeg_whose_exif_is_damaged_is_taken_as_it_lies() -> None:
     image = Image.new("RGB", (40, 20), (10, 200, 30))
     image.save(sink, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\xff" * 30)
     assert decode_cover(sink.getvalue(), COVER).shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize("blank", ["\u00a0", "\u3000", " \u2003\u00a0 "])
+def test_a_tag_of_white_space_alone_is_none(tmp_path: Path, blank: str) -> None:
+    uri = song(tmp_path, MP3, TPE1(encoding=3, text=blank), TALB(encoding=3, text=f"{blank}Album{blank}"))
+    assert tags(Path(uri.removeprefix("file://")).read_bytes()).texts == {"album": "Album"}
