@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import date
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar, Unpack
 
 import httpx
 
-from gatefold.client import calls, files, models
+from gatefold.client import calls, files, models, webhooks
 from gatefold.client.batches import AsyncBatches
 from gatefold.client.calls import Call, CoverOptions, ExportOptions, PictureFormat, SearchOptions, SongLike
 from gatefold.client.endpoint import Endpoint, is_replayed, no_answer
@@ -138,6 +139,31 @@ class AsyncClient:
     async def withdraw(self, song_id: str) -> None:
         """Withdraws a song for its artist, for good."""
         await self.send(calls.withdraw(song_id))
+
+    async def limits(self) -> models.LimitsAnswer:
+        """What a request may ask for at most."""
+        return await self.send(calls.limits())
+
+    async def usage(
+        self, first: date | None = None, last: date | None = None, *, everyone: bool = False
+    ) -> models.UsageAnswer:
+        """What the caller used, by day.
+
+        Args:
+            first: day in UTC; the first of the month of `last` where absent.
+            last: day in UTC; today where absent.
+            everyone: of every caller, which needs the scope admin.
+        """
+        return await self.send(calls.usage(first, last, everyone))
+
+    async def audit(self, *, limit: int | None = None, before: int | None = None) -> models.AuditPage:
+        """Calls that needed the scope admin, and changes of keys, the last first.
+
+        Args:
+            limit: entries at most; 100 where absent.
+            before: number of the entry to go on from; the last ones where absent.
+        """
+        return await self.send(calls.audit(limit, before))
 
     async def health(self, probe: Literal["live", "ready"] = "ready") -> models.HealthAnswer:
         """That requests can be answered, or with "live" that the process answers."""
@@ -313,11 +339,11 @@ class AsyncCoverJob:
         """All that replays the job exactly."""
         return await self._client.send(calls.manifest(self.job_id))
 
-    async def deliveries(self) -> list[models.WebhookDelivery]:
+    async def deliveries(self) -> list[webhooks.WebhookDelivery]:
         """What became of the events that its webhook wants, with each attempt."""
         return (await self._client.send(calls.deliveries(self.job_id))).deliveries
 
-    async def redeliver(self, number: int) -> models.WebhookDelivery:
+    async def redeliver(self, number: int) -> webhooks.WebhookDelivery:
         """Delivers one of them again, at once."""
         return await self._client.send(calls.redeliver(self.job_id, number))
 

@@ -6,10 +6,11 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 from urllib.parse import quote
 
-from gatefold.client import models
+from gatefold.client import models, webhooks
 from gatefold.client.models import EmbeddingAnswer
 from gatefold.client.uploads import Fields, SongUpload
 
@@ -239,15 +240,15 @@ def manifest_bytes(job_id: str) -> Call[bytes]:
     return _get(f"{_job_path(job_id)}/manifest.json", bytes)
 
 
-def deliveries(job_id: str) -> Call[models.DeliveryPage]:
+def deliveries(job_id: str) -> Call[webhooks.DeliveryPage]:
     """Call for what became of a job's webhook."""
-    return _get(f"{_job_path(job_id)}/deliveries", models.DeliveryPage)
+    return _get(f"{_job_path(job_id)}/deliveries", webhooks.DeliveryPage)
 
 
-def redeliver(job_id: str, number: int) -> Call[models.WebhookDelivery]:
+def redeliver(job_id: str, number: int) -> Call[webhooks.WebhookDelivery]:
     """Call that delivers an event of a job again."""
     path = f"{_job_path(job_id)}/deliveries/{int(number)}/redeliver"
-    return Call("POST", path, models.WebhookDelivery, False)
+    return Call("POST", path, webhooks.WebhookDelivery, False)
 
 
 def create_batch(lines: bytes, idempotency_key: str | None) -> Call[models.BatchStatus]:
@@ -295,6 +296,35 @@ def withdraw(song_id: str) -> Call[None]:
 def current_release() -> Call[models.ReleaseInfo]:
     """Call for the release that serves."""
     return _get("/v1/releases/current", models.ReleaseInfo)
+
+
+def limits() -> Call[models.LimitsAnswer]:
+    """Call for what a request may ask for at most."""
+    return _get("/v1/limits", models.LimitsAnswer)
+
+
+def usage(first: date | None, last: date | None, everyone: bool) -> Call[models.UsageAnswer]:
+    """Call for what was used by day.
+
+    Args:
+        first: day in UTC; None for the first of the month of `last`.
+        last: day in UTC; None for today.
+        everyone: of every caller, which needs the scope admin.
+    """
+    days = {"from": first, "to": last}
+    query = {name: day.isoformat() for name, day in days.items() if day is not None}
+    return _get("/v1/usage", models.UsageAnswer, query | ({"all": "true"} if everyone else {}))
+
+
+def audit(limit: int | None, before: int | None) -> Call[models.AuditPage]:
+    """Call for a page of the audit.
+
+    Args:
+        limit: entries at most.
+        before: number of the entry to go on from; None for the last ones.
+    """
+    query = {"limit": limit, "before": before}
+    return _get("/v1/audit", models.AuditPage, {name: str(value) for name, value in query.items() if value is not None})
 
 
 def health(probe: Literal["live", "ready"]) -> Call[models.HealthAnswer]:

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar, Unpack
 
 import httpx
 
-from gatefold.client import calls, files, models
+from gatefold.client import calls, files, models, webhooks
 from gatefold.client.batches import Batches
 from gatefold.client.calls import Call, CoverOptions, ExportOptions, PictureFormat, SearchOptions, SongLike
 from gatefold.client.endpoint import Endpoint, is_replayed, no_answer
@@ -137,6 +138,31 @@ class Client:
     def withdraw(self, song_id: str) -> None:
         """Withdraws a song for its artist, for good."""
         self.send(calls.withdraw(song_id))
+
+    def limits(self) -> models.LimitsAnswer:
+        """What a request may ask for at most."""
+        return self.send(calls.limits())
+
+    def usage(
+        self, first: date | None = None, last: date | None = None, *, everyone: bool = False
+    ) -> models.UsageAnswer:
+        """What the caller used, by day.
+
+        Args:
+            first: day in UTC; the first of the month of `last` where absent.
+            last: day in UTC; today where absent.
+            everyone: of every caller, which needs the scope admin.
+        """
+        return self.send(calls.usage(first, last, everyone))
+
+    def audit(self, *, limit: int | None = None, before: int | None = None) -> models.AuditPage:
+        """Calls that needed the scope admin, and changes of keys, the last first.
+
+        Args:
+            limit: entries at most; 100 where absent.
+            before: number of the entry to go on from; the last ones where absent.
+        """
+        return self.send(calls.audit(limit, before))
 
     def health(self, probe: Literal["live", "ready"] = "ready") -> models.HealthAnswer:
         """That requests can be answered, or with "live" that the process answers."""
@@ -311,11 +337,11 @@ class CoverJob:
         """All that replays the job exactly."""
         return self._client.send(calls.manifest(self.job_id))
 
-    def deliveries(self) -> list[models.WebhookDelivery]:
+    def deliveries(self) -> list[webhooks.WebhookDelivery]:
         """What became of the events that its webhook wants, with each attempt."""
         return self._client.send(calls.deliveries(self.job_id)).deliveries
 
-    def redeliver(self, number: int) -> models.WebhookDelivery:
+    def redeliver(self, number: int) -> webhooks.WebhookDelivery:
         """Delivers one of them again, at once."""
         return self._client.send(calls.redeliver(self.job_id, number))
 

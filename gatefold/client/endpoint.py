@@ -7,6 +7,7 @@ taken from an answer, and redirects are not followed.
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -84,7 +85,11 @@ class Endpoint:
             ) from None
 
     def check(self, answer: httpx.Response) -> None:
-        """Nothing, for 2xx. Raises: ApiError."""
+        """Nothing, for 2xx; with a DeprecationWarning where the route ends (`Sunset`, RFC 8594). Raises: ApiError."""
+        if "Sunset" in answer.headers:
+            called = f"{answer.request.method} {answer.request.url.path}"
+            ends = f"{called} ends on {answer.headers['Sunset'][:64]}; a newer gatefold.client calls what replaces it"
+            warnings.warn(ends, DeprecationWarning, stacklevel=2)
         if not answer.is_success:
             raise error_of(answer, datetime.now(UTC))
 

@@ -5,7 +5,7 @@ known here is kept and never refused, so that a client goes on working beside a 
 server does not send yet has a default.
 """
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -205,53 +205,6 @@ class JobPage(Answer):
     """names what `client.jobs(after=...)` goes on with; None where there is nothing more"""
 
 
-class WebhookEvent(Answer):
-    """What a webhook brings."""
-
-    type: str
-    """job.succeeded, job.failed or job.cancelled"""
-    timestamp: datetime
-    """of the event, whenever it arrives"""
-    data: JobStatus
-    """the job at its end"""
-
-
-class DeliveryAttempt(Answer):
-    """One attempt to deliver an event to a webhook."""
-
-    number: int
-    at: datetime
-    seconds: float
-    status: int | None
-    """of the receiver's answer"""
-    answer: str | None
-    """beginning of its body"""
-    error: str | None
-    """why there was no answer"""
-
-
-class WebhookDelivery(Answer):
-    """An event of a job on its way to its webhook."""
-
-    number: int
-    webhook_id: str
-    """the header `webhook-id`, the same in every attempt"""
-    type: str
-    receiver: str
-    """host and port"""
-    state: str
-    """pending, delivered or failed"""
-    created_at: datetime
-    next_attempt_at: datetime | None
-    attempts: list[DeliveryAttempt]
-
-
-class DeliveryPage(Answer):
-    """The deliveries of a job."""
-
-    deliveries: list[WebhookDelivery]
-
-
 class BatchTally(Answer):
     """Lines of a batch, by what became of them."""
 
@@ -359,3 +312,89 @@ class HealthAnswer(Answer):
     """That the process answers ("live"), or that requests can be answered ("ready")."""
 
     status: str
+
+
+class LimitsAnswer(Answer):
+    """What a request may ask for at most; most have the name of the setting that decides them."""
+
+    upload_max_bytes: int
+    upload_max_duration_s: float
+    form_fields_max: int
+    """fields of a form beside the song"""
+    form_fields_max_bytes: int
+    json_max_bytes: int
+    k_max: int
+    """matches of a search"""
+    n_max: int
+    """covers of a job"""
+    size_min: int
+    """pixels a side of a picture, at least"""
+    size_max: int
+    """pixels a side of a job's covers"""
+    image_size_max: int
+    """pixels a side that an image of a job can be fetched at"""
+    exports_queued_max: int
+    """covers that wait to be exported"""
+    steps_max: int
+    """denoising steps of a cover"""
+    guidance_max: float
+    """guidance scale"""
+    seed_max: int
+    """seed of a job's last cover"""
+    list_max: int
+    """values of a list"""
+    columns_max: int
+    """columns that a search filters by"""
+    embedding_max: int
+    """numbers of an embedding"""
+    idempotency_key_max: int
+    """characters of an Idempotency-Key"""
+    songs_queued_max: int
+    """uploaded songs that wait for the encoder"""
+    jobs_max: int
+    """jobs queued or running"""
+    results_kept_s: float
+    """seconds after its end that a job is kept with its images"""
+    wait_max_s: float
+    """seconds that `Prefer: wait` holds a request; more are shortened to it"""
+
+
+class UsageDay(Answer):
+    """What a caller used on a day."""
+
+    caller: str
+    """how its API key begins"""
+    day: date
+    """in UTC"""
+    searches: int
+    covers: int
+    generation_s: float
+    cost: float | None = None
+    """None where the operator has set no prices"""
+
+
+class UsageAnswer(Answer):
+    """Usage by day and caller, the first day first; days without usage are left out."""
+
+    first: date
+    last: date
+    currency: str | None = None
+    days: list[UsageDay]
+
+
+class AuditEntry(Answer):
+    """A call that needed the scope `admin`, or a change of a key."""
+
+    number: int
+    at: datetime
+    caller: str
+    action: str
+    target: str
+    result: str | None = None
+    """status of the answer, or `done`; None where the endpoint ended before"""
+
+
+class AuditPage(Answer):
+    """Entries of the audit, the last first."""
+
+    entries: list[AuditEntry]

@@ -1,4 +1,4 @@
-"""What a webhook brought, once its signature was verified: for the program that receives it. No I/O.
+"""What a webhook brought, once its signature was verified, and what became of each delivery. No I/O.
 
     event = verify("whsec_...", request.headers, request.body)
     if event.type == "job.succeeded":
@@ -16,14 +16,62 @@ import hmac
 import math
 import time
 from collections.abc import Mapping
+from datetime import datetime
 
 from pydantic import ValidationError
 
 from gatefold.client.errors import WebhookRefused
-from gatefold.client.models import WebhookEvent
+from gatefold.client.models import Answer, JobStatus
 
 TOLERANCE_S = 300.0
 """seconds that an attempt may be old, or ahead of this machine's clock"""
+
+
+class WebhookEvent(Answer):
+    """What a webhook brings."""
+
+    type: str
+    """job.succeeded, job.failed or job.cancelled"""
+    timestamp: datetime
+    """of the event, whenever it arrives"""
+    data: JobStatus
+    """the job at its end"""
+
+
+class DeliveryAttempt(Answer):
+    """One attempt to deliver an event to a webhook."""
+
+    number: int
+    at: datetime
+    seconds: float
+    status: int | None
+    """of the receiver's answer"""
+    answer: str | None
+    """beginning of its body"""
+    error: str | None
+    """why there was no answer"""
+
+
+class WebhookDelivery(Answer):
+    """An event of a job on its way to its webhook."""
+
+    number: int
+    webhook_id: str
+    """the header `webhook-id`, the same in every attempt"""
+    type: str
+    receiver: str
+    """host and port"""
+    state: str
+    """pending, delivered or failed"""
+    created_at: datetime
+    next_attempt_at: datetime | None
+    attempts: list[DeliveryAttempt]
+
+
+class DeliveryPage(Answer):
+    """The deliveries of a job."""
+
+    deliveries: list[WebhookDelivery]
 
 
 def verify(

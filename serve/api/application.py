@@ -50,6 +50,7 @@ from serve.middleware.intake import BodyAdmissionMiddleware
 from serve.middleware.keys import Keys
 from serve.middleware.request_context import RequestContextMiddleware
 from serve.middleware.security_headers import SecurityHeadersMiddleware
+from serve.middleware.sunset import SunsetMiddleware
 from serve.observability.tracing import TraceArgs
 from serve.optout_filter import OptOuts
 from serve.webhooks.outbox import Outbox
@@ -181,6 +182,7 @@ def _lifespan(
 
 def _surround(app: FastAPI, limits: ServeSettings, audit: AuditLog, answers_id: bool) -> FastAPI:
     """The same, with what lies around every route; what is added last sees a request first."""
+    app.add_middleware(SunsetMiddleware)
     app.add_middleware(AccountingMiddleware, audit=audit)
     app.add_middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM_BYTES, compresslevel=COMPRESSION)
     app.add_middleware(BodyAdmissionMiddleware, limits=limits)

@@ -4,7 +4,7 @@ That is: problems under their own media type and with their headers, pictures, e
 endpoint. A route says which of these it has by the `responses` made here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,6 +14,7 @@ from gatefold.config import ServeSettings
 from serve.access.scopes import needed_scopes
 from serve.api.contracts import JobView, Problem
 from serve.api.limits import described
+from serve.middleware.sunset import ENDINGS, Ending
 
 KEY_SCHEME = "HTTPBearer"
 PROBLEM_TYPE = "application/problem+json"
@@ -46,7 +47,7 @@ class DescribedApi(FastAPI):
         needs_keys = self._needs_keys()
         if needs_keys not in self._described:
             self.openapi_schema = None
-            made = described(_with_problems(super().openapi()), self._limits)
+            made = with_endings(described(_with_problems(super().openapi()), self._limits), ENDINGS)
             self._described[needs_keys] = _with_keys(made) if needs_keys else made
         return self._described[needs_keys]
 
@@ -173,6 +174,14 @@ def _with_problems(description: dict[str, Any]) -> dict[str, Any]:
                 response = operation["responses"][status]
                 (content,) = response["content"].values()
                 response["content"] = {PROBLEM_TYPE: content}
+    return description
+
+
+def with_endings(description: dict[str, Any], endings: Mapping[str, Ending]) -> dict[str, Any]:
+    """The description in which the routes that end are marked as deprecated."""
+    for route in endings:
+        method, path = route.split(" ")
+        description["paths"][path][method.lower()]["deprecated"] = True
     return description
 
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from gatefold.client import AsyncClient, Client, models
+from gatefold.client import AsyncClient, Client, models, webhooks
 from gatefold.client.errors import (
     BatchUnfinished,
     JobCancelled,
@@ -37,10 +37,12 @@ MODELS: dict[str, type[BaseModel]] = {
     "JobView": models.JobStatus,
     "JobList": models.JobPage, "PartView": models.BundleInfo, "ReleaseView": models.ReleaseInfo,
     "NeighbourView": models.NeighbourScore, "CoverManifest": models.JobManifest, "Health": models.HealthAnswer,
-    "WebhookEvent": models.WebhookEvent, "DeliveryView": models.WebhookDelivery, "DeliveryList": models.DeliveryPage,
-    "AttemptView": models.DeliveryAttempt, "BatchView": models.BatchStatus, "BatchCounts": models.BatchTally,
+    "WebhookEvent": webhooks.WebhookEvent, "DeliveryView": webhooks.WebhookDelivery,
+    "DeliveryList": webhooks.DeliveryPage,
+    "AttemptView": webhooks.DeliveryAttempt, "BatchView": models.BatchStatus, "BatchCounts": models.BatchTally,
     "BatchLineAnswer": models.BatchLine, "BatchLineResponse": models.BatchResponse,
-    "BatchLineError": models.BatchError,
+    "BatchLineError": models.BatchError, "LimitsView": models.LimitsAnswer, "UsageView": models.UsageDay,
+    "UsageList": models.UsageAnswer, "AuditEntryView": models.AuditEntry, "AuditList": models.AuditPage,
 }  # fmt: skip
 """By the name in the description, what the client makes of it."""
 
@@ -56,7 +58,7 @@ def test_the_models_have_the_fields_of_the_description(endpoint: Callable[..., A
 
 def test_every_model_is_compared() -> None:
     defined = {
-        kind for _, kind in inspect.getmembers(models, inspect.isclass)
+        kind for module in (models, webhooks) for _, kind in inspect.getmembers(module, inspect.isclass)
         if issubclass(kind, BaseModel) and kind not in (BaseModel, models.Answer)
     }  # fmt: skip
     assert defined == set(MODELS.values())
