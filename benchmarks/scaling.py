@@ -36,7 +36,7 @@ from gatefold.workspace import Workspace
 from pipelines.catalogue.catalogue import build_catalogue
 from pipelines.cluster import connect
 from pipelines.extraction.blocks import BlockMapper, cut
-from pipelines.extraction.extract_partition import make_mapper
+from pipelines.extraction.extract_block import make_mapper
 from pipelines.extraction.spectrograms import extract_spectrograms
 
 RESULTS = Path(__file__).parent / "results" / "scaling.md"

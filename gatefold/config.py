@@ -108,7 +108,7 @@ class CoverSettings(Section):
 
 
 class SplitSettings(Section):
-    """Shares of artists held out, by a stable hash."""
+    """Shares of artists held out, by a stable hash: see `records.split_of`."""
 
     validation: float = Field(0.10, ge=0, lt=1)
     """share of artists"""

@@ -340,6 +340,6 @@ class StorageDenied(Corrupt):
 
 
 class LeaseLost(Corrupt):
-    """What this process held was taken over by another one, which now does the work; nothing more may be written."""
+    """A lease or claim that was taken over, cancelled or replaced meanwhile; nothing more may be written."""
 
     code = "lease_lost"

@@ -67,7 +67,7 @@ class Workspace:
         return self.lease(f"{kind}-{version}")
 
     def lease(self, run: str) -> str:
-        """Of one run at a time: a verb's name, or that of a training run (`encoder-<version>`)."""
+        """Of one run at a time: a verb's name, or that of a training run (`<kind>-<version>`)."""
         return f"{self.runs}/{run}/lease"
 
     @property

@@ -104,8 +104,8 @@ def connect(endpoint_url: str | None = None, *, verbose: bool = False) -> Place 
     place = choose(os.environ)
     for name, value in (_ENVIRONMENT if verbose else _ENVIRONMENT | _QUIET).items():
         os.environ.setdefault(name, value)
-    if place.address != LOCAL and _token_is_there(os.environ):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # which Ray does by itself where it starts a cluster
+    if place.address != LOCAL and "RAY_AUTH_MODE" not in os.environ and _needs_token(place.address, os.environ):
+        os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it when it is imported
     with _set_for_a_while(_IN_THIS_PROCESS):
         import ray  # here, because it reads that environment
 
@@ -138,9 +138,25 @@ def connect(endpoint_url: str | None = None, *, verbose: bool = False) -> Place 
     return place
 
 
-def _token_is_there(environment: Mapping[str, str]) -> bool:
+def _needs_token(address: str, environment: Mapping[str, str]) -> bool:
+    """Whether a token is at hand, and this cluster refuses a call without one. In a cluster without tokens none may be
+    used: this process would refuse the calls of workers, which have none.
+
+    True also where it cannot be asked so: by TLS, through Ray Client, or where nobody answers.
+    """
     named = environment.get("RAY_AUTH_TOKEN") or environment.get("RAY_AUTH_TOKEN_PATH")
-    return bool(named) or (Path.home() / ".ray" / "auth_token").is_file()
+    if not named and not (Path.home() / ".ray" / "auth_token").is_file():
+        return False
+    if "://" in address:
+        return True
+    import grpc
+
+    with grpc.insecure_channel(address) as channel:
+        try:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=_KNOCK_S)
+        except grpc.RpcError:
+            return True
+    return False
 
 
 def _runtime_env(address: str, endpoint_url: str | None) -> dict[str, Any] | None:

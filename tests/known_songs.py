@@ -30,7 +30,7 @@ from gatefold.storage.local import TEMPORARY
 from gatefold.workspace import Workspace
 from pipelines import cluster
 from pipelines.catalogue.catalogue import build_catalogue
-from pipelines.extraction import extract_partition
+from pipelines.extraction import extract_block
 from pipelines.extraction.blocks import BlockMapper, map_tracks
 from pipelines.extraction.rejects import read_rejects
 from pipelines.extraction.stages import spectrogram_stage, spectrogram_tracks
@@ -271,15 +271,15 @@ def _song(number: int) -> tuple[str, bytes]:
 def _make_mapper(notes: Path, pace_s: float, audio: AudioSettings, batch: BatchSettings) -> BlockMapper:
     slowed = partial(_make_extractor, notes, pace_s)
     # in this worker, whose children make it
-    extract_partition._make_extractor = slowed  # type: ignore[assignment]  # a double
-    return extract_partition.make_mapper(audio, batch)
+    extract_block._make_extractor = slowed  # type: ignore[assignment]  # a double
+    return extract_block.make_mapper(audio, batch)
 
 
 def _make_extractor(notes: Path, pace_s: float, *rest: Any) -> Callable[..., object]:
     from gatefold.audio import spectrograms  # in this child, as in production: nothing else here decodes anything
 
     spectrograms.extract_log_mel = partial(_extract_slowly, spectrograms.extract_log_mel, notes, pace_s)
-    return extract_partition._make_extractor(*rest)
+    return extract_block._make_extractor(*rest)
 
 
 def _extract_slowly(

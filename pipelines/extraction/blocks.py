@@ -1,9 +1,9 @@
 """Maps the catalogue in blocks: tracks to one Parquet part of rows and one of rejects each, for any stage.
 
-A block is the unit of work and of loss: its part appears whole or not at all, and a song whose row or reject exists is
-not processed again unless its files change. One run at a time holds the stage's lease; it first puts the folder in
-order, so that whatever killed the run before it, every song ends with one row or one reject. Ray Data schedules the
-blocks, again where a worker or a node is lost; it carries only tracks and counts.
+A block is the unit of work, and the most that a crash costs: its part appears whole or not at all, and a song whose row
+or reject exists is not processed again unless its files change. One run at a time holds the stage's lease; it first
+puts the folder in order, so that whatever killed the run before it, every song ends with one row or one reject. Ray
+Data schedules the blocks, again where a worker or a node is lost; it carries only tracks and counts.
 """
 
 import math
@@ -217,7 +217,7 @@ def _map(blocks: list[pa.Table], mapper: tuple[Any, ...], num_gpus: int) -> Gene
     """The blocks as they are finished; closed before the last, it stops the others."""
     ray.data.DataContext.get_current().max_consecutive_actor_init_deaths = _WORKER_STARTS
     finished = ray.data.from_arrow(blocks).map_batches(
-        _BlockMapper,
+        _BlockWriter,
         fn_constructor_args=mapper,
         batch_size=None,
         batch_format="pyarrow",
@@ -234,7 +234,7 @@ def _map(blocks: list[pa.Table], mapper: tuple[Any, ...], num_gpus: int) -> Gene
         yield from map(BlockCounts.from_json, batch["block"].to_pylist())
 
 
-class _BlockMapper:
+class _BlockWriter:
     """The Ray Data mapper: runs the stage's own mapper on a block and writes what comes out."""
 
     def __init__(
@@ -259,8 +259,8 @@ class _BlockMapper:
         self._lease.check()  # a worker of a driver that was killed finds another holder, and writes nothing
         block = BlockCounts(
             name,
-            _put(self._stage.target, name, rows),
-            _put(self._stage.rejects, name, rejects),
+            _write_or_remove_part(self._stage.target, name, rows),
+            _write_or_remove_part(self._stage.rejects, name, rejects),
             count_codes(rejects),
             made.postponed,
             made.bytes_read,
@@ -286,7 +286,7 @@ class _BlockMapper:
         return replace(reject, attempt=tried + 1, etag=etag or None)
 
 
-def _put(folder: str, name: str, rows: pa.Table) -> Part | None:
+def _write_or_remove_part(folder: str, name: str, rows: pa.Table) -> Part | None:
     """Writes a part, or removes what an earlier try of this block left there."""
     if not rows.num_rows:
         objects.delete(objects.join(folder, f"{name}.parquet"))

@@ -7,7 +7,7 @@ from gatefold.progress import OnProgress, silent
 from gatefold.storage.models.pretrained_towers import check_song_backbone
 from gatefold.workspace import Workspace
 from pipelines.extraction.blocks import map_tracks
-from pipelines.extraction.extract_partition import make_mapper
+from pipelines.extraction.extract_block import make_mapper
 from pipelines.extraction.stages import spectrogram_stage, spectrogram_tracks
 from pipelines.report import Report
 

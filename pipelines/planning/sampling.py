@@ -24,7 +24,7 @@ from gatefold.records import LogMelWindows
 from gatefold.storage import objects, tables
 from pipelines.catalogue.manifests import is_manifest, read_manifest
 from pipelines.catalogue.scanning import list_songs
-from pipelines.extraction.extract_partition import spectrogram_rows
+from pipelines.extraction.extract_block import spectrogram_rows
 
 SEED = 0
 

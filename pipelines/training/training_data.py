@@ -1,4 +1,4 @@
-"""Training data: songs with their covers, as Ray Data streams them to workers; only those that have both sides.
+"""Training data: songs that have both a spectrogram and a cover, with both, as Ray Data streams them to workers.
 
 What fits into the object store is kept there; of more than that, each epoch reads anew what it needs next, so the
 catalogue may be larger than all memory. Either way the rows come in one and the same order.
@@ -64,7 +64,7 @@ def present_ids(workspace: Workspace, ids: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def validation_ids(settings: Settings, workspace: Workspace) -> list[str]:
-    """Some of the validation songs with both sides, always the same ones; none where that split is empty."""
+    """Some of the validation songs with both song and cover, always the same ones; none where that split is empty."""
     try:
         ids = paired_ids(settings, workspace, "validation")
     except TooFewSongs:

@@ -153,7 +153,7 @@ class CoverRoutes:
         return job_view(await self._own.get(request, job_id))
 
     async def cancel(self, request: Request, job_id: str) -> JobView:
-        """The job, cancelled if it had not ended."""
+        """The job, cancelled if it had not ended; its uploaded song is deleted."""
         job = await self._own.cancel(request, job_id)
         if job.state == "cancelled":
             await self._files.delete_song(job_id)

@@ -97,7 +97,7 @@ class _Table:
         loop = asyncio.get_running_loop()
         found = self._waiting.setdefault(song_id, loop.create_future())
         if self._reading is None or self._reading.done():
-            # In an empty context: Serve cancels what carries the context of a request that is lost.
+            # In an empty context: Ray Serve cancels every task with the context of a request whose client has gone.
             self._reading = contextvars.Context().run(asyncio.create_task, self._read_waiting())
         return await asyncio.shield(found)  # others may wait for the same
 

@@ -36,7 +36,7 @@ _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "p
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 7_106_519_034  # of PostgreSQL's advisory locks: any number, the same for all of gatefold
 _OUTAGES = (DBAPIError, OSError, TimeoutError, asyncio.TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
-_FAULTS = (IntegrityError, ProgrammingError, DataError)  # of the code: no time and no other database mends them
+_FAULTS = (IntegrityError, ProgrammingError, DataError)  # faults of the code: trying again does not help
 _CONNECT_WITHIN_S = 10
 _CLOSE_POLL_S = 0.01
 _RECONNECT_AFTER_S = 1.0
@@ -49,12 +49,12 @@ _under_way: "set[asyncio.Future[Any]]" = set()  # asyncio itself holds on to no 
 
 
 def uninterrupted(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """The same, carried on to its end when who waits for it is cancelled, as Serve does to a request whose client has
-    gone: a driver that is cancelled within a statement may never give its connection back, nor its lock."""
+    """The method, run to its end even if its caller is cancelled, as Serve does to a request whose client has gone: a
+    driver that is cancelled within a statement may never give its connection back, nor its lock."""
 
     @wraps(method)
     async def run(*arguments: P.args, **named: P.kwargs) -> T:
-        # in an empty context: Serve cancels what carries the context of a request that is lost
+        # empty context: Ray Serve cancels every task with the context of a request whose client has gone
         task = contextvars.Context().run(asyncio.ensure_future, method(*arguments, **named))
         _under_way.add(task)
         task.add_done_callback(_ended)
@@ -134,8 +134,8 @@ class Database:
 
     async def receive(self, channel: str, on_message: Callable[[str], None]) -> None:
         """Calls `on_message` with each message to a channel, as soon as it is sent, over a connection of its own; never
-        ends. SQLite has no channels: there it returns at once. What is sent while the server is away is missed: with an
-        empty message it says that from now on nothing is, and a caller that must know it polls as well."""
+        ends. SQLite has no channels: there it returns at once. Messages sent while disconnected are lost; after each
+        connection `on_message("")` is called once, so that the caller can read the state again."""
         while not self.is_sqlite:
             try:
                 await self._receive_while_connected(channel, on_message)
@@ -247,7 +247,7 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    """A writer takes the lock when it begins, where it can wait for it; later it could only fail."""
+    """BEGIN IMMEDIATE waits for the write lock at once; a read transaction that became a write would fail instead."""
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 

@@ -2,9 +2,9 @@
 
 Those of the highest priority are claimed first, and among these the callers take turns (serve.jobs.rows.next_turn).
 
-A claim is a lease and a token. Only the holder of a job's last token may write; a runner that lost it, because its
-lease ended and another claimed the job, or since the job was cancelled, learns that by LeaseLost. A job whose runner is
-lost while it generates is queued again, so often and not more.
+A claim is a job's current `token` and a lease (`lease_until`). Of all runners only the holder of the current token may
+write; one that lost it, because its lease ended and another claimed the job, or since the job was cancelled, learns
+that by LeaseLost. A job whose runner is lost while it generates begins at most `serve.job_attempts_max` times.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,5 +1,5 @@
-"""Rows of the database of jobs and the `Job` they stand for; and the one way in which a job changes, which numbers the
-change and writes it down as an event."""
+"""Rows of the database of jobs and the `Job` they stand for; and the only way in which a job's state or progress
+changes, which numbers the change and writes it down as an event."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,5 +1,5 @@
 """Jobs as the API sees them: accepted, found, listed, followed, cancelled. All of it is in the database, so any replica
-answers for any job, and a restart loses none. Who runs them is in serve.jobs.queue."""
+answers for any job, and a restart loses none. `serve.jobs.runner` runs them."""
 
 import asyncio
 import math
@@ -27,7 +27,7 @@ from serve.observability.metrics import JOBS_ENDED
 RETRY_AFTER_S = 5
 """seconds that a job is taken to last before any has ended"""
 RETRY_AFTER_MAX_S = 3_600
-"""seconds that are named at most: nobody knows the queue of tomorrow"""
+"""seconds that are named at most; a longer estimate would be unreliable"""
 _MEASURED = 20  # of the last jobs
 IDEMPOTENCY_KEPT_S = 86_400
 """seconds that a caller's key stands for its request"""
@@ -55,7 +55,7 @@ class Accepted(NamedTuple):
 
     Args:
         new: False where an earlier request with the same key and content has made it.
-        ends_in_s: seconds until it will have ended, as far as its place and the last jobs say.
+        ends_in_s: seconds until it will have ended, estimated from its position and the last jobs.
     """
 
     job: Job
@@ -134,7 +134,7 @@ class JobStore:
             now = await self._database.now(connection)
             cancel_at = None if cancel_after_s is None else now + cancel_after_s
             key = idempotency.key if idempotency else None
-            if key is not None:  # of a job of more than a day ago it can stand for another
+            if key is not None:  # one older than IDEMPOTENCY_KEPT_S may be reused
                 old = sa.update(jobs).where(jobs.c.caller == caller, jobs.c.idempotency_key == key)
                 await connection.execute(old.values(idempotency_key=None, idempotency_digest=None))
             named: dict[str, Any] = {"cancel_at": cancel_at}
@@ -177,7 +177,7 @@ class JobStore:
 
     @uninterrupted
     async def cancel(self, job_id: str) -> Job:
-        """The job, cancelled if it had not ended; its runner stops when it next looks. Raises: UnknownJob."""
+        """The job, cancelled if it had not ended; `JobRunner._keep` notices at its next poll. Raises: UnknownJob."""
         async with self._database.write() as connection:
             now = await self._database.now(connection)
             end = end_values("cancelled", now, self._limits.results_kept_s)
@@ -220,7 +220,7 @@ class JobStore:
 
     @uninterrupted
     async def ends_in_s(self, job: Job) -> int:
-        """Seconds until this job will have ended, as far as its place and the last jobs say."""
+        """Seconds until this job will have ended, estimated from its position and the last jobs."""
         async with self._database.read() as connection:
             return await _ends_in_s(connection, job)
 
@@ -263,7 +263,7 @@ class JobStore:
         return await self._get(connection, known.job_id)
 
     async def _admit(self, connection: AsyncConnection, caller: str, covers: int, allowed: Allowance) -> None:
-        """Raises: Overloaded, TooManyJobs, QuotaExceeded where the queue, or this caller, has its fill; InputError."""
+        """Raises: Overloaded, TooManyJobs, QuotaExceeded where the queue or this caller is at its limit; InputError."""
         unfinished, own = await connection.scalar(_OPEN_JOBS) or 0, 0
         if allowed.jobs_at_once is not None or unfinished >= self._limits.jobs_max:
             own = await connection.scalar(_OWN_OPEN_JOBS, {"own": caller}) or 0
@@ -331,7 +331,7 @@ async def _pace(connection: AsyncConnection) -> tuple[float, int]:
 
 
 async def _ends_in_s(connection: AsyncConnection, job: Job) -> int:
-    """Seconds until this job will have ended, as far as its place and the last jobs say."""
+    """Seconds until this job will have ended, estimated from its position and the last jobs."""
     each_s, at_once = await _pace(connection)
     left = 1 - job.progress if job.position is None else job.position // at_once + 1
     return _whole_s(each_s, left)

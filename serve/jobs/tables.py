@@ -1,5 +1,5 @@
-"""The tables of jobs, keys, usage and audit, as the code reads and writes them; how a database comes to have them, the
-migrations say.
+"""Tables of jobs, API keys, usage, audit, webhook deliveries and batches, as the code reads and writes them; migrations
+create them.
 
 Times are seconds since 1970 in UTC. On PostgreSQL they come from the server's clock, so that machines whose clocks
 differ agree on when a lease ends.
@@ -10,8 +10,8 @@ import sqlalchemy as sa
 metadata = sa.MetaData()
 EVENTS_CHANNEL = "gatefold_events"
 """of PostgreSQL: the state of each event, once it is written"""
-_KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite counts up an INTEGER alone
-_CLAIMED, _UNFINISHED = sa.text("token > 0"), sa.text("finished_at IS NULL")  # written out: values may be no parameters
+_KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite increments only an INTEGER by itself
+_CLAIMED, _UNFINISHED = sa.text("token > 0"), sa.text("finished_at IS NULL")  # no parameters: of an index
 
 jobs = sa.Table(
     "jobs",
@@ -38,7 +38,7 @@ jobs = sa.Table(
     sa.Column("token", sa.Integer, nullable=False, server_default="0"),  # of the last claim; only its holder may write
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),  # times that generation began
     sa.Column("runner", sa.String(64)),
-    sa.Column("lease_until", sa.Double),
+    sa.Column("lease_until", sa.Double),  # end of the claim; of a queued job, the earliest time of its next attempt
     sa.Column("batch_id", sa.String(64)),  # of the batch that it is a line of; it is kept as long as that
     sa.Column("cancel_at", sa.Double),  # if it has not ended by then
     sa.Column("webhook_url", sa.Text),

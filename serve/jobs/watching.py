@@ -94,5 +94,5 @@ class ChangeWatcher:
 
 
 def _alone(work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
-    """A task in an empty context: Serve cancels what carries the context of a request that is lost."""
+    """A task in an empty context: Ray Serve cancels every task with the context of a request whose client has gone."""
     return contextvars.Context().run(asyncio.create_task, work)

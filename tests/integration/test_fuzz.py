@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from gatefold.config import BatchSettings
-from pipelines.extraction.extract_partition import make_mapper
+from pipelines.extraction.extract_block import make_mapper
 from tests.fuzzing import fuzz
 from tests.mutations import memory_bomb
 from tests.sounds import AUDIO, CLIPS

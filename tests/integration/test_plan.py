@@ -18,7 +18,7 @@ from gatefold.errors import (
 )
 from gatefold.storage import objects, tables
 from gatefold.workspace import Workspace
-from pipelines.extraction.extract_partition import spectrogram_rows
+from pipelines.extraction.extract_block import spectrogram_rows
 from pipelines.planning import plan
 from pipelines.planning.estimate import OVERHEAD
 from pipelines.planning.plan import Plan, judge_plan, make_plan, read_plan

@@ -29,7 +29,7 @@ NOISE_FLOOR = 0.02
 
 @dataclass(frozen=True)
 class Parameters:
-    """How local the denoiser is, how much the nearest sources lead, and how much one source may hold."""
+    """How local the denoiser is, how strongly nearer sources are preferred, and the largest share of one source."""
 
     widest: float
     """side of a window at t = 1, as a share of the picture's side; it shrinks with t"""
@@ -69,7 +69,7 @@ def levels(size: int) -> list[int]:
 
 
 def steps(size: int) -> list[Step]:
-    """All denoising steps of a picture: levels end at t = 1/2, 1/4, ...; those beyond 256 pixels add steps."""
+    """All denoising steps of a picture. A level is left once t_next is below 1/2, 1/4, ...; large levels add steps."""
     sizes = levels(size)
     times = [1 - i / STEPS for i in range(STEPS)] + [2.0 ** -(4 + i) for i in range(1, len(sizes) - 2)]
     after = [*times[1:], 0.0]
@@ -116,9 +116,9 @@ def posterior(
     """
     a, s = 1 - t, max(t, NOISE_FLOOR)
     above, below, left, right = cut
-    if a == 0:  # in noise alone every source is as likely as before
+    if a == 0:  # at t = 1 the weights are the prior
         height, width = noisy.shape[1] + above + below - 2 * half, noisy.shape[2] + left + right - 2 * half
-        row = log_prior[:, None, None].expand(-1, 1, width).contiguous()  # rounded as a row of a tile is
+        row = log_prior[:, None, None].expand(-1, 1, width).contiguous()  # softmax rounds as in a tile
         return torch.softmax(row, 0).expand(-1, height, -1)
     # |noisy - a source|^2 - |noisy|^2
     error = window.squares * (a * a)
@@ -135,7 +135,7 @@ def posterior(
 def _window_sums(values: Tensor, half: int, dim: int) -> Tensor:
     """Sums over 2 half + 1 neighbouring entries along `dim`, shorter by 2 half.
 
-    Each is made by the same tree of additions wherever it lies, from sums of 1, 2, 4, ... entries.
+    Each adds its entries in the same order wherever it is, so that rounding is the same: sums of 1, 2, 4, ... entries.
     """
     width, length = 2 * half + 1, values.shape[dim] - 2 * half
     sums, power, at = values, 1, 0
@@ -153,7 +153,7 @@ def _window_sums(values: Tensor, half: int, dim: int) -> Tensor:
 
 
 def _coverage(length: int, half: int, before: int, after: int, device: torch.device) -> Tensor:
-    """[length] how much larger than its part inside the picture a window is, along one axis."""
+    """[length] ratio of the full width of a window to its width inside the picture, along one axis."""
     place = torch.arange(length, device=device, dtype=torch.float32)
     outside = (before - place).clamp(min=0) + (after - (length - 1 - place)).clamp(min=0)
     width = 2 * half + 1

@@ -43,7 +43,7 @@ class LocalScorePipeline(DiffusionPipeline):
     """`generator.kind: local-score`.
 
     Args:
-        curve: JSON, a list of points by falling largest share; see `build_local_pipeline`.
+        curve: JSON, a list of points in descending order of their largest share; see `build_local_pipeline`.
         default: number of the point that is used where no novelty is asked for.
         num_sources: nearest covers that pictures are composed of.
         size: pixels a side of pictures where none is asked for.
@@ -164,7 +164,7 @@ class LocalScorePipeline(DiffusionPipeline):
 def build_local_pipeline(
     curve: Sequence[CurvePoint], default: int, *, num_sources: int, size: int, encoder_fingerprint: str
 ) -> LocalScorePipeline:
-    """A pipeline by its curve: points by falling largest share, the one at `default` where no novelty is asked for."""
+    """A pipeline by its curve: points in descending order of their largest share; that at `default` is the default."""
     points = json.dumps([asdict(point) for point in curve])
     return LocalScorePipeline(points, default, num_sources, size, encoder_fingerprint)
 

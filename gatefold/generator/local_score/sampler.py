@@ -1,8 +1,10 @@
-"""Sampler of whole pictures by exact diffusion through local windows, from coarse to fine, in tiles; and their sources.
+"""Sampler of whole pictures by exact diffusion through local windows, from coarse to fine, tile by tile, which also
+reports how much comes from each source.
 
-Each picture has its own noise and its own palette: one source, drawn by the prior, lends its colours to all, since
-parts in the colours of many covers do not make one cover. While the composition is found (t >= 1/2) the prior of a
-source that holds more than its capacity is lowered, which bounds the largest share without narrowing the windows.
+Each picture has its own noise and its own palette: all sources are recoloured to that of one source, the lead, drawn by
+the prior, since parts in the colours of many covers do not make one cover. While the composition is found (t >= 1/2)
+the prior of a source that holds more than its capacity is lowered, which bounds the largest share without narrowing the
+windows.
 
 A picture is computed by itself, element by element, in an order that depends neither on other pictures nor on how it
 is cut into tiles; so its bytes depend on its own seed alone. Knows no embeddings, songs or files.
@@ -150,7 +152,7 @@ class Sampler:
             on_step: called with (steps done, steps in all) before each step and at the end; raises to stop.
         """
         plan = steps(size)
-        # one thread of torch in each: an operation that is split otherwise may round otherwise
+        # one thread of torch in each: splitting an operation differently can change its rounding
         with ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             coarse = self._read(plan[0].size, range(self._count))
             pictures = list(pool.map(partial(self._begin, plan[0].size, coarse, lead), seeds))
@@ -163,7 +165,7 @@ class Sampler:
                 last = number + 1 == len(plan)
                 work = [(picture, tile) for picture in pictures for tile in enumerate(self._tiles(step.size))]
                 list(pool.map(partial(self._denoise, step, level, last), *zip(*work, strict=True)))
-                list(pool.map(partial(self._renoise, step, step.size if last else plan[number + 1].size), pictures))
+                list(pool.map(partial(self._finish_step, step, step.size if last else plan[number + 1].size), pictures))
         if on_step is not None:
             on_step(len(plan), len(plan))
         return [_sampled(picture) for picture in pictures]
@@ -189,7 +191,7 @@ class Sampler:
         )
 
     def _noise(self, draw: torch.Generator, size: int) -> Tensor:
-        return torch.randn((3, size, size), generator=draw).to(self._device)  # drawn on the CPU: no device matters
+        return torch.randn((3, size, size), generator=draw).to(self._device)  # the same on every device
 
     def _open_level(self, size: int, pictures: Sequence[_Picture]) -> _Level:
         """Reads the sources that are active anywhere in any picture."""
@@ -245,8 +247,9 @@ class Sampler:
         if last:
             picture.holder[top:bottom, left:right] = _holder(weights, owners)
 
-    def _renoise(self, step: Step, following: int, picture: _Picture) -> None:
-        """Goes on to the noise level of the next step, which may be on a larger level."""
+    def _finish_step(self, step: Step, following: int, picture: _Picture) -> None:
+        """Lowers the prior of dominant sources, drops absent ones, and adds the noise of the next step, which may be
+        on a larger level."""
         if step.t >= 0.5:
             share = picture.share.sum(0) / step.size**2
             picture.log_prior -= _GAIN * (share / self._parameters.capacity).clamp(min=1).log().float()

@@ -1,9 +1,13 @@
 """Which Ray a command uses: the one that is asked for, else the one that runs on this machine, else one of its own."""
 
+import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 import ray
 
@@ -89,3 +93,55 @@ def test_an_address_that_is_no_name_is_refused_like_one_where_nobody_listens(mon
     with pytest.raises(Unavailable, match=r"'ray..example.org' is no host's name"):
         connect()
     cluster._joined.clear()
+
+
+@contextmanager
+def gcs(*, tokens: bool) -> Iterator[str]:
+    """The address of what answers as Ray's GCS does, with tokens or without."""
+
+    def answer(_: bytes, context: grpc.ServicerContext) -> bytes:
+        if tokens and not dict(context.invocation_metadata()).get("authorization"):
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+        return b""
+
+    methods = {"CheckAlive": grpc.unary_unary_rpc_method_handler(answer)}
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("ray.rpc.NodeInfoGcsService", methods)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "there", "set_by_operator", "mode"),
+    [
+        (True, True, None, "token"),
+        (True, False, None, None),
+        (False, True, None, None),
+        (False, False, None, None),
+        (False, True, "token", "token"),
+        (True, True, "disabled", "disabled"),
+    ],
+)
+def test_a_token_is_used_where_the_cluster_wants_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: bool, there: bool, set_by_operator: str | None,
+    mode: str | None,
+) -> None:  # fmt: skip
+    modes = []
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    monkeypatch.setattr(os, "environ", environment | {"HOME": str(tmp_path)})
+    if there:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("a" * 64)
+    if set_by_operator:
+        os.environ["RAY_AUTH_MODE"] = set_by_operator
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: modes.append(os.environ.get("RAY_AUTH_MODE")))
+    with gcs(tokens=tokens) as address:
+        os.environ["RAY_ADDRESS"] = address
+        connect()
+    cluster._joined.clear()
+    assert modes == [mode]

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import ray
+import ray.data
+import ray.train  # both set the levels of their logs when they are imported
 from typer.testing import CliRunner
 
 from gatefold.cli.main import app

@@ -21,7 +21,7 @@ from tests.text_stage import AWAY, BAD, LATE, TextStage, usable
 
 def map_here(cut: list[pa.Table], mapper: tuple[Any, ...], _num_gpus: int) -> Iterator[BlockCounts]:
     """What Ray does, by one worker that is never lost."""
-    block_mapper = blocks._BlockMapper(*mapper)
+    block_mapper = blocks._BlockWriter(*mapper)
     for tracks in cut:
         for said in block_mapper(tracks)["block"].to_pylist():
             yield BlockCounts.from_json(said)

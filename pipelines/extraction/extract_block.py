@@ -1,4 +1,4 @@
-"""Extraction of a partition: songs to rows of log-mel windows, in a worker.
+"""Extraction of a block: songs to rows of log-mel windows, in a worker.
 
 A song is decoded in a child process of its worker, which may hang or crash over it and cost no other song; and while it
 waits for the store, another of the same worker is decoded. Knows nothing of the catalogue, nor of Ray.
@@ -28,10 +28,10 @@ def make_mapper(audio: AudioSettings, batch: BatchSettings) -> BlockMapper:
     """Tracks with `song_id` and `audio_uri` to rows, by a child process of the caller's, which starts when needed."""
     patience_s = batch.song_timeout_s / 2  # so that a slow store is known for what it is before the limit is reached
     extractors = Isolated(partial(_make_extractor, audio, patience_s), timeout_s=batch.song_timeout_s)
-    return partial(_extract_partition, extractors, audio)
+    return partial(_extract_block, extractors, audio)
 
 
-def _extract_partition(
+def _extract_block(
     extractors: "Isolated[_Request, _Extracted]", audio: AudioSettings, tracks: pa.Table
 ) -> BlockResult:
     columns = (tracks[name].to_pylist() for name in ("song_id", "audio_uri"))
@@ -141,7 +141,7 @@ def _extract(
 
 
 def spectrogram_rows(songs: list[tuple[str, LogMelWindows]], audio: AudioSettings) -> pa.Table:
-    """The rows of `spectrogram_schema`, but for its last column, of songs by their song_id."""
+    """The rows of `spectrogram_schema`, without the column `etag`, which `blocks` adds, of songs by their song_id."""
     schema = spectrogram_schema(audio)
     windows = [(song_id, w, start_s) for song_id, song in songs for w, start_s in enumerate(song.starts_s)]
     ids, numbers, starts_s = zip(*windows, strict=True) if windows else ([], [], [])
