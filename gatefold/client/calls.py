@@ -163,7 +163,7 @@ def generate(
 
 def job(job_id: str) -> Call[models.JobStatus]:
     """Call for the state of a job."""
-    return _get(_job_path(job_id), models.JobStatus)
+    return get(_job_path(job_id), models.JobStatus)
 
 
 def jobs(state: str | None, limit: int | None, after: str | None) -> Call[models.JobPage]:
@@ -175,7 +175,7 @@ def jobs(state: str | None, limit: int | None, after: str | None) -> Call[models
         after: as the page before gives it.
     """
     query = {"state": state, "limit": None if limit is None else str(limit), "after": after}
-    return _get("/v1/covers", models.JobPage, {name: value for name, value in query.items() if value is not None})
+    return get("/v1/covers", models.JobPage, {name: value for name, value in query.items() if value is not None})
 
 
 def cancel(job_id: str) -> Call[models.JobStatus]:
@@ -206,7 +206,7 @@ def image(
     """
     query = {"format": picture_format, "size": size, "quality": quality, "profile": profile}
     given = {name: str(value) for name, value in query.items() if value is not None}
-    return _get(f"{_job_path(job_id)}/images/{int(index)}", bytes, given)
+    return get(f"{_job_path(job_id)}/images/{int(index)}", bytes, given)
 
 
 def export(job_id: str, index: int, profile: str, options: ExportOptions) -> Call[bytes]:
@@ -222,27 +222,27 @@ def export(job_id: str, index: int, profile: str, options: ExportOptions) -> Cal
 
 def sources(job_id: str, index: int) -> Call[models.CoverSources]:
     """Call for the covers that one new cover was made from, and the share of each."""
-    return _get(f"{_job_path(job_id)}/images/{int(index)}/sources", models.CoverSources)
+    return get(f"{_job_path(job_id)}/images/{int(index)}/sources", models.CoverSources)
 
 
 def sources_map(job_id: str, index: int) -> Call[bytes]:
     """Call for a PNG that shows which source lies where in one new cover."""
-    return _get(f"{_job_path(job_id)}/images/{int(index)}/sources.png", bytes)
+    return get(f"{_job_path(job_id)}/images/{int(index)}/sources.png", bytes)
 
 
 def manifest(job_id: str) -> Call[models.JobManifest]:
     """Call for all that replays a job exactly."""
-    return _get(f"{_job_path(job_id)}/manifest.json", models.JobManifest)
+    return get(f"{_job_path(job_id)}/manifest.json", models.JobManifest)
 
 
 def manifest_bytes(job_id: str) -> Call[bytes]:
     """The same, as the bytes that the endpoint sends."""
-    return _get(f"{_job_path(job_id)}/manifest.json", bytes)
+    return get(f"{_job_path(job_id)}/manifest.json", bytes)
 
 
 def deliveries(job_id: str) -> Call[webhooks.DeliveryPage]:
     """Call for what became of a job's webhook."""
-    return _get(f"{_job_path(job_id)}/deliveries", webhooks.DeliveryPage)
+    return get(f"{_job_path(job_id)}/deliveries", webhooks.DeliveryPage)
 
 
 def redeliver(job_id: str, number: int) -> Call[webhooks.WebhookDelivery]:
@@ -251,32 +251,9 @@ def redeliver(job_id: str, number: int) -> Call[webhooks.WebhookDelivery]:
     return Call("POST", path, webhooks.WebhookDelivery, False)
 
 
-def create_batch(lines: bytes, idempotency_key: str | None) -> Call[models.BatchStatus]:
-    """Call that creates a batch of these JSON lines; it may be repeated, since it always has an Idempotency-Key."""
-    key = secrets.token_hex(16) if idempotency_key is None else idempotency_key
-    headers = {"Content-Type": "application/jsonl", "Idempotency-Key": key}
-    return Call("POST", "/v1/batches", models.BatchStatus, True, content=lines, headers=headers)
-
-
-def batch(batch_id: str) -> Call[models.BatchStatus]:
-    """Call for a batch as it is now."""
-    return _get(batch_path(batch_id), models.BatchStatus)
-
-
-def cancel_batch(batch_id: str) -> Call[models.BatchStatus]:
-    """Call that cancels a batch."""
-    return Call("DELETE", batch_path(batch_id), models.BatchStatus, True)
-
-
-def batch_path(batch_id: str, part: Literal["output", "errors"] | None = None) -> str:
-    """The path of a batch, or of its answers."""
-    path = f"/v1/batches/{_quoted('batch_id', batch_id)}"
-    return path if part is None else f"{path}/{part}"
-
-
 def track(song_id: str) -> Call[models.TrackAnswer]:
     """Call for a song of the catalogue."""
-    return _get(_track_path(song_id), models.TrackAnswer)
+    return get(_track_path(song_id), models.TrackAnswer)
 
 
 def track_cover(song_id: str, size: int | None) -> Call[bytes]:
@@ -285,7 +262,7 @@ def track_cover(song_id: str, size: int | None) -> Call[bytes]:
     Args:
         size: pixels a side; None for the original.
     """
-    return _get(f"{_track_path(song_id)}/cover", bytes, {} if size is None else {"size": str(size)})
+    return get(f"{_track_path(song_id)}/cover", bytes, {} if size is None else {"size": str(size)})
 
 
 def withdraw(song_id: str) -> Call[None]:
@@ -295,12 +272,12 @@ def withdraw(song_id: str) -> Call[None]:
 
 def current_release() -> Call[models.ReleaseInfo]:
     """Call for the release that serves."""
-    return _get("/v1/releases/current", models.ReleaseInfo)
+    return get("/v1/releases/current", models.ReleaseInfo)
 
 
 def limits() -> Call[models.LimitsAnswer]:
     """Call for what a request may ask for at most."""
-    return _get("/v1/limits", models.LimitsAnswer)
+    return get("/v1/limits", models.LimitsAnswer)
 
 
 def usage(first: date | None, last: date | None, everyone: bool) -> Call[models.UsageAnswer]:
@@ -313,7 +290,7 @@ def usage(first: date | None, last: date | None, everyone: bool) -> Call[models.
     """
     days = {"from": first, "to": last}
     query = {name: day.isoformat() for name, day in days.items() if day is not None}
-    return _get("/v1/usage", models.UsageAnswer, query | ({"all": "true"} if everyone else {}))
+    return get("/v1/usage", models.UsageAnswer, query | ({"all": "true"} if everyone else {}))
 
 
 def audit(limit: int | None, before: int | None) -> Call[models.AuditPage]:
@@ -324,27 +301,27 @@ def audit(limit: int | None, before: int | None) -> Call[models.AuditPage]:
         before: number of the entry to go on from; None for the last ones.
     """
     query = {"limit": limit, "before": before}
-    return _get("/v1/audit", models.AuditPage, {name: str(value) for name, value in query.items() if value is not None})
+    return get("/v1/audit", models.AuditPage, {name: str(value) for name, value in query.items() if value is not None})
 
 
 def health(probe: Literal["live", "ready"]) -> Call[models.HealthAnswer]:
     """Call that succeeds once the endpoint is live, or ready."""
-    return _get(f"/v1/health/{probe}", models.HealthAnswer)
+    return get(f"/v1/health/{probe}", models.HealthAnswer)
 
 
-def _get(path: str, answer: type[T], query: Mapping[str, str] | None = None) -> Call[T]:
+def get(path: str, answer: type[T], query: Mapping[str, str] | None = None) -> Call[T]:
     return Call("GET", path, answer, True, query=query or {})
 
 
 def _job_path(job_id: str) -> str:
-    return f"/v1/covers/{_quoted('job_id', job_id)}"
+    return f"/v1/covers/{quoted('job_id', job_id)}"
 
 
 def _track_path(song_id: str) -> str:
-    return f"/v1/tracks/{_quoted('song_id', song_id)}"
+    return f"/v1/tracks/{quoted('song_id', song_id)}"
 
 
-def _quoted(field_name: str, value: str) -> str:
+def quoted(field_name: str, value: str) -> str:
     """An id as one segment of a path. Raises: ValueError for one that no path can hold."""
     if value in ("", ".", ".."):
         raise ValueError(f"{field_name} = '{value}': no path can hold it")

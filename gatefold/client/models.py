@@ -205,63 +205,6 @@ class JobPage(Answer):
     """names what `client.jobs(after=...)` goes on with; None where there is nothing more"""
 
 
-class BatchTally(Answer):
-    """Lines of a batch, by what became of them."""
-
-    waiting: int = 0
-    running: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    skipped: int = 0
-
-
-class BatchStatus(Answer):
-    """A batch at one moment."""
-
-    batch_id: str
-    state: str
-    """running, completed, cancelled or expired"""
-    created_at: datetime
-    ends_at: datetime
-    """when it expires if it is not completed"""
-    finished_at: datetime | None
-    expires_at: datetime | None
-    """when it is deleted with its answers and its jobs"""
-    lines: int
-    counts: BatchTally
-    output_url: str
-    errors_url: str
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing of it will change any more."""
-        return self.state != "running"
-
-
-class BatchResponse(Answer):
-    """What the call of a line answered; a `JobStatus`, a `SearchAnswer` or a problem can be made of its body."""
-
-    status_code: int
-    body: dict[str, Any]
-
-
-class BatchError(Answer):
-    """Why a line was not run."""
-
-    code: str
-    message: str
-
-
-class BatchLine(Answer):
-    """A line of the output, or of the errors."""
-
-    line: int
-    """in the file that was sent, from 1"""
-    custom_id: str
-    response: BatchResponse | None
-    error: BatchError | None
-
-
 class BundleInfo(Answer):
     """An encoder, index or generator of a release."""
 
@@ -318,11 +261,25 @@ class LimitsAnswer(Answer):
     """What a request may ask for at most; most have the name of the setting that decides them."""
 
     upload_max_bytes: int
+    """bytes of an uploaded song"""
     upload_max_duration_s: float
+    """seconds of an uploaded song"""
+    uploads_max_bytes: int
+    """bytes of all songs that a replica receives at a time"""
+    bodies_max: int
+    """requests that a replica receives at a time"""
+    body_timeout_s: float
+    """seconds in which a body must have begun, beside those that its bytes may take"""
+    body_min_rate: int
+    """bytes a second at which a body must come, at least"""
+    decode_timeout_s: float
+    """seconds that the decoding of a song may take"""
     form_fields_max: int
     """fields of a form beside the song"""
     form_fields_max_bytes: int
+    """bytes of a form beside the song"""
     json_max_bytes: int
+    """bytes of a JSON body"""
     k_max: int
     """matches of a search"""
     n_max: int
@@ -357,6 +314,16 @@ class LimitsAnswer(Answer):
     """seconds after its end that a job is kept with its images"""
     wait_max_s: float
     """seconds that `Prefer: wait` holds a request; more are shortened to it"""
+    jobs_listed_max: int
+    """jobs in one list"""
+    batch_lines_max: int
+    """calls of a batch"""
+    custom_id_max: int
+    """characters of a `custom_id`"""
+    text_max: int
+    """characters of a title, artist or creator on a cover"""
+    webhook_url_max: int
+    """characters of a webhook's URL"""
 
 
 class UsageDay(Answer):

@@ -15,7 +15,6 @@ from gatefold.records import Match, Track
 from serve.interfaces import ServedBundle
 
 THUMBNAIL_SIZE = 256
-
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 PictureFormat = Literal["png", "jpeg", "webp"]
 
@@ -228,6 +227,16 @@ class LimitsView(Body):
     """bytes of an uploaded song"""
     upload_max_duration_s: float
     """seconds of an uploaded song"""
+    uploads_max_bytes: int
+    """bytes of all songs that a replica receives at a time"""
+    bodies_max: int
+    """requests that a replica receives at a time"""
+    body_timeout_s: float
+    """seconds that a body may take beside those of its bytes"""
+    body_min_rate: int
+    """bytes a second at which a body must come, at least"""
+    decode_timeout_s: float
+    """seconds that the decoding of a song may take"""
     form_fields_max: int
     """fields of a form beside the song"""
     form_fields_max_bytes: int
@@ -268,6 +277,16 @@ class LimitsView(Body):
     """seconds after its end that a job is kept with its images"""
     wait_max_s: float
     """seconds that `Prefer: wait` holds a request; more are shortened to it"""
+    jobs_listed_max: int
+    """jobs in one list"""
+    batch_lines_max: int
+    """calls of a batch"""
+    custom_id_max: int
+    """characters of a `custom_id`"""
+    text_max: int
+    """characters of a title, artist or creator on a cover"""
+    webhook_url_max: int
+    """characters of a webhook's URL"""
 
 
 class UsageView(Body):

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from gatefold.config import ServeSettings
 from serve.access.scopes import needed_scopes
 from serve.api.contracts import JobView, Problem
-from serve.api.limits import described
+from serve.api.limits import CUSTOM_ID_MAX, described, marked
 from serve.middleware.sunset import ENDINGS, Ending
 
 KEY_SCHEME = "HTTPBearer"
@@ -122,7 +122,8 @@ EVENTS: Responses = {
 
 JSON_LINES = "application/jsonl"
 _LINES_SCHEMA = {"type": "string", "format": "binary", "contentMediaType": JSON_LINES}
-BATCH_BODY = {"requestBody": {"required": True, "content": {JSON_LINES: {"schema": _LINES_SCHEMA}}}}
+_BATCH_SCHEMA = _LINES_SCHEMA | {"x-max-custom-id": CUSTOM_ID_MAX} | marked(x_max_lines="batches.lines_max")
+BATCH_BODY = {"requestBody": {"required": True, "content": {JSON_LINES: {"schema": _BATCH_SCHEMA}}}}
 BATCH_CREATED: Responses = {
     202: {"description": "The batch, which runs.", "headers": headers("Location: path of the batch", **_REPLAYED)},
 }

@@ -30,7 +30,7 @@ from serve.api.contents import Content, content_response, is_known, not_modified
 from serve.api.contracts import Body
 from serve.api.cover_views import new_cover
 from serve.api.description import headers
-from serve.api.limits import SIZE_MIN, marked
+from serve.api.limits import SIZE_MIN, TEXT_MAX, marked
 from serve.jobs.database import uninterrupted
 from serve.jobs.files import JobFiles
 from serve.jobs.jobs import Job
@@ -56,15 +56,15 @@ class ExportFields(Body):
 
     profile: ProfileName
     """where it goes, which decides size, shape, colours and bytes"""
-    title: str | None = Field(None, min_length=1, max_length=300)
+    title: str | None = Field(None, min_length=1, max_length=TEXT_MAX)
     """of the release, set on the picture exactly as it is given"""
-    artist: str | None = Field(None, min_length=1, max_length=300)
+    artist: str | None = Field(None, min_length=1, max_length=TEXT_MAX)
     """likewise"""
     layout: Literal["auto", "corner", "band", "poster"] = "auto"
     """how title and artist stand; auto takes the most legible"""
     letters: bool = True
     """whether title and artist are set on the picture; else they are metadata alone"""
-    creator: str | None = Field(None, min_length=1, max_length=300)
+    creator: str | None = Field(None, min_length=1, max_length=TEXT_MAX)
     """whose cover it is, in its metadata; the artist's when absent"""
     format: Literal["png", "jpeg"] | None = None
     """the profile's own when absent"""

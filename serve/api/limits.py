@@ -5,6 +5,7 @@ checked, named in errors, described in OpenAPI, and answered by `GET /v1/limits`
 """
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Annotated, Any
 
 from fastapi import Header
@@ -14,6 +15,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from gatefold.config import ServeSettings
 from serve.api.contracts import LimitsView
+from serve.webhooks.receivers import URL_MAX
 
 SIZE_MIN = 16
 LIST_MAX = 1000
@@ -28,6 +30,10 @@ IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=IDEMPOTEN
 """the parameter of this name: a key of the caller's that stands for a request, so that it can be sent again"""
 JOBS_LISTED_MAX = 100
 """jobs in one list"""
+CUSTOM_ID_MAX = 128
+"""characters of a `custom_id`"""
+TEXT_MAX = 300
+"""characters of a title, artist or creator on a cover"""
 _CONSTANTS = {
     "size_min": SIZE_MIN,
     "list_max": LIST_MAX,
@@ -36,6 +42,10 @@ _CONSTANTS = {
     "seed_max": SEED_MAX,
     "guidance_max": GUIDANCE_MAX,
     "idempotency_key_max": IDEMPOTENCY_KEY_MAX,
+    "jobs_listed_max": JOBS_LISTED_MAX,
+    "custom_id_max": CUSTOM_ID_MAX,
+    "text_max": TEXT_MAX,
+    "webhook_url_max": URL_MAX,
 }
 _MARK = "x-limit"
 """in a schema: a keyword of JSON schema, or an `x-` where it has no word, and the setting that is its value"""
@@ -81,7 +91,7 @@ def described(schema: Any, limits: ServeSettings) -> Any:
     known = {key: described(value, limits) for key, value in schema.items() if key != _MARK}
     marks: dict[str, str] = schema.get(_MARK, {})
     for keyword, setting in marks.items():
-        known[keyword] = getattr(limits, setting)
+        known[keyword] = attrgetter(setting)(limits)
         known["x-setting" if len(marks) == 1 else f"{keyword}-setting"] = f"serve.{setting}"
     if "maximum" in marks and isinstance(known.get("default"), int):
         known["default"] = min(known["default"], known["maximum"])
@@ -90,9 +100,5 @@ def described(schema: Any, limits: ServeSettings) -> Any:
 
 def limits_view(limits: ServeSettings) -> LimitsView:
     """The limits as they are answered."""
-    return LimitsView(
-        **{
-            name: _CONSTANTS.get(name, getattr(limits, name, None))
-            for name in LimitsView.model_fields
-        }
-    )
+    known = _CONSTANTS | {"batch_lines_max": limits.batches.lines_max}
+    return LimitsView(**{name: known.get(name, getattr(limits, name, None)) for name in LimitsView.model_fields})

@@ -205,12 +205,18 @@ def body_of(form: type[contracts.Body], query: type[contracts.Body] | None = Non
     """The OpenAPI description of a body that is a multipart song with these fields or, where there is one, a JSON
     object."""
     schema = form.model_json_schema()
-    song_limits = marked(maxLength="upload_max_bytes", x_max_duration_s="upload_max_duration_s")
+    song_limits = marked(
+        maxLength="upload_max_bytes", x_max_duration_s="upload_max_duration_s", x_max_decoding_s="decode_timeout_s"
+    )
     song = {"type": "string", "format": "binary", **song_limits}
     schema["properties"] = {"song": song, **schema.get("properties", {})}
     schema["required"] = ["song"]
     schema |= marked(x_max_fields="form_fields_max", x_max_fields_bytes="form_fields_max_bytes")
-    content = {"multipart/form-data": {"schema": schema, **marked(x_max_queued="songs_queued_max")}}
+    received = marked(
+        x_max_queued="songs_queued_max", x_max_uploads_bytes="uploads_max_bytes", x_max_bodies="bodies_max",
+        x_body_timeout_s="body_timeout_s", x_body_min_rate="body_min_rate",
+    )  # fmt: skip
+    content = {"multipart/form-data": {"schema": schema, **received}}
     if query is not None:
         content["application/json"] = {"schema": query.model_json_schema() | marked(x_max_bytes="json_max_bytes")}
     return {"requestBody": {"required": True, "content": content}}

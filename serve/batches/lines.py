@@ -15,12 +15,11 @@ from gatefold.config import ServeSettings
 from gatefold.errors import InputError, TooLarge
 from serve.api import requests
 from serve.api.contracts import Body
+from serve.api.limits import CUSTOM_ID_MAX
 from serve.api.problems import explain
 from serve.middleware.uploads import check_text
 
 COVERS, SEARCHES = "/v1/covers", "/v1/searches"
-CUSTOM_ID_MAX = 128
-"""characters"""
 Fields = requests.CoverQuery | requests.SearchQuery
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gatefold.client import AsyncClient, AsyncCoverJob, Client, CoverJob, RetryPolicy, calls, uploads
+from gatefold.client.batches import create_batch
 from gatefold.client.endpoint import Endpoint
 from gatefold.client.errors import SongUnreadable
 from gatefold.client.models import EmbeddingAnswer, EncodedSong
@@ -124,7 +125,7 @@ def test_every_job_and_batch_has_an_idempotency_key_of_its_own_and_may_be_repeat
     assert len(keys) == 2
     assert calls.generate(None, "t1", "mine", None, {}).headers == {"Idempotency-Key": "mine"}
     assert [call.repeatable for call in made] == [True, True]
-    batches = [calls.create_batch(b"{}", key) for key in (None, None, "mine")]
+    batches = [create_batch(b"{}", key) for key in (None, None, "mine")]
     assert len({call.headers["Idempotency-Key"] for call in batches}) == 3
     assert batches[2].headers["Idempotency-Key"] == "mine"
     assert all(call.repeatable for call in batches)

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from gatefold.client import AsyncClient, Client, models, webhooks
+from gatefold.client import AsyncClient, Client, batches, models, webhooks
 from gatefold.client.errors import (
     BatchUnfinished,
     JobCancelled,
@@ -39,9 +39,9 @@ MODELS: dict[str, type[BaseModel]] = {
     "NeighbourView": models.NeighbourScore, "CoverManifest": models.JobManifest, "Health": models.HealthAnswer,
     "WebhookEvent": webhooks.WebhookEvent, "DeliveryView": webhooks.WebhookDelivery,
     "DeliveryList": webhooks.DeliveryPage,
-    "AttemptView": webhooks.DeliveryAttempt, "BatchView": models.BatchStatus, "BatchCounts": models.BatchTally,
-    "BatchLineAnswer": models.BatchLine, "BatchLineResponse": models.BatchResponse,
-    "BatchLineError": models.BatchError, "LimitsView": models.LimitsAnswer, "UsageView": models.UsageDay,
+    "AttemptView": webhooks.DeliveryAttempt, "BatchView": batches.BatchStatus, "BatchCounts": batches.BatchTally,
+    "BatchLineAnswer": batches.BatchLine, "BatchLineResponse": batches.BatchResponse,
+    "BatchLineError": batches.BatchError, "LimitsView": models.LimitsAnswer, "UsageView": models.UsageDay,
     "UsageList": models.UsageAnswer, "AuditEntryView": models.AuditEntry, "AuditList": models.AuditPage,
 }  # fmt: skip
 """By the name in the description, what the client makes of it."""
@@ -58,7 +58,7 @@ def test_the_models_have_the_fields_of_the_description(endpoint: Callable[..., A
 
 def test_every_model_is_compared() -> None:
     defined = {
-        kind for module in (models, webhooks) for _, kind in inspect.getmembers(module, inspect.isclass)
+        kind for module in (batches, models, webhooks) for _, kind in inspect.getmembers(module, inspect.isclass)
         if issubclass(kind, BaseModel) and kind not in (BaseModel, models.Answer)
     }  # fmt: skip
     assert defined == set(MODELS.values())

@@ -1,6 +1,7 @@
 """Every limit is one number: in `GET /v1/limits`, in OpenAPI, and in the answer to a request that exceeds it."""
 
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from ray.serve.exceptions import BackPressureError
 from gatefold.audio.spectrograms import extract_log_mel
 from gatefold.config import AudioSettings, ServeSettings, UploadAudioSettings
 from gatefold.errors import AudioTooLong, Overloaded
+from gatefold.serve_settings import JobBatchSettings
 from gatefold.workspace import Workspace
 from serve.api import limits
 from serve.api.contracts import LimitsView
@@ -24,10 +26,13 @@ from tests.factories import publish_small_release
 SONG = {"song": ("a.wav", b"12345")}
 SEARCH, COVERS = ("paths", "/v1/searches", "post"), ("paths", "/v1/covers", "post")
 FORM, JSON = ("requestBody", "content", "multipart/form-data"), ("requestBody", "content", "application/json")
+EXPORT = ("paths", "/v1/covers/{job_id}/images/{index}/export", "post")
+BATCHES = ("paths", "/v1/batches", "post", "requestBody", "content", "application/jsonl", "schema")
 SETTINGS = ServeSettings(
     upload_max_bytes=70_000, upload_max_duration_s=61, form_fields_max=17, form_fields_max_bytes=1025,
     json_max_bytes=1026, songs_queued_max=7, k_max=51, n_max=3, size_max=257, steps_max=11, jobs_max=6,
-    results_kept_s=5, wait_max_s=2.5,
+    results_kept_s=5, wait_max_s=2.5, uploads_max_bytes=71_000, bodies_max=901, body_timeout_s=9, body_min_rate=15_000,
+    decode_timeout_s=59, batches=JobBatchSettings(lines_max=49),
 )  # fmt: skip
 
 
@@ -58,6 +63,13 @@ def covers(**body: Any) -> Callable[[Any], Any]:
     return lambda client: client.post("/v1/covers", json={"song_id": "t3", **body})
 
 
+def lines(call: dict[str, Any]) -> Callable[[Any], Any]:
+    whole = {"custom_id": "a", "method": "POST", "url": "/v1/searches", "body": {"song_id": "t3"}} | call
+    return lambda client: client.post(
+        "/v1/batches", content=json.dumps(whole), headers={"Content-Type": "application/jsonl"}
+    )
+
+
 def with_key(client: Any) -> Any:
     return client.post("/v1/covers", json={"song_id": "t3"}, headers={"Idempotency-Key": "k" * 256})
 
@@ -74,6 +86,11 @@ def two_jobs(client: Any) -> Any:
 ROWS = {
     "upload_max_bytes": Row((*fields(SEARCH, "song"), "maxLength"), form(b"x" * 1001), 413, 1000),
     "upload_max_duration_s": Row((*fields(SEARCH, "song"), "x-max-duration-s"), None),
+    "uploads_max_bytes": Row((*SEARCH, *FORM, "x-max-uploads-bytes"), None),
+    "bodies_max": Row((*SEARCH, *FORM, "x-max-bodies"), None),
+    "body_timeout_s": Row((*SEARCH, *FORM, "x-body-timeout-s"), None),
+    "body_min_rate": Row((*SEARCH, *FORM, "x-body-min-rate"), None),
+    "decode_timeout_s": Row((*fields(SEARCH, "song"), "x-max-decoding-s"), None),
     "form_fields_max": Row((*SEARCH, *FORM, "schema", "x-max-fields"), form(genres=["x"] * 17), 413, 16),
     "form_fields_max_bytes": Row(
         (*SEARCH, *FORM, "schema", "x-max-fields-bytes"), form(genres=["x" * 600] * 2), 413, 1024
@@ -89,7 +106,7 @@ ROWS = {
         422,
         64,
     ),
-    "exports_queued_max": Row(("paths", "/v1/covers/{job_id}/images/{index}/export", "post", "x-max-queued"), None),
+    "exports_queued_max": Row((*EXPORT, "x-max-queued"), None),
     "steps_max": Row(
         (*fields(COVERS, "num_inference_steps"), "anyOf", "0", "maximum"), covers(num_inference_steps=11), 422, 10
     ),
@@ -105,6 +122,19 @@ ROWS = {
         ("paths", "/v1/covers/{job_id}", "get", "x-results-kept-s"), lambda client: client.get("/v1/covers/x"), 404, 3
     ),
     "wait_max_s": Row((*COVERS, "parameters", "0", "schema", "x-max-wait-s"), None),
+    "jobs_listed_max": Row(
+        ("paths", "/v1/covers", "get", "parameters", "1", "schema", "maximum"),
+        lambda client: client.get("/v1/covers?limit=101"),
+    ),
+    "batch_lines_max": Row((*BATCHES, "x-max-lines"), None),
+    "custom_id_max": Row((*BATCHES, "x-max-custom-id"), lines({"custom_id": "x" * 129})),
+    "text_max": Row(
+        (*fields(EXPORT, "title", JSON), "anyOf", "0", "maxLength"),
+        lambda client: client.post("/v1/covers/x/images/0/export", json={"profile": "spotify", "title": "x" * 301}),
+    ),
+    "webhook_url_max": Row((*fields(COVERS, "webhook_url"), "anyOf", "0", "maxLength"), covers(
+        webhook_url="https://example.org/" + "x" * 2048
+    )),
 }
 
 
@@ -121,7 +151,7 @@ def test_every_limit_stands_in_openapi_as_it_is_answered(endpoint: Callable[...,
     assert limits == {name: limits[name] for name in LimitsView.model_fields}
     settings = SETTINGS.model_dump()
     decided = {name: settings[name] for name in limits if name in settings}
-    assert len(decided) == 15
+    assert len(decided) == 20
     assert {name: limits[name] for name in decided} == decided
     assert "x-limit" not in client.get("/openapi.json").text
 
