@@ -310,6 +310,7 @@ def health(probe: Literal["live", "ready"]) -> Call[models.HealthAnswer]:
 
 
 def get(path: str, answer: type[T], query: Mapping[str, str] | None = None) -> Call[T]:
+    """Call for what a path answers, which may be repeated."""
     return Call("GET", path, answer, True, query=query or {})
 
 
