@@ -1,4 +1,4 @@
-"""Clients that send too slowly or too much at once, on a real Ray Serve: others are answered meanwhile."""
+"""Clients that send too slowly, too much or too many at once, on a real Ray Serve: others are answered meanwhile."""
 
 import json
 import os
@@ -27,6 +27,7 @@ GENEROUS_S = 5.0
 """on a busy machine; a second on a quiet one"""
 GIVEN_BACK = 30e6
 """bytes that may be left of all uploads"""
+CALLERS, GROWS_BY = 200, 200e6
 SEARCH = {"song_id": "song/1", "k": 3}
 UPLOAD = b"POST /v1/searches HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=f\r\n"
 SLOW_STARTS = {
@@ -132,6 +133,42 @@ def test_sixteen_large_uploads_at_once_take_bounded_memory_and_give_it_back(url:
     assert after["Api"] - before["Api"] < GIVEN_BACK
 
 
+@pytest.mark.chaos
+def test_two_hundred_callers_at_once_meet_no_fault_and_leave_memory_bounded(url: str) -> None:
+    processes = pids("Api", "Runner")
+    with httpx.Client(base_url=url, timeout=300, limits=httpx.Limits(max_connections=CALLERS)) as http:
+        http.post("/v1/searches", files=song()).raise_for_status()
+        before = {name: rss(pid) for name, pid in processes.items()}
+        peak, over = dict(before), threading.Event()
+        watching = threading.Thread(target=watch, args=(processes, peak, over))
+        watching.start()
+        together = threading.Barrier(CALLERS)
+        with ThreadPoolExecutor(CALLERS) as callers:
+            statuses = Counter(status for some in callers.map(lambda n: call(http, together, n), range(CALLERS))
+                               for status in some)  # fmt: skip
+        over.set()
+        watching.join()
+    grown = {name: f"{before[name] / 1e6:.0f} MB, peak +{(peak[name] - before[name]) / 1e6:.0f} MB" for name in before}
+    record(f"{dict(statuses)} {grown}")
+    assert set(processes) == {"Api", "Runner"}
+    assert set(statuses) <= {200, 202, 429}
+    assert statuses[200] >= 2 * CALLERS
+    assert statuses[202] >= 1
+    assert all(peak[name] - before[name] < GROWS_BY for name in processes)
+
+
+def call(http: httpx.Client, together: threading.Barrier, number: int) -> list[int]:
+    """What a caller is answered: two searches, a song, a job and its state."""
+    together.wait()
+    found = [http.post("/v1/searches", json=SEARCH).status_code for _ in range(2)]
+    found.append(upload(http, song(frequency=200.0 + number)))
+    job = http.post("/v1/covers", json={"song_id": "song/2", "n": 1, "size": 32})
+    found.append(job.status_code)
+    if job.status_code == 202:
+        found.append(http.get(job.headers["location"]).status_code)
+    return found
+
+
 def record(measured: str) -> None:
     sys.stderr.write(measured + "\n")
 
@@ -143,12 +180,13 @@ def upload(http: httpx.Client, files: dict[str, tuple[str, bytes]]) -> int:
         return 0
 
 
-def pids() -> dict[str, int]:
-    """The processes of our own Ray that a request comes through."""
+def pids(*deployments: str) -> dict[str, int]:
+    """The processes of our own Ray that a request comes through, or of these deployments."""
+    wanted = [f"ServeReplica:gatefold:{name}" for name in deployments] or ["ServeReplica:gatefold:Api", "ProxyActor"]
     found: dict[str, int] = {}
     for line in Path("/proc").glob("[0-9]*/cmdline"):
         title = line.read_bytes().decode(errors="replace") if line.exists() else ""
-        for name in ("ServeReplica:gatefold:Api", "ProxyActor"):
+        for name in wanted:
             if name in title and descends(int(line.parent.name)):
                 found[name.split(":")[-1]] = int(line.parent.name)
     return found

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from gatefold.config import ServeSettings
 from gatefold.generator.interface import GenerationRequest
@@ -17,6 +18,7 @@ from serve.jobs.database import Database
 from serve.jobs.jobs import Claim, Idempotency, Job, JobResult, JobSpec, StoredCover
 from serve.jobs.queue import JobQueue
 from serve.jobs.store import JobStore, new_job_id
+from serve.jobs.tables import jobs as table
 
 T = TypeVar("T")
 BUNDLE = ServedBundle("v", "f")
@@ -57,6 +59,16 @@ class Jobs:
         claim = await self.claim()
         await self.queue.begin(claim)
         return claim
+
+
+async def copied(jobs: Jobs, first: Job, count: int) -> None:
+    """As many jobs of a caller, the first as any other is made, the rest as copies of it with the turns they would
+    have: a thousand transactions take longer than a test should."""
+    async with jobs.database.write() as connection:
+        row = (await connection.execute(sa.select(table).where(table.c.job_id == first.job_id))).one()._asdict()
+        del row["number"]
+        copies = [{**row, "job_id": f"{row['caller']}-{i}", "turn": row["turn"] + i} for i in range(1, count)]
+        await connection.execute(sa.insert(table), copies)
 
 
 Opened = Callable[..., Any]

@@ -23,11 +23,25 @@ from serve.jobs.store import new_job_id
 from serve.jobs.sweeper import Sweeper
 from serve.optout_filter import OptOuts
 from tests.unit.serve.conftest import RELEASE, Encoder, Generator, Ready, Retriever
-from tests.unit.serve.jobs.conftest import GENERATION, Jobs, Opened, run, soon
+from tests.unit.serve.jobs.conftest import GENERATION, Jobs, Opened, copied, run, soon
 
 SONG = b"12345"
 NEXT = ServedRelease("r2", ServedBundle("e2", "encoder-2"), RELEASE.index, RELEASE.generator)
 POLL_S = 0.01
+LASTS_S, OVERHEAD_S = 1.0, 0.9
+"""of a job; less than another job's time for claims, polls and a busy machine"""
+
+
+class OneByOne(Generator):
+    """One job at a time, each of a second."""
+
+    async def generate(self, job: GenerationJob) -> AsyncGenerator[float | GenerationResult, None]:
+        await asyncio.sleep(LASTS_S)
+        async for one in super().generate(job):
+            yield one
+
+    async def capacity(self) -> int:
+        return 1
 
 
 @dataclass
@@ -52,13 +66,13 @@ class Machine:
         self.runners.append(runner)
         return runner
 
-    async def make(self, seed: int = 40, n: int = 2) -> Job:
+    async def make(self, seed: int = 40, n: int = 2, caller: str = "me") -> Job:
         job_id = new_job_id()
         asked = CoversRequest(SongFile(SONG, "x.mp3"), GENERATION.request, n, seed, 8, None)
         await self.files.put_song(job_id, SONG)
         with self.active.current() as services:
             spec = await make_spec(services, asked)
-        job, *_ = await self.jobs.store.create(job_id, spec, caller="me")
+        job, *_ = await self.jobs.store.create(job_id, spec, caller=caller)
         return job
 
     async def until(self, job: Job, state: str) -> Job:
@@ -321,6 +335,25 @@ def test_a_runner_takes_no_more_than_the_generator_can_and_one(opened: Opened, t
             it.run()
             await asyncio.sleep(0.5)
             assert len(await it.jobs.queue.claim("another", 12)) == 3  # its capacity is 8
+
+    run(main())
+
+
+def test_behind_a_thousand_jobs_of_one_key_anothers_starts_within_the_time_of_two(
+    opened: Opened, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with machine(opened, tmp_path, jobs_max=2000) as it:
+            it.generator = OneByOne()
+            it.switch_to(RELEASE)
+            first = await it.make(n=1)
+            await copied(it.jobs, first, 1000)
+            it.run()
+            await it.until(first, "succeeded")
+            other = await it.make(n=1, caller="other")
+            started = (await it.until(other, "succeeded")).started_at
+            assert started is not None
+            assert (started - other.created_at).total_seconds() < 2 * LASTS_S + OVERHEAD_S
 
     run(main())
 

@@ -10,18 +10,7 @@ from gatefold.errors import Overloaded
 from serve.jobs.jobs import Job
 from serve.jobs.rows import ORDER
 from serve.jobs.tables import jobs as table
-from tests.unit.serve.jobs.conftest import RESULT, Jobs, Opened, run
-
-
-async def make_many(jobs: Jobs, caller: str, count: int) -> None:
-    """As many jobs of a caller, the first as any other is made, the rest as copies of it with the turns they would
-    have: a thousand transactions take longer than a test should."""
-    first = await jobs.make(caller)
-    async with jobs.database.write() as connection:
-        row = (await connection.execute(sa.select(table).where(table.c.job_id == first.job_id))).one()._asdict()
-        del row["number"]
-        copies = [{**row, "job_id": f"{caller}-{i}", "turn": row["turn"] + i} for i in range(1, count)]
-        await connection.execute(sa.insert(table), copies)
+from tests.unit.serve.jobs.conftest import RESULT, Jobs, Opened, copied, run
 
 
 async def run_one(jobs: Jobs) -> Job:
@@ -33,7 +22,7 @@ async def run_one(jobs: Jobs) -> Job:
 def test_a_thousand_jobs_of_one_key_let_the_one_of_another_go_next(opened: Opened) -> None:
     async def main() -> None:
         async with opened(jobs_max=2000) as jobs:
-            await make_many(jobs, "many", 1000)
+            await copied(jobs, await jobs.make("many"), 1000)
             for _ in range(3):
                 await run_one(jobs)
             in_hand = await jobs.begin()
@@ -48,7 +37,7 @@ def test_a_thousand_jobs_of_one_key_let_the_one_of_another_go_next(opened: Opene
 def test_keys_with_many_jobs_each_take_turns_one_by_one(opened: Opened) -> None:
     async def main() -> None:
         async with opened(jobs_max=2000) as jobs:
-            await make_many(jobs, "a", 300)
+            await copied(jobs, await jobs.make("a"), 300)
             await run_one(jobs)
             for caller in ("b", "c"):
                 for _ in range(5):
@@ -63,7 +52,7 @@ def test_keys_with_many_jobs_each_take_turns_one_by_one(opened: Opened) -> None:
 def test_a_key_that_waits_is_not_overtaken_by_keys_that_come_later(opened: Opened) -> None:
     async def main() -> None:
         async with opened(jobs_max=2000) as jobs:
-            await make_many(jobs, "many", 50)
+            await copied(jobs, await jobs.make("many"), 50)
             await run_one(jobs)
             first = await jobs.make("first")
             for i in range(20):
@@ -79,7 +68,7 @@ def test_what_a_key_had_done_before_is_not_held_against_it(opened: Opened) -> No
             for _ in range(5):
                 await jobs.make("diligent")
                 await run_one(jobs)
-            await make_many(jobs, "many", 20)
+            await copied(jobs, await jobs.make("many"), 20)
             await jobs.make("diligent")
             callers = [(await run_one(jobs)).caller for _ in range(2)]
             assert sorted(callers) == ["diligent", "many"]
@@ -90,7 +79,7 @@ def test_what_a_key_had_done_before_is_not_held_against_it(opened: Opened) -> No
 def test_a_higher_priority_goes_before_all_turns_and_has_turns_of_its_own(opened: Opened) -> None:
     async def main() -> None:
         async with opened(jobs_max=2000) as jobs:
-            await make_many(jobs, "many", 50)
+            await copied(jobs, await jobs.make("many"), 50)
             await run_one(jobs)
             low = await jobs.make("patient", priority=-1)
             urgent = [await jobs.make(caller, priority=1) for caller in ("many", "many", "other")]
@@ -105,7 +94,7 @@ def test_a_higher_priority_goes_before_all_turns_and_has_turns_of_its_own(opened
 def test_turns_go_on_when_all_jobs_that_ended_have_been_deleted(opened: Opened) -> None:
     async def main() -> None:
         async with opened(jobs_max=2000) as jobs:
-            await make_many(jobs, "many", 50)
+            await copied(jobs, await jobs.make("many"), 50)
             done = [(await run_one(jobs)).job_id for _ in range(10)]
             await jobs.queue.forget(done)
             one = await jobs.make("one")
@@ -153,7 +142,7 @@ def test_ten_thousand_queued_jobs_slow_neither_claims_nor_acceptance_much(opened
 
     async def main() -> None:
         async with opened(jobs_max=20_000) as jobs:
-            await make_many(jobs, "many", 10_000)
+            await copied(jobs, await jobs.make("many"), 10_000)
             claims, made = [], []
             for i in range(10):
                 began = time.perf_counter()
