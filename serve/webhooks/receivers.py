@@ -8,6 +8,7 @@ the operator names may have any address.
 
 import asyncio
 import ipaddress
+import re
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ import httpx
 
 URL_MAX = 2048
 """characters"""
+_NUMBER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 _HTTPS, _HOST_MAX, _LABEL_MAX = 443, 253, 63
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 """IPv4 addresses as a gateway writes them (RFC 6052)"""
@@ -61,8 +63,11 @@ def parse_receiver(url: str) -> Receiver:
         raise ValueError("is no URL; it must read https://HOST/PATH") from None
     if parsed.scheme != "https" or not 0 < len(host) <= _HOST_MAX:
         raise ValueError(f"must begin with https:// and name a host of at most {_HOST_MAX} characters")
-    if any(not 0 < len(label) <= _LABEL_MAX for label in host.removesuffix(".").split(".")) and _address(host) is None:
+    labels = host.removesuffix(".").split(".")
+    if _address(host) is None and any(not 0 < len(label) <= _LABEL_MAX for label in labels):
         raise ValueError(f"its host has a part, between two dots, that is empty or longer than {_LABEL_MAX} characters")
+    if _address(host) is None and _NUMBER.fullmatch(labels[-1]):  # 2130706433 is 127.0.0.1 to some resolvers
+        raise ValueError("its host ends in a number, and is no address in the usual form, as 192.0.2.1")
     if parsed.userinfo or "#" in url:
         raise ValueError("must have neither a user name, nor a password, nor a fragment")
     if not 0 < port < 65_536:

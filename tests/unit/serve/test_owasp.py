@@ -1,7 +1,7 @@
 """OWASP API Security Top 10 (2023), one test for each item, named by it.
 
-API10, unsafe consumption of APIs, has none: the endpoint calls no API of others with what it is sent. What it reads is
-the operator's store and database.
+That of API10, unsafe consumption of APIs, is in webhooks/test_deliverer.py: receivers of webhooks are the only APIs of
+others that the endpoint calls.
 """
 
 import hashlib
@@ -121,7 +121,7 @@ def test_api6_unrestricted_access_to_sensitive_business_flows(
 
 
 def test_api7_server_side_request_forgery(endpoint: Callable[..., Any], new_key: Callable[..., str]) -> None:
-    """No request names an address that the endpoint would fetch: songs are uploaded, or in the catalogue."""
+    """The one address that a request names is that of a webhook: https and public. Songs are uploaded, or known."""
     key = bearer(new_key("search", "generate"))
     client = endpoint().client
     for name in ("url", "song_url", "audio_uri", "cover_uri", "callback"):
@@ -129,7 +129,10 @@ def test_api7_server_side_request_forgery(endpoint: Callable[..., Any], new_key:
         assert client.post("/v1/covers", json=fields, headers=key).status_code == 422, name
     for song_id in ("http://169.254.169.254/x", "file:///etc/passwd", "s3://bucket/x"):
         assert client.post("/v1/searches", json={"song_id": song_id}, headers=key).json()["code"] == "unknown_track"
-
+    for host in ("169.254.169.254", "127.0.0.1", "10.0.0.1", "[::1]", "[fe80::1]", "[::ffff:10.0.0.1]", "2130706433"):
+        for scheme in ("https", "http"):
+            fields = {**ORDER, "webhook_url": f"{scheme}://{host}/hook"}
+            assert client.post("/v1/covers", json=fields, headers=key).status_code == 422, fields
 
 def test_api8_security_misconfiguration(endpoint: Callable[..., Any]) -> None:
     """Other origins read nothing, other names are not answered, and a fault shows no traceback."""

@@ -78,12 +78,20 @@ def test_a_receiver_that_was_down_gets_the_event_when_it_is_up_again(opened: Ope
     run(main())
 
 
-def test_a_redirect_is_not_followed(opened: Opened) -> None:
+def test_api10_unsafe_consumption_of_apis(opened: Opened) -> None:
+    """OWASP's: a receiver's redirect is not followed, and of its body the beginning is kept as text."""
+
     async def main(receiver: Receiver, other: Receiver) -> None:
         receiver.answers, receiver.location = [307], other.url("slow.test")
+        receiver.body = b"\x00\xff<script>" + b"x" * 1_000_000
         async with opened() as jobs, delivering(jobs, hooks()) as outbox:
             delivery = await attempted(outbox, (await cancelled(jobs, receiver.url())).job_id)
-        assert (delivery.state, delivery.attempts[0].answer.status) == ("pending", 307)
+        answer = delivery.attempts[0].answer
+        assert (delivery.state, answer.status) == ("pending", 307)
+        assert answer.text is not None
+        assert len(answer.text) <= 1024
+        assert "<script>xx" in answer.text
+        assert "\x00" not in answer.text
         assert other.received == []
 
     with receiving() as receiver, receiving() as other:

@@ -49,6 +49,10 @@ def test_an_address_of_the_public_internet_is_known(address: str) -> None:
         ("https://.example.org/x", "between two dots|is no URL"),
         ("https://" + "a" * 64 + ".org/", "longer than 63"),
         ("https://example.org/" + "a" * 2048, "at most 2,048"),
+        ("https://2130706433/", "ends in a number"),
+        ("https://0x7f000001/", "ends in a number"),
+        ("https://127.1/", "ends in a number"),
+        ("https://example.0x1./", "ends in a number"),
     ],
 )
 def test_a_url_that_is_no_receiver_is_refused_and_not_repeated(url: str, said: str) -> None:
