@@ -195,6 +195,13 @@ def _measure_table(rows: Sequence[Mapping[str, Any]]) -> MeasureTable:
     return MeasureTable(["measure", "value", *(["95 %"] if resampled else []), *baselines], cells)
 
 
+_ORIGINALITY = {
+    "share": "largest share of one source",
+    "region": "largest connected region of one source",
+    "likeness": "likeness to the nearest cover of the catalogue",
+}
+
+
 def side_by_side(names: Sequence[str], tables: Sequence[Sequence[Mapping[str, Any]]]) -> MeasureTable:
     """Tables of measures, one column each, headed by `names`: value and half the width of its interval.
 
@@ -227,3 +234,23 @@ def as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         lines += ["", f"| {' | '.join(one.columns)} |", f"|---|{'---:|' * (len(one.columns) - 1)}"]
         lines += [f"| {' | '.join(row)} |" for row in one.rows]
     return "\n".join(lines) + "\n"
+
+
+def originality_as_markdown(originality: Mapping[str, Any]) -> str:
+    """How close generated covers come to existing ones, beside what is allowed; empty where nothing was measured.
+
+    Args:
+        originality: of the report of `evaluate`: quantiles of each measure, limits, attempts and refusals.
+    """
+    quantiles: Mapping[str, Mapping[str, float]] = originality["quantiles"]
+    if not quantiles:
+        return ""
+    shares = [f"{float(quantile):.0%}" for quantile in next(iter(quantiles.values()))]
+    head = ["at most, in a share of covers", *shares, "allowed"]
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    for name, values in quantiles.items():
+        cells = [f"{value:.3f}" for value in [*values.values(), originality["limits"][f"max_{name}"]]]
+        lines.append(f"| {' | '.join([_ORIGINALITY[name], *cells])} |")
+    attempts = ", ".join(f"{count} in attempt {number}" for number, count in originality["attempts"].items())
+    refused = ", ".join(f"{count} {code}" for code, count in originality["refused"].items()) or "none"
+    return "\n" + "\n".join(lines) + f"\n\nDecided: {attempts}. Refused: {refused}.\n"

@@ -21,7 +21,15 @@ from gatefold.config import Settings
 from gatefold.encoder.towers import DualEncoder
 from gatefold.errors import StageMissing
 from gatefold.evaluation import metrics
-from gatefold.evaluation.scorecard import BY_COVER, ROUNDS, Measure, as_markdown, measure_genres, measure_retrieval
+from gatefold.evaluation.scorecard import (
+    BY_COVER,
+    ROUNDS,
+    Measure,
+    as_markdown,
+    measure_genres,
+    measure_retrieval,
+    originality_as_markdown,
+)
 from gatefold.images.contact_sheet import SheetRow, draw_contact_sheet
 from gatefold.images.likeness import IndependentFeatures, available, nearest_likeness
 from gatefold.index.interface import Filters, Index
@@ -95,19 +103,20 @@ def _measure(
     sheet = _draw_sheet(settings, workspace, index, sheet_ids, generated.pixels, len(asked))
     sheet_uri = objects.join(workspace.reports, SHEET)
     rows = [measure.row() for measure in table]
+    originality = _originality(settings, generated, judged)
     details = {
         "input_fingerprint": evaluation_of(settings, versions),
         "held_out": len(held_out.ids),
         "generated": len(asked),
         "artists": len(set(held_out.artists)),
         "table": rows,
-        "originality": _originality(settings, generated, judged),
+        "originality": originality,
         "genres": measure_genres(held_out.songs @ held_out.covers.T, held_out.genres),
         "sheet": sheet_uri,
     }
     lease.check()
     objects.put(sheet_uri, sheet)
-    objects.put(objects.join(workspace.reports, TABLE), _as_text(rows, held_out).encode())
+    objects.put(objects.join(workspace.reports, TABLE), _as_text(rows, held_out, originality).encode())
     done, seconds = len(held_out.ids), time.monotonic() - began
     report = Report(stage=STAGE, done=done, skipped=0, rejected=0, seconds=seconds, details=details)
     write_report(workspace, report)
@@ -214,7 +223,7 @@ def _draw_sheet(
     return png.getvalue()
 
 
-def _as_text(table: list[dict[str, Any]], held_out: HeldOut) -> str:
+def _as_text(table: list[dict[str, Any]], held_out: HeldOut, originality: dict[str, Any]) -> str:
     count, artists = len(held_out.ids), len(set(held_out.artists))
     return (
         f"# Evaluation on {count} songs by {artists} artists that training never met\n\n"
@@ -222,5 +231,7 @@ def _as_text(table: list[dict[str, Any]], held_out: HeldOut) -> str:
         f"'{BY_COVER[2:]}' are the other way round. 95 %: percentiles of {ROUNDS:,} bootstrap samples of the artists, "
         "each with all its songs. Chance and *by genre* (knows the genre, guesses among its covers) are exact "
         "expectations; *untrained* is the encoder before its first step; *ceiling* knows the latents that song and "
-        "cover were made from, up to the noise that was drawn between them.\n" + as_markdown(table)
+        "cover were made from, up to the noise that was drawn between them.\n"
+        + as_markdown(table)
+        + originality_as_markdown(originality)
     )

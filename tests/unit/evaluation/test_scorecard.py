@@ -12,6 +12,7 @@ from gatefold.evaluation.scorecard import (
     measure_genres,
     measure_retrieval,
     measure_tables,
+    originality_as_markdown,
     side_by_side,
 )
 from gatefold.synthetic.catalogue import compose_catalogue, log_odds_of_own, seen_sigma
@@ -146,3 +147,24 @@ def test_encoders_side_by_side_fit_a_terminal_three_at_a_time() -> None:
     assert compared.rows[0][2] == f"{row['value']:.3f} ± {(row['high'] - row['low']) / 2:.3f}"
     widths = [max(map(len, column)) for column in zip(compared.columns, *compared.rows, strict=True)]
     assert sum(widths) + 2 * len(widths) <= 100
+
+
+def test_how_close_covers_come_to_existing_ones_stands_beside_what_is_allowed() -> None:
+    quantiles = {"0.1": 0.1283, "0.5": 0.1708, "1": 0.2493}
+    measured = {
+        "limits": {"max_share": 0.25, "max_region": 0.3, "max_likeness": 0.95, "attempts": 4},
+        "quantiles": {"share": quantiles, "likeness": {"0.1": 0.7, "0.5": 0.8, "1": 0.9268}},
+        "attempts": {"1": 137, "2": 6},
+        "refused": {"too_like_a_cover": 2},
+    }
+    assert originality_as_markdown(measured).splitlines() == [
+        "",
+        "| at most, in a share of covers | 10% | 50% | 100% | allowed |",
+        "|---|---:|---:|---:|---:|",
+        "| largest share of one source | 0.128 | 0.171 | 0.249 | 0.250 |",
+        "| likeness to the nearest cover of the catalogue | 0.700 | 0.800 | 0.927 | 0.950 |",
+        "",
+        "Decided: 137 in attempt 1, 6 in attempt 2. Refused: 2 too_like_a_cover.",
+    ]
+    assert "Refused: none." in originality_as_markdown(measured | {"refused": {}})
+    assert originality_as_markdown(measured | {"quantiles": {}}) == ""

@@ -1,112 +1,23 @@
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gatefold.config import ServeSettings
 from gatefold.errors import DatabaseUnavailable, InputError, Unavailable
 from gatefold.storage import objects
-from gatefold.workspace import Workspace
-from serve.active_release import ActiveRelease
-from serve.interfaces import GenerationJob, GenerationResult, ReleaseServices, ServedBundle, ServedRelease
+from serve.interfaces import GenerationJob, GenerationResult
 from serve.jobs.files import JobFiles
-from serve.jobs.jobs import Claim, Job
+from serve.jobs.jobs import Claim
 from serve.jobs.queue import JobQueue
-from serve.jobs.runner import JobRunner
-from serve.jobs.specs import CoversRequest, SongFile, make_spec
 from serve.jobs.store import new_job_id
 from serve.jobs.sweeper import Sweeper
-from serve.optout_filter import OptOuts
-from tests.unit.serve.conftest import RELEASE, Encoder, Generator, Ready, Retriever
-from tests.unit.serve.jobs.conftest import GENERATION, Jobs, Opened, copied, run, soon
-
-SONG = b"12345"
-NEXT = ServedRelease("r2", ServedBundle("e2", "encoder-2"), RELEASE.index, RELEASE.generator)
-POLL_S = 0.01
-LASTS_S, OVERHEAD_S = 1.0, 0.9
-"""of a job; less than another job's time for claims, polls and a busy machine"""
-
-
-class OneByOne(Generator):
-    """One job at a time, each of a second."""
-
-    async def generate(self, job: GenerationJob) -> AsyncGenerator[float | GenerationResult, None]:
-        await asyncio.sleep(LASTS_S)
-        async for one in super().generate(job):
-            yield one
-
-    async def capacity(self) -> int:
-        return 1
-
-
-@dataclass
-class Machine:
-    """One process that runs jobs, and what it runs them with."""
-
-    jobs: Jobs
-    files: JobFiles
-    workspace: Workspace
-    limits: ServeSettings
-    active: ActiveRelease
-    encoder: Encoder
-    generator: Generator
-    runners: list[JobRunner] = field(default_factory=list)
-
-    def switch_to(self, release: ServedRelease) -> None:
-        self.active.switch_to(ReleaseServices(release, self.encoder, Retriever(), self.generator, Ready()))
-
-    def run(self, queue: JobQueue | None = None) -> JobRunner:
-        runner = JobRunner(self.active, queue or self.jobs.queue, self.files, self.limits)
-        runner.start()
-        self.runners.append(runner)
-        return runner
-
-    async def make(self, seed: int = 40, n: int = 2, caller: str = "me") -> Job:
-        job_id = new_job_id()
-        asked = CoversRequest(SongFile(SONG, "x.mp3"), GENERATION.request, n, seed, 8, None)
-        await self.files.put_song(job_id, SONG)
-        with self.active.current() as services:
-            spec = await make_spec(services, asked)
-        job, *_ = await self.jobs.store.create(job_id, spec, caller=caller)
-        return job
-
-    async def until(self, job: Job, state: str) -> Job:
-        async def there() -> bool:
-            return (await self.jobs.store.get(job.job_id)).state == state
-
-        await soon(there)
-        return await self.jobs.store.get(job.job_id)
-
-    def kept(self, job: Job) -> list[str]:
-        folder = f"{self.workspace.jobs}/{job.job_id}"
-        return [objects.relative(one.uri, folder) for one in objects.list_objects(folder)]
-
-
-@asynccontextmanager
-async def machine(opened: Opened, folder: Path, **limits: Any) -> AsyncIterator[Machine]:
-    limits = {"jobs_poll_s": POLL_S, **limits}
-    workspace = Workspace(objects.resolve(str(folder / "workspace")))
-    async with opened(**limits) as jobs:
-        found = Machine(
-            jobs,
-            JobFiles(workspace, 10_000),
-            workspace,
-            ServeSettings(**limits),
-            ActiveRelease(OptOuts(workspace)),
-            Encoder(),
-            Generator(),
-        )
-        found.switch_to(RELEASE)
-        try:
-            yield found
-        finally:
-            for runner in found.runners:
-                await runner.close()
+from tests.unit.serve.conftest import RELEASE, Generator
+from tests.unit.serve.jobs.conftest import Opened, run, soon
+from tests.unit.serve.jobs.machines import NEXT, POLL_S, SONG, machine
 
 
 def test_what_a_job_gave_is_read_by_a_process_that_never_ran_it(opened: Opened, tmp_path: Path) -> None:
@@ -335,25 +246,6 @@ def test_a_runner_takes_no_more_than_the_generator_can_and_one(opened: Opened, t
             it.run()
             await asyncio.sleep(0.5)
             assert len(await it.jobs.queue.claim("another", 12)) == 3  # its capacity is 8
-
-    run(main())
-
-
-def test_behind_a_thousand_jobs_of_one_key_anothers_starts_within_the_time_of_two(
-    opened: Opened, tmp_path: Path
-) -> None:
-    async def main() -> None:
-        async with machine(opened, tmp_path, jobs_max=2000) as it:
-            it.generator = OneByOne()
-            it.switch_to(RELEASE)
-            first = await it.make(n=1)
-            await copied(it.jobs, first, 1000)
-            it.run()
-            await it.until(first, "succeeded")
-            other = await it.make(n=1, caller="other")
-            started = (await it.until(other, "succeeded")).started_at
-            assert started is not None
-            assert (started - other.created_at).total_seconds() < 2 * LASTS_S + OVERHEAD_S
 
     run(main())
 

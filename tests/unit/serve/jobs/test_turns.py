@@ -1,16 +1,37 @@
 """Callers take turns: however many jobs one has queued, another's waits for those in hand and no more."""
 
+import asyncio
 import time
 from collections import Counter
+from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from gatefold.errors import Overloaded
+from serve.interfaces import GenerationJob, GenerationResult
 from serve.jobs.jobs import Job
 from serve.jobs.rows import ORDER
 from serve.jobs.tables import jobs as table
+from tests.unit.serve.conftest import RELEASE, Generator
 from tests.unit.serve.jobs.conftest import RESULT, Jobs, Opened, copied, run
+from tests.unit.serve.jobs.machines import machine
+
+LASTS_S, OVERHEAD_S = 1.0, 0.9
+"""of a job; less than another job's time for claims, polls and a busy machine"""
+
+
+class OneByOne(Generator):
+    """One job at a time, each of a second."""
+
+    async def generate(self, job: GenerationJob) -> AsyncGenerator[float | GenerationResult, None]:
+        await asyncio.sleep(LASTS_S)
+        async for one in super().generate(job):
+            yield one
+
+    async def capacity(self) -> int:
+        return 1
 
 
 async def run_one(jobs: Jobs) -> Job:
@@ -153,5 +174,24 @@ def test_ten_thousand_queued_jobs_slow_neither_claims_nor_acceptance_much(opened
                 claims.append(time.perf_counter() - began)
             assert sorted(claims)[5] < 0.2
             assert sorted(made)[5] < 0.2
+
+    run(main())
+
+
+def test_behind_a_thousand_jobs_of_one_key_anothers_starts_within_the_time_of_two(
+    opened: Opened, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with machine(opened, tmp_path, jobs_max=2000) as it:
+            it.generator = OneByOne()
+            it.switch_to(RELEASE)
+            first = await it.make(n=1)
+            await copied(it.jobs, first, 1000)
+            it.run()
+            await it.until(first, "succeeded")
+            other = await it.make(n=1, caller="other")
+            started = (await it.until(other, "succeeded")).started_at
+            assert started is not None
+            assert (started - other.created_at).total_seconds() < 2 * LASTS_S + OVERHEAD_S
 
     run(main())
