@@ -1,5 +1,8 @@
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from tests.drawn import drawn_covers
 
 PARAMETERS = Parameters(widest=0.6, narrowest=9, temperature=0.05, capacity=0.2)
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[4]
 COUNT = 12
 PYRAMID = {size: torch.from_numpy(resized(drawn_covers(COUNT, 256), size)) for size in (64, 128, 256)}
 COSINES = torch.linspace(0.7, 0.5, COUNT)
@@ -65,7 +69,7 @@ def test_dropping_sources_changes_a_picture_by_less_than_one_level_on_average() 
 
 def test_a_picture_has_the_same_bytes_alone_in_a_job_and_on_any_number_of_threads() -> None:
     alone = sampled([7], 256)[0]
-    together = sampled([5, 6, 7, 8], 256, threads=3)[2]
+    together = sampled(range(1, 9), 256, threads=3)[6]
     assert np.array_equal(as_bytes(alone), as_bytes(together))
     assert torch.equal(alone.share, together.share)
     assert torch.equal(alone.holder, together.holder)
@@ -77,6 +81,22 @@ def test_no_picture_depends_on_how_it_is_cut_into_tiles(monkeypatch: pytest.Monk
     whole = sampled([3], 256, dropping=False)[0]
     monkeypatch.setattr(sampler, "_TILE", tile)
     assert np.array_equal(as_bytes(sampled([3], 256, dropping=False)[0]), as_bytes(whole))
+
+
+def test_borders_of_tiles_are_no_seams_where_sources_are_dropped() -> None:
+    pictures = np.stack([as_bytes(one) for one in sampled(range(6), 256, threads=2)]).astype(float)
+    borders = np.arange(sampler._TILE, 256, sampler._TILE) - 1
+    for axis in (2, 3):
+        steps_between = np.abs(np.diff(pictures, axis=axis)).mean(axis=tuple({0, 1, 2, 3} - {axis}))
+        within = np.delete(steps_between, borders)
+        assert steps_between[borders].mean() < within.mean() + within.std()
+
+
+@pytest.mark.slow
+def test_a_large_picture_of_many_sources_takes_less_than_two_gib() -> None:
+    command = [sys.executable, "-m", "benchmarks.generation", "--memory", "1024", "200"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(done.stdout.split()[1]) < 2.0
 
 
 def test_another_seed_gives_another_picture() -> None:

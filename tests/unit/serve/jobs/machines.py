@@ -24,6 +24,8 @@ from tests.unit.serve.jobs.conftest import GENERATION, Jobs, Opened, soon
 SONG = b"12345"
 NEXT = ServedRelease("r2", ServedBundle("e2", "encoder-2"), RELEASE.index, RELEASE.generator)
 POLL_S = 0.01
+
+
 @dataclass
 class Machine:
     """One process that runs jobs, and what it runs them with."""
