@@ -203,8 +203,9 @@ def _wait_for_end(folder: str, number: int, holder: _Holder) -> None:
 
 def _in_progress(folder: str, holder: _Holder) -> RunInProgress:
     since = datetime.fromtimestamp(holder.since, UTC)
+    held = folder.removesuffix(".lease") if folder.endswith(".lease") else objects.parent(folder)
     return RunInProgress(
-        f"'{objects.parent(folder)}': process {holder.pid} on {holder.host} works on it since "
+        f"'{held}': process {holder.pid} on {holder.host} works on it since "
         f"{since:%Y-%m-%d %H:%M:%S} UTC; wait for it or stop it"
     )
 

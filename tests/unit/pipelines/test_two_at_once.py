@@ -29,8 +29,11 @@ from gatefold.storage.models.encoders import build_encoder, publish_encoder
 from gatefold.storage.models.generators import publish_generator
 from gatefold.workspace import Workspace
 from pipelines import index
+from pipelines.backfill.backfill import backfill, undo
 from pipelines.catalogue.catalogue import build_catalogue
+from pipelines.catalogue.synthesize import synthesize
 from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.examples import make_examples
 from pipelines.evaluation.generator_comparison import compare_generators
 from pipelines.extraction.rejects import remove_rejects
 from pipelines.index import build_index
@@ -40,7 +43,7 @@ from pipelines.training import train_encoder
 from pipelines.training.train_generator import train_generator
 from pipelines.versions import versions_of
 from tests.factories import COVER, ENCODER, GENERATOR, unit_vectors, write_pairs
-from tests.sounds import AUDIO
+from tests.sounds import AUDIO, CLIPS
 
 SETTINGS = Settings(audio=AUDIO, cover=COVER, generator=GeneratorSettings(size=COVER.size), encoder=ENCODER)
 SONGS = [f"song-{number}" for number in range(6)]
@@ -221,6 +224,8 @@ REFUSED: dict[str, Verb] = {
     "evaluate": partial(evaluate, SETTINGS),
     "compare-generators": partial(compare_generators, SETTINGS),
     "train-generator": partial(train_generator, SETTINGS),
+    "backfill": lambda workspace: backfill(SETTINGS, str(CLIPS[0].parent), workspace, into="file"),
+    "undo": lambda workspace: undo(workspace, "some-run"),
     "words": lambda workspace: Report(
         stage="", done=remove_rejects(workspace, "words"), skipped=0, rejected=0, seconds=0
     ),
@@ -229,9 +234,20 @@ REFUSED: dict[str, Verb] = {
 
 @pytest.mark.parametrize("verb", REFUSED)
 def test_what_another_run_works_on_is_left_alone(embedded: Workspace, verb: str) -> None:
-    run = f"generator-{versions_of(SETTINGS, embedded).generator}" if verb == "train-generator" else verb
+    runs = {"train-generator": f"generator-{versions_of(SETTINGS, embedded).generator}", "undo": "backfill"}
+    run = runs.get(verb, verb)
     with leases.hold(embedded.lease(run)), pytest.raises(RunInProgress, match=f"runs/{run}': process"):
         REFUSED[verb](embedded)
+
+
+def test_examples_and_demo_songs_that_another_run_makes_are_left_alone(generating: Workspace, tmp_path: Path) -> None:
+    publish_release(SETTINGS, generating)
+    with leases.hold(generating.lease("examples")), pytest.raises(RunInProgress, match="runs/examples': process"):
+        make_examples(CLIPS[0].parent, generating)
+    folder = objects.resolve(str(tmp_path / "songs"))
+    with leases.hold(f"{folder}.lease"), pytest.raises(RunInProgress, match="/songs': process"):
+        synthesize(SETTINGS, folder)
+    assert not list(objects.list_objects(folder))
 
 
 def test_of_two_catalogues_put_at_once_one_counts_and_no_part_of_it_is_removed(
