@@ -16,6 +16,12 @@ from pipelines import cluster
 from pipelines.cluster import LOCAL, choose, connect
 
 
+@pytest.fixture(autouse=True)
+def not_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever other tests have left in this process."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+
 @pytest.fixture
 def listener() -> Iterator[int]:
     """A port where somebody listens."""
@@ -138,7 +144,6 @@ def test_a_token_is_used_where_the_cluster_wants_one(
         (tmp_path / ".ray" / "auth_token").write_text("a" * 64)
     if set_by_operator:
         os.environ["RAY_AUTH_MODE"] = set_by_operator
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **_: modes.append(os.environ.get("RAY_AUTH_MODE")))
     with gcs(tokens=tokens) as address:
         os.environ["RAY_ADDRESS"] = address
