@@ -296,6 +296,7 @@ def test_a_file_that_kills_or_stalls_what_writes_its_tags_costs_itself_alone(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
 def test_three_hundred_files_of_all_kinds_are_filled_and_given_back(bench: Bench, tmp_path: Path) -> None:
     bench.songs = tmp_path / "many"
     for number in range(8):
