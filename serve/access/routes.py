@@ -11,8 +11,8 @@ from gatefold.config import ServeSettings
 from gatefold.errors import Forbidden
 from serve.access.audit import AuditLog
 from serve.access.callers import Caller, name_of
+from serve.access.contracts import AuditEntryView, AuditList, UsageList, UsageView
 from serve.access.usage import DayOfUsage, UsageCounter
-from serve.api.contracts import AuditEntryView, AuditList, UsageList, UsageView
 from serve.api.limits import ROW_NUMBER_MAX
 
 DAYS_MAX = 366

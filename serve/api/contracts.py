@@ -4,7 +4,7 @@ Requests are in `serve.api.requests`. Nothing here knows of routes, of Ray or of
 """
 
 from collections.abc import Iterable
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -15,6 +15,7 @@ from gatefold.records import Match, Track
 from serve.interfaces import ServedBundle
 
 THUMBNAIL_SIZE = 256
+
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 PictureFormat = Literal["png", "jpeg", "webp"]
 
@@ -287,54 +288,6 @@ class LimitsView(Body):
     """characters of a title, artist or creator on a cover"""
     webhook_url_max: int
     """characters of a webhook's URL"""
-
-
-class UsageView(Body):
-    """What a caller used on a day."""
-
-    caller: str
-    """how its API key begins"""
-    day: date
-    """in UTC"""
-    searches: int
-    """songs searched for or embedded, successfully"""
-    covers: int
-    """new covers made"""
-    generation_s: float
-    """seconds of generation, of jobs that ended on this day"""
-    cost: float | None
-    """at the operator's prices; null where there are none"""
-
-
-class UsageList(Body):
-    """Usage by day and caller."""
-
-    first: date
-    last: date
-    currency: str | None
-    """of `cost`"""
-    days: list[UsageView]
-    """the first day first; days without usage are left out"""
-
-
-class AuditEntryView(Body):
-    """A call that needed the scope `admin`, or a change of a key."""
-
-    number: int
-    at: datetime
-    caller: str
-    """how an API key begins, or who used the command line"""
-    action: str
-    target: str
-    result: str | None
-    """status of the answer, or `done`; null where the endpoint ended before"""
-
-
-class AuditList(Body):
-    """A page of the audit."""
-
-    entries: list[AuditEntryView]
-    """the last first"""
 
 
 class Example(Body):
