@@ -85,11 +85,11 @@ class Endpoint:
             ) from None
 
     def check(self, answer: httpx.Response) -> None:
-        """Nothing, for 2xx; with a DeprecationWarning where the route ends (`Sunset`, RFC 8594). Raises: ApiError."""
+        """Nothing, for 2xx; with a FutureWarning where the route ends (`Sunset`, RFC 8594). Raises: ApiError."""
         if "Sunset" in answer.headers:
             called = f"{answer.request.method} {answer.request.url.path}"
             ends = f"{called} ends on {answer.headers['Sunset'][:64]}; a newer gatefold.client calls what replaces it"
-            warnings.warn(ends, DeprecationWarning, stacklevel=2)
+            warnings.warn(ends, FutureWarning, stacklevel=2)  # a DeprecationWarning of a library is not shown
         if not answer.is_success:
             raise error_of(answer, datetime.now(UTC))
 

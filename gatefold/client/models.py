@@ -264,15 +264,15 @@ class LimitsAnswer(Answer):
     """bytes of an uploaded song"""
     upload_max_duration_s: float
     """seconds of an uploaded song"""
-    uploads_max_bytes: int
+    uploads_max_bytes: int | None = None
     """bytes of all songs that a replica receives at a time"""
-    bodies_max: int
+    bodies_max: int | None = None
     """requests that a replica receives at a time"""
-    body_timeout_s: float
-    """seconds in which a body must have begun, beside those that its bytes may take"""
-    body_min_rate: int
-    """bytes a second at which a body must come, at least"""
-    decode_timeout_s: float
+    body_timeout_s: float | None = None
+    """seconds that a client may send nothing of a body"""
+    body_min_rate: int | None = None
+    """bytes a second of a body on average, at least, after the first `body_timeout_s`"""
+    decode_timeout_s: float | None = None
     """seconds that the decoding of a song may take"""
     form_fields_max: int
     """fields of a form beside the song"""
@@ -314,15 +314,15 @@ class LimitsAnswer(Answer):
     """seconds after its end that a job is kept with its images"""
     wait_max_s: float
     """seconds that `Prefer: wait` holds a request; more are shortened to it"""
-    jobs_listed_max: int
+    jobs_listed_max: int | None = None
     """jobs in one list"""
-    batch_lines_max: int
+    batch_lines_max: int | None = None
     """calls of a batch"""
-    custom_id_max: int
+    custom_id_max: int | None = None
     """characters of a `custom_id`"""
-    text_max: int
+    text_max: int | None = None
     """characters of a title, artist or creator on a cover"""
-    webhook_url_max: int
+    webhook_url_max: int | None = None
     """characters of a webhook's URL"""
 
 

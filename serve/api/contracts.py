@@ -233,9 +233,9 @@ class LimitsView(Body):
     bodies_max: int
     """requests that a replica receives at a time"""
     body_timeout_s: float
-    """seconds that a body may take beside those of its bytes"""
+    """seconds that a client may send nothing of a body"""
     body_min_rate: int
-    """bytes a second at which a body must come, at least"""
+    """bytes a second of a body on average, at least, after the first `body_timeout_s`"""
     decode_timeout_s: float
     """seconds that the decoding of a song may take"""
     form_fields_max: int

@@ -58,6 +58,6 @@ def test_the_client_warns_of_a_route_that_ends() -> None:
     with (
         scripted(Reply(200, body, headers=headers)) as server,
         Client(server.url) as client,
-        pytest.warns(DeprecationWarning, match=r"GET /v1/health/ready ends on Sat, 01 Jan 2028 00:00:00 GMT"),
+        pytest.warns(FutureWarning, match=r"GET /v1/health/ready ends on Sat, 01 Jan 2028 00:00:00 GMT"),
     ):
         assert client.health().status == "ready"
