@@ -7,11 +7,13 @@ may hold a password, so neither it nor what the driver says of it is repeated in
 import asyncio
 import contextvars
 import logging
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ParamSpec, TypeVar
 
 import asyncpg
@@ -84,7 +86,7 @@ class Database:
         self.is_sqlite = address.get_backend_name() == "sqlite"
         options: dict[str, Any] = {}
         if self.is_sqlite:
-            Path(str(address.database)).parent.mkdir(parents=True, exist_ok=True)
+            _create_sqlite(Path(str(address.database)))
             options["connect_args"] = {"timeout": busy_timeout_s}
         else:
             options |= {"pool_pre_ping": True, "connect_args": {"timeout": _CONNECT_WITHIN_S}}
@@ -236,6 +238,19 @@ def _address(url: str) -> sa.URL:
         raise InvalidSettings("serve.database_url: SQLite needs a file, as in sqlite:////var/lib/gatefold/jobs.sqlite")
     query = {"ssl" if name == "sslmode" else name: value for name, value in address.query.items()}  # asyncpg's name
     return address.set(drivername=_DRIVERS[kind], query=query)
+
+
+def _create_sqlite(path: Path) -> None:
+    """Puts an empty database in WAL mode in place where there is no file. SQLite does not wait when several connections
+    change the mode of one file at once: all but one of them fail with "database is locked", whatever their timeout."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        return
+    with TemporaryDirectory() as folder:
+        empty = Path(folder) / "empty.sqlite"
+        with closing(sqlite3.connect(empty)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        objects.put_if_absent(objects.resolve(str(path)), empty.read_bytes())
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:

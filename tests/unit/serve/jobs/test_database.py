@@ -75,6 +75,17 @@ def test_any_number_of_processes_may_bring_the_schema_up_to_date_at_once(bare_da
     run(main())
 
 
+def test_a_new_file_is_in_wal_mode_before_a_connection_sees_it(tmp_path: Path) -> None:
+    """Of several connections that change the mode of one file at once, SQLite fails all but one without waiting."""
+    path = tmp_path / "a folder" / "jobs.sqlite"
+    first, second = Database(f"sqlite:///{path}"), Database(f"sqlite:///{path}")
+    assert path.read_bytes()[18:20] == b"\2\2"  # versions for writing and reading: 2 is WAL, 1 a rollback journal
+    assert [entry.name for entry in path.parent.iterdir()] == ["jobs.sqlite"]
+    for database in (first, second):
+        run(database.upgrade())
+        run(database.close())
+
+
 def test_a_database_without_our_tables_beside_others_is_upgraded_and_keeps_those(bare_database_url: str) -> None:
     async def main() -> None:
         database = Database(bare_database_url)
