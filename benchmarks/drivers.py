@@ -22,6 +22,7 @@ from io import StringIO
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -34,12 +35,16 @@ from gatefold.cli.main import app
 from gatefold.config import AudioSettings, CoverSettings, Settings
 from gatefold.generator_settings import GeneratorSettings
 from gatefold.index.retrieval import CoverIndex
+from gatefold.progress import silent
 from gatefold.records import REJECTS, cover_schema, embedding_schema, spectrogram_schema
 from gatefold.storage import objects, tables
 from gatefold.storage.contents.catalogues import read_tracks
+from gatefold.storage.objects import ObjectInfo
 from gatefold.workspace import Workspace
 from pipelines import index, status, versions
+from pipelines.backfill.songs import make_plan
 from pipelines.catalogue.catalogue import build_catalogue
+from pipelines.catalogue.scanning import scan
 from pipelines.evaluation import held_out
 from pipelines.evaluation.independent_features import catalogue_sample
 from pipelines.extraction.blocks import cut
@@ -181,6 +186,31 @@ def _catalogue_anew(workspace: Workspace) -> None:
         build_catalogue(SETTINGS, source, Workspace(objects.resolve(folder)))
 
 
+def _scan(workspace: Workspace) -> None:
+    """Of a prefix with as many songs as the catalogue, ten to a folder, and a cover in each; no song is opened."""
+    songs = read_tracks(workspace, ["song_id"]).num_rows
+
+    def listed(prefix: str) -> Iterator[ObjectInfo]:
+        for start in range(0, songs, 10):
+            album = f"{prefix}/Artist of twenty songs {start // 20}/Album of ten songs {start // 10}"
+            yield ObjectInfo(f"{album}/cover.jpg", 200_000, datetime.now(UTC), f"{_DIGEST}{start}")
+            for row in range(start, min(start + 10, songs)):
+                name = f"{album}/A title of some length, number {row}.flac"
+                yield ObjectInfo(name, 30_000_000, datetime.now(UTC), f"{_DIGEST}{row:09}")
+
+    with mock.patch.object(objects, "list_objects", listed):
+        found, _ = scan("s3://music-archive/masters")
+    if found.num_rows != songs or found["album_cover"].null_count:
+        raise AssertionError(f"{found.num_rows} songs were found, {found['album_cover'].null_count} without a cover")
+
+
+def _backfill(workspace: Workspace) -> None:
+    """Of a manifest whose songs have covers."""
+    source = str(objects.local_path(objects.join(workspace.uri, "manifest.parquet")))
+    if make_plan(source, "file", silent).groups:
+        raise AssertionError("a song has no cover")
+
+
 def _stage(stage: Stage, tracks: pa.Table) -> None:
     """Of a run that finds all rows, and of one that finds none and hands all songs out."""
     claimed = np.zeros(tracks.num_rows, np.bool_)
@@ -258,6 +288,8 @@ def _loaded_index(workspace: Workspace) -> None:
 VERBS: dict[str, Callable[[Workspace], None]] = {
     "catalogue, new": _catalogue_anew,
     "catalogue, again": _catalogue,
+    "catalogue, the scan of a prefix": _scan,
+    "backfill, the plan": _backfill,
     "spectrograms": _spectrograms,
     "covers": _covers,
     "train-encoder": _train_encoder,

@@ -9,9 +9,9 @@ import hashlib
 import json
 import stat
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,6 +21,7 @@ from gatefold.names import normal_name
 from gatefold.progress import OnProgress
 from gatefold.records import TRACKS
 from gatefold.storage import objects
+from pipelines.catalogue.folders import ROWS
 from pipelines.catalogue.manifests import is_manifest, read_manifest
 from pipelines.catalogue.scanning import DISC, cover_rank, scan, tagged
 
@@ -28,6 +29,8 @@ Into = Literal["file", "tags", "manifest"]
 COVER_NAME = "cover.jpg"
 _SEVERAL = f"songs of several albums share this folder, to which no {COVER_NAME} would belong; use --into tags"
 READ_ONLY = "the file is read-only"
+_OF_GROUPS = ("cover_uri", "artist", "album")
+_MANY = 2
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class _Found:
     groups: dict[str, list[Song]] = field(default_factory=lambda: defaultdict(list))
     albums: dict[str, str | None] = field(default_factory=dict)
     keys_of_folder: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """the first `_MANY` of each: whether there are several is all that is asked"""
 
 
 def make_plan(source: str, into: Into, on_progress: OnProgress) -> BackfillPlan:
@@ -98,12 +102,13 @@ def make_plan(source: str, into: Into, on_progress: OnProgress) -> BackfillPlan:
     """
     uri = objects.resolve(source)
     tracks, left = _tracks_of_manifest(uri, on_progress) if is_manifest(uri) else _tracks_of_folder(uri, on_progress)
-    columns = [tracks[name].to_pylist() for name in ("song_id", "audio_uri", "cover_uri", "artist", "album")]
     found = _Found()
     unusable = {one.song_id for one in left}
-    for song_id, audio_uri, cover_uri, artist, album in zip(*columns, strict=True):
+    for song_id, audio_uri, cover_uri, artist, album in _rows(tracks, "song_id", "audio_uri", *_OF_GROUPS):
         key = _key(song_id, audio_uri, album)
-        found.keys_of_folder[objects.parent(audio_uri)].add(key)
+        in_folder = found.keys_of_folder[objects.parent(audio_uri)]
+        if len(in_folder) < _MANY:
+            in_folder.add(key)
         if cover_uri is None and song_id not in unusable:
             found.groups[key].append(Song(song_id, audio_uri, artist))
             found.albums[key] = album
@@ -116,6 +121,12 @@ def make_plan(source: str, into: Into, on_progress: OnProgress) -> BackfillPlan:
             groups.append(Group(key, found.albums[key], kept))
     count = sum(len(group.songs) for group in groups)
     return BackfillPlan(uri, groups, left, tracks, tracks.num_rows, tracks.num_rows - count - len(left))
+
+
+def _rows(tracks: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:
+    """These columns of each song; a large catalogue is never as a whole in Python objects."""
+    for batch in tracks.select(names).to_batches(max_chunksize=ROWS):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
 def _key(song_id: str, audio_uri: str, album: str | None) -> str:
@@ -131,7 +142,7 @@ def _album_folder(audio_uri: str) -> str:
 
 
 def _reason_against(uri: str, into: Into, found: _Found) -> str | None:
-    if into == "file" and len(found.keys_of_folder[objects.parent(uri)]) > 1:
+    if into == "file" and len(found.keys_of_folder[objects.parent(uri)]) >= _MANY:
         return _SEVERAL
     return READ_ONLY if into == "tags" and is_read_only(uri) else None
 
@@ -159,14 +170,23 @@ def _tracks_of_manifest(uri: str, on_progress: OnProgress) -> tuple[pa.Table, li
     """What the manifest says, completed by the tags of the files that it says have no cover."""
     base = objects.parent(uri)
     rows = read_manifest(uri)
-    left, audio = [], []
-    for song_id, value in zip(rows["song_id"].to_pylist(), rows["audio_uri"].to_pylist(), strict=True):
+    left: list[Left] = []
+
+    def resolved(song_id: str, value: str) -> str:
         try:
-            audio.append(objects.resolve(value, base))
+            return objects.resolve(value, base)
         except InputError as error:
             left.append(Left(song_id, value, error.message))
-            audio.append(value)
-    rows = rows.set_column(rows.column_names.index("audio_uri"), "audio_uri", pa.array(audio, pa.string()))
+            return value
+
+    audio = pa.chunked_array(
+        [
+            pa.array(map(resolved, *(column.to_pylist() for column in batch.columns)), pa.string())
+            for batch in rows.select(["song_id", "audio_uri"]).to_batches(max_chunksize=ROWS)
+        ],
+        pa.string(),
+    )
+    rows = rows.set_column(rows.column_names.index("audio_uri"), "audio_uri", audio)
     unusable = pa.array([one.song_id for one in left], pa.string())
     open_rows = pc.and_(pc.is_null(rows["cover_uri"]), pc.invert(pc.is_in(rows["song_id"], value_set=unusable)))
     asked = rows.filter(open_rows)

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+import pyarrow as pa
+
 from gatefold.errors import GatefoldError, NotFound, StorageDenied
 from gatefold.storage import objects
 
@@ -27,14 +29,35 @@ HIDDEN, SYSTEM, UNREADABLE, SPECIAL, BROKEN = (
 )  # fmt: skip
 
 
+ROWS = 32_768
+"""Files that are Python objects at a time: all of millions would take gigabytes."""
+_FILES = pa.schema([("path", pa.string()), ("uri", pa.string()), ("etag", pa.string())])
+
+
 @dataclass
 class Listing:
     """What a folder holds."""
 
-    files: list[tuple[str, str, str | None]] = field(default_factory=list)
-    """path inside the folder, uri, etag; sorted by path"""
     passed_over: dict[str, Counter[str]] = field(default_factory=dict)
     """files by reason and by suffix, in lower case; a folder counts as one file with the suffix '/'"""
+    _batches: list[pa.RecordBatch] = field(default_factory=list)
+    _newest: list[tuple[str, str, str | None]] = field(default_factory=list)
+
+    def add(self, path: str, uri: str, etag: str | None) -> None:
+        """A file, by its path inside the folder."""
+        self._newest.append((path, uri, etag))
+        if len(self._newest) == ROWS:
+            self._flush()
+
+    def files(self) -> pa.Table:
+        """path, uri and etag of all files that were added, sorted by path."""
+        self._flush()
+        return pa.Table.from_batches(self._batches, _FILES).sort_by("path")
+
+    def _flush(self) -> None:
+        columns = zip(*self._newest, strict=True) if self._newest else ((), (), ())
+        self._batches.append(pa.record_batch([pa.array(column, pa.string()) for column in columns], schema=_FILES))
+        self._newest = []
 
     def pass_over(self, reason: str, path: str) -> None:
         """Counts a file, or with a slash at the end a folder."""
@@ -57,10 +80,9 @@ def list_files(folder: str) -> Listing:
             if reason:
                 found.pass_over(reason, path)
             else:
-                found.files.append((path, info.uri, info.etag))
+                found.add(path, info.uri, info.etag)
     elif root.is_dir():
         _walk(folder, root, found)
-    found.files.sort()
     return found
 
 
@@ -141,7 +163,7 @@ def _add(folder: str, root: Path, path: Path, found: Listing) -> None:
     except GatefoldError:
         found.pass_over(UNREADABLE, str(path))
         return
-    found.files.append((objects.relative(uri, folder), uri, etag))
+    found.add(objects.relative(uri, folder), uri, etag)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -4,6 +4,7 @@ A file keeps its id, its path inside the folder, for as long as it stays where i
 """
 
 import re
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TypeAlias
@@ -16,7 +17,7 @@ from gatefold.progress import OnProgress
 from gatefold.records import TRACKS
 from gatefold.storage import objects
 from gatefold.storage.contents.embedded_pictures import FRAGMENT
-from pipelines.catalogue.folders import AUDIO, list_files
+from pipelines.catalogue.folders import AUDIO, ROWS, Listing, list_files
 from pipelines.catalogue.manifests import SUFFIXES
 from pipelines.catalogue.tags import read_tags
 from pipelines.row_mapper import map_rows
@@ -34,6 +35,8 @@ _TAGS = pa.schema([*((name, pa.string()) for name in _TEXTS), ("has_picture", pa
                    ("message", pa.string())])
 PassedOver: TypeAlias = dict[str, dict[str, int]]
 """Files by reason and suffix."""
+_Cover: TypeAlias = tuple[int, int]
+"""Rank, and row among the files, which are sorted by path."""
 
 
 def list_songs(folder: str) -> pa.Table:
@@ -48,28 +51,44 @@ def scan(folder: str) -> tuple[pa.Table, PassedOver]:
     Raises: InvalidManifest when there is no audio file; StorageDenied when the folder may not be read.
     """
     listing = list_files(folder)
-    songs: list[tuple[str, str, str | None]] = []
-    covers: dict[str, tuple[int, str, str | None]] = {}
-    for path, uri, etag in listing.files:
-        name = path.rpartition("/")[2].lower()
-        rank = cover_rank(name)
-        if rank is not None:
-            better = (rank, uri, etag)
-            covers[_above(path)] = min(better, covers.get(_above(path), better))
-        elif name.endswith(AUDIO):
-            songs.append((path, uri, etag))
-        else:
-            listing.pass_over("no suffix of a song", path)
-    if not songs:
+    files = listing.files()
+    is_song, covers = _sorted_out(files, listing)
+    songs = files.filter(is_song)
+    if not songs.num_rows:
         raise InvalidManifest(
             f"source '{folder}' is no manifest ({', '.join(SUFFIXES)}) and no folder with audio ({', '.join(AUDIO)})"
         )
-    ids, uris, etags = zip(*songs, strict=True)
-    _, beside, marks = zip(*(_cover_of(path, covers) for path in ids), strict=True)
-    columns = {"song_id": ids, "audio_uri": uris, "audio_etag": etags, "album_cover": beside, "album_etag": marks}
-    table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+    beside = files.take(_rows_beside(songs["path"], covers))
+    columns = {"song_id": songs["path"], "audio_uri": songs["uri"], "audio_etag": songs["etag"]}
+    table = pa.table(columns | {"album_cover": beside["uri"], "album_etag": beside["etag"]})
     passed_over = {reason: dict(sorted(counts.items())) for reason, counts in sorted(listing.passed_over.items())}
-    return table.add_column(0, "row", pa.array(range(len(ids)), pa.int64())), passed_over
+    return table.add_column(0, "row", pa.array(range(songs.num_rows), pa.int64())), passed_over
+
+
+def _sorted_out(files: pa.Table, listing: Listing) -> tuple[pa.ChunkedArray, dict[str, _Cover]]:
+    """Which of the files are songs, and the best cover of each folder; all others are passed over."""
+    is_song: list[pa.Array] = []
+    covers: dict[str, _Cover] = {}
+    first = 0
+    for batch in files.to_batches(max_chunksize=ROWS):
+        flags = []
+        for row, path in enumerate(batch["path"].to_pylist(), start=first):
+            name = path.rpartition("/")[2].lower()
+            rank = cover_rank(name)
+            flags.append(rank is None and name.endswith(AUDIO))
+            if rank is not None:
+                covers[_above(path)] = min((rank, row), covers.get(_above(path), (rank, row)))
+            elif not flags[-1]:
+                listing.pass_over("no suffix of a song", path)
+        first += batch.num_rows
+        is_song.append(pa.array(flags, pa.bool_()))
+    return pa.chunked_array(is_song, pa.bool_()), covers
+
+
+def _rows_beside(paths: pa.ChunkedArray, covers: Mapping[str, _Cover]) -> pa.ChunkedArray:
+    """The row of the cover that lies beside each of these songs; null where there is none."""
+    batches = (batch["path"].to_pylist() for batch in pa.table({"path": paths}).to_batches(max_chunksize=ROWS))
+    return pa.chunked_array([[_row_beside(path, covers) for path in batch] for batch in batches], pa.int64())
 
 
 def cover_rank(name: str) -> int | None:
@@ -82,11 +101,11 @@ def cover_rank(name: str) -> int | None:
     return None if place is None else place * len(_PICTURES) + _PICTURES.index(f"{dot}{suffix}")
 
 
-def _cover_of(path: str, covers: dict[str, tuple[int, str, str | None]]) -> tuple[int, str | None, str | None]:
+def _row_beside(path: str, covers: Mapping[str, _Cover]) -> int | None:
     folder = _above(path)
     if folder not in covers and folder and DISC.fullmatch(folder.rpartition("/")[2]):
         folder = _above(folder)
-    return covers.get(folder, (0, None, None))
+    return covers[folder][1] if folder in covers else None
 
 
 def _above(path: str) -> str:
@@ -94,7 +113,8 @@ def _above(path: str) -> str:
 
 
 def tagged(songs: pa.Table, standing: pa.Table | None, on_progress: OnProgress) -> tuple[pa.Table, pa.Table, int]:
-    """The songs with the columns of `records.TRACKS`, the faults found, and how many songs have unreadable tags.
+    """The songs with the columns of `records.TRACKS`, the faults found, and how many of those that were
+    opened now have unreadable tags.
 
     Args:
         songs: from `list_songs`.
@@ -140,7 +160,7 @@ def _read_one(uri: str) -> dict[str, object]:
 
 def _stands(songs: pa.Table, standing: pa.Table | None) -> pa.ChunkedArray:
     if standing is None or "audio_etag" not in standing.column_names:
-        return pa.chunked_array([pa.array([False] * songs.num_rows)])
+        return pa.chunked_array([pa.repeat(pa.scalar(False), songs.num_rows)], pa.bool_())
     return pc.is_in(_identity(songs), value_set=_identity(standing).combine_chunks())
 
 

@@ -173,6 +173,8 @@ def test_a_manifest_as_source_has_its_own_covers_and_albums(bench: Bench) -> Non
     assert [left.song_id for left in plan.left] == ["e"]
     bench.songs = manifest
     assert bench.fill().done == 1
+    manifest.write_text(lines[0])
+    assert preview(str(manifest), bench.workspace, "tags").groups == []
 
 
 # ---- faults ---------------------------------------------------------------------------------------------------------
