@@ -144,9 +144,6 @@ class CoverRetrieval(Protocol):
     async def track(self, song_id: str) -> IndexedTrack:
         """The track of this id, with its embeddings float32 [D]. Raises: UnknownTrack."""
 
-    async def cover_embeddings(self, song_ids: list[str]) -> Vector:
-        """float32 [N, D]. Raises: UnknownTrack."""
-
     async def describe(self) -> IndexFacts:
         """Facts of the index that serves."""
 

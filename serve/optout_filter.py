@@ -14,7 +14,7 @@ from gatefold.index.interface import IndexedTrack
 from gatefold.records import Match
 from gatefold.storage.contents import optouts
 from gatefold.workspace import Workspace
-from serve.interfaces import CoverRetrieval, IndexFacts, Query, SongQuery, Vector
+from serve.interfaces import CoverRetrieval, IndexFacts, Query, SongQuery
 from serve.observability.metrics import OPTOUT_LAG, OPTOUT_READ_FAILURES
 
 logger = logging.getLogger(__name__)
@@ -91,12 +91,6 @@ class OptOutFilteredRetriever:
         """As `CoverRetrieval.track`. Raises: UnknownTrack, also for a withdrawn one."""
         self._check(song_id)
         return await self._retriever.track(song_id)
-
-    async def cover_embeddings(self, song_ids: list[str]) -> Vector:
-        """float32 [len(song_ids), D], D = width of the joint space. Raises: UnknownTrack, also for a withdrawn song."""
-        for song_id in song_ids:
-            self._check(song_id)
-        return await self._retriever.cover_embeddings(song_ids)
 
     async def describe(self) -> IndexFacts:
         """As `CoverRetrieval.describe`; withdrawn songs count until the index is built anew."""

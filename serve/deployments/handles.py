@@ -121,11 +121,6 @@ class RetrieverHandle:
         track: IndexedTrack = await call(self._handle.track, song_id)
         return track
 
-    async def cover_embeddings(self, song_ids: list[str]) -> Vector:
-        """As `CoverRetrieval.cover_embeddings`: float32 [len(song_ids), D]."""
-        embeddings: Vector = await call(self._handle.cover_embeddings, song_ids)
-        return embeddings
-
     async def describe(self) -> IndexFacts:
         """As `CoverRetrieval.describe`; asked for once."""
         self._facts = self._facts or await call(self._handle.describe)

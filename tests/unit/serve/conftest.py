@@ -106,9 +106,6 @@ class Retriever:
         embedding = np.eye(WIDTH, dtype=np.float32)[1]
         return IndexedTrack(Track(song_id=song_id, title="T", artist="a/b"), self.cover_uri, embedding, embedding)
 
-    async def cover_embeddings(self, song_ids: list[str]) -> Vector:
-        return np.ones((len(song_ids), WIDTH), np.float32)
-
     async def describe(self) -> IndexFacts:
         return IndexFacts(20, WIDTH)
 

@@ -16,7 +16,7 @@ from gatefold.records import Match, Track
 from gatefold.storage import objects
 from gatefold.storage.contents import optouts
 from gatefold.workspace import Workspace
-from serve.interfaces import IndexFacts, Query, SongQuery, Vector
+from serve.interfaces import IndexFacts, Query, SongQuery
 from serve.optout_filter import OptOutFilteredRetriever, OptOuts
 
 SONG = {"song": ("x.mp3", b"12345", "audio/mpeg")}
@@ -36,9 +36,6 @@ class Retriever:
 
     async def track(self, song_id: str) -> IndexedTrack:
         return IndexedTrack(Track(song_id=song_id), None, None, None)
-
-    async def cover_embeddings(self, song_ids: list[str]) -> Vector:
-        return np.zeros((len(song_ids), 4), np.float32)
 
     async def describe(self) -> IndexFacts:
         return IndexFacts(self.covers, 4)
@@ -76,7 +73,7 @@ def test_withdrawn_songs_are_unknown_one_by_one_too(workspace: Workspace) -> Non
     optouts.withdraw(workspace, "7")
     consenting = OptOutFilteredRetriever(Retriever(10), OptOuts(workspace))
     mine = SongQuery("7", "e1", 3)
-    for asked in (consenting.track("7"), consenting.cover_embeddings(["6", "7"]), consenting.search(mine)):
+    for asked in (consenting.track("7"), consenting.search(mine)):
         with pytest.raises(UnknownTrack, match="'7' was withdrawn"):
             asyncio.run(asked)
 
