@@ -17,6 +17,7 @@ from diffusers.pipelines.auto_pipeline import AUTO_IMAGE2IMAGE_PIPELINES_MAPPING
 from diffusers.utils import logging as diffusers_logging
 from packaging.version import Version
 from safetensors import SafetensorError, safe_open
+from transformers.utils import logging as transformers_logging
 
 from gatefold.errors import InvalidSettings
 from gatefold.generator_settings import PretrainedSettings
@@ -79,6 +80,7 @@ def open_pipeline(
     """
     name = check_class(folder, location)
     diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     on_gpu = device.type == "cuda" and not for_training and fits(folder, settings, free_bytes(device))
     try:
         pipeline = AutoPipelineForImage2Image.from_pretrained(
