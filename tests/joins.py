@@ -17,6 +17,7 @@ from gatefold.audio.ogg import pages
 from tests.sounds import Samples, encoded, music, muxed, written
 
 LONG_S, SHORT_S = 12.0, 1.7
+_JUNK = b"\7junk that is no sound\xfe" * 400
 LEAST_CORRELATION = 0.95
 """of a window and the same place of the whole; two decodings of noise bands in AAC differ by chance"""
 
@@ -48,6 +49,10 @@ def _vbr(duration_s: float, seed: int, rate: int = 44_100) -> bytes:
 @lru_cache(maxsize=8)
 def _flac(duration_s: float, seed: int, rate: int = 22_050) -> bytes:
     return written(_sound(duration_s, rate, seed), "FLAC", "PCM_16", rate)
+
+
+def _ogg_flac(duration_s: float, seed: int) -> bytes:
+    return muxed(_sound(duration_s, 22_050, seed), "flac", "ogg", 22_050)
 
 
 @lru_cache(maxsize=8)
@@ -192,6 +197,10 @@ FILES: dict[str, Callable[[], bytes]] = {
     "flac without a total": lambda: _total(_flac(LONG_S, 1), 0.0),
     "flac behind a tag": lambda: _id3(3_000) + _flac(LONG_S, 1),
     "flac with zeros behind": lambda: _flac(LONG_S, 1) + bytes(30_000),
+    "flac short + long": lambda: _flac(SHORT_S, 1) + _flac(LONG_S, 2),
+    "flac of as many samples": lambda: _flac(LONG_S, 1) + _flac(LONG_S, 2),
+    "flac in an ogg": lambda: _ogg_flac(LONG_S, 1),
+    "flac joined in an ogg": lambda: _ogg_flac(SHORT_S, 1) + _ogg_flac(LONG_S, 2),
     "vorbis": lambda: _ogg(LONG_S, 1),
     "vorbis short + long": lambda: _ogg(SHORT_S, 1) + _ogg(LONG_S, 2),
     "vorbis long + short": lambda: _ogg(LONG_S, 1) + _ogg(SHORT_S, 2),
@@ -209,13 +218,19 @@ FILES: dict[str, Callable[[], bytes]] = {
     "m4a total too low": lambda: _mdhd(_m4a(LONG_S, 1), 0.5),
     "m4a total too high": lambda: _mdhd(_m4a(LONG_S, 1), 2.0),
     "m4a behind free": lambda: _with_free_in_front(_m4a(LONG_S, 1)),
+    "m4a with junk behind": lambda: _m4a(LONG_S, 1) + _JUNK,
+    "m4a of ALAC": lambda: muxed(_sound(LONG_S, 44_100, 1), "alac", "ipod"),
     "aac": lambda: _aac(LONG_S, 1),
     "aac joined": lambda: _aac(SHORT_S, 1) + _aac(LONG_S, 2),
     "aac behind a tag": lambda: _id3(500) + _aac(LONG_S, 1),
+    "aac between junk": lambda: _JUNK + _aac(LONG_S, 1) + _JUNK,
     "aac behind half a frame": lambda: _aac(LONG_S, 1)[150:],
     "wav": lambda: _wav(LONG_S, 1),
     "wav joined": lambda: _wav(SHORT_S, 1) + _wav(LONG_S, 2),
+    "wav with junk behind": lambda: _wav(LONG_S, 1) + _JUNK,
     "aiff": lambda: _wav(LONG_S, 1, "AIFF"),
+    "aiff joined": lambda: _wav(SHORT_S, 1, "AIFF") + _wav(LONG_S, 2, "AIFF"),
+    "aiff with junk behind": lambda: _wav(LONG_S, 1, "AIFF") + _JUNK,
     "wav of GSM": lambda: _gsm(LONG_S),
     "wav of ADPCM": lambda: written(_sound(LONG_S, 22_050, 1), "WAV", "MS_ADPCM", 22_050),
 }
@@ -225,6 +240,7 @@ PARTS: dict[str, Callable[[float, int], bytes]] = {
     "mp3": _mp3,
     "mp3 variable": _vbr,
     "mp3 bare": lambda duration_s, seed: _mp3(duration_s, seed, bare=True),
+    "flac": _flac,
     "vorbis": _ogg,
     "opus": _opus,
     "aac": _aac,

@@ -275,10 +275,12 @@ class FFmpegDecoder:
                 yield place, frame, packet.pos
 
     def _note(self, span: list[tuple[int, int]], at: int, byte: int) -> None:
-        """Of a span the first and the last place are kept."""
+        """Of a span the first and the last place are kept. Raises: Misplaced where numbers begin anew: another part."""
         if not span:
             self._seen.spans.append(span)
             span.append((at, byte))
+        if at < span[-1][0]:
+            raise Misplaced(self.samples)
         span[1:] = [(at, byte)]
 
     def _shift(self, packet: Any, start: int) -> int:

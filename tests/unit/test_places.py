@@ -23,7 +23,7 @@ def test_a_window_holds_what_a_full_decode_has_at_its_place(name: str) -> None:
     assert misplaced(decode_windows(data, WINDOWS), rate, truth) == []
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(14))
 def test_parts_joined_by_chance_keep_their_places(seed: int) -> None:
     random = np.random.default_rng(seed)
     make = list(PARTS.values())[seed % len(PARTS)]
