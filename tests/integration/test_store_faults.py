@@ -301,14 +301,26 @@ def test_a_fault_in_the_middle_of_a_part_costs_that_part_alone(
 
 
 def test_an_upload_that_fails_leaves_neither_an_object_nor_parts(
-    folder: str, store: FaultyStore, small_parts: int
+    folder: str, store: FaultyStore, small_parts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uri = f"{folder}/large"
+    uri, abort = f"{folder}/large", s3._abort
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+
+    def uploads() -> list[str]:
+        found = s3_client.client().list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+        return [upload["Key"] for upload in found if upload["Key"] == key]
+
+    def abort_where_it_is_allowed(uri: str, upload: dict[str, str]) -> None:
+        store.denied_from = None
+        assert uploads() == [key]
+        abort(uri, upload)
+
+    monkeypatch.setattr(s3, "_abort", abort_where_it_is_allowed)
     store.denied_from, store.denial = store.requests + 2, (403, "AccessDenied")
     with pytest.raises(StorageDenied, match="/large"):
         objects.put(uri, b"x" * (3 * small_parts))
-    store.denied_from = None
     assert not objects.exists(uri)
+    assert uploads() == []
 
 
 def test_an_object_replaced_between_two_parts_is_not_mixed(

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,11 @@ import ray.train  # both set the levels of their logs when they are imported
 from typer.testing import CliRunner
 
 from gatefold.cli.main import app
+from gatefold.cli.serve_command import deploy_endpoint
+from gatefold.cli.session import Session
+from gatefold.cli.terminal import Terminal
+from gatefold.config import Settings
+from gatefold.workspace import Workspace
 from pipelines import cluster
 
 
@@ -52,3 +58,17 @@ def test_without_it_ray_is_silent(started: list[dict[str, Any]], tmp_path: objec
     assert [(one["log_to_driver"], one["logging_level"]) for one in started] == [(False, logging.ERROR)]
     assert os.environ["RAY_BACKEND_LOG_LEVEL"] == "fatal"
     assert logging.getLogger("ray.data").level == logging.ERROR
+
+
+@pytest.mark.parametrize(("verbose", "level"), [(False, logging.ERROR), (True, logging.NOTSET)])
+def test_what_serve_logs_is_shown_where_that_is_asked_for(
+    verbose: bool, level: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    serve_logs = logging.getLogger("ray.serve")
+    monkeypatch.setattr(serve_logs, "level", logging.NOTSET)
+    levels: list[int] = []
+    monkeypatch.setattr("serve.deploy.deploy", lambda *_, **__: levels.append(serve_logs.level))
+    workspace = Workspace(tmp_path.as_uri())
+    session = Session(Settings(), workspace, Terminal(as_json=False, verbose=verbose), [])
+    deploy_endpoint(session, "127.0.0.1", 8_000, is_open=False)
+    assert levels == [level]
