@@ -88,9 +88,9 @@ def test_the_child_is_another_process_and_stays_from_one_map_to_the_next(isolate
 
 def test_items_wait_together_and_compute_one_at_a_time(isolated: Isolated[Task, Trace]) -> None:
     child_of(isolated)
-    began = time.monotonic()
-    assert kinds(isolated, *["wait"] * 4) == [Trace] * 4
-    assert time.monotonic() - began < 0.6  # one after the other they would take 0.8 s
+    waits = [trace for trace in outcomes(isolated, *["wait"] * 4) if isinstance(trace, Trace)]
+    assert len(waits) == 4
+    assert any(b.began_s < a.ended_s for a, b in itertools.pairwise(sorted(waits, key=lambda trace: trace.began_s)))
 
     traces = [trace for trace in outcomes(isolated, *["compute"] * 40) if isinstance(trace, Trace)]
     spans = sorted((trace.began_s, trace.ended_s) for trace in traces)

@@ -54,7 +54,7 @@ def test_what_raises_is_not_observed_and_nothing_is_not_counted(counted: Counted
     with metrics.DECODE.time():
         pass
     (seconds,) = counted.of(metrics.DECODE)
-    assert 0 <= seconds < 1
+    assert 0 <= seconds < 30
 
 
 def test_a_clock_that_runs_behind_another_observes_no_negative_seconds(counted: Counted) -> None:

@@ -131,7 +131,7 @@ def test_a_collector_that_refuses_or_is_away_delays_nothing(monkeypatch: pytest.
             with span("work"):
                 pass
         tracing.use(None)
-        assert time.perf_counter() - began < 2.0
+        assert time.perf_counter() - began < 60  # a wait for each would take 200 s
         tracer._provider.shutdown()  # or its thread goes on trying
     refusing.close()
 
