@@ -104,7 +104,7 @@ def launcher() -> Iterator[Launcher]:
             started("up", "--yes", "--no-config-cache")
             yield started
         finally:
-            started("down", "--yes")
+            # `ray down` would say `ray stop` to the head, which ends every Ray of this machine, that of other tests among them
             subprocess.run(["pkill", "-KILL", "-f", made], check=False)
 
 
