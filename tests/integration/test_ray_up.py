@@ -104,7 +104,7 @@ def launcher() -> Iterator[Launcher]:
             started("up", "--yes", "--no-config-cache")
             yield started
         finally:
-            # `ray down` would say `ray stop` to the head, which ends every Ray of this machine, that of other tests among them
+            # `ray down` would say `ray stop` to the head, which ends every Ray of this machine, other tests' too
             subprocess.run(["pkill", "-KILL", "-f", made], check=False)
 
 
