@@ -26,9 +26,8 @@ class Keys:
     def from_environment(cls, environment: Mapping[str, str]) -> "Keys":
         """The keys that GATEFOLD_API_KEYS names.
 
-        Raises: InvalidSettings where an entry is no SHA-256 in hexadecimal; the entry itself is not repeated, since
-        it may be
-            a key that somebody forgot to hash.
+        Raises: InvalidSettings where an entry is no SHA-256 in hexadecimal; the entry itself is not repeated, since it
+        may be a key that somebody forgot to hash.
         """
         hashes = [part.strip().lower() for part in environment.get(VARIABLE, "").split(",") if part.strip()]
         for position, value in enumerate(hashes, start=1):
