@@ -16,7 +16,7 @@ CALLERS = 8
     [
         pytest.param(
             40, {"api": 5, "runner": 5, "generator": 5, "proxy": 3, "ray": 1, "postgres": 1}, 3.0, 1,
-            id="twenty kills", marks=[pytest.mark.chaos, pytest.mark.timeout(1800)],
+            id="twenty kills", marks=[pytest.mark.slow, pytest.mark.timeout(1800)],
         ),
         pytest.param(
             600, {"api": 24, "runner": 24, "generator": 24, "proxy": 18, "ray": 6, "postgres": 6}, 60.0, 10,

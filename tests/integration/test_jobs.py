@@ -135,6 +135,7 @@ def http_post_and_wait(http: httpx.Client, sent: dict[str, Any]) -> dict[str, An
     return until(http, patiently(http, "POST", "/v1/covers", **sent).json()["job_id"], "succeeded", "failed")
 
 
+@pytest.mark.chaos  # test_job_chaos.py has this too, among other kills
 def test_a_job_whose_runner_is_killed_is_run_again_and_has_the_same_bytes(http: httpx.Client) -> None:
     undisturbed = http_post_and_wait(http, order(7))
     job_id = http.post("/v1/covers", **order(7)).json()["job_id"]
