@@ -27,11 +27,11 @@ SHEET = "contact-sheet.png"
 SEED = 7
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aiff")
 _MATCHES, _NEAREST = 100, 10  # covers kept of each song, and shown on the sheet
-_SIZE = 512  # pixels a side of a new cover
 
 
 def make_examples(songs: Path, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
-    """Writes `examples/<song>.png`, `examples/<song>.json` and a contact sheet, with the release that serves.
+    """Writes `examples/<song>.png`, of the generator's own size, `examples/<song>.json` and a contact sheet, with the
+    release that serves.
 
     Nothing is done where they were made with this release already, and are there. Raises: NotFound for a folder without
     songs; RunInProgress.
@@ -74,10 +74,11 @@ def _make(paths: list[Path], workspace: Workspace, release: Release, lease: Leas
 def _make_one(loaded: LoadedRelease, path: str, folder: str) -> SheetRow:
     encoded = loaded.encode_song(path)
     matches = loaded.search(encoded, _MATCHES)
-    generated = loaded.generate(encoded, seeds=[SEED], request=GenerationRequest(size=_SIZE))
+    generated = loaded.generate(encoded, seeds=[SEED], request=GenerationRequest())
     for cover in generated.new:
         texts = {"gatefold:sources": sources_text(cover.generated)}
-        png = encode_picture(cover.generated.pixels, _SIZE, "png", texts)
+        pixels = cover.generated.pixels
+        png = encode_picture(pixels, pixels.shape[-1], "png", texts)
         objects.put(objects.join(folder, f"{encoded.name}.png"), png)
     record = {**generated.record, "matches": [match.model_dump() for match in matches]}
     objects.put(objects.join(folder, f"{encoded.name}.json"), json.dumps(record, ensure_ascii=False, indent=1).encode())

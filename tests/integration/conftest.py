@@ -49,7 +49,9 @@ def s3() -> Iterator[str]:
 def ray_cluster(s3: str) -> Iterator[str]:
     """`s3`, with local Ray beside it: started after the S3 server, so that its workers inherit the way there."""
     # "local", or Ray joins whatever other cluster this machine happens to run
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    # and metrics go out each second, not each ten
+    often = {"metrics_report_interval_ms": 1000}
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _system_config=often)
     yield s3
     ray.shutdown()
 

@@ -35,7 +35,7 @@ def test_a_pretrained_model_goes_over_the_pictures_that_a_release_generates(demo
     assert publish_release(settings, workspace).done == 1
     assert releases.current(workspace).generator != before
     record = shell("generate", str(CLIPS[2]), "-n", "2", "--size", str(SIZE), "--strength", "0.9", "-o", "covers")
-    assert (record["generator"]["kind"], record["request"]["strength"]) == ("diffusers", 0.9)
+    assert (record["generator"], record["settings"]["strength"]) == ("diffusers", 0.9)
     for name, cover in zip(record["pictures"], record["covers"], strict=True):
         assert sum(source["share"] for source in cover["sources"]) == pytest.approx(1, abs=1e-3)
         assert (tmp_path / "covers" / name).read_bytes().startswith(b"\x89PNG")

@@ -12,7 +12,7 @@ from gatefold.storage import objects
 from gatefold.storage.contents import releases
 from gatefold.workspace import Workspace
 from pipelines.evaluation.examples import make_examples
-from tests.factories import publish_small_release
+from tests.factories import COVER, publish_small_release
 from tests.sounds import encoded, tone
 
 
@@ -36,7 +36,7 @@ def test_every_song_gets_its_matches_a_cover_and_a_row_once(workspace: Workspace
         record = json.loads(objects.read(f"{workspace.uri}/examples/{name}.json"))
         assert [match["rank"] for match in record["matches"]] == list(range(1, 13))
         picture = Image.open(io.BytesIO(objects.read(f"{workspace.uri}/examples/{name}.png")))
-        assert picture.size == (512, 512)
+        assert picture.size == (COVER.size, COVER.size)
     assert Image.open(io.BytesIO(objects.read(str(report.details["sheet"])))).width > 1000
 
     again = make_examples(songs, workspace)
