@@ -26,6 +26,7 @@ _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # reports arrive at this pace, so a short training is not waited for
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # a proxy is replaced after three checks failed: 6 s for Ray's 30
     "RAY_worker_niceness": "0",  # nice workers wait for Ray's own processes, and are spread over the cores unevenly
 }
 """Environment that Ray reads when it is imported; what the operator has set stays."""

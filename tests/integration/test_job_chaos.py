@@ -15,7 +15,7 @@ CALLERS = 8
     ("jobs", "kills", "outage_s", "interrupted"),
     [
         pytest.param(
-            40, {"api": 5, "runner": 5, "generator": 3, "proxy": 5, "ray": 1, "postgres": 1}, 3.0, 1,
+            24, {"api": 5, "runner": 5, "generator": 5, "proxy": 3, "ray": 1, "postgres": 1}, 3.0, 1,
             id="twenty kills", marks=[pytest.mark.slow, pytest.mark.timeout(1800)],
         ),
         pytest.param(
