@@ -45,7 +45,7 @@ LEASE_S = 3.0
 SONGS, SEEDS, STEPS = 3, 4, 400
 """few songs and seeds, so that many jobs ask for the same pictures: what was disturbed is compared with what was not"""
 JOBS_AT_ONCE = 2
-QUOTA = 3
+QUOTA = 2
 """covers a month of the last caller"""
 
 

@@ -28,7 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
         },
     },
     # so few and so small covers cannot be mixed finely
-    "originality": {"max_share": 0.95, "max_region": 0.95, "max_likeness": 1.0, "attempts": 4},
+    "originality": {"max_share": 0.95, "max_region": 0.95, "max_likeness": 1.0, "attempts": 2},
     "evaluation": {"num_generated": 8, "contact_sheet_rows": 2},
     "train": {"num_workers": 2, "checkpoint_steps": 2},
     "batch": {"rows_per_block": 16},

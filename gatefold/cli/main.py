@@ -100,7 +100,7 @@ def demo(
     settings, workspace = session.settings, session.workspace
     composed = session.watch("synthesize", partial(synthesize, settings, songs_uri))
     run_all(settings, str(composed.details["manifest"]), workspace, session.watch)
-    session.watch("examples", partial(make_examples, packaged("gatefold", "examples"), workspace))
+    session.watch("examples", partial(make_examples, settings, packaged("gatefold", "examples"), workspace))
     endpoint = deploy_endpoint(session, host, port, is_open=is_open) if serve else None
     _show_demo(session, endpoint.url if endpoint else None, first_key)
     if endpoint:

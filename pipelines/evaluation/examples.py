@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from gatefold.audio.spectrograms import spectrogram_picture
+from gatefold.config import Settings
 from gatefold.errors import NotFound
 from gatefold.generator.interface import GenerationRequest
 from gatefold.generator.records import sources_text
@@ -29,7 +30,9 @@ SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aiff")
 _MATCHES, _NEAREST = 100, 10  # covers kept of each song, and shown on the sheet
 
 
-def make_examples(songs: Path, workspace: Workspace, on_progress: OnProgress = silent) -> Report:
+def make_examples(
+    settings: Settings, songs: Path, workspace: Workspace, on_progress: OnProgress = silent
+) -> Report:
     """Writes `examples/<song>.png`, of the generator's own size, `examples/<song>.json` and a contact sheet, with the
     release that serves.
 
@@ -46,13 +49,15 @@ def make_examples(songs: Path, workspace: Workspace, on_progress: OnProgress = s
     if not paths:
         raise NotFound(f"'{songs}' holds no songs; expected files ending in {', '.join(SUFFIXES)}")
     with leases.hold(workspace.lease(STAGE)) as lease:
-        return _make(paths, workspace, release, lease, on_progress)
+        return _make(settings, paths, workspace, release, lease, on_progress)
 
 
-def _make(paths: list[Path], workspace: Workspace, release: Release, lease: Lease, on_progress: OnProgress) -> Report:
+def _make(
+    settings: Settings, paths: list[Path], workspace: Workspace, release: Release, lease: Lease, on_progress: OnProgress
+) -> Report:
     began = time.monotonic()
     folder = objects.join(workspace.uri, STAGE)
-    loaded = LoadedRelease(workspace, release)
+    loaded = LoadedRelease(workspace, release, settings.generator, settings.originality, device=settings.device)
     rows = []
     on_progress(0, len(paths))
     for done, path in enumerate(paths, start=1):

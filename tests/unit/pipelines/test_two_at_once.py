@@ -243,7 +243,7 @@ def test_what_another_run_works_on_is_left_alone(embedded: Workspace, verb: str)
 def test_examples_and_demo_songs_that_another_run_makes_are_left_alone(generating: Workspace, tmp_path: Path) -> None:
     publish_release(SETTINGS, generating)
     with leases.hold(generating.lease("examples")), pytest.raises(RunInProgress, match="runs/examples': process"):
-        make_examples(CLIPS[0].parent, generating)
+        make_examples(Settings(), CLIPS[0].parent, generating)
     folder = objects.resolve(str(tmp_path / "songs"))
     with leases.hold(f"{folder}.lease"), pytest.raises(RunInProgress, match="/songs': process"):
         synthesize(SETTINGS, folder)
