@@ -88,7 +88,7 @@ class Caller:
         draw = random.Random(self.number)
         for place in count():
             key, song, seed = f"{self.number}-{place}", draw.randrange(SONGS), draw.randrange(SEEDS)
-            yield Order(key, song, seed, place % 5 == 4, self.webhook_url)
+            yield Order(key, song, seed, place % 5 == 2, self.webhook_url)
 
     def ask(self, url: str, least: int, over: threading.Event) -> None:
         """Asks for so many jobs at least, and until it is over."""
@@ -223,9 +223,10 @@ class Killer:
         counts: how often each is killed: those of REPLICAS, `ray`, `postgres`.
         outage_s: until PostgreSQL is there again.
         """
-        draw = random.Random(self.seed)
-        for what in draw.sample(list(counts), sum(counts.values()), counts=list(counts.values())):
+        draw, left = random.Random(self.seed), Counter(counts)
+        while left.total():
             time.sleep(draw.uniform(0.3, 2.0))
+            what = self._next(draw.sample(list(left.elements()), left.total()))
             if what == "ray":
                 self.served.kill()
                 self.served.start()
@@ -236,6 +237,12 @@ class Killer:
             else:
                 self._kill_replica(what)
             self.killed[what] += 1
+            left[what] -= 1
+
+    def _next(self, wanted: list[str]) -> str:
+        """The first that is there to be killed; where none is, the first."""
+        there = (what for what in wanted if what not in REPLICAS or self.served.pids(REPLICAS[what]))
+        return next(there, wanted[0])
 
     def _wait_for_a_job(self) -> None:
         """Until one is running that the kill will interrupt, or for some time."""

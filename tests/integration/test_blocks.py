@@ -102,6 +102,7 @@ def test_a_run_that_was_followed_by_another_stops_and_writes_no_more(words: Text
     assert len(words.rows()) < 64
 
 
+@pytest.mark.chaos  # test_journey.py and tests/unit/pipelines/extraction/test_rejects.py have it in parts
 def test_a_job_that_goes_wrong_is_stopped_before_it_has_read_everything(tmp_path: Path) -> None:
     words = TextStage(tmp_path, max_reject_share=0.3)
     words.write(songs(100) | {f"t{number:03}": BAD for number in range(260)} | {f"u{n:03}": SLOW for n in range(40)})
