@@ -29,7 +29,6 @@ Into = Literal["file", "tags", "manifest"]
 COVER_NAME = "cover.jpg"
 _SEVERAL = f"songs of several albums share this folder, to which no {COVER_NAME} would belong; use --into tags"
 READ_ONLY = "the file is read-only"
-_OF_GROUPS = ("cover_uri", "artist", "album")
 _MANY = 2
 
 
@@ -104,7 +103,8 @@ def make_plan(source: str, into: Into, on_progress: OnProgress) -> BackfillPlan:
     tracks, left = _tracks_of_manifest(uri, on_progress) if is_manifest(uri) else _tracks_of_folder(uri, on_progress)
     found = _Found()
     unusable = {one.song_id for one in left}
-    for song_id, audio_uri, cover_uri, artist, album in _rows(tracks, "song_id", "audio_uri", *_OF_GROUPS):
+    names = ("song_id", "audio_uri", "cover_uri", "artist", "album")
+    for song_id, audio_uri, cover_uri, artist, album in _rows(tracks, *names):
         key = _key(song_id, audio_uri, album)
         in_folder = found.keys_of_folder[objects.parent(audio_uri)]
         if len(in_folder) < _MANY:
