@@ -317,8 +317,8 @@ def _judge_open_endpoint(environment: Mapping[str, str]) -> Finding:
     from pipelines.cluster import LOCAL, choose
     from serve.middleware.keys import VARIABLE
 
-    detail = (f"{VARIABLE} is not set: an endpoint deployed from here is open on a loopback address, and on other "
-              "hosts takes the keys of `gatefold keys`, or needs --open")  # fmt: skip
+    detail = (f"{VARIABLE} is not set: where `gatefold keys list` shows a key, an endpoint needs one; where it shows "
+              "none, it is open on a loopback address, and on other hosts needs --open")  # fmt: skip
     try:
         place = choose(environment)
     except Unavailable:  # which the check of Ray reports

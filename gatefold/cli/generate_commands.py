@@ -66,6 +66,7 @@ def generate(
     Example: gatefold generate song.mp3 -n 4 --seed 7 -o covers
     """
     session: Session = context.obj.open()
+    _refuse_file(folder)
     if batch is not None:
         _refuse_beside_batch(context, batch)
         _generate_batch(session, batch, folder)
@@ -92,6 +93,12 @@ def _generate_for(
     shown = [str(folder / name) for name in record["pictures"]]
     refused = [f"seed {one['seed']}: none, since {one['detail']}" for one in record["covers"] if "refused" in one]
     session.terminal.result({**record, "folder": str(folder.resolve())}, *shown, *refused)
+
+
+def _refuse_file(folder: Path) -> None:
+    """Raises: InvalidSettings where the folder for the pictures is a file; before models are loaded."""
+    if folder.exists() and not folder.is_dir():
+        raise InvalidSettings(f"-o '{folder}' is a file; name a folder for the pictures")
 
 
 def _refuse_beside_batch(context: typer.Context, batch: Path) -> None:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 keys_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="API keys of the endpoint: create, list, rotate and revoke them, name their webhooks; who used one for what "
-    "only admins may.",
+    help="API keys of the endpoint: create, list, rotate and revoke them, name their webhooks; and the audit "
+    "of what keys of scope admin did.",
 )
 Result = TypeVar("Result")
 _KEY = typer.Argument(metavar="KEY", help="How the key begins, as in gf_ab12cd34.")
@@ -43,7 +43,7 @@ def create(
     ] = None,
     expires: Annotated[
         datetime | None,
-        typer.Option("--expires", formats=["%Y-%m-%d"], help="Day in UTC from whose beginning it is refused."),
+        typer.Option("--expires", formats=["%Y-%m-%d"], help="The day, in UTC, from which on it is refused."),
     ] = None,
     requests: Annotated[
         int | None, typer.Option("--requests-per-minute", help="Requests it may send in a minute.")

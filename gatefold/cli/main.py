@@ -191,22 +191,22 @@ def _stage(verb: str, sentence: str, example: str) -> None:
 
 _stage(
     "spectrograms",
-    "What every song sounds like: log-mel windows, read once.",
+    "Spectrograms of all songs: log-mel windows, each file read once.",
     "spectrograms --set audio.windows=5",
 )
 _stage(
     "covers",
-    "What every cover looks like: square pixels, read once.",
+    "Pixels of all covers: squares, each file read once.",
     "covers --set cover.size=128",
 )
 _stage(
     "train-encoder",
-    "The space where a song lies near its cover: train both towers; resumes.",
+    "Train the two towers of the encoder, for songs and for covers; resumes.",
     "train-encoder --set train.use_gpu=true",
 )
 _stage(
     "embed",
-    "Where every song and cover of the catalogue lies in that space.",
+    "Embeddings of all songs and covers of the catalogue.",
     "embed",
 )
 _stage(
@@ -216,7 +216,7 @@ _stage(
 )
 _stage(
     "train-generator",
-    "What makes new covers of a song's nearest covers: calibrated, or trained and resumed.",
+    "Calibrate or train the generator of new covers; a training resumes.",
     "train-generator --set originality.max_share=0.15",
 )
 
@@ -235,7 +235,7 @@ def evaluate(
         bool, typer.Option("--generators", help="Every generator of this workspace beside real covers.")
     ] = False,
 ) -> None:
-    """How good all this is, on artists that training never met: a table and a contact sheet.
+    """Measure the release on songs of artists that were not in training: a table and a contact sheet.
 
     Example: gatefold evaluate --json
     """

@@ -191,6 +191,17 @@ class Session:
         if missing:
             raise NotFound(f"'{path}' is not there; name a folder of songs or a manifest (.parquet, .csv, .jsonl)")
 
+    def check_workspace(self) -> None:
+        """That a workspace on this machine's disk is there, before something is written into another one by a slip.
+
+        Raises: NotFound.
+        """
+        from gatefold.storage import objects
+
+        path = objects.local_path(self.workspace.uri)
+        if path is not None and not path.is_dir():
+            raise NotFound(f"there is no workspace at '{path}'; name one by --workspace, or make it by `gatefold run`")
+
     def check_release(self) -> None:
         """Before Ray starts, too: that a release is active. Raises: BundleNotFound."""
         from gatefold.storage.contents import releases

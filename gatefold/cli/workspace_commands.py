@@ -20,6 +20,7 @@ rejects_app = typer.Typer(
     rich_markup_mode="rich",
     help="Songs and covers that could not be used: list them, or try them again.",
 )
+_NO_SUCH_REJECTS = "no such rejects; `gatefold rejects list` shows those there are"
 _StageOption = Annotated[str | None, typer.Option("--stage", metavar="STAGE", help="Only of this stage.")]
 
 
@@ -96,7 +97,8 @@ def opt_out(
     """Withdraw songs for their artists: no search finds them any more, no new cover is made of them; or list them.
 
     It holds for every search from now on; an endpoint that runs follows within `serve.poll_interval_s`. The next
-    `gatefold index` is built without them. To take one back, delete its object under `optouts/` and index again.
+    `gatefold index` is built without them. To take one back, delete its object under `optouts/`, whose name
+    is the SHA-256 of the song_id, and index again.
 
     Example: gatefold opt-out song-17 song-23
     """
@@ -108,6 +110,7 @@ def opt_out(
     from gatefold.storage.contents import optouts
     from gatefold.storage.contents.catalogues import read_tracks
 
+    session.check_workspace()
     workspace = session.workspace
     made = [optouts.withdraw(workspace, song_id) for song_id in song_ids or []]
     shown = made if song_ids else sorted(optouts.read_all(workspace).values(), key=lambda one: (one.at, one.song_id))
@@ -122,7 +125,10 @@ def opt_out(
         table(("withdrawn", "song_id"), [(one.at, one.song_id) for one in shown]) if shown else "no opt-outs",
     )
     for song_id in unknown:
-        session.terminal.note(f"'{song_id}' is withdrawn, but not in the catalogue; is it spelt so?")
+        session.terminal.note(
+            f"'{song_id}' is withdrawn, but not in the catalogue; where it is a slip, delete "
+            f"'{optouts.uri_of(workspace, song_id)}'"
+        )
 
 
 def status(context: typer.Context) -> None:
@@ -149,6 +155,16 @@ def status(context: typer.Context) -> None:
         session.terminal.note(f"nothing is in this workspace{near}")
 
 
+def _check_stage(stage: str | None) -> None:
+    """Raises: InvalidSettings for a stage that rejects nothing."""
+    from gatefold.errors import InvalidSettings
+    from pipelines.extraction.stages import COVERS, EMBED, SPECTROGRAMS
+
+    known = ("catalogue", SPECTROGRAMS, COVERS, EMBED)
+    if stage not in (None, *known):
+        raise InvalidSettings(f"--stage '{stage}': allowed: {', '.join(known)}")
+
+
 @rejects_app.command("list")
 def list_rejects(context: typer.Context, stage: _StageOption = None) -> None:
     """What was rejected and why, counted by stage and code, with an example of each.
@@ -158,6 +174,8 @@ def list_rejects(context: typer.Context, stage: _StageOption = None) -> None:
     session: Session = context.obj.open()
     from pipelines.extraction.rejects import count_rejects
 
+    session.check_workspace()
+    _check_stage(stage)
     groups = count_rejects(session.workspace, stage)
     rows = [(one.stage, one.code, one.count, one.example) for one in groups]
     shown = [table(("stage", "code", "count", "example"), rows, right=("count",))] if rows else ["no rejects"]
@@ -177,6 +195,7 @@ def retry_rejects(
     Example: gatefold rejects retry --code audio_too_long --set audio.max_duration_s=3600
     """
     session: Session = context.obj.open()
+    _check_stage(stage)
     from pipelines.extraction.rejects import count_rejects, remove_rejects
 
     stages = list(
@@ -191,5 +210,5 @@ def retry_rejects(
         reports.append(session.rebuild_catalogue() if one == "catalogue" else session.run_stage(one))
     session.terminal.result(
         {"retried": retried, "stages": [report.model_dump() for report in reports]},
-        *([f"{one}: {count:,} tried again" for one, count in retried.items()] or ["no such rejects"]),
+        *([f"{one}: {count:,} tried again" for one, count in retried.items()] or [_NO_SUCH_REJECTS]),
     )

@@ -58,8 +58,9 @@ def chosen(matches: Sequence[Match], source_song_ids: Collection[str] | None) ->
     if not kept:
         picked = "" if wanted is None else f" among the {len(wanted)} that source_song_ids names"
         raise NoSources(
-            f"no cover{picked} may be a source for this song: its own and its artist's, withdrawn ones, those with "
-            "may_be_source false and those that generator.sources leaves out are not used"
+            f"no cover{picked} may be a source for this song: those not among its nearest, its own and "
+            "its artist's, withdrawn ones, those with may_be_source false and those that generator.sources leaves out "
+            "are not used"
         )
     return kept
 

@@ -7,12 +7,14 @@ import errno
 import fcntl
 import os
 import shutil
+import stat as stat_of
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 from gatefold.errors import InputError, ObjectChanged, ObjectNotFound, StorageDenied, StorageUnavailable, TooLarge
 from gatefold.storage.uris import ObjectInfo, Piece, join, local_path, resolve
@@ -20,6 +22,7 @@ from gatefold.storage.uris import ObjectInfo, Piece, join, local_path, resolve
 _COPIED_BYTES = 1 << 22  # at a time
 TEMPORARY = ".gatefold-tmp-"
 """How the names of unfinished files begin; listings leave them out."""
+_LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _LOCK = f"{TEMPORARY}lock"
 """File that is locked while another one of its folder is compared and replaced."""
 
@@ -27,16 +30,16 @@ _LOCK = f"{TEMPORARY}lock"
 def stat(uri: str) -> ObjectInfo:
     """As `objects.stat`; a folder is no object."""
     with translated(uri):
-        path = _path(uri)
-        status = path.stat()
-        if path.is_dir():
+        status = _path(uri).stat()
+        if stat_of.S_ISDIR(status.st_mode):
             raise ObjectNotFound(f"'{uri}' is a folder, not an object")
+        _refuse_irregular(uri, status)
         return _info(uri, status)
 
 
 def read(uri: str, max_bytes: int | None) -> bytes:
     """As `objects.read`."""
-    with translated(uri), _path(uri).open("rb") as file:
+    with translated(uri), _opened(uri) as file:
         size = os.fstat(file.fileno()).st_size
         if max_bytes is not None and size > max_bytes:
             raise TooLarge(f"'{uri}' has {size:,} bytes, limit {max_bytes:,}")
@@ -45,7 +48,7 @@ def read(uri: str, max_bytes: int | None) -> bytes:
 
 def read_piece(uri: str, offset: int, length: int, etag: str | None) -> Piece:
     """At most `length` bytes from `offset` on. Raises: ObjectNotFound; ObjectChanged where its tag is not `etag`."""
-    with translated(uri), _path(uri).open("rb") as file:
+    with translated(uri), _opened(uri) as file:
         status = os.fstat(file.fileno())
         if etag not in (None, _etag(status)):
             raise ObjectChanged(f"'{uri}' changed while it was read; read it again")
@@ -73,8 +76,11 @@ def _infos(uri: str, folders: Iterable[tuple[str, list[str], list[str]]]) -> lis
                 continue
             try:
                 status = os.stat(f"{folder}/{file_name}")  # noqa: PTH116 - as a Path this takes thrice the time
-            except FileNotFoundError:  # gone since it was listed, or a link to nothing
-                continue
+            except OSError as error:
+                if error.errno in _LEADS_NOWHERE:  # gone since it was listed, or a link to nothing, or to itself
+                    continue
+                with translated(join(inside, file_name)):
+                    raise
             found.append(_info(join(inside, file_name), status))
     return sorted(found, key=lambda info: info.uri)
 
@@ -93,7 +99,7 @@ def put_file(uri: str, path: Path) -> None:
 
 def fetch(uri: str, path: Path) -> None:
     """As `objects.fetch`."""
-    with translated(uri), _path(uri).open("rb") as source, path.open("wb") as target:
+    with translated(uri), _opened(uri) as source, path.open("wb") as target:
         shutil.copyfileobj(source, target, _COPIED_BYTES)
 
 
@@ -224,6 +230,26 @@ def _refuse_unreadable(error: OSError) -> None:
     if error.errno not in (errno.ENOENT, errno.ENOTDIR):
         with translated(resolve(str(error.filename))):
             raise error
+
+
+def _opened(uri: str) -> BinaryIO:
+    """A regular file, to be read. Raises: ObjectNotFound for a pipe or a device, which would be waited for."""
+    file = open(_path(uri), "rb", opener=_open_without_waiting)  # noqa: SIM115 - a Path takes no opener
+    try:
+        _refuse_irregular(uri, os.fstat(file.fileno()))
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # or a pipe that nobody writes to is waited for
+
+
+def _refuse_irregular(uri: str, status: os.stat_result) -> None:
+    if not stat_of.S_ISREG(status.st_mode):
+        raise ObjectNotFound(f"'{uri}' is no regular file")
 
 
 def _path(uri: str) -> Path:

@@ -55,7 +55,10 @@ def resolve(uri_or_path: str, base: str | None = None) -> str:
     rest = uri_or_path[scheme.end() :]
     match scheme[1].lower():
         case "file" if rest.startswith(("/", "localhost/")):
-            return _from_path(os.fsdecode(unquote_to_bytes(rest[rest.index("/") :])))
+            path = os.fsdecode(unquote_to_bytes(rest[rest.index("/") :]))
+            if "\0" in path:
+                raise InputError(f"location {uri_or_path!r} holds a NUL byte; allowed: {_ALLOWED}")
+            return _from_path(path)
         case "s3" if rest.partition("/")[0]:
             return "s3://" + rest.rstrip("/")
     raise InputError(f"location '{uri_or_path}' cannot be used; allowed: {_ALLOWED}")

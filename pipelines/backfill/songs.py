@@ -153,6 +153,13 @@ def is_read_only(uri: str) -> bool:
     return path is not None and path.exists() and not path.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
 
 
+def _cover_beside(audio_uri: str) -> str | None:
+    try:
+        return f"{objects.parent(audio_uri)}/{COVER_NAME}" if has_cover_beside(audio_uri) else None
+    except InputError:  # of its folder; the song itself is refused when it is opened
+        return None
+
+
 def has_cover_beside(audio_uri: str) -> bool:
     """Whether a picture that counts for an album lies beside a song at this moment."""
     return any(_covers_in(folder) for folder in dict.fromkeys((objects.parent(audio_uri), _album_folder(audio_uri))))
@@ -190,8 +197,7 @@ def _tracks_of_manifest(uri: str, on_progress: OnProgress) -> tuple[pa.Table, li
     unusable = pa.array([one.song_id for one in left], pa.string())
     open_rows = pc.and_(pc.is_null(rows["cover_uri"]), pc.invert(pc.is_in(rows["song_id"], value_set=unusable)))
     asked = rows.filter(open_rows)
-    beside = [f"{objects.parent(one)}/{COVER_NAME}" if has_cover_beside(one) else None
-              for one in asked["audio_uri"].to_pylist()]  # fmt: skip
+    beside = [_cover_beside(one) for one in asked["audio_uri"].to_pylist()]
     none = pa.nulls(asked.num_rows, pa.string())
     songs = pa.table({"row": pa.array(range(asked.num_rows), pa.int64()), "song_id": asked["song_id"],
                       "audio_uri": asked["audio_uri"], "audio_etag": none, "album_cover": pa.array(beside, pa.string()),

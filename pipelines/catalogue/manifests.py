@@ -6,6 +6,7 @@ the songs it names is not looked for here.
 
 import codecs
 import gzip
+import re
 import zlib
 from collections import Counter
 from itertools import islice
@@ -28,6 +29,11 @@ _LOOKED_AT = 1_000  # files of a folder, to see whether it is one of Parquet
 _REQUIRED = ("song_id", "audio_uri")
 _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_integer, pa.types.is_null)
+
+
+_UNREADABLE = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError, OSError, EOFError, zlib.error,
+               UnicodeError, RecursionError)  # fmt: skip
+"""all that its readers raise on what is no manifest"""
 
 
 def read_manifest(uri: str) -> pa.Table:
@@ -94,21 +100,27 @@ def _read(uri: str) -> pa.Table:
 
 def _parse(uri: str) -> pa.Table:
     try:
-        data = pa.py_buffer(_text_of(objects.read(uri), uri))
-        if _kind(uri) in (".parquet", None):
-            return pq.read_table(pa.BufferReader(data))
-        if _kind(uri) == ".csv":
-            # an id such as 007 and a title such as NA are text, whatever they look like
-            types = dict.fromkeys(TRACKS.names, pa.string())
-            return pyarrow.csv.read_csv(
-                pa.BufferReader(data),
-                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-                convert_options=pyarrow.csv.ConvertOptions(column_types=types),
-            )
-        return _parse_json(data)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError, OSError, EOFError, zlib.error,
-            UnicodeError) as error:  # fmt: skip
+        table = _parsed(uri)
+        table.validate(full=True)  # text that is no UTF-8, which Parquet may hold
+        _ = table.column_names  # and in names, which are decoded when they are read
+    except _UNREADABLE as error:
         raise InvalidManifest(f"manifest '{uri}' cannot be read: {error}; fix it there") from error
+    return table
+
+
+def _parsed(uri: str) -> pa.Table:
+    data = pa.py_buffer(_text_of(objects.read(uri), uri))
+    if _kind(uri) in (".parquet", None):
+        return pq.read_table(pa.BufferReader(data))
+    if _kind(uri) == ".csv":
+        # an id such as 007 and a title such as NA are text, whatever they look like
+        types = dict.fromkeys(TRACKS.names, pa.string())
+        return pyarrow.csv.read_csv(
+            pa.BufferReader(data),
+            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(column_types=types),
+        )
+    return _parse_json(data)
 
 
 def _text_of(data: bytes, uri: str) -> bytes:
@@ -121,6 +133,8 @@ def _text_of(data: bytes, uri: str) -> bytes:
 
 
 def _parse_json(data: pa.Buffer) -> pa.Table:
+    if (first := re.match(rb"\s*([^{\s])", data)) is not None:  # Arrow ends the process where the first line is null
+        raise pa.ArrowInvalid(f"it begins with {first[1]!r}; each line must be an object in braces")
     block = min(max(data.size + 1, 1 << 20), 2**31 - 1)  # one block: errors then count rows from the first
     options = pyarrow.json.ReadOptions(block_size=block)
     table = pyarrow.json.read_json(pa.BufferReader(data), options)

@@ -53,7 +53,7 @@ def scan(folder: str) -> tuple[pa.Table, PassedOver]:
     listing = list_files(folder)
     files = listing.files()
     is_song, covers = _sorted_out(files, listing)
-    songs = files.filter(is_song)
+    songs = _of_different_ids(files.filter(is_song), listing)
     if not songs.num_rows:
         raise InvalidManifest(
             f"source '{folder}' is no manifest ({', '.join(SUFFIXES)}) and no folder with audio ({', '.join(AUDIO)})"
@@ -83,6 +83,17 @@ def _sorted_out(files: pa.Table, listing: Listing) -> tuple[pa.ChunkedArray, dic
         first += batch.num_rows
         is_song.append(pa.array(flags, pa.bool_()))
     return pa.chunked_array(is_song, pa.bool_()), covers
+
+
+def _of_different_ids(songs: pa.Table, listing: Listing) -> pa.Table:
+    r"""The same but for a file whose name is no UTF-8, where another one is called what stands for it, `\xNN`."""
+    paths = songs["path"].combine_chunks()
+    if not pc.any(pc.match_substring(paths, "\\x")).as_py():
+        return songs
+    is_first = pc.equal(pc.index_in(paths, value_set=paths), pa.array(range(len(paths)), pa.int32()))
+    for path in paths.filter(pc.invert(is_first)).to_pylist():
+        listing.pass_over("the path of another song", path)
+    return songs.filter(is_first)
 
 
 def _rows_beside(paths: pa.ChunkedArray, covers: Mapping[str, _Cover]) -> pa.ChunkedArray:

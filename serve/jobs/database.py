@@ -243,9 +243,12 @@ def _address(url: str) -> sa.URL:
 def _create_sqlite(path: Path) -> None:
     """Puts an empty database in WAL mode in place where there is no file. SQLite does not wait when several connections
     change the mode of one file at once: all but one of them fail with "database is locked", whatever their timeout."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            return
+    except (OSError, ValueError) as error:
+        raise InvalidSettings(f"serve.database_url: the file of SQLite cannot be used: {error}") from None
     with TemporaryDirectory() as folder:
         empty = Path(folder) / "empty.sqlite"
         with closing(sqlite3.connect(empty)) as connection:

@@ -145,8 +145,8 @@ async def _sorted(form: FormData, song_max_bytes: int, lists: frozenset[str]) ->
     check_text(fields)
     if song is None:
         raise InputError(
-            "the form has no whole file in its field 'song'; upload one, with the boundary that ends it, or send a "
-            "song_id as application/json"
+            "the form has no file in its field 'song', or ends within it; upload one, or send a song_id as "
+            "application/json"
         )
     return RequestBody(fields, song)
 

@@ -38,7 +38,7 @@ NONE: Mapping[str, OptOut] = MappingProxyType({})
 
 def withdraw(workspace: Workspace, song_id: str) -> OptOut:
     """The opt-out of this song, which is in the store by now; one that is there already keeps its time."""
-    uri = _uri(workspace, hashlib.sha256(song_id.encode()).hexdigest())
+    uri = uri_of(workspace, song_id)
     made = OptOut(song_id=song_id, at=datetime.now(UTC).isoformat(timespec="milliseconds"))
     return made if objects.put_if_absent(uri, made.model_dump_json().encode()) else _read(uri)
 
@@ -91,6 +91,11 @@ def indexed_digests(workspace: Workspace) -> list[str]:
         return []
     except (ValueError, TypeError) as error:
         raise Corrupt(f"'{uri}' cannot be read ({error!r}); delete it and run `gatefold index`") from error
+
+
+def uri_of(workspace: Workspace, song_id: str) -> str:
+    """Where the opt-out of a song lies, or would lie: it is named by the SHA-256 of the id."""
+    return _uri(workspace, hashlib.sha256(song_id.encode()).hexdigest())
 
 
 def _uri(workspace: Workspace, digest: str) -> str:

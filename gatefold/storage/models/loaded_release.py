@@ -97,7 +97,9 @@ class LoadedRelease:
         """
         uri = objects.resolve(song)
         if not objects.exists(uri):
-            elsewhere = f"'{song}' is neither a file ('{uri}' does not exist) nor"
+            path = objects.local_path(uri)
+            there = "is a folder" if path is not None and path.is_dir() else "does not exist"
+            elsewhere = f"'{song}' is neither a file ('{uri}' {there}) nor"
             return self._from_catalogue(song, elsewhere)
         name = objects.name(uri)
         encoded = extract_log_mel(objects.open_source(uri), self.encoder.audio, name=f"song '{name}'")

@@ -366,11 +366,14 @@ def test_a_retry_forgets_the_rejects_and_runs_their_stages(workspace: Workspace,
 
 def test_a_retry_of_nothing_runs_nothing(workspace: Workspace, pipelines: Pipelines) -> None:
     result = call(workspace, "rejects", "retry")
-    assert (result.exit_code, result.stdout) == (0, "no such rejects\n")
+    assert (result.exit_code, result.stdout) == (0, "no such rejects; `gatefold rejects list` shows those there are\n")
     assert pipelines.verbs() == []
 
 
 def test_songs_are_withdrawn_and_listed(workspace: Workspace) -> None:
+    folder = objects.local_path(workspace.uri)
+    assert folder is not None
+    folder.mkdir()
     assert call(workspace, "opt-out").stdout == "no opt-outs\n"
     made = call(workspace, "opt-out", "s1", "s2", "--json")
     assert (made.exit_code, json.loads(made.stdout)["not_in_catalogue"]) == (0, ["s1", "s2"])

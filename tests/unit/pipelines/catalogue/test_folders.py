@@ -150,3 +150,11 @@ def test_names_that_are_no_utf8_have_ids_and_are_found_again(tmp_path: Path) -> 
 def test_a_folder_of_nothing_but_what_is_passed_over_holds_no_audio(tmp_path: Path) -> None:
     with pytest.raises(InvalidManifest, match="no folder with audio"):
         scan(write(tmp_path, "._a.mp3", "b.txt"))
+
+
+def test_two_names_of_one_id_make_one_song(tmp_path: Path) -> None:
+    for name in (b"\xff.flac", b"\\xff.flac", b"other.flac"):
+        (Path(os.fsdecode(bytes(tmp_path))) / os.fsdecode(name)).write_bytes(b"x")
+    songs, passed_over = scan(objects.resolve(str(tmp_path)))
+    assert songs["song_id"].to_pylist() == ["\\xff.flac", "other.flac"]
+    assert passed_over["the path of another song"] == {".flac": 1}

@@ -3,6 +3,7 @@
 import codecs
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -188,6 +189,31 @@ def test_a_damaged_archive_is_refused_by_its_name(tmp_path: Path, data: bytes) -
     (tmp_path / "m.csv.gz").write_bytes(data)
     with pytest.raises(InvalidManifest, match=r"m\.csv\.gz' cannot be read"):
         read_manifest(objects.resolve(str(tmp_path / "m.csv.gz")))
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("m.jsonl", b"null\n"),
+        ("m.jsonl", b' \n\tnull\n{"song_id": "a", "audio_uri": "a.mp3"}\n'),
+        ("m.jsonl", b'{"song_id": "a", "audio_uri": "a.mp3", "deep": ' + b"[" * 2_000 + b"]" * 2_000 + b"}"),
+        ("m.csv", b"song_id,audio_uri,\xfe\n1,2,3\n"),
+    ],
+)
+def test_what_only_looks_like_a_manifest_is_refused_by_its_name(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InvalidManifest, match=rf"{re.escape(name)}' cannot be read"):
+        read_manifest(objects.resolve(str(tmp_path / name)))
+
+
+@pytest.mark.parametrize("column", ["song_id", "title"])
+def test_text_of_parquet_that_is_no_utf8_is_refused(tmp_path: Path, column: str) -> None:
+    columns = {name: pa.array(["a", "b"]) for name in ("song_id", "audio_uri", "title")}
+    broken = pa.array([b"\xff\xfe", b"b"])
+    columns[column] = pa.Array.from_buffers(pa.string(), 2, broken.buffers())
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    with pytest.raises(InvalidManifest, match=r"m\.parquet' cannot be read: .*UTF8"):
+        read_manifest(objects.resolve(str(tmp_path / "m.parquet")))
 
 
 HARD = Path(__file__).parents[3] / "data" / "hard"

@@ -80,8 +80,8 @@ def test_a_song_just_above_the_limit_is_refused_although_the_form_fits() -> None
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        ([("k", None, b"5")], "no whole file in its field 'song'"),
-        ([("song", None, b"text")], "no whole file in its field 'song'"),
+        ([("k", None, b"5")], "no file in its field 'song'"),
+        ([("song", None, b"text")], "no file in its field 'song'"),
         ([("tune", "a.wav", b"x")], "came in the field 'tune'"),
         ([("song", "a.wav", b"x"), ("k", None, b"1"), ("k", None, b"2")], "'k' was sent more than once"),
     ],
@@ -125,7 +125,7 @@ def test_file_names_are_made_fit_to_be_shown(sent: str | None, shown: str) -> No
 @pytest.mark.filterwarnings("ignore:Unclosed file <tempfile.SpooledTemporaryFile:ResourceWarning")  # starlette's
 def test_a_form_whose_end_is_missing_is_refused_as_that() -> None:
     body, kind = form(("song", "a.wav", b"RIFF" * 100))
-    with pytest.raises(InputError, match="no whole file in its field 'song'"):
+    with pytest.raises(InputError, match="no file in its field 'song'"):
         read(Sender(body[: len(body) - 40], kind))
 
 
