@@ -42,17 +42,23 @@ class Listing:
     """files by reason and by suffix, in lower case; a folder counts as one file with the suffix '/'"""
     _batches: list[pa.RecordBatch] = field(default_factory=list)
     _newest: list[tuple[str, str, str | None]] = field(default_factory=list)
+    _last: str = ""
+    _is_sorted: bool = True
 
     def add(self, path: str, uri: str, etag: str | None) -> None:
         """A file, by its path inside the folder."""
+        self._is_sorted = self._is_sorted and path >= self._last
+        self._last = path
         self._newest.append((path, uri, etag))
         if len(self._newest) == ROWS:
             self._flush()
 
-    def files(self) -> pa.Table:
-        """path, uri and etag of all files that were added, sorted by path."""
+    def take_files(self) -> pa.Table:
+        """path, uri and etag of all files that were added, sorted by path; they are kept here no longer."""
         self._flush()
-        return pa.Table.from_batches(self._batches, _FILES).sort_by("path")
+        files = pa.Table.from_batches(self._batches, _FILES)
+        self._batches = []
+        return files if self._is_sorted else files.sort_by("path")  # a store lists by name: a copy less in memory
 
     def _flush(self) -> None:
         columns = zip(*self._newest, strict=True) if self._newest else ((), (), ())

@@ -35,8 +35,8 @@ _TAGS = pa.schema([*((name, pa.string()) for name in _TEXTS), ("has_picture", pa
                    ("message", pa.string())])
 PassedOver: TypeAlias = dict[str, dict[str, int]]
 """Files by reason and suffix."""
-_Cover: TypeAlias = tuple[int, int]
-"""Rank, and row among the files, which are sorted by path."""
+_Cover: TypeAlias = tuple[int, str, str | None]
+"""Rank, uri and etag."""
 
 
 def list_songs(folder: str) -> pa.Table:
@@ -51,55 +51,56 @@ def scan(folder: str) -> tuple[pa.Table, PassedOver]:
     Raises: InvalidManifest when there is no audio file; StorageDenied when the folder may not be read.
     """
     listing = list_files(folder)
-    files = listing.files()
-    is_song, covers = _sorted_out(files, listing)
-    songs = _of_different_ids(files.filter(is_song), listing)
+    songs, covers = _songs_and_covers(listing)
     if not songs.num_rows:
         raise InvalidManifest(
             f"source '{folder}' is no manifest ({', '.join(SUFFIXES)}) and no folder with audio ({', '.join(AUDIO)})"
         )
-    beside = files.take(_rows_beside(songs["path"], covers))
     columns = {"song_id": songs["path"], "audio_uri": songs["uri"], "audio_etag": songs["etag"]}
-    table = pa.table(columns | {"album_cover": beside["uri"], "album_etag": beside["etag"]})
+    table = pa.table(columns | _covers_beside(songs["path"], covers))
     passed_over = {reason: dict(sorted(counts.items())) for reason, counts in sorted(listing.passed_over.items())}
     return table.add_column(0, "row", pa.array(range(songs.num_rows), pa.int64())), passed_over
 
 
-def _sorted_out(files: pa.Table, listing: Listing) -> tuple[pa.ChunkedArray, dict[str, _Cover]]:
-    """Which of the files are songs, and the best cover of each folder; all others are passed over."""
+def _songs_and_covers(listing: Listing) -> tuple[pa.Table, dict[str, _Cover]]:
+    """The songs, and the best cover of each folder; all other files are passed over."""
+    files = listing.take_files()
     is_song: list[pa.Array] = []
     covers: dict[str, _Cover] = {}
-    first = 0
     for batch in files.to_batches(max_chunksize=ROWS):
         flags = []
-        for row, path in enumerate(batch["path"].to_pylist(), start=first):
+        for path, uri, etag in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             name = path.rpartition("/")[2].lower()
             rank = cover_rank(name)
             flags.append(rank is None and name.endswith(AUDIO))
             if rank is not None:
-                covers[_above(path)] = min((rank, row), covers.get(_above(path), (rank, row)))
+                better = (rank, uri, etag)
+                covers[_above(path)] = min(better, covers.get(_above(path), better))
             elif not flags[-1]:
                 listing.pass_over("no suffix of a song", path)
-        first += batch.num_rows
         is_song.append(pa.array(flags, pa.bool_()))
-    return pa.chunked_array(is_song, pa.bool_()), covers
+    return _of_different_ids(files.filter(pa.chunked_array(is_song, pa.bool_())), listing), covers
 
 
 def _of_different_ids(songs: pa.Table, listing: Listing) -> pa.Table:
     r"""The same but for a file whose name is no UTF-8, where another one is called what stands for it, `\xNN`."""
-    paths = songs["path"].combine_chunks()
-    if not pc.any(pc.match_substring(paths, "\\x")).as_py():
+    if not pc.any(pc.match_substring(songs["path"], "\\x")).as_py():
         return songs
+    paths = songs["path"].combine_chunks()
     is_first = pc.equal(pc.index_in(paths, value_set=paths), pa.array(range(len(paths)), pa.int32()))
     for path in paths.filter(pc.invert(is_first)).to_pylist():
         listing.pass_over("the path of another song", path)
     return songs.filter(is_first)
 
 
-def _rows_beside(paths: pa.ChunkedArray, covers: Mapping[str, _Cover]) -> pa.ChunkedArray:
-    """The row of the cover that lies beside each of these songs; null where there is none."""
-    batches = (batch["path"].to_pylist() for batch in pa.table({"path": paths}).to_batches(max_chunksize=ROWS))
-    return pa.chunked_array([[_row_beside(path, covers) for path in batch] for batch in batches], pa.int64())
+def _covers_beside(paths: pa.ChunkedArray, covers: Mapping[str, _Cover]) -> dict[str, pa.ChunkedArray]:
+    """album_cover and album_etag of the songs at these paths; null where no cover lies beside."""
+    found: dict[str, list[pa.Array]] = {"album_cover": [], "album_etag": []}
+    for batch in pa.table({"path": paths}).to_batches(max_chunksize=ROWS):
+        beside = [_cover_beside(path, covers) for path in batch["path"].to_pylist()]
+        for name, place in (("album_cover", 1), ("album_etag", 2)):
+            found[name].append(pa.array([cover and cover[place] for cover in beside], pa.string()))
+    return {name: pa.chunked_array(parts, pa.string()) for name, parts in found.items()}
 
 
 def cover_rank(name: str) -> int | None:
@@ -112,11 +113,11 @@ def cover_rank(name: str) -> int | None:
     return None if place is None else place * len(_PICTURES) + _PICTURES.index(f"{dot}{suffix}")
 
 
-def _row_beside(path: str, covers: Mapping[str, _Cover]) -> int | None:
+def _cover_beside(path: str, covers: Mapping[str, _Cover]) -> _Cover | None:
     folder = _above(path)
     if folder not in covers and folder and DISC.fullmatch(folder.rpartition("/")[2]):
         folder = _above(folder)
-    return covers[folder][1] if folder in covers else None
+    return covers.get(folder)
 
 
 def _above(path: str) -> str:
