@@ -13,7 +13,7 @@ OBJECTS_BYTES = 30 << 20
 
 @pytest.mark.slow
 def test_python_objects_of_a_driver_are_those_of_a_few_rows_however_many_songs_there_are(tmp_path: Path) -> None:
-    with drivers.synthetic_workspace(200_000, str(tmp_path)) as workspace:
+    with drivers.synthetic_workspace(100_000, str(tmp_path)) as workspace:
         costs = drivers.measure(workspace, list(drivers.VERBS), traced=True)
     assert {cost.verb: cost.objects_bytes for cost in costs if (cost.objects_bytes or 0) > OBJECTS_BYTES} == {}
     assert all(cost.peak_bytes < drivers.LIMIT_BYTES // 2 for cost in costs)
