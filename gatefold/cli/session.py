@@ -200,7 +200,7 @@ class Session:
 
         path = objects.local_path(self.workspace.uri)
         if path is not None and not path.is_dir():
-            raise NotFound(f"there is no workspace at '{path}'; name one by --workspace, or make it by `gatefold run`")
+            raise NotFound(f"there is no workspace at '{path}'; name it with --workspace; `gatefold run` makes one")
 
     def check_release(self) -> None:
         """Before Ray starts, too: that a release is active. Raises: BundleNotFound."""
