@@ -246,33 +246,36 @@ class FFmpegDecoder:
         at = start
         span: list[tuple[int, int]] = []
         noted, unsure = self._format == "flac", self._format == "ogg" and start == 0
-        for (place, frame, byte), (following, _, _) in pairwise(chain(self._stamped(start), [(None, None, None)])):
-            # FFmpeg places a short Vorbis block after a long one too late, and the next one right
-            if following is None and place is not None and abs(place - at) <= _JUMP_S * self.rate:
-                following = at + frame.samples  # the last frame, which no next one contradicts
-            if place is not None and place != at and following != at + frame.samples:
-                if unsure and abs(place - at) > _JUMP_S * self.rate:
-                    raise Misplaced(self.samples)
-                at = place
-            unsure = unsure and at < _FIRST_PAGE_S * self.rate
-            if at + frame.samples > start:
+        jump, first_page = _JUMP_S * self.rate, _FIRST_PAGE_S * self.rate
+        for (place, frame, packet), (following, _, _) in pairwise(chain(self._stamped(start), [(None, None, None)])):
+            end = at + frame.samples
+            if place is not None and place != at:
+                off = abs(place - at)
+                # FFmpeg places a short Vorbis block after a long one too late, and the next one right; the last frame
+                # is contradicted by none
+                if following != end and (following is not None or off > jump):
+                    if unsure and off > jump:
+                        raise Misplaced(self.samples)
+                    at, end = place, place + frame.samples
+            unsure = unsure and at < first_page
+            if end > start:
                 yield at, frame
-            at += frame.samples
-            if noted and byte is not None:
-                self._note(span, at, byte)
+            at = end
+            if noted and packet.pos is not None:
+                self._note(span, at, packet.pos)
 
-    def _stamped(self, start: int) -> Iterator[tuple[int | None, Any, int | None]]:
-        """Frames after a seek to `start`, each with the sample that its timestamp names and the byte of its packet."""
+    def _stamped(self, start: int) -> Iterator[tuple[int | None, Any, Any]]:
+        """Frames after a seek to `start`, each with the sample that its timestamp names, and its packet."""
         shift = None
         rate, begin, ratio = self.rate, self._begin, self._tick_s * self.rate
         for packet, frames in decoded(self._container, self._stream, self._file):
             for frame in frames:
                 if frame.sample_rate != rate:
                     raise UndecodableAudio(_unlike(rate, frame.sample_rate, self._name))
-                if frame.pts is not None and shift is None:
+                pts = frame.pts
+                if pts is not None and shift is None:
                     shift = self._shift(packet, start)
-                place = None if frame.pts is None or shift is None else round((frame.pts + shift - begin) * ratio)
-                yield place, frame, packet.pos
+                yield None if pts is None or shift is None else round((pts + shift - begin) * ratio), frame, packet
 
     def _note(self, span: list[tuple[int, int]], at: int, byte: int) -> None:
         """Of a span the first and the last place are kept. Raises: Misplaced where numbers begin anew: another part."""

@@ -69,17 +69,22 @@ def joined(
     placed: Iterator[tuple[int, av.AudioFrame]], end: int, block: int
 ) -> Iterator[tuple[int, av.AudioFrame]]:
     """Frames that follow one another as one, of `block` samples or up to `end`: to Python a long one costs no more."""
-    first, together, kind = 0, av.AudioFifo(), ("", "")
+    first = held = channels = 0
+    together, format = av.AudioFifo(), ""
     for at, frame in placed:
-        if together.samples and (at != first + together.samples or kind != (frame.format.name, frame.layout.name)):
+        if held and (at != first + held or frame.format.name != format or frame.layout.nb_channels != channels):
             yield first, _taken(together)
-        if not together.samples:
-            first, together, kind = at, av.AudioFifo(), (frame.format.name, frame.layout.name)
+            held = 0
+        if not held:
+            first, together = at, av.AudioFifo()
+            format, channels = frame.format.name, frame.layout.nb_channels
         frame.pts = None  # else they would have to be where it counts them to be
         together.write(frame)
-        if together.samples * frame.layout.nb_channels >= block or first + together.samples >= end:
+        held += frame.samples
+        if held * channels >= block or first + held >= end:
             yield first, _taken(together)
-    if together.samples:
+            held = 0
+    if held:
         yield first, _taken(together)
 
 
