@@ -106,7 +106,7 @@ def _rows(stage: Stage, read_tracks: Callable[[], pa.Table], version: str) -> St
     tracks = read_tracks()
     made, refused = (present(folder, tracks) for folder in (stage.target, stage.rejects))
     done, rejected = int(made.sum()), int((refused & ~made).sum())
-    if done + rejected >= tracks.num_rows:
+    if 0 < tracks.num_rows <= done + rejected:
         state: StageState = "fresh"
     elif done:
         state = "partly"

@@ -209,10 +209,17 @@ class Session:
         releases.current(self.workspace)
 
     def database_url(self) -> str:
-        """Of the database of jobs and keys. Raises: InvalidSettings where the workspace needs one to be named."""
+        """Of the database of jobs and keys.
+
+        Raises: InvalidSettings where the workspace needs one to be named; NotFound where it would be made in a
+        workspace that is not there.
+        """
         from serve.jobs.database import configured_url, database_url
 
-        return database_url(self.workspace.uri, configured_url(self.settings.serve.database_url, os.environ))
+        given = configured_url(self.settings.serve.database_url, os.environ)
+        if given is None:
+            self.check_workspace()
+        return database_url(self.workspace.uri, given)
 
     def watch(self, verb: str, job: "Job") -> "Report":
         """Runs a job with its progress on the terminal. Raises: TooManyRejects, its report kept all the same."""

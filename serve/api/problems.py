@@ -5,7 +5,6 @@ the remote traceback, addresses included; the caller of the handle has unwrapped
 """
 
 import logging
-import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -18,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Mount
 
-from gatefold.errors import GatefoldError, Overloaded, Unauthorized, Unavailable
+from gatefold.errors import GatefoldError, InputError, Overloaded, Unauthorized, Unavailable
 from serve.api.contracts import Problem
 from serve.api.description import PROBLEM_TYPE
 
@@ -45,11 +44,7 @@ def problem_of(error: GatefoldError, instance: str) -> Problem:
     Args:
         instance: path of the request, or of the job that failed.
     """
-    title = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).capitalize()
-    if type(error) is GatefoldError:
-        title = "Internal error"
-    return Problem(title=title, status=error.status, detail=_cut(error.message, _DETAIL), code=error.code,
-                   instance=instance)  # fmt: skip
+    return _problem(error.code, error.status, error.message, instance)
 
 
 def internal_error() -> GatefoldError:
@@ -71,10 +66,8 @@ def respond(error: GatefoldError, instance: str) -> Response:
 
 def of_status(status: int, detail: str, instance: str, headers: Mapping[str, str] | None = None) -> Response:
     """The answer to a request that is refused for a reason HTTP itself has a status for."""
-    phrase = HTTPStatus(status).phrase.capitalize()
-    code = _CODES.get(status, phrase.lower().replace(" ", "_"))
-    problem = Problem(title=phrase, status=status, detail=_cut(detail, _DETAIL), code=code, instance=instance)
-    return _response(problem, headers)
+    code = _CODES.get(status, HTTPStatus(status).phrase.lower().replace(" ", "_"))
+    return _response(_problem(code, status, detail, instance), headers)
 
 
 def explain(errors: list[Any]) -> str:
@@ -94,11 +87,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def refused_by_framework(request: Request, error: RequestValidationError) -> Response:
-        return _response(_invalid(explain(list(error.errors())), request))
+        return respond(InputError(explain(list(error.errors()))), request.url.path)
 
     @app.exception_handler(ValidationError)
     async def refused_by_contract(request: Request, error: ValidationError) -> Response:
-        return _response(_invalid(explain(list(error.errors())), request))
+        return respond(InputError(explain(list(error.errors()))), request.url.path)
 
     @app.exception_handler(HTTPException)
     async def by_status(request: Request, error: HTTPException) -> Response:
@@ -119,8 +112,10 @@ def allowed_methods(request: Request) -> list[str]:
     return [method for method, found in matched.items() if Match.FULL in found]
 
 
-def _invalid(detail: str, request: Request) -> Problem:
-    return Problem(title="Invalid input", status=422, detail=detail, code="invalid_input", instance=request.url.path)
+def _problem(code: str, status: int, detail: str, instance: str) -> Problem:
+    """Its title is its code in words, so that one code never has two."""
+    title = code.replace("_", " ").capitalize()
+    return Problem(title=title, status=status, detail=_cut(detail, _DETAIL), code=code, instance=instance)
 
 
 def _explain(error: Any) -> str:

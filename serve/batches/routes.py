@@ -20,6 +20,7 @@ from serve.access.scopes import needed_scopes
 from serve.api.cover_views import job_view
 from serve.api.description import BATCH_BODY, BATCH_CREATED, JSON_LINES, LINES, PROBLEM_TYPE
 from serve.api.limits import IdempotencyKey
+from serve.api.problems import problem_of
 from serve.batches.contracts import (
     BatchCounts,
     BatchLineAnswer,
@@ -205,15 +206,9 @@ def _some(spooled: IO[bytes]) -> list[BatchLine]:
 
 def _refused(faults: list[LineFault], path: str) -> Response:
     first = "; ".join(f"line {fault.number}: {fault.detail}" for fault in faults[:3])
-    problem = BatchProblem(
-        title="Invalid input",
-        status=422,
-        detail=f"{len(faults):,} lines are wrong, and nothing was begun: {first}",
-        code="invalid_input",
-        instance=path,
-        lines=[BatchLineFault(line=fault.number, detail=fault.detail) for fault in faults],
-    )
-    return JSONResponse(problem.model_dump(), 422, media_type=PROBLEM_TYPE)
+    problem = problem_of(InputError(f"{len(faults):,} lines are wrong, and nothing was begun: {first}"), path)
+    lines = [BatchLineFault(line=fault.number, detail=fault.detail) for fault in faults]
+    return JSONResponse(BatchProblem(**dict(problem), lines=lines).model_dump(), 422, media_type=PROBLEM_TYPE)
 
 
 def _accepted(batch: Batch, response: Response, *, replayed: bool) -> BatchView:

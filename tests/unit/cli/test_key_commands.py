@@ -17,7 +17,8 @@ SECRET = re.compile(r"gf_[0-9a-f]{8}_[\w-]{43}")
 
 
 @pytest.fixture(autouse=True)
-def _no_database_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_database_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
     for name in ("GATEFOLD_DATABASE_URL", "GATEFOLD_API_KEYS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(releases, "current", lambda _: None)  # `serve` asks first whether there is one
@@ -50,6 +51,14 @@ def test_a_key_is_made_and_its_secret_is_shown_this_once(tmp_path: Path) -> None
     assert key["key"] in shown
     assert "Acme Music" in shown
     assert SECRET.search(shown) is None
+
+
+@pytest.mark.parametrize("args", [["create", "Acme"], ["list"], ["audit"], ["revoke", "gf_ab12cd34"]])
+def test_no_keys_are_kept_in_a_workspace_that_is_not_there(tmp_path: Path, args: list[str]) -> None:
+    result = call(tmp_path / "typo", "keys", *args)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"there is no workspace at '{tmp_path}/typo/w'" in result.stderr
+    assert not (tmp_path / "typo").exists()
 
 
 def test_on_a_terminal_the_secret_alone_is_on_stdout(tmp_path: Path) -> None:

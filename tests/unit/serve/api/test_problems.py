@@ -2,6 +2,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
+from starlette.exceptions import HTTPException
 
 from gatefold.errors import GatefoldError, IndexNotReady, InputError, Overloaded, Unauthorized, UndecodableAudio
 from serve.api import problems
@@ -71,6 +72,13 @@ def test_a_refused_parameter_is_named_with_its_value_and_what_is_allowed() -> No
     assert answer.status_code == 422
     assert answer.json()["code"] == "invalid_input"
     assert answer.json()["detail"].startswith("limit = 'many': Input should be a valid integer")
+
+
+@pytest.mark.parametrize("error", [InputError("k = 0"), HTTPException(400, "no JSON")])
+def test_one_code_has_one_title_whoever_refuses(error: Exception) -> None:
+    by_us, by_framework = (client_that_raises(error).get(path).json() for path in ("/broken", "/broken?limit=many"))
+    assert by_us["code"] == by_framework["code"] == "invalid_input"
+    assert by_us["title"] == by_framework["title"] == "Invalid input"
 
 
 def test_a_long_refused_value_is_cut() -> None:

@@ -73,6 +73,7 @@ def test_all_lines_that_are_wrong_are_named_and_nothing_is_begun(endpoint: Calla
     answer = sent(e.client, *lines)
     problem = answer.json()
     assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+    assert (problem["code"], problem["title"]) == ("invalid_input", "Invalid input")
     assert [one["line"] for one in problem["lines"]] == list(range(2, 41, 2))
     assert problem["lines"][0]["detail"] == "n = 99: at most 8 (serve.n_max)"
     assert problem["detail"].startswith("20 lines are wrong, and nothing was begun: line 2: n = 99")
