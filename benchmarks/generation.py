@@ -1,11 +1,12 @@
 """How long the analytic generator takes for a cover, and how much memory, by size and number of sources.
 
 Beside the plain reference of the tests, which computes whole pictures of all sources in every step. Sources are drawn
-covers of synthetic tracks; times are medians of interleaved turns. Writes results/generation.md beside this file.
-`make bench-generation`.
+covers of synthetic tracks; times are medians of interleaved turns. The digest of the pictures shows whether two
+machines make the same. Writes results/generation.md beside this file. `make bench-generation`.
 """
 
 import argparse
+import hashlib
 import os
 import platform
 import subprocess
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from gatefold.generator.local_score.denoiser import Parameters, levels
 from gatefold.generator.local_score.sampler import Sampler
-from gatefold.images.pixels import resized
+from gatefold.images.pixels import resized, to_pixels
 from tests import plain_sampler
 from tests.drawn import drawn_covers
 
@@ -67,6 +68,14 @@ def times(turns: int) -> dict[str, float]:
     return {name: float(np.median(values)) for name, values in seconds.items()}
 
 
+def digest() -> str:
+    """SHA-256 of the bytes of those four covers, uint8 [3, 256, 256] each, as they are handed out."""
+    read, cosines = sources(100, 256)
+    sampler = Sampler(read, cosines, PARAMETERS, device=torch.device("cpu"), threads=torch.get_num_threads())
+    pictures = torch.stack([to_pixels(one.picture) for one in sampler.sample(range(COVERS), 256)])
+    return hashlib.sha256(pictures.numpy().tobytes()).hexdigest()
+
+
 def measure_memory(size: int, count: int) -> tuple[float, float]:
     """Seconds of one cover, and how much the process's peak memory in GiB rises over what it had before."""
     read, cosines = sources(count, size)
@@ -88,10 +97,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--memory", nargs=2, type=int, metavar=("SIZE", "SOURCES"), help="measure this alone")
+    parser.add_argument("--digest", action="store_true", help="the digest of the pictures alone")
     options = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     if options.memory:
         sys.stdout.write("{:.2f} {:.3f}\n".format(*measure_memory(*options.memory)))
+        return
+    if options.digest:
+        sys.stdout.write(f"{digest()}\n")
         return
     found = times(options.turns)
     lines = [
@@ -103,6 +116,8 @@ def main() -> None:
         f"{COVERS} covers of 256 pixels from 100 sources and their mirror images: {found['ours']:.2f} s; the plain "
         f"reference, which computes all sources at every pixel in every step, {found['plain']:.2f} s "
         f"({found['plain'] / found['ours']:.1f} times as long). Medians of {options.turns} interleaved turns.",
+        "",
+        f"SHA-256 of these pictures: `{digest()}` ({torch.backends.cpu.get_cpu_capability()}).",
         "",
         "| pixels a side | sources | seconds a cover | peak memory beside the originals, GiB |",
         "|---:|---:|---:|---:|",

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import threading
@@ -90,6 +91,17 @@ def test_borders_of_tiles_are_no_seams_where_sources_are_dropped() -> None:
         steps_between = np.abs(np.diff(pictures, axis=axis)).mean(axis=tuple({0, 1, 2, 3} - {axis}))
         within = np.delete(steps_between, borders)
         assert steps_between[borders].mean() < within.mean() + within.std()
+
+
+def test_a_picture_has_the_same_bytes_with_the_instructions_of_an_older_processor() -> None:
+    command = [sys.executable, "-m", "benchmarks.generation", "--digest"]
+    older = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    here, there = (
+        subprocess.run(command, cwd=ROOT, env=os.environ | extra, check=True, capture_output=True, text=True).stdout
+        for extra in ({}, older)
+    )
+    assert len(here.strip()) == 64
+    assert here == there
 
 
 @pytest.mark.slow
