@@ -1,11 +1,11 @@
-"""From songs to album covers, at catalogue scale.
+"""From songs to album covers, at catalogue scale: the library. Begin with `config` and `workspace`.
 
-Nothing lives here but what must run before anything imports torchaudio or transformers. The torchaudio of the package
-index is a CUDA build: beside a CPU-only torch its compiled extension cannot find `libc10_cuda.so`, the import fails,
-and transformers and diffusers, which import torchaudio, fail with it. All we need of torchaudio is written in Python.
-So where the extension cannot load, `import torchaudio` finds an empty stand-in for it; where it can, this does nothing.
-`pipelines` and `serve` import this package first, and Ray workers unpickle our functions by importing their modules, so
-the guard holds there too.
+This module itself has only what must run before anything imports torchaudio or transformers. The torchaudio of the
+package index is a CUDA build: beside a CPU-only torch its compiled extension cannot find `libc10_cuda.so`, the import
+fails, and transformers and diffusers, which import torchaudio, fail with it. All we need of torchaudio is written in
+Python. So where the extension cannot load, `import torchaudio` finds an empty stand-in for it; where it can, this does
+nothing. `pipelines` and `serve` import this package first, and Ray workers unpickle our functions by importing their
+modules, so the guard holds there too.
 
 transformers logs errors alone, by its own environment variable: otherwise it warns three times that torchvision, which
 nothing here needs, is not installed.

@@ -1,3 +1,6 @@
-"""Batch: one public verb a file. Imports `gatefold` first, for its torchaudio guard."""
+"""Batch on Ray Data and Ray Train: a folder for each group of stages, and what they share. Begin with `run`.
+
+Imports `gatefold` first, for its torchaudio guard.
+"""
 
 import gatefold  # noqa: F401

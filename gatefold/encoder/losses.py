@@ -1,5 +1,5 @@
-"""Contrastive losses of songs and covers (InfoNCE, triplet, sigmoid) over the batch of all workers; supervised by
-genre.
+"""Losses of the encoder over the batch of all workers: InfoNCE, triplet and sigmoid of songs and covers, and a
+term that is supervised by genre.
 
 Every worker computes the loss of the joined batch, so that the mean of their gradients, which is what a distributed run
 descends, is what one worker would have with all the pairs.

@@ -2,13 +2,13 @@
 
 Putting the next number if it is absent is a compare-and-swap, so that of many who try one alone succeeds. The holder
 renews its object. A lease is free when it is released, when its process on this host has ended, or when it was not
-renewed for LEASE_TTL_S by the watcher's own clock, where its process is on another machine: clocks of two
-machines are never compared. A lease can be sent to other processes, which `check` it right before they write: what a
-killed holder left running then writes nothing. It does not know what is written. The lease of a job is another one, in
-the database: `serve.jobs.queue`.
+renewed for LEASE_TTL_S by the clock of the process that wants it, where the holder is on another machine: clocks of
+two machines are never compared. A lease can be sent to other processes, which `check` it right before they write: what
+a killed holder left running then writes nothing. It does not know what is written. Jobs, lines of batches and
+deliveries of webhooks have leases of their own, in the database: `serve.jobs.queue`.
 
     holder    renews        renews        renews   (gone)
-    watcher         looks . . . refused         looks . . . . . . . . . . . . . . . takes over
+    another         looks . . . refused         looks . . . . . . . . . . . . . . . takes over
                     |<- at most RENEW_EVERY_S   |<---------- LEASE_TTL_S ---------->|
 """
 

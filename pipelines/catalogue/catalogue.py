@@ -108,6 +108,7 @@ def _split_of_name(shares: SplitSettings, column: str, name: str) -> str | None:
     if column != "song_id" and not normal_name(name):
         return None  # white space, as some tags have it
     artist, album = (name if column == kind else None for kind in ("artist", "album"))
+    # the id counts only where neither is given
     return split_of(shares, artist=artist, album=album, song_id=name)
 
 

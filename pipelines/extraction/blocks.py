@@ -1,4 +1,5 @@
-"""Maps the catalogue in blocks: tracks to one Parquet part of rows and one of rejects each, for any stage.
+"""Maps the catalogue in blocks: tracks to one Parquet part of rows and one of rejects each, for the stages
+spectrograms, covers and embed.
 
 A block is the unit of work, and the most that a crash costs: its part appears whole or not at all, and a song whose row
 or reject exists is not processed again unless its files change. One run at a time holds the stage's lease; it first

@@ -1,1 +1,1 @@
-"""Middleware before every route: host names, keys, limits of bodies, security headers."""
+"""Middleware before every route: host names, keys, limits of bodies, security headers. Begin with `intake`."""
