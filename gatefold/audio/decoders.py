@@ -245,7 +245,8 @@ class FFmpegDecoder:
         """Frames that reach beyond `start`, with the number of their first sample."""
         at = start
         span: list[tuple[int, int]] = []
-        noted, unsure = self._format == "flac", self._format == "ogg" and start == 0
+        noted = self._format == "flac"
+        begins = unsure = self._format == "ogg" and start == 0
         jump, first_page = _JUMP_S * self.rate, _FIRST_PAGE_S * self.rate
         for (place, frame, packet), (following, _, _) in pairwise(chain(self._stamped(start), [(None, None, None)])):
             end = at + frame.samples
@@ -254,10 +255,11 @@ class FFmpegDecoder:
                 # FFmpeg places a short Vorbis block after a long one too late, and the next one right; the last frame
                 # is contradicted by none
                 if following != end and (following is not None or off > jump):
-                    if unsure and off > jump:
+                    # of a song of one page it counts back from the end, as if the encoder had not cut the last frame
+                    if begins or (unsure and off > jump):
                         raise Misplaced(self.samples)
                     at, end = place, place + frame.samples
-            unsure = unsure and at < first_page
+            begins, unsure = False, unsure and at < first_page
             if end > start:
                 yield at, frame
             at = end

@@ -211,6 +211,20 @@ def test_windows_and_whole_songs_are_what_another_decoder_reads(container: str, 
             np.testing.assert_allclose(window[: len(expected)], expected, atol=1e-2)  # FFmpeg rounds opus its own way
 
 
+@pytest.mark.parametrize(("rate", "seconds"), [(44_100, 0.5), (44_100, 1.0), (44_100, 1.3), (16_000, 1.5)])
+def test_a_vorbis_song_of_one_page_begins_at_its_first_sample(rate: int, seconds: float) -> None:
+    """FFmpeg places all of it 128 or 256 samples late, where it begins with a short block."""
+    clicks = np.zeros((round(seconds * rate), 1), np.float32)
+    clicks[:: round(0.11 * rate)] = 0.7
+    data = written(clicks, "OGG", "VORBIS", rate)
+    assert data.count(b"OggS") <= 3  # two of them are headers
+    other, _ = soundfile.read(io.BytesIO(data), dtype="float32")
+    decoded = decode_windows(data, WHOLE)
+    assert decoded.duration_s == pytest.approx(seconds, abs=0.05)  # FFmpeg cuts the last frame elsewhere
+    shared = min(round(decoded.duration_s * rate), len(other))
+    np.testing.assert_allclose(decoded.waveform[0][:shared], other[:shared], atol=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["ogg", "opus"])
 @pytest.mark.parametrize(
     "behind", [bytes(1000), bytes(3_000_000), b"OggS, they say" * 9_000], ids=["few", "many", "marks"]
